@@ -1,0 +1,294 @@
+"""Values to JSON text and back, with their types.
+
+A value is written as kombu writes it into a message, so that a checkpoint and a message hold the
+same thing, and a value which one of them could not carry is refused before it is sent anywhere.
+
+These come back equal and of the same type, and nothing else is let through:
+
+- None, bool, str, list, and dict with str keys;
+- int of up to 4300 digits, which is as much as Python reads from text by default;
+- float except nan and infinity, Decimal except nan;
+- datetime, date, time, UUID, bytes.
+
+Three things that ``==`` does not look at are not kept: the ``fold`` of a datetime or time, the
+``is_safe`` of a UUID, and the name of a time zone. A datetime in a named zone (``ZoneInfo``) comes
+back with the same clock reading and the zone's offset at that moment. It is the same instant and
+equal, save in the hour which a zone's clock runs through twice, or skips: there Python calls two
+zones' datetimes unequal whatever they are.
+
+Subclasses are refused (namedtuple, OrderedDict, IntEnum, numpy.float64, ...): they would come back
+as their base. So is str with lone surrogates, which is no valid Unicode text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Set
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from kombu.utils import json as kombu_json
+
+from celery_saga.errors import UnserializableValue
+
+#: How many dicts and lists may stand inside each other. JSON parsers give up at some hundreds.
+MAX_DEPTH = 100
+
+# One more digit, and Python's own limit for reading an int from text would be passed.
+_TOO_LONG = 10**4300
+
+# The keys of the dict as which kombu writes a datetime and the like.
+_MARKER = {"__type__", "__value__"}
+
+
+def dumps(value: Any, path: str = "") -> str:
+    """``value`` as compact JSON text.
+
+    Args:
+        value: see the module's list; it is checked first.
+        path: how to call the value in an error, such as ``context['order']``.
+
+    Raises:
+        UnserializableValue: something in it cannot come back as it was; names the key path.
+    """
+    check(value, path)
+    try:
+        return kombu_json.dumps(value, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        # Left over: a process with a lowered int limit, or with its stack nearly used up.
+        raise UnserializableValue(path or "value", f"cannot be stored ({error})") from error
+
+
+def loads(text: str | bytes) -> Any:
+    """The value that :func:`dumps` wrote.
+
+    Raises:
+        ValueError: the text is not JSON, or holds what :func:`dumps` never writes.
+    """
+    try:
+        return kombu_json.loads(text)
+    except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"not a stored value: {error!r}") from error
+
+
+def encode_context(values: Mapping[str, Any]) -> dict[str, str]:
+    """Each value of a context as JSON text of its own, under its key.
+
+    Raises:
+        UnserializableValue: a key or a value cannot be stored; names the key path.
+    """
+    # Either key alone is harmless, the two together would be mistaken in a message's arguments.
+    if values.keys() >= _MARKER:
+        raise UnserializableValue("context", *_MARKER_REFUSAL)
+    texts = {}
+    for key, value in values.items():
+        path = f"context{_segment(key)}"
+        try:
+            _check_key(key)
+        except _Refused as refused:
+            raise UnserializableValue(path, *refused.args) from None
+        texts[key] = dumps(value, path)
+    return texts
+
+
+def decode_context(texts: Mapping[str, str | bytes]) -> dict[str, Any]:
+    """The values that :func:`encode_context` wrote.
+
+    Raises:
+        ValueError: a text is not a stored value; names its key.
+    """
+    values = {}
+    for key, text in texts.items():
+        try:
+            values[key] = loads(text)
+        except ValueError as error:
+            raise ValueError(f"context[{key!r}] cannot be read: {error}") from error
+    return values
+
+
+def check(value: Any, path: str = "") -> None:
+    """Refuse ``value`` if it would not come back equal and of the same type.
+
+    Args:
+        value: see the module's list.
+        path: how to call the value in an error, such as ``context['order']``.
+
+    Raises:
+        UnserializableValue: names the key path and gives advice.
+    """
+    try:
+        _CHECKS.get(type(value), _refuse)(value, set())
+    except _Refused as refused:
+        where = "".join(map(_segment, reversed(refused.keys)))
+        raise UnserializableValue((path or "value") + where, *refused.args) from None
+    except RecursionError:
+        raise UnserializableValue(path or "value", *_DEPTH_REFUSAL) from None
+
+
+class _Refused(Exception):
+    """What is wrong and what to do; ``keys`` collects the way to it from the inside outwards."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found, advice)
+        self.keys: list[Any] = []
+
+
+_DEPTH_REFUSAL = (
+    f"is nested too deep (more than {MAX_DEPTH} levels, or than the call stack has room for)",
+    "store it as a flat list or a str",
+)
+_MARKER_REFUSAL = (
+    "the keys '__type__' and '__value__' together cannot be stored, kombu keeps them for itself",
+    "rename one of them",
+)
+
+
+# Each check takes a value of its type and the ids of the containers which the value stands in.
+
+
+def _refuse(value: Any, inside: set[int]) -> None:
+    raise _Refused(f"{_a(type(value))} cannot be stored", _advice(value))
+
+
+def _accept(value: Any, inside: set[int]) -> None:
+    """Every value of its type is fine."""
+
+
+def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> None:
+    if id(value) in inside:
+        raise _Refused("contains itself", "store a reference, such as an id")
+    if len(inside) >= MAX_DEPTH:
+        raise _Refused(*_DEPTH_REFUSAL)
+    if len(value) == 2 and type(value) is dict and value.keys() == _MARKER:
+        raise _Refused(*_MARKER_REFUSAL)
+    inside.add(id(value))
+    key: Any = None
+    try:
+        if type(value) is dict:
+            for key, item in value.items():
+                if type(key) is not str or not key.isascii():
+                    _check_key(key)
+                _CHECKS.get(type(item), _refuse)(item, inside)
+        else:
+            for key, item in enumerate(value):  # noqa: B007 (the handler needs it)
+                _CHECKS.get(type(item), _refuse)(item, inside)
+    except _Refused as refused:
+        refused.keys.append(key)
+        raise
+    inside.remove(id(value))
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not str:
+        raise _Refused(f"{_a(type(key))} cannot be stored as a key", "use a plain str")
+    _check_str(key, set())
+
+
+def _check_str(value: str, inside: set[int]) -> None:
+    if value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Refused(
+            "a str with lone surrogates cannot be stored",
+            "use bytes, or replace them: value.encode(errors='replace').decode()",
+        ) from None
+
+
+def _check_int(value: int, inside: set[int]) -> None:
+    if not -_TOO_LONG < value < _TOO_LONG:
+        raise _Refused("an int of more than 4300 digits cannot be stored", "use hex(value)")
+
+
+def _check_float(value: float, inside: set[int]) -> None:
+    if not math.isfinite(value):
+        raise _Refused(f"the float {value} cannot be stored, JSON has no such number", "use None")
+
+
+def _check_decimal(value: Decimal, inside: set[int]) -> None:
+    if value.is_nan():
+        raise _Refused("a Decimal that is not a number cannot be stored", "use None")
+
+
+def _check_zone(value: datetime | time, inside: set[int]) -> None:
+    """A zone must have an offset that is read back; else the zone would be lost without a word."""
+    if value.tzinfo is None:
+        return
+    try:
+        offset = value.utcoffset()
+    except Exception:  # a tzinfo is any class, and this one does not work
+        offset = None
+    # Python reads an offset of less than a second as UTC. No real zone has one.
+    if offset is None or offset.microseconds:
+        raise _Refused(
+            f"{_a(type(value))} cannot be stored in a time zone without an offset in whole seconds",
+            "store it without tzinfo, and the zone's name beside it",
+        )
+
+
+_CHECKS: dict[type, Callable[[Any, set[int]], None]] = {
+    **dict.fromkeys((type(None), bool, date, UUID, bytes), _accept),
+    str: _check_str,
+    int: _check_int,
+    float: _check_float,
+    Decimal: _check_decimal,
+    datetime: _check_zone,
+    time: _check_zone,
+    dict: _check_container,
+    list: _check_container,
+}
+
+# The first base that fits gives the advice, so a class stands before its own bases.
+_ADVICE: tuple[tuple[type, str], ...] = (
+    (Enum, "use its .value"),
+    *(
+        (base, f"use a plain {base.__name__}")
+        for base in (str, int, float, bytes, dict, list, Decimal, UUID, datetime, date, time)
+    ),
+    (Mapping, "use dict(value)"),
+    (tuple, "use a list"),
+    (Set, "use a list"),
+    (Iterator, "use list(value)"),
+    (bytearray, "use bytes(value)"),
+    (memoryview, "use bytes(value)"),
+    (timedelta, "use value.total_seconds()"),
+    (PurePath, "use str(value)"),
+    (BaseException, "use str(value)"),
+)
+
+
+def _advice(value: Any) -> str:
+    kind = type(value)
+    for base, advice in _ADVICE:
+        if issubclass(kind, base):
+            return advice
+    if dataclasses.is_dataclass(kind):
+        return "use dataclasses.asdict(value)"
+    if hasattr(kind, "model_dump"):
+        return "use value.model_dump()"
+    if hasattr(kind, "_meta"):
+        return "store its primary key"
+    if callable(value):
+        return "store what it returns, not the callable"
+    return "use a dict of its data"
+
+
+def _a(kind: type) -> str:
+    name = kind.__name__
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
+
+
+def _segment(key: Any) -> str:
+    if type(key) is str:
+        return f"[{key!r}]"
+    try:
+        return f"[{reprlib.repr(key)}]"
+    except ValueError:  # an int that is too long for Python to print
+        return f"[{type(key).__name__}]"

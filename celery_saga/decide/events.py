@@ -1,0 +1,226 @@
+"""The language of the state machine: events (what happened) and commands (what to do).
+
+In Chassaing's decider pattern the two words are used the other way round for the input; here an
+event is a fact that somebody reports, and a command is what the shell shall do after the save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from celery_saga.errors import SagaError
+from celery_saga.execution import Failure, SagaExecution, SagaStatus, Slot
+
+
+class MessageState(str, Enum):
+    """What the shell could find out about the message of a slot that nobody claimed."""
+
+    HELD = "held"  #: a live worker has it and will start it
+    LOST = "lost"  #: the worker that had it is dead
+    QUEUED = "queued"  #: nobody has it, its queue is not empty: it may wait there
+    GONE = "gone"  #: nobody has it and its queue is empty
+    UNSEEN = "unseen"  #: the shell did not look
+
+
+@dataclass(frozen=True)
+class Started:
+    """The saga is to begin (now, or when ``not_before`` has come)."""
+
+    at: float
+    not_before: float | None = None
+
+
+@dataclass(frozen=True)
+class StepSucceeded:
+    """A step's task returned; ``update`` and ``remove`` are what it did to the context."""
+
+    at: float
+    slot: Slot
+    token: str
+    update: Mapping[str, Any] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepFailed:
+    """A step's task failed for good, as far as Celery is concerned.
+
+    Args:
+        token: of the claim; empty when a worker's main process reports it.
+        instance: the reporting worker's boot, when ``token`` is empty.
+        effect: whether the effect may have happened all the same.
+        final: no attempt of the engine can help (``AbortSaga``).
+    """
+
+    at: float
+    slot: Slot
+    failure: Failure
+    token: str = ""
+    instance: str = ""
+    effect: bool = False
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class StepReleased:
+    """A delivery ended without an outcome and Celery will send it again (retry or requeue)."""
+
+    at: float
+    slot: Slot
+    token: str
+    retries: int
+    expected_at: float
+
+
+@dataclass(frozen=True)
+class ClaimVoided:
+    """Whoever held the claim is gone: the outcome of the step is unknown.
+
+    Args:
+        token: of the void claim; empty when a worker's main process lost the slot's request.
+        instance: the worker boot that held it.
+    """
+
+    at: float
+    slot: Slot
+    token: str = ""
+    instance: str = ""
+
+
+@dataclass(frozen=True)
+class StepRevoked:
+    """Celery dropped the message (revoked or expired), or killed its task on a revoke."""
+
+    at: float
+    slot: Slot
+    failure: Failure
+    instance: str = ""
+
+
+@dataclass(frozen=True)
+class TaskUnknown:
+    """A worker got the message and does not know the task."""
+
+    at: float
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The sweep looked at the saga; ``message`` is what it found of the outstanding message."""
+
+    at: float
+    message: MessageState = MessageState.UNSEEN
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """Somebody wants the saga undone."""
+
+    at: float
+    by: str = ""
+    reason: str = "cancelled"
+
+
+@dataclass(frozen=True)
+class PauseRequested:
+    """An operator wants no further step to be sent."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class ResumeRequested:
+    """An operator ends the pause."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class RetryRequested:
+    """An operator wants a stuck saga to go on where it is, with changes to the context."""
+
+    at: float
+    by: str = ""
+    update: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SkipRequested:
+    """An operator has dealt with the step that holds a stuck saga up; go on behind it."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class ResolveRequested:
+    """An operator states how a stuck saga has ended: ``COMPLETED`` or ``COMPENSATED``."""
+
+    at: float
+    status: SagaStatus
+    by: str = ""
+
+
+Event = (
+    Started
+    | StepSucceeded
+    | StepFailed
+    | StepReleased
+    | ClaimVoided
+    | StepRevoked
+    | TaskUnknown
+    | Looked
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | RetryRequested
+    | SkipRequested
+    | ResolveRequested
+)
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Send the message of ``slot``; ``retries`` is the Celery retry count that it carries."""
+
+    slot: Slot
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class Announce:
+    """The saga is settled: tell whoever waits."""
+
+    status: SagaStatus
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that a person should know, by its name and a line of text."""
+
+    name: str
+    text: str
+
+
+Command = Dispatch | Announce | Alert
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The new execution and what to do once it is saved.
+
+    Args:
+        execution: the same object as before if nothing changes.
+        commands: in order.
+        refusal: why a request was turned down, for the caller; late reports are never refused.
+    """
+
+    execution: SagaExecution
+    commands: tuple[Command, ...] = ()
+    refusal: SagaError | None = None

@@ -1,0 +1,109 @@
+"""The start, and the sweep's look: everything that happens because time has passed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.decide.events import Alert, Decision, Dispatch, Looked, MessageState, Started
+from celery_saga.decide.moves import (
+    LOOK_AGAIN,
+    deadline_failure,
+    go_back,
+    go_forward,
+    look_at,
+    noted,
+    past_pivot,
+    send,
+)
+from celery_saga.decide.operators import give_up_forward
+from celery_saga.execution import (
+    TERMINAL,
+    Direction,
+    SagaExecution,
+    SagaStatus,
+    SagaStepExecution,
+    Slot,
+    StepStatus,
+)
+
+#: A message that may still wait in its queue is sent again after this many seconds, doubling with
+#: each further time up to the second figure.
+QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
+
+
+def on_started(execution: SagaExecution, event: Started) -> Decision:
+    """Send the first step, or note when to."""
+    if execution.status is not SagaStatus.CREATED or execution.due_at is not None:
+        return Decision(execution)
+    if event.not_before is not None and event.not_before > event.at:
+        execution = execution.with_step(0, not_before=event.not_before)
+        return Decision(look_at(execution, event.not_before))
+    return go_forward(look_at(execution, event.at + LOOK_AGAIN), 0, event.at)
+
+
+def on_looked(execution: SagaExecution, event: Looked) -> Decision:
+    """See whether the saga waits for something that will not come by itself."""
+    if execution.status in TERMINAL or execution.status is SagaStatus.STUCK:
+        return Decision(execution)
+    deadline = execution.deadline
+    if deadline is not None and event.at >= deadline:
+        return _deadline_passed(execution, event.at)
+    step, slot = execution.steps[execution.position], execution.slot(execution.position)
+    if step.not_before is not None and event.at < step.not_before:
+        return Decision(look_at(execution, step.not_before))
+    if slot is None:
+        return _send_what_waited(execution, step, event.at)
+    if step.claim is not None:
+        return Decision(look_at(execution, event.at + LOOK_AGAIN))
+    return _unclaimed(execution, step, slot, event)
+
+
+def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
+    failure = deadline_failure(execution)
+    if not past_pivot(execution):
+        return give_up_forward(execution, failure, at)
+    execution = noted(replace(execution, deadline=None), at, "deadline passed after the pivot")
+    text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
+    return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
+
+
+def _send_what_waited(
+    execution: SagaExecution, step: SagaStepExecution, at: float
+) -> Decision:
+    execution = look_at(execution, at + LOOK_AGAIN)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    if execution.direction is Direction.BACKWARD:
+        return go_back(execution, at)
+    if step.status is StepStatus.WAITING:
+        return send(execution, execution.position, Direction.FORWARD, at)
+    return go_forward(execution, execution.position, at)
+
+
+def _unclaimed(
+    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
+) -> Decision:
+    """Nobody claimed the message: wait for it, or send it again under the same slot."""
+    at, since = event.at, step.expected_at if step.expected_at is not None else event.at
+    if step.not_before is not None:
+        return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
+    if event.message is MessageState.LOST:
+        return _send_again(execution, step, slot, at)
+    if at < since + LOOK_AGAIN:
+        return Decision(look_at(execution, since + LOOK_AGAIN))
+    if event.message is MessageState.GONE:
+        return _send_again(execution, step, slot, at)
+    if event.message is MessageState.QUEUED:
+        delay = min(QUEUED_DELAY_MAX, QUEUED_DELAY * 2.0 ** min(step.republished, 10))
+        if at >= since + delay:
+            return _send_again(execution, step, slot, at)
+    return Decision(look_at(execution, at + LOOK_AGAIN))
+
+
+def _send_again(
+    execution: SagaExecution, step: SagaStepExecution, slot: Slot, at: float
+) -> Decision:
+    execution = execution.with_step(
+        slot.step, expected_at=at, republished=step.republished + 1, not_before=None
+    )
+    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(slot, step.retries),))

@@ -1,0 +1,201 @@
+"""The moves that all transitions are made of: send a step, go forward, go back, end.
+
+Going forward and going back are one idea with two answers to "which step is next".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.decide.events import Announce, Command, Decision, Dispatch
+from celery_saga.execution import (
+    Direction,
+    Failure,
+    Note,
+    SagaExecution,
+    SagaStatus,
+    Slot,
+    StepStatus,
+)
+from celery_saga.plan import Call
+
+#: Seconds after which the sweep looks at a live saga again. Half of the promised ten seconds,
+#: less a heartbeat: a message that is lost right after one look is found by the next but one.
+LOOK_AGAIN = 4.0
+
+
+def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
+    """The task of step ``index`` in ``direction``; undos are only asked for where there is one."""
+    step = execution.plan.steps[index]
+    call = step.action if direction is Direction.FORWARD else step.compensation
+    assert call is not None
+    return call
+
+
+def noted(
+    execution: SagaExecution, at: float, what: str, by: str = "", detail: str = ""
+) -> SagaExecution:
+    """The execution with one more line of history."""
+    return replace(execution, history=(*execution.history, Note(at, what, by, detail)))
+
+
+def look_at(execution: SagaExecution, when: float) -> SagaExecution:
+    """Due for a look at ``when``, or at the deadline if that comes first."""
+    deadline = execution.deadline
+    return replace(execution, due_at=when if deadline is None else min(when, deadline))
+
+
+def past_pivot(execution: SagaExecution) -> bool:
+    """Whether the pivot was dispatched: from then on there is no way back."""
+    pivot = execution.plan.pivot
+    return pivot is not None and execution.steps[pivot].epoch > 0
+
+
+def from_pivot_on(execution: SagaExecution, index: int) -> bool:
+    """Whether step ``index`` is the pivot or comes after it."""
+    pivot = execution.plan.pivot
+    return pivot is not None and index >= pivot
+
+
+def send(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
+    """Dispatch a step in a new epoch; its inputs are known to be there."""
+    step = execution.steps[index]
+    forward = direction is Direction.FORWARD
+    execution = execution.with_step(
+        index,
+        status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
+        outstanding=direction,
+        epoch=step.epoch + 1,
+        claim=None,
+        retries=0,
+        expected_at=at,
+        republished=0,
+        not_before=None,
+        unknown_since=None,
+        started_at=step.started_at if step.started_at is not None else at,
+    )
+    execution = replace(execution, position=index)
+    return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
+
+
+def wait(execution: SagaExecution, index: int, until: float) -> Decision:
+    """Nothing is sent before ``until``; the sweep sends it then."""
+    execution = execution.with_step(index, outstanding=None, claim=None, not_before=until)
+    due = until if execution.due_at is None else min(until, execution.due_at)
+    return Decision(look_at(replace(execution, position=index), due))
+
+
+def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
+    """On to step ``index``, or to the end, or back if that was asked for meanwhile."""
+    if execution.unwind is not None:
+        return go_back(execution, at)
+    if index == len(execution.steps):
+        return end(execution, SagaStatus.COMPLETED, at)
+    execution = replace(execution, position=index)
+    if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
+        return turn_back(execution, deadline_failure(execution), at)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    execution = replace(execution, status=SagaStatus.RUNNING)
+    call = call_of(execution, index, Direction.FORWARD)
+    key = call.missing(execution.values)
+    if key is None:
+        return send(execution, index, Direction.FORWARD, at)
+    failure = missing_input(execution, index, key, call)
+    execution = execution.with_step(
+        index, status=StepStatus.FAILED, outstanding=None, error=failure, ended_at=at
+    )
+    if past_pivot(execution):
+        return stuck(execution, failure, at)
+    return turn_back(execution, failure, at)
+
+
+def deadline_failure(execution: SagaExecution) -> Failure:
+    """The record of a deadline that passed."""
+    name = execution.steps[execution.position].name
+    return Failure("DeadlineExceeded", f"the deadline passed before step {name!r} ended", name)
+
+
+def missing_input(execution: SagaExecution, index: int, key: str, call: Call) -> Failure:
+    """The record of an input that the context lacks."""
+    name = execution.steps[index].name
+    text = f"task {call.task!r} of step {name!r} needs {key!r}, which the context does not hold"
+    return Failure("celery_saga.errors.MissingInput", text, name)
+
+
+def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """The way forward is over because of ``failure``."""
+    error = execution.error or failure
+    return go_back(replace(execution, unwind=execution.unwind or failure, error=error), at)
+
+
+def go_back(execution: SagaExecution, at: float) -> Decision:
+    """Undo the last effect that stands; with none left the saga is over."""
+    status = execution.status
+    if status is not SagaStatus.PAUSED:
+        status = SagaStatus.COMPENSATING
+    execution = replace(
+        execution,
+        status=status,
+        direction=Direction.BACKWARD,
+        error=execution.error or execution.unwind,
+        deadline=None,
+    )
+    index = next_undo(execution)
+    if index is None:
+        return _end_of_unwind(execution, at)
+    if status is SagaStatus.PAUSED:
+        return Decision(replace(execution, position=index))
+    step = execution.steps[index]
+    if step.status is not StepStatus.COMPENSATING:
+        execution = execution.with_step(index, attempts=0, lost=0)
+    call = call_of(execution, index, Direction.BACKWARD)
+    key = call.missing(execution.values)
+    if key is None:
+        return send(execution, index, Direction.BACKWARD, at)
+    return undo_failed(execution, index, missing_input(execution, index, key, call), at)
+
+
+def next_undo(execution: SagaExecution) -> int | None:
+    """Index of the last step whose effect stands and can be undone; ``None`` if none is left."""
+    for index in range(len(execution.steps) - 1, -1, -1):
+        step = execution.steps[index]
+        undoable = execution.plan.steps[index].compensation is not None
+        if undoable and step.effect and step.status is not StepStatus.COMPENSATION_FAILED:
+            return index
+    return None
+
+
+def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
+    """An undo failed for good: keep it, and undo the others all the same."""
+    execution = execution.with_step(
+        index,
+        status=StepStatus.COMPENSATION_FAILED,
+        outstanding=None,
+        claim=None,
+        not_before=None,
+        undo_error=failure,
+    )
+    return go_back(execution, at)
+
+
+def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:
+    for step in execution.steps:
+        if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
+            failure = step.undo_error or Failure("", "its undo failed", step.name)
+            return stuck(execution, failure, at)
+    return end(execution, SagaStatus.COMPENSATED, at)
+
+
+def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """A person is needed; both the first error and what holds it up are kept."""
+    execution = replace(execution, error=execution.error or failure)
+    execution = noted(execution, at, "stuck", detail=f"{failure.step}: {failure}")
+    return end(execution, SagaStatus.STUCK, at)
+
+
+def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
+    """Settled: nobody looks at it any more, and waiters are told."""
+    execution = replace(execution, status=status, due_at=None, deadline=None, updated_at=at)
+    commands: tuple[Command, ...] = (Announce(status),)
+    return Decision(execution, commands)

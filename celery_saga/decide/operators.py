@@ -1,0 +1,168 @@
+"""What people ask for: cancel, pause, resume, retry, skip, resolve
+
+Each leaves a line of history.
+."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.decide.events import (
+    CancelRequested,
+    Decision,
+    PauseRequested,
+    ResolveRequested,
+    ResumeRequested,
+    RetryRequested,
+    SkipRequested,
+)
+from celery_saga.decide.moves import (
+    LOOK_AGAIN,
+    end,
+    go_back,
+    go_forward,
+    look_at,
+    noted,
+    past_pivot,
+    send,
+    turn_back,
+)
+from celery_saga.errors import SagaNotActionable, SagaPastPivot
+from celery_saga.execution import (
+    TERMINAL,
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStatus,
+    StepStatus,
+)
+
+
+def _refused(execution: SagaExecution, verb: str) -> Decision:
+    refusal = SagaNotActionable(execution.saga_id, verb, execution.status.value)
+    return Decision(execution, refusal=refusal)
+
+
+def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
+    """Go back, unless the outcome stands already or the pivot forbids it."""
+    if execution.status in TERMINAL or execution.direction is Direction.BACKWARD:
+        return Decision(execution)
+    if execution.unwind is not None:
+        return Decision(execution)
+    if past_pivot(execution):
+        pivot = execution.plan.steps[execution.plan.pivot or 0].name
+        return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
+    execution = noted(execution, event.at, "cancel", event.by, event.reason)
+    failure = Failure("Cancelled", event.reason, execution.steps[execution.position].name)
+    return give_up_forward(execution, failure, event.at)
+
+
+def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """Turn back now if no claim is alive; otherwise when the claimed step has had its say."""
+    index = execution.position
+    step = execution.steps[index]
+    if execution.direction is Direction.BACKWARD:
+        return Decision(execution)
+    if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
+        execution = replace(execution, status=SagaStatus.RUNNING)
+    execution = look_at(replace(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
+    if step.claim is not None:
+        return Decision(execution)
+    if step.outstanding is not None or step.status is StepStatus.WAITING:
+        # Nobody has started it: the message becomes stale, its claim will be refused.
+        execution = withdrawn(execution, index)
+    return turn_back(execution, failure, at)
+
+
+def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
+    """The execution with the unclaimed message of step ``index`` made stale."""
+    step = execution.steps[index]
+    status = StepStatus.FAILED if step.error else StepStatus.SKIPPED
+    return execution.with_step(
+        index,
+        outstanding=None,
+        claim=None,
+        not_before=None,
+        status=StepStatus.UNKNOWN if step.effect else status,
+    )
+
+
+def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decision:
+    """Send nothing more; a step that is on its way may end."""
+    if execution.settled or execution.status is SagaStatus.PAUSED:
+        return _refused(execution, "pause")
+    execution = noted(execution, event.at, "pause", event.by)
+    return Decision(replace(execution, status=SagaStatus.PAUSED))
+
+
+def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Decision:
+    """Take up where the pause began."""
+    if execution.status is not SagaStatus.PAUSED:
+        return _refused(execution, "resume")
+    execution = noted(execution, event.at, "resume", event.by)
+    return _go_on(execution, event.at)
+
+
+def _go_on(execution: SagaExecution, at: float) -> Decision:
+    backward = execution.direction is Direction.BACKWARD
+    status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
+    execution = look_at(replace(execution, status=status), at + LOOK_AGAIN)
+    step = execution.steps[execution.position]
+    if step.outstanding is not None:
+        return Decision(execution)
+    if step.not_before is not None and at < step.not_before:
+        return Decision(look_at(execution, step.not_before))
+    if backward:
+        return go_back(execution, at)
+    if step.status is StepStatus.WAITING and execution.unwind is None:
+        return send(execution, execution.position, Direction.FORWARD, at)
+    return go_forward(execution, execution.position, at)
+
+
+def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
+    """A stuck saga tries again what held it up, with a corrected context if one is given."""
+    if execution.status is not SagaStatus.STUCK:
+        return _refused(execution, "retry")
+    detail = ", ".join(sorted(event.update))
+    execution = noted(execution, event.at, "retry", event.by, detail)
+    execution = replace(execution, values={**execution.values, **event.update})
+    for index, step in enumerate(execution.steps):
+        if step.status is StepStatus.COMPENSATION_FAILED:
+            execution = execution.with_step(
+                index, status=StepStatus.COMPENSATING, attempts=0, lost=0
+            )
+    if execution.direction is Direction.FORWARD:
+        execution = replace(execution, error=None).with_step(
+            execution.position, status=StepStatus.PENDING, attempts=0, lost=0
+        )
+    return _go_on(execution, event.at)
+
+
+def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
+    """A person has done by hand what holds a stuck saga up; go on behind it."""
+    if execution.status is not SagaStatus.STUCK:
+        return _refused(execution, "skip")
+    execution = noted(execution, event.at, "skip", event.by)
+    if execution.direction is Direction.FORWARD:
+        index = execution.position
+        execution = execution.with_step(index, status=StepStatus.SKIPPED)
+        execution = replace(execution, status=SagaStatus.RUNNING, error=None)
+        execution = look_at(execution, event.at + LOOK_AGAIN)
+        return go_forward(execution, index + 1, event.at)
+    for index, step in enumerate(execution.steps):
+        if step.status is StepStatus.COMPENSATION_FAILED:
+            execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
+    return _go_on(execution, event.at)
+
+
+def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> Decision:
+    """A person has settled a stuck saga by hand and says how it ended."""
+    if execution.status is not SagaStatus.STUCK or event.status not in TERMINAL:
+        return _refused(execution, "resolve")
+    execution = noted(execution, event.at, "resolve", event.by, event.status.value)
+    if event.status is SagaStatus.COMPENSATED:
+        execution = replace(execution, direction=Direction.BACKWARD)
+        for index, step in enumerate(execution.steps):
+            if step.effect:
+                execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
+    return end(execution, event.status, event.at)

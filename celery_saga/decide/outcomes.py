@@ -1,0 +1,241 @@
+"""What a step's task reported, or what became known about its delivery."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.decide.events import (
+    ClaimVoided,
+    Decision,
+    StepFailed,
+    StepReleased,
+    StepRevoked,
+    StepSucceeded,
+    TaskUnknown,
+)
+from celery_saga.decide.late import late_effect
+from celery_saga.decide.moves import (
+    call_of,
+    from_pivot_on,
+    go_back,
+    go_forward,
+    look_at,
+    send,
+    stuck,
+    turn_back,
+    undo_failed,
+    wait,
+)
+from celery_saga.decide.operators import withdrawn
+from celery_saga.execution import (
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStepExecution,
+    Slot,
+    StepStatus,
+)
+
+Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
+
+#: Seconds between two offers of a task that no worker knew; doubles up to the second figure.
+UNKNOWN_TASK_DELAY, UNKNOWN_TASK_DELAY_MAX = 5.0, 60.0
+
+
+def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None:
+    """The step that a report is about, if the report comes from whoever has the say there.
+
+    A report with a token needs that claim. An unclaimed slot of the same epoch accepts one too: the
+    store lost the claim (it came back from an older state), and nobody else has taken the step.
+    A report without a token comes from the main process of the worker that held the message; it
+    counts for a claim of that worker and for no claim at all.
+    """
+    step = execution.at_step(event.slot)
+    if step is None or execution.slot(event.slot.step) != event.slot:
+        return None
+    if step.claim is None:
+        return step
+    token = getattr(event, "token", "")
+    if token:
+        return step if step.claim.token == token else None
+    return step if step.claim.instance == getattr(event, "instance", "") else None
+
+
+def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decision:
+    """The step's task returned."""
+    index, step = event.slot.step, current(execution, event)
+    if step is None:
+        return late_effect(execution, event)
+    execution = replace(execution, values=_updated(execution, event))
+    if event.slot.direction is Direction.BACKWARD:
+        return _undone(execution, index, step, event.at)
+    execution = execution.with_step(
+        index,
+        status=StepStatus.SUCCEEDED,
+        outstanding=None,
+        claim=None,
+        effect=True,
+        ended_at=event.at,
+    )
+    return go_forward(execution, index + 1, event.at)
+
+
+def _updated(execution: SagaExecution, event: StepSucceeded) -> dict[str, object]:
+    values = {**execution.values, **event.update}
+    for key in event.remove:
+        values.pop(key, None)
+    return values
+
+
+def _undone(
+    execution: SagaExecution, index: int, step: SagaStepExecution, at: float
+) -> Decision:
+    """An undo returned; an effect that was reported meanwhile needs another round."""
+    again = step.reopened
+    execution = execution.with_step(
+        index,
+        status=StepStatus.COMPENSATED,
+        outstanding=None,
+        claim=None,
+        effect=again,
+        reopened=False,
+        undo_round=step.undo_round + again,
+        undo_error=None,
+    )
+    return go_back(execution, at)
+
+
+def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
+    """The step's task raised, or was ended by a limit."""
+    step = current(execution, event)
+    if step is None:
+        return Decision(execution)
+    if event.slot.direction is Direction.BACKWARD:
+        return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
+    return _forward_failed(execution, event)
+
+
+def _undo_attempt_failed(
+    execution: SagaExecution, slot: Slot, failure: Failure, at: float, final: bool
+) -> Decision:
+    step, call = execution.steps[slot.step], call_of(execution, slot.step, slot.direction)
+    attempts = step.attempts + 1
+    execution = execution.with_step(slot.step, attempts=attempts, undo_error=failure)
+    if final or (call.max_attempts is not None and attempts >= call.max_attempts):
+        return undo_failed(execution, slot.step, failure, at)
+    return wait(execution, slot.step, at + call.delay(attempts))
+
+
+def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
+    index, at = event.slot.step, event.at
+    step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
+    attempts, effect = step.attempts + 1, step.effect or event.effect
+    execution = execution.with_step(
+        index, attempts=attempts, effect=effect, error=event.failure, outstanding=None, claim=None
+    )
+    tries_left = call.max_attempts is None or attempts < call.max_attempts
+    if index == execution.plan.pivot and effect and not event.final:
+        # It may have gone through and has no undo: only its own word can settle it.
+        return _run_again_or_stuck(execution, index, event.failure, at)
+    if tries_left and not event.final and execution.unwind is None:
+        execution = execution.with_step(index, status=StepStatus.WAITING)
+        return wait(execution, index, at + call.delay(attempts))
+    execution = execution.with_step(
+        index, status=StepStatus.UNKNOWN if event.effect else StepStatus.FAILED, ended_at=at
+    )
+    if from_pivot_on(execution, index) and (effect or index != execution.plan.pivot):
+        return stuck(execution, event.failure, at)
+    return turn_back(execution, event.failure, at)
+
+
+def _run_again_or_stuck(
+    execution: SagaExecution, index: int, failure: Failure, at: float
+) -> Decision:
+    step = execution.steps[index]
+    call = call_of(execution, index, Direction.FORWARD)
+    if step.attempts + step.lost > execution.plan.max_redeliveries:
+        execution = execution.with_step(index, status=StepStatus.UNKNOWN, ended_at=at)
+        return stuck(execution, failure, at)
+    execution = execution.with_step(index, status=StepStatus.WAITING)
+    return wait(execution, index, at + call.delay(step.attempts))
+
+
+def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
+    """Celery sends the task again; until then nobody holds the step."""
+    step = current(execution, event)
+    if step is None or event.retries < step.retries:
+        return Decision(execution)
+    if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
+        return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
+    execution = execution.with_step(
+        event.slot.step,
+        claim=None,
+        retries=event.retries,
+        expected_at=max(event.at, event.expected_at),
+        republished=0,
+    )
+    return Decision(execution)
+
+
+def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
+    """The holder is gone: run the step again under the same key, or undo it, as the plan says."""
+    step = current(execution, event)
+    if step is None or step.claim is None:
+        return Decision(execution)
+    slot, at = event.slot, event.at
+    call = call_of(execution, slot.step, slot.direction)
+    failure = Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
+    lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
+    execution = execution.with_step(slot.step, lost=lost, claim=None, outstanding=None)
+    if slot.direction is Direction.BACKWARD:
+        if capped:
+            return undo_failed(execution, slot.step, failure, at)
+        return send(execution, slot.step, slot.direction, at)
+    execution = execution.with_step(slot.step, effect=True, error=failure)
+    bound = from_pivot_on(execution, slot.step)
+    if (call.rerun or bound) and not capped and execution.unwind is None:
+        return send(execution, slot.step, slot.direction, at)
+    execution = execution.with_step(slot.step, status=StepStatus.UNKNOWN, ended_at=at)
+    return stuck(execution, failure, at) if bound else turn_back(execution, failure, at)
+
+
+def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
+    """Dropped before it was claimed: nothing happened. Killed while it ran: it may have."""
+    step = current(execution, event)
+    if step is None:
+        return Decision(execution)
+    failed = StepFailed(
+        event.at,
+        event.slot,
+        event.failure,
+        instance=event.instance,
+        effect=step.claim is not None,
+    )
+    return on_step_failed(execution, failed)
+
+
+def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
+    """Offer the task again, slower each time; after the grace a person is needed."""
+    index, step = event.slot.step, current(execution, event)
+    if step is None or step.claim is not None:
+        return Decision(execution)
+    since = step.unknown_since if step.unknown_since is not None else event.at
+    task = call_of(execution, index, event.slot.direction).task
+    if event.at - since >= execution.plan.unknown_task_grace:
+        failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
+        return _never_known(execution, event.slot, failure, event.at)
+    delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
+    until = event.at + delay
+    execution = execution.with_step(index, unknown_since=since, not_before=until)
+    return Decision(look_at(execution, until))
+
+
+def _never_known(
+    execution: SagaExecution, slot: Slot, failure: Failure, at: float
+) -> Decision:
+    if slot.direction is Direction.BACKWARD:
+        return undo_failed(execution, slot.step, failure, at)
+    execution = execution.with_step(
+        slot.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
+    )
+    return stuck(execution, failure, at)

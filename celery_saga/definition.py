@@ -1,0 +1,186 @@
+"""The saga builder: a saga is immutable data once it is committed, and building it runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from celery_saga import callables
+from celery_saga.errors import (
+    AlreadyCommittedException,
+    DefinitionError,
+    EmptySagaException,
+    SagaNotCommittedException,
+)
+from celery_saga.steps import LocalSagaStep, SagaStep
+
+Self = TypeVar("Self", bound="SagaDefinition")
+
+#: The name of a saga that was given none.
+ANONYMOUS = "saga"
+
+
+class SagaDefinition:
+    """The steps of a saga and the order in which they run.
+
+    Args:
+        name: the saga's name; shown everywhere, and part of the names of lambdas used as steps.
+        steps: tasks, functions or steps to begin with; those with ``@saga_step`` bring their
+            compensation along.
+        app: the Celery app that runs it; left out, it is the one app that its tasks share.
+
+    Raises:
+        DefinitionError: the name is not a text, or a step is put together wrongly.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, steps: Iterable[Any] | None = None, app: Any = None
+    ) -> None:
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise DefinitionError(f"a saga's name: expected a text, found {name!r}")
+        self._name = name
+        self._app = app
+        self._steps: list[SagaStep] = []
+        self._committed = False
+        for step in steps or ():
+            self.local_step(step)
+
+    @property
+    def name(self) -> str:
+        """The saga's name."""
+        return self._name or ANONYMOUS
+
+    @property
+    def steps(self) -> tuple[SagaStep, ...]:
+        """The steps, in order."""
+        return tuple(self._steps)
+
+    @property
+    def committed(self) -> bool:
+        """Whether the saga is complete and immutable."""
+        return self._committed
+
+    def local_step(self, step: Any = None, **options: Any) -> LocalSagaStep:
+        """Add a step and return it.
+
+        Args:
+            step: a Celery task, a task's name, a function, a :class:`SagaOperation`, or a
+                :class:`LocalSagaStep`; nothing: give it with ``.on_execute()``.
+            options: ``name``, ``inputs``, ``returns``, ``context``, ``pivot``, ``retriable`` with
+                ``max_attempts``, ``retry_backoff``, ``retry_backoff_max``, ``on_lost``
+                (``"rerun"`` or ``"undo"``), ``compensate_on_failure`` (True or exception classes),
+                and Celery's message options such as ``queue`` and ``priority``.
+        """
+        if self._committed:
+            raise AlreadyCommittedException(f"saga {self.name!r} is committed: it cannot change")
+        if issubclass(type(step), SagaStep):
+            if type(step) is not LocalSagaStep:
+                raise TypeError(f"expected a LocalSagaStep, found a {type(step).__name__}")
+            if options:
+                raise DefinitionError("options belong to the step object: pass them to its class")
+            added = step
+        else:
+            added = LocalSagaStep(step, **options)
+        added.attach(self)
+        self._steps.append(added)
+        return added
+
+    def commit(self: Self) -> Self:
+        """Make the saga immutable and its functions known; returns the saga.
+
+        Raises:
+            AlreadyCommittedException: it is committed.
+            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+        """
+        if self._committed:
+            raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
+        steps = [step for step in self._steps if isinstance(step, LocalSagaStep)]
+        _check_names(self.name, steps)
+        _check_pivot(self.name, steps)
+        _check_attempts(self.name, steps)
+        if callables.importing():
+            self._register(steps)
+        self._committed = True
+        return self
+
+    def _register(self, steps: list[LocalSagaStep]) -> None:
+        for index, step in enumerate(steps):
+            for role, operation in (("action", step.action), ("compensation", step.compensation)):
+                if operation is None or not callables.is_plain(operation.callback):
+                    continue
+                name = self.callable_name(operation.callback, index, role)
+                if name is not None:
+                    callables.register(name, operation.callback)
+
+    def callable_name(self, function: Any, index: int, role: str) -> str | None:
+        """The wire name of a function used as ``role`` of step ``index``; ``None``: it has none."""
+        step = self._steps[index]
+        given = step.options.get("name") if isinstance(step, LocalSagaStep) else None
+        fallback = f"{self._name}.{given or index}.{role}" if self._name else None
+        return callables.wire_name(function, fallback)
+
+    def validate(self) -> None:
+        """Raise if the saga cannot be started.
+
+        Raises:
+            EmptySagaException: it has no steps.
+            SagaNotCommittedException: ``commit()`` is missing.
+            SagaStepException: a step is not complete.
+        """
+        if not self._steps:
+            raise EmptySagaException(f"saga {self.name!r} has no steps: add one with local_step()")
+        for step in self._steps:
+            step.validate()
+        if not self._committed:
+            raise SagaNotCommittedException(f"saga {self.name!r} is not committed: call commit()")
+
+    def __repr__(self) -> str:
+        steps = " -> ".join(map(repr, self._steps)) or "(no steps)"
+        draft = "" if self._committed else " (not committed)"
+        return f"<Saga {self.name}: {steps}{draft}>"
+
+
+def _check_names(saga: str, steps: list[LocalSagaStep]) -> None:
+    seen: set[str] = set()
+    for step in steps:
+        name = step.options.get("name")
+        if name is None:
+            continue
+        if not isinstance(name, str) or not name or "/" in name:
+            raise DefinitionError(
+                f"saga {saga!r}: a step's name: expected a text without '/', found {name!r}"
+            )
+        if name in seen:
+            raise DefinitionError(f"saga {saga!r}: two steps are named {name!r}")
+        seen.add(name)
+
+
+def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
+    pivots = [index for index, step in enumerate(steps) if step.options.get("pivot")]
+    if len(pivots) > 1:
+        raise DefinitionError(
+            f"saga {saga!r}: expected one pivot at most, found steps number "
+            f"{' and '.join(str(index + 1) for index in pivots)}"
+        )
+    for index, step in enumerate(steps):
+        if pivots and index >= pivots[0] and step.compensation is not None:
+            raise DefinitionError(
+                f"saga {saga!r}: step number {index + 1} has a compensation and stands on or after "
+                f"the pivot, from which there is no way back: remove one of the two"
+            )
+
+
+def _check_attempts(saga: str, steps: list[LocalSagaStep]) -> None:
+    pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
+    for index, step in enumerate(steps):
+        attempts = step.action.options.get("max_attempts") if step.action else None
+        retriable = step.options.get("retriable")
+        where = f"saga {saga!r}: step number {index + 1}"
+        if retriable and index < pivot and attempts is None:
+            raise DefinitionError(
+                f"{where} is retriable before the pivot: say how often with max_attempts="
+            )
+        if attempts is not None and not retriable and index <= pivot:
+            raise DefinitionError(f"{where} has max_attempts= without retriable=True")
+        if attempts is not None and (not isinstance(attempts, int) or attempts < 1):
+            raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {attempts!r}")

@@ -1,0 +1,21 @@
+"""Finds ``sagas.py`` beside the modules that hold an app's tasks, as Celery finds ``tasks.py``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from celery import Celery
+
+
+def import_sagas(app: Celery) -> None:
+    """Import the ``sagas`` module beside each module whose tasks are registered on ``app``."""
+    modules = {getattr(type(task), "__module__", "") for task in list(app.tasks.values())}
+    for module in sorted(modules):
+        found = sys.modules.get(module)
+        folder = os.path.dirname(getattr(found, "__file__", "") or "")
+        if module.startswith("celery.") or not os.path.isfile(os.path.join(folder, "sagas.py")):
+            continue
+        package = module.rpartition(".")[0]
+        importlib.import_module(f"{package}.sagas" if package else "sagas")

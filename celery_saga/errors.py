@@ -1,0 +1,255 @@
+"""Every exception of the library, in one tree.
+
+::
+
+    SagaError (= SagaException)
+      DefinitionError (ValueError)                    a mistake in a saga, found at commit or start
+        EmptySagaException                            no steps
+        SagaNotCommittedException                     commit() is missing
+        AlreadyCommittedException                     changed after commit()
+        SagaStepException
+          SagaNotDefinedException                     a step that belongs to no saga
+          EmptySagaStepException                      no callback at all
+          UndefinedOnExecuteException                 an undo without a do
+          AlreadyOnSagaException                      a step added twice
+          MultipleOnExecuteException
+          MultipleOnFailureException
+      SetupError                                      the app or the store is not set up for sagas
+      UnserializableValue (ValueError)                JSON cannot carry it; names the key path
+      MissingInput (LookupError)                      a step needs a key that the context lacks
+      BadStepResult (TypeError)                       what a step returned cannot be its result
+      StoreError
+        StoreUnavailable                              the store does not answer now
+        UnsupportedCheckpoint                         written by a newer version
+      AbortSaga                                       raised by a step: no retries, go back
+      SagaExecutionException
+        SagaExecutionNotFoundException (LookupError)  no such saga id (= SagaNotFound)
+        SagaAlreadyExists
+        SagaPastPivot                                 too late to cancel
+        SagaNotActionable                             a verb that the saga's status does not allow
+        SagaFailedExecutionException                  raised by SagaResult.get()
+          SagaCompensated                             undone
+          SagaStuck                                   a person is needed
+
+The names that end in ``Exception`` are those of the Minos framework's saga package, so that code
+written for it keeps its ``except`` clauses.
+
+Constructor arguments are ``args``, and the text is made in ``__str__``: an error therefore survives
+pickling and the JSON form in which Celery stores it.
+"""
+
+from __future__ import annotations
+
+
+class SagaError(Exception):
+    """Base of all errors of this library."""
+
+
+SagaException = SagaError
+
+
+class DefinitionError(SagaError, ValueError):
+    """A saga is put together wrongly; nothing was started."""
+
+
+class DefinitionWarning(UserWarning):
+    """A saga can be started, and something about it will go wrong in a bad moment."""
+
+
+class EmptySagaException(DefinitionError):
+    """The saga has no steps."""
+
+
+class SagaNotCommittedException(DefinitionError):
+    """The saga is not committed."""
+
+
+class AlreadyCommittedException(DefinitionError):
+    """A committed saga is immutable."""
+
+
+class SagaStepException(DefinitionError):
+    """One step is put together wrongly."""
+
+
+class SagaNotDefinedException(SagaStepException):
+    """The step belongs to no saga."""
+
+
+class EmptySagaStepException(SagaStepException):
+    """The step has no callback."""
+
+
+class UndefinedOnExecuteException(SagaStepException):
+    """The step has an undo and nothing to do."""
+
+
+class AlreadyOnSagaException(SagaStepException):
+    """The step belongs to a saga already."""
+
+
+class MultipleOnExecuteException(SagaStepException):
+    """The step's action was given twice."""
+
+
+class MultipleOnFailureException(SagaStepException):
+    """The step's compensation was given twice."""
+
+
+class SetupError(SagaError):
+    """The app or the store cannot run sagas as it is set up; the text says what to change."""
+
+
+class UnserializableValue(SagaError, ValueError):
+    """A value cannot travel as JSON and come back equal and of its type.
+
+    Args:
+        path: where it stands, such as ``context['order']['lines'][2]``.
+        found: what was found there.
+        advice: what to use instead.
+    """
+
+    def __init__(self, path: str, found: str, advice: str = "") -> None:
+        super().__init__(path, found, advice)
+        self.path, self.found, self.advice = path, found, advice
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}" + (f"; {self.advice}" if self.advice else "")
+
+
+class MissingInput(SagaError, LookupError):
+    """A step needs a key which the context does not hold."""
+
+    def __init__(self, key: str, step: str, task: str) -> None:
+        super().__init__(key, step, task)
+        self.key, self.step, self.task = key, step, task
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step!r} cannot run: task {self.task!r} needs {self.key!r}, which the "
+            f"context does not hold; pass it at the start, return it from an earlier step, or map "
+            f"it with inputs="
+        )
+
+
+class BadStepResult(SagaError, TypeError):
+    """A step returned what cannot be used as its result."""
+
+    def __init__(self, step: str, expected: str, found: str) -> None:
+        super().__init__(step, expected, found)
+        self.step, self.expected, self.found = step, expected, found
+
+    def __str__(self) -> str:
+        return f"step {self.step!r}: expected {self.expected}, found {self.found}"
+
+
+class StoreError(SagaError):
+    """The store did not do what was asked; the driver's error is ``__cause__``."""
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer now; the same call may succeed later."""
+
+
+class UnsupportedCheckpoint(StoreError):
+    """A checkpoint was written by a newer version of this library."""
+
+    def __init__(self, saga_id: str, found: int, supported: int) -> None:
+        super().__init__(saga_id, found, supported)
+        self.saga_id, self.found, self.supported = saga_id, found, supported
+
+    def __str__(self) -> str:
+        return (
+            f"saga {self.saga_id!r} was saved with checkpoint version {self.found}, this "
+            f"celery_saga reads up to {self.supported}: upgrade celery_saga in this process"
+        )
+
+
+class AbortSaga(SagaError):
+    """Raise it in a step to end the saga's way forward at once, without retries."""
+
+
+class SagaExecutionException(SagaError):
+    """Something about one run of a saga."""
+
+
+class SagaExecutionNotFoundException(SagaExecutionException, LookupError):
+    """No saga has this id, or its checkpoint has expired."""
+
+    def __init__(self, saga_id: str) -> None:
+        super().__init__(saga_id)
+        self.saga_id = saga_id
+
+    def __str__(self) -> str:
+        return f"no saga with id {self.saga_id!r} (it never started, or its checkpoint expired)"
+
+
+SagaNotFound = SagaExecutionNotFoundException
+
+
+class SagaAlreadyExists(SagaExecutionException):
+    """A saga with this id was started before, and ``on_duplicate="raise"`` was asked for."""
+
+    def __init__(self, saga_id: str, saga_name: str) -> None:
+        super().__init__(saga_id, saga_name)
+        self.saga_id, self.saga_name = saga_id, saga_name
+
+    def __str__(self) -> str:
+        return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}"
+
+
+class SagaPastPivot(SagaExecutionException):
+    """The pivot was dispatched: the saga can only go forward."""
+
+    def __init__(self, saga_id: str, pivot: str) -> None:
+        super().__init__(saga_id, pivot)
+        self.saga_id, self.pivot = saga_id, pivot
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id!r} cannot be cancelled: its pivot {self.pivot!r} was dispatched"
+
+
+class SagaNotActionable(SagaExecutionException):
+    """An operator's verb does not fit the saga's status; nothing changed."""
+
+    def __init__(self, saga_id: str, verb: str, status: str) -> None:
+        super().__init__(saga_id, verb, status)
+        self.saga_id, self.verb, self.status = saga_id, verb, status
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id!r} is {self.status}: {self.verb} does not apply"
+
+
+class SagaFailedExecutionException(SagaExecutionException):
+    """A saga ended without completing.
+
+    Args:
+        saga_id: the saga.
+        step: the name of the step that failed; empty if none did.
+        cause: type and text of the error, as recorded.
+    """
+
+    def __init__(self, saga_id: str, step: str = "", cause: str = "") -> None:
+        super().__init__(saga_id, step, cause)
+        self.saga_id, self.step, self.cause = saga_id, step, cause
+
+    def _ending(self) -> str:
+        return "failed"
+
+    def __str__(self) -> str:
+        where = f" at step {self.step!r}" if self.step else ""
+        return f"saga {self.saga_id!r} {self._ending()}{where}: {self.cause}"
+
+
+class SagaCompensated(SagaFailedExecutionException):
+    """The saga failed or was cancelled, and all of its effects were undone."""
+
+    def _ending(self) -> str:
+        return "was compensated after it failed"
+
+
+class SagaStuck(SagaFailedExecutionException):
+    """The saga can go neither forward nor back without a person."""
+
+    def _ending(self) -> str:
+        return "is stuck"

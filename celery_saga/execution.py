@@ -1,0 +1,300 @@
+"""One run of a saga, as immutable data.
+
+Nothing in here decides: :mod:`celery_saga.decide` makes a new execution out of an old one, a store
+keeps it, and the shell round both does the work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from celery_saga.context import SagaContext
+from celery_saga.plan import Plan
+
+
+class SagaStatus(str, Enum):
+    """Where a saga is. The status is never better than what the engine knows."""
+
+    CREATED = "CREATED"  #: saved, its first step is not sent yet
+    RUNNING = "RUNNING"  #: on its way forward
+    PAUSED = "PAUSED"  #: stopped between two steps by an operator
+    COMPENSATING = "COMPENSATING"  #: on its way back
+    COMPLETED = "COMPLETED"  #: every step's effect stands
+    COMPENSATED = "COMPENSATED"  #: every known or possible effect was undone
+    STUCK = "STUCK"  #: a person is needed; never expires
+
+    __str__ = str.__str__
+
+
+class StepStatus(str, Enum):
+    """Where one step is."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"  #: sent, or being run
+    WAITING = "WAITING"  #: waits for the engine's next attempt
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"  #: it may have happened
+    COMPENSATING = "COMPENSATING"
+    COMPENSATED = "COMPENSATED"
+    COMPENSATION_FAILED = "COMPENSATION_FAILED"
+    SKIPPED = "SKIPPED"
+
+    __str__ = str.__str__
+
+
+#: Nothing happens to these by itself any more (a late effect or an operator may reopen them).
+TERMINAL = frozenset({SagaStatus.COMPLETED, SagaStatus.COMPENSATED})
+#: Those that ``get()`` no longer waits for.
+SETTLED = TERMINAL | {SagaStatus.STUCK}
+
+
+class Direction(str, Enum):
+    """Which of a step's two tasks is meant. The value is the letter used in message ids."""
+
+    FORWARD = "f"
+    BACKWARD = "c"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Names one dispatch of one step; :meth:`task_id` makes it a Celery task id.
+
+    A step that is sent again because its claim was void gets a new epoch, and the old messages are
+    stale by that. A message that was merely lost is sent again under the same slot.
+    """
+
+    step: int
+    direction: Direction
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"{self.direction}{self.step}~{self.epoch}"
+
+    def task_id(self, saga_id: str) -> str:
+        """``<saga>~<f|c><step index>~<epoch>``."""
+        return f"{saga_id}~{self}"
+
+    @classmethod
+    def parse(cls, task_id: str) -> tuple[str, Slot] | None:
+        """Saga id and slot from a task id; ``None`` for the id of an ordinary task."""
+        match = _TASK_ID.fullmatch(task_id or "")
+        if match is None:
+            return None
+        saga_id, letter, step, epoch = match.groups()
+        return saga_id, cls(int(step), Direction(letter), int(epoch))
+
+
+_TASK_ID = re.compile(r"([A-Za-z0-9._-]{1,64})~([fc])(\d+)~(\d+)")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one slot, taken before the body starts.
+
+    Args:
+        token: unique to one delivery in one process.
+        instance: the boot of the worker that holds it.
+        retries: Celery's retry count of the claiming message; a higher one takes over.
+        at: store time of the claim, seconds since the epoch.
+    """
+
+    token: str
+    instance: str
+    retries: int = 0
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as it is recorded: names and text, nothing executable."""
+
+    type: str
+    message: str
+    step: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@dataclass(frozen=True)
+class SagaStepExecution:
+    """What is known of one step of a run.
+
+    Args:
+        name: the step's name.
+        status: see :class:`StepStatus`.
+        outstanding: direction of the task that is sent and not over yet.
+        epoch: of the newest dispatch, over both directions; 0 before the first.
+        claim: who runs it.
+        effect: an effect was reported, or may exist, and is not undone.
+        retries: the highest Celery retry count seen; a message that is sent again carries it.
+        attempts: failed attempts in the engine's own retries, this direction.
+        lost: attempts whose outcome stayed unknown, this direction.
+        round: how often the forward task began anew after its undo ran.
+        undo_round: how often the undo began anew after a late effect.
+        reopened: a late effect arrived while the undo was on its way.
+        expected_at: when the newest message could be taken at the earliest, store time.
+        republished: how often that message was sent again.
+        not_before: no dispatch before this store time (the engine's own delays).
+        unknown_since: since when workers say that they do not know the task.
+        error: why the forward task failed.
+        undo_error: why the undo failed.
+        started_at: first dispatch, store time.
+        ended_at: end of the forward task, store time.
+    """
+
+    name: str
+    status: StepStatus = StepStatus.PENDING
+    outstanding: Direction | None = None
+    epoch: int = 0
+    claim: Claim | None = None
+    effect: bool = False
+    retries: int = 0
+    attempts: int = 0
+    lost: int = 0
+    round: int = 0
+    undo_round: int = 0
+    reopened: bool = False
+    expected_at: float | None = None
+    republished: int = 0
+    not_before: float | None = None
+    unknown_since: float | None = None
+    error: Failure | None = None
+    undo_error: Failure | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line of the history: who did what, when."""
+
+    at: float
+    what: str
+    by: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SagaExecution:
+    """One run of a saga.
+
+    Args:
+        saga_id: its id, also the Celery result id of the whole run.
+        plan: the frozen plan.
+        values: the context's data; :attr:`context` gives it as a :class:`SagaContext`.
+        steps: one record a step, in the plan's order.
+        status: see :class:`SagaStatus`.
+        direction: forward, or backward once the unwind began.
+        position: index of the step that is due, running or being undone.
+        revision: raised by every saved change; a save names the one that it read.
+        unwind: why the saga is to go back as soon as no forward claim is alive.
+        error: why it failed.
+        deadline: store time at which the way forward is given up, unless the pivot was sent.
+        due_at: when the sweep looks next, store time; ``None``: never.
+        history: what operators and exceptional events did.
+        created_at: store time of the start.
+        updated_at: store time of the last transition.
+    """
+
+    saga_id: str
+    plan: Plan
+    values: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[SagaStepExecution, ...] = ()
+    status: SagaStatus = SagaStatus.CREATED
+    direction: Direction = Direction.FORWARD
+    position: int = 0
+    revision: int = 0
+    unwind: Failure | None = None
+    error: Failure | None = None
+    deadline: float | None = None
+    due_at: float | None = None
+    history: tuple[Note, ...] = ()
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    @classmethod
+    def create(
+        cls,
+        saga_id: str,
+        plan: Plan,
+        values: Mapping[str, Any],
+        *,
+        at: float,
+        deadline: float | None = None,
+    ) -> SagaExecution:
+        """A new run; nothing of it is sent or saved yet."""
+        steps = tuple(SagaStepExecution(step.name) for step in plan.steps)
+        return cls(
+            saga_id,
+            plan,
+            dict(values),
+            steps,
+            deadline=deadline,
+            created_at=at,
+            updated_at=at,
+        )
+
+    @property
+    def name(self) -> str:
+        """The saga's name."""
+        return self.plan.saga
+
+    @property
+    def context(self) -> SagaContext:
+        """A copy of the context as it is now."""
+        context = SagaContext()
+        context.update(self.values)
+        return context
+
+    @property
+    def settled(self) -> bool:
+        """Whether waiters are answered: completed, compensated or stuck."""
+        return self.status in SETTLED
+
+    def slot(self, index: int) -> Slot | None:
+        """The slot of step ``index`` if its task is sent and not over yet."""
+        step = self.steps[index]
+        return Slot(index, step.outstanding, step.epoch) if step.outstanding else None
+
+    def at_step(self, slot: Slot) -> SagaStepExecution | None:
+        """The step that ``slot`` names, if this execution has it."""
+        return self.steps[slot.step] if slot.step < len(self.steps) else None
+
+    def with_step(self, index: int, **changes: Any) -> SagaExecution:
+        """This execution with some fields of one step replaced."""
+        step = replace(self.steps[index], **changes)
+        return replace(self, steps=(*self.steps[:index], step, *self.steps[index + 1 :]))
+
+    def idempotency_key(self, index: int, direction: Direction) -> str:
+        """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""
+        step = self.steps[index]
+        turn = step.round if direction is Direction.FORWARD else step.undo_round
+        return f"{self.saga_id}/{step.name}/{direction}/{turn}"
+
+
+def claimed(execution: SagaExecution, slot: Slot, claim: Claim) -> SagaExecution | None:
+    """The execution with ``claim`` on ``slot``, or ``None`` if the slot is not to be had.
+
+    The rule that every store keeps: the slot must be the one that was dispatched last; a free slot
+    is taken unless a later Celery retry is awaited, one's own claim is confirmed (a lost reply),
+    and a message with more Celery retries takes over, because Celery sends it only when the
+    earlier attempt has ended.
+    """
+    step = execution.at_step(slot)
+    if step is None or execution.slot(slot.step) != slot:
+        return None
+    held = step.claim
+    if held is not None and held.token == claim.token:
+        return execution
+    if claim.retries < step.retries or (held is not None and claim.retries == step.retries):
+        return None
+    taken = execution.with_step(slot.step, claim=claim, retries=claim.retries)
+    return replace(taken, revision=execution.revision + 1)

@@ -1,0 +1,129 @@
+"""How the engine gets round the tasks of an app, and how it makes sure that it did.
+
+Celery asks ``app.annotations`` for every task class as it binds it. An object of ours stands there
+and adds a ``__call__``, outside of autoretry's wrapper, which passes every call without the saga
+header straight through. It composes with the user's own ``task_annotations`` when the first task is
+bound, so it does not matter when the configuration is read. Tasks that were bound before, or that
+an annotation of the user's unhooked, get the same wrapper set on their class when the app is
+finalized and when a worker starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from celery import Celery, Task
+from celery.app.annotations import prepare
+from celery.app.task import Task as BaseTask
+
+from celery_saga.errors import SetupError
+from celery_saga.participant import delivery_of, run_step
+from celery_saga.runtime import runtime_of
+
+_MARK = "_celery_saga_hook"
+
+#: Modules whose ``Task.__call__`` is Celery's own, as it is and as a worker installs it.
+_CELERYS_OWN = ("celery.app.task", "celery.app.trace")
+
+Call = Callable[..., Any]
+
+
+def hooked(cls: type[Any]) -> bool:
+    """Whether calls of the task class go through the engine."""
+    call: Any = cls.__call__
+    while call is not None:
+        if getattr(call, _MARK, False):
+            return True
+        call = getattr(call, "__wrapped__", None)
+    return False
+
+
+def around(inner: Any) -> Call:
+    """A ``__call__`` that runs deliveries of steps through the engine and all else as before."""
+    plain = getattr(inner, "__module__", "") in _CELERYS_OWN
+
+    def __call__(task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        request: Any = task.request_stack.top
+        outermost = (
+            request is not None
+            and not request.called_directly
+            and "_saga_seen" not in request.__dict__
+        )
+        if not outermost:
+            # A direct call, or the task called from its own body.
+            return (BaseTask.__call__ if plain else inner)(task, *args, **kwargs)
+        request._saga_seen = True
+        # Celery's tracer runs task.run itself when __call__ is its own: so do we.
+        body = task.run if plain else inner.__get__(task)
+        if delivery_of(request) is None:
+            return body(*args, **kwargs)
+        return run_step(runtime_of(task.app), task, body, args, kwargs)
+
+    # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
+    setattr(__call__, _MARK, True)
+    return __call__
+
+
+class Annotations:
+    """Stands in for ``app.annotations``: the user's own, with the hook added.
+
+    Args:
+        app: the app; its configuration is not read before the first task is bound.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __iter__(self) -> Iterator[Any]:
+        yield _Hooking(prepare(self._app.conf.task_annotations))
+
+
+class _Hooking:
+    """The first annotation that answers is the only one Celery uses, so this one wraps the rest."""
+
+    def __init__(self, users: Any) -> None:
+        self._users = list(users)
+
+    def annotate(self, task: type[Any]) -> dict[str, Any]:
+        found = dict(self._first("annotate", task) or {})
+        inner = found.pop("__call__", None)
+        if inner is None and hooked(task):
+            return found
+        # Ours first: the dict is applied in order, and '@__call__' of the user's wraps it.
+        return {"__call__": around(inner or task.__call__), **found}
+
+    def annotate_any(self) -> dict[str, Any] | None:
+        return self._first("annotate_any")
+
+    def _first(self, method: str, *args: Any) -> dict[str, Any] | None:
+        for user in self._users:
+            found: dict[str, Any] | None = getattr(user, method)(*args)
+            if found:
+                return found
+        return None
+
+
+def hook(app: Celery) -> None:
+    """Take the place of the app's annotations; reads no configuration."""
+    vars(app)["annotations"] = Annotations(app)  # where the cached property keeps its value
+
+
+def verify(app: Celery) -> None:
+    """Hook what slipped through.
+
+    Raises:
+        SetupError: a task cannot be hooked.
+    """
+    for name, task in app.tasks.items():
+        cls = type(task)
+        if name.startswith("celery.") or hooked(cls):
+            continue
+        try:
+            cls.__call__ = around(cls.__call__)  # type: ignore[method-assign]
+        except (AttributeError, TypeError) as error:
+            raise SetupError(
+                f"task {name!r} cannot take part in sagas: its class {cls.__name__!r} refuses a "
+                f"__call__; move 'SagaManager(app)' to the line after 'app = Celery(...)', before "
+                f"the task is declared"
+            ) from error

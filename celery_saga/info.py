@@ -1,0 +1,42 @@
+"""What a running step may know about itself."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SagaInfo:
+    """The step that is running.
+
+    Args:
+        saga_id: id of the saga.
+        saga_name: its name.
+        step: the step's name.
+        direction: ``"f"`` for the action, ``"c"`` for the compensation.
+        attempt: 1 for the first; counts Celery's retries, the engine's and redeliveries.
+        round: rises only when the step begins anew after its undo ran, or the undo anew after a
+            late effect.
+        idempotency_key: ``saga/step/direction/round``; equal over retries and redeliveries.
+        forward_key: in a compensation, the key that the action had; else the same as
+            ``idempotency_key``.
+    """
+
+    saga_id: str
+    saga_name: str
+    step: str
+    direction: str
+    attempt: int
+    round: int
+    idempotency_key: str
+    forward_key: str
+
+
+#: Set round a step's body by the participant.
+current: ContextVar[SagaInfo | None] = ContextVar("celery_saga_info", default=None)
+
+
+def saga_info() -> SagaInfo | None:
+    """The step whose body is running; ``None`` outside a saga."""
+    return current.get()

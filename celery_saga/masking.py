@@ -1,0 +1,98 @@
+"""Hiding secrets in text that people read: reprs, logs, Flower.
+
+Masking is for display. What is stored or sent is never changed by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+#: What stands in the place of a hidden value.
+MASK = "***"
+
+#: A key that contains one of these words, in any spelling (``api_key``, ``apiKey``, ``API-Key``),
+#: is taken to hold a secret.
+DEFAULT_MASK_KEYS: frozenset[str] = frozenset(
+    {
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "token",
+        "api_key",
+        "access_key",
+        "private_key",
+        "encryption_key",
+        "signing_key",
+        "authorization",
+        "credential",
+        "cookie",
+        "card_number",
+        "credit_card",
+        "cvv",
+        "cvc",
+    }
+)
+
+# Deeper values are cut, so that a deep or endless value still has a repr.
+_DEEPEST = 16
+_CUT = "..."
+
+
+def masked(value: Any, mask_keys: Iterable[str] = DEFAULT_MASK_KEYS) -> Any:
+    """A copy of ``value`` for display, in which the values of sensitive keys are ``'***'``.
+
+    Mappings are looked into at every depth, also inside lists, tuples and sets. A key is sensitive
+    if it contains one of ``mask_keys``; case, ``_``, ``-`` and spaces make no difference. A mapping
+    becomes a dict, a namedtuple the dict of its fields. A value inside itself, or nested more than
+    16 levels deep, is shown as ``'...'``. Other values stay the objects they are, so the repr of a
+    custom class is that class's own business.
+
+    Args:
+        value: anything; it is not changed.
+        mask_keys: the words, such as ``{"password", "iban"}``; they replace the default ones.
+    """
+    words = frozenset([mask_keys] if isinstance(mask_keys, str) else mask_keys)
+    return _masked(value, words, ())
+
+
+def _masked(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return value
+    if id(value) in parents or len(parents) >= _DEEPEST:
+        return _CUT
+    parents = (*parents, id(value))
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if _is_sensitive(str(key), words) else _masked(item, words, parents)
+            for key, item in value.items()
+        }
+    if isinstance(value, (set, frozenset)):
+        return _masked_set(value, words, parents)
+    items = [_masked(item, words, parents) for item in value]
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def _masked_set(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:
+    """A set stays a set, unless something in it had to become a dict or a list."""
+    items = [_masked(item, words, parents) for item in value]
+    try:
+        return type(value)(items)
+    except TypeError:
+        return items
+
+
+@lru_cache(maxsize=2048)
+def _is_sensitive(key: str, words: frozenset[str]) -> bool:
+    bare_key = _bare(key)
+    return any(bare and bare in bare_key for bare in map(_bare, words))
+
+
+def _bare(word: str) -> str:
+    return re.sub(r"[\s_-]", "", word).lower()

@@ -1,0 +1,180 @@
+"""The plan of one run: what to do, as plain data.
+
+A plan holds names and options and no callables. It is made when a saga starts, frozen in the
+checkpoint, and is all that a worker needs to drive the run: a deploy that changes the definition
+does not touch a saga that is on its way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from celery_saga import codec
+
+Style = Literal["context", "inputs"]
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One argument of a task: a path into the context, or a constant.
+
+    Args:
+        param: the name of the task's parameter.
+        path: keys from the context inwards; empty for a constant.
+        const: the constant.
+        required: whether the task can do without it (then its own default applies).
+    """
+
+    param: str
+    path: tuple[str | int, ...] = ()
+    const: Any = None
+    required: bool = True
+
+    def read(self, context: Mapping[str, Any]) -> Any:
+        """The value in ``context``, or the private marker that says it is missing."""
+        value: Any = context
+        if not self.path:
+            return self.const
+        for key in self.path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return _MISSING
+        return value
+
+
+@dataclass(frozen=True)
+class Call:
+    """One task of a step, with all that is needed to send it.
+
+    Args:
+        task: the task's registered name.
+        style: ``context`` hands over the whole context, ``inputs`` the mapped values.
+        inputs: the mapping for style ``inputs``; constants only for style ``context``.
+        returns: key for the result; ``False`` drops it; ``None`` merges a mapping.
+        options: Celery's message options, such as ``queue`` and ``priority``.
+        rerun: whether the task is run again when its outcome is unknown.
+        max_attempts: how often the engine runs it before its failure is final; 1 = once,
+            ``None`` = without end.
+        backoff: seconds before the second attempt; doubles with each further one.
+        backoff_max: ceiling of that delay, in seconds.
+    """
+
+    task: str
+    style: Style = "inputs"
+    inputs: tuple[Input, ...] = ()
+    returns: str | bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rerun: bool = True
+    max_attempts: int | None = 1
+    backoff: float = 1.0
+    backoff_max: float = 300.0
+
+    def missing(self, context: Mapping[str, Any]) -> str | None:
+        """The first required input which ``context`` lacks, as a readable key path."""
+        for item in self.inputs:
+            if item.required and item.read(context) is _MISSING:
+                return ".".join(map(str, item.path))
+        return None
+
+    def arguments(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments to send; what is missing is left to the task's defaults."""
+        found = ((item.param, item.read(context)) for item in self.inputs)
+        return {param: value for param, value in found if value is not _MISSING}
+
+    def delay(self, attempts: int) -> float:
+        """Seconds to wait after ``attempts`` failed attempts (exponential, capped)."""
+        return min(self.backoff_max, self.backoff * 2.0 ** min(attempts - 1, 30))
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One step: its action, its compensation, and how failures of it are read."""
+
+    name: str
+    action: Call
+    compensation: Call | None = None
+    pivot: bool = False
+    compensate_on_failure: bool | tuple[str, ...] = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of one run, in order, with the limits that hold for it.
+
+    Args:
+        saga: the saga's name.
+        steps: the steps.
+        max_redeliveries: how often a step whose outcome is unknown is run again.
+        unknown_task_grace: seconds for which a task that no worker knows is offered again.
+    """
+
+    saga: str
+    steps: tuple[PlanStep, ...]
+    max_redeliveries: int = 3
+    unknown_task_grace: float = 600.0
+
+    @cached_property
+    def pivot(self) -> int | None:
+        """Index of the pivot, if there is one."""
+        return next((i for i, step in enumerate(self.steps) if step.pivot), None)
+
+    @cached_property
+    def text(self) -> str:
+        """The plan as JSON; equal plans give equal text."""
+        return codec.dumps(_to_dict(self), "plan")
+
+    @cached_property
+    def hash(self) -> str:
+        """A short digest of :attr:`text`, sent along with every message."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """The plan that :attr:`text` was made from."""
+        data = codec.loads(text)
+        steps = tuple(_step_from_dict(step) for step in data.pop("steps"))
+        return cls(steps=steps, **data)
+
+
+def _to_dict(item: Any) -> Any:
+    """Dataclasses as dicts without their default values, tuples as lists."""
+    if isinstance(item, (Plan, PlanStep, Call, Input)):
+        plain = type(item).__new__(type(item))
+        out = {}
+        for spec in fields(item):
+            value = getattr(item, spec.name)
+            default = getattr(type(item), spec.name, plain)
+            if value != default and not (spec.name == "options" and not value):
+                out[spec.name] = _to_dict(value)
+        return out
+    return [_to_dict(part) for part in item] if isinstance(item, tuple) else _plain(item)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _step_from_dict(data: dict[str, Any]) -> PlanStep:
+    undo = data.get("compensation")
+    classes = data.get("compensate_on_failure", False)
+    return PlanStep(
+        name=data["name"],
+        action=_call_from_dict(data["action"]),
+        compensation=_call_from_dict(undo) if undo else None,
+        pivot=data.get("pivot", False),
+        compensate_on_failure=tuple(classes) if isinstance(classes, list) else classes,
+    )
+
+
+def _call_from_dict(data: dict[str, Any]) -> Call:
+    inputs = tuple(
+        Input(**{**item, "path": tuple(item.get("path", ()))}) for item in data.pop("inputs", ())
+    )
+    return Call(inputs=inputs, **data)

@@ -1,0 +1,204 @@
+"""From a definition and an app to a plan: names, signatures and options are looked up once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, Task
+
+from celery_saga import callables
+from celery_saga.binding import bind
+from celery_saga.definition import SagaDefinition
+from celery_saga.errors import DefinitionError, DefinitionWarning
+from celery_saga.plan import Call, Plan, PlanStep
+from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation
+
+
+def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
+    """The plan by which ``app`` runs ``definition``.
+
+    Raises:
+        DefinitionError: the saga cannot run; the text says what to change.
+    """
+    definition.validate()
+    steps = [step for step in definition.steps if isinstance(step, LocalSagaStep)]
+    names = _names(steps)
+    pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
+    built = tuple(
+        _plan_step(definition, app, index, step, names[index], after_pivot=index > pivot)
+        for index, step in enumerate(steps)
+    )
+    _warn_of_lost_inputs(definition.name, built)
+    conf = app.conf
+    return Plan(
+        definition.name,
+        built,
+        max_redeliveries=conf.saga_max_redeliveries,
+        unknown_task_grace=float(conf.saga_unknown_task_grace),
+    )
+
+
+def _names(steps: list[LocalSagaStep]) -> list[str]:
+    """One name a step; a task that is used twice gets a number from its second use on."""
+    given = {step.options["name"] for step in steps if step.options.get("name")}
+    names: list[str] = []
+    for step in steps:
+        base = name = step.name.replace("/", "_")
+        count = 1
+        while name in names or (name in given and not step.options.get("name")):
+            count += 1
+            name = f"{base}_{count}"
+        names.append(name)
+    return names
+
+
+def _plan_step(
+    definition: SagaDefinition,
+    app: Celery,
+    index: int,
+    step: LocalSagaStep,
+    name: str,
+    *,
+    after_pivot: bool,
+) -> PlanStep:
+    assert step.action is not None
+    options = step.options
+    target = _Target(definition, app, index, name)
+    attempts: int | None = 1
+    if after_pivot or options.get("retriable"):
+        attempts = step.action.options.get("max_attempts")
+    compensation = None
+    if step.compensation is not None:
+        limit = app.conf.saga_compensation_max_attempts
+        attempts_back = step.compensation.options.get("max_attempts", limit)
+        compensation = target.call(step.compensation, "compensation", True, attempts_back)
+    return PlanStep(
+        name,
+        target.call(step.action, "action", options.get("on_lost"), attempts),
+        compensation,
+        pivot=bool(options.get("pivot")),
+        compensate_on_failure=_class_names(name, options.get("compensate_on_failure", False)),
+    )
+
+
+def _class_names(step: str, given: Any) -> bool | tuple[str, ...]:
+    if isinstance(given, bool):
+        return given
+    classes = given if isinstance(given, (list, tuple)) else (given,)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise DefinitionError(
+                f"step {step!r}: compensate_on_failure: expected True, False or exception classes, "
+                f"found {cls!r}"
+            )
+    return tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in classes)
+
+
+class _Target:
+    """Looks up the tasks of one step."""
+
+    def __init__(self, definition: SagaDefinition, app: Celery, index: int, step: str) -> None:
+        self._definition, self._app, self._index, self._step = definition, app, index, step
+
+    def call(
+        self, operation: SagaOperation, role: str, on_lost: Any, max_attempts: int | None
+    ) -> Call:
+        """The call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
+        name, task = self._task(operation, role)
+        plain = callables.is_plain(operation.callback)
+        options = dict(operation.options)
+        function = operation.callback if plain else None if task is None else task.run
+        style, inputs = bind(
+            self._step,
+            name,
+            function,
+            plain=plain,
+            context=options.get("context"),
+            inputs=options.get("inputs"),
+            parameters=operation.parameters,
+        )
+        late = bool(getattr(task, "acks_late", False))
+        return Call(
+            name,
+            style,
+            inputs,
+            returns=self._returns(options.get("returns")),
+            options={key: options[key] for key in sorted(MESSAGE_OPTIONS & options.keys())},
+            rerun=on_lost in (True, "rerun") or (on_lost is None and late),
+            max_attempts=max_attempts,
+            **_backoff(self._step, options),
+        )
+
+    def _returns(self, given: Any) -> str | bool | None:
+        if given is None or given is False or (isinstance(given, str) and given):
+            return given
+        raise DefinitionError(
+            f"step {self._step!r}: returns: expected a context key or False, found {given!r}"
+        )
+
+    def _task(self, operation: SagaOperation, role: str) -> tuple[str, Task[Any, Any] | None]:
+        target = operation.callback
+        if callables.is_plain(target):
+            name = self._function_name(target, role)
+            return name, self._app.tasks.get(name)
+        if isinstance(target, str):
+            return target, self._app.tasks.get(target)
+        if not isinstance(target, Task):
+            raise DefinitionError(
+                f"step {self._step!r}: expected a Celery task, a task's name or a function, found "
+                f"{target!r}"
+            )
+        if target.name not in self._app.tasks:
+            raise DefinitionError(
+                f"step {self._step!r}: task {target.name!r} is not registered on app "
+                f"{self._app.main!r}, which runs the saga: declare it with @app.task there"
+            )
+        return target.name, self._app.tasks[target.name]
+
+    def _function_name(self, function: Any, role: str) -> str:
+        name = self._definition.callable_name(function, self._index, role)
+        if name is None:
+            raise DefinitionError(
+                f"step {self._step!r}: a lambda or nested function of a saga without a name cannot "
+                f"be found by a worker: name the saga, Saga('...'), or define the function at the "
+                f"top level of a module"
+            )
+        if callables.known(name) is not function:
+            raise DefinitionError(
+                f"step {self._step!r}: a worker could not find {name!r}: commit a saga that uses "
+                f"it where its module is imported, put @saga_step above it, or call "
+                f"manager.register() at import"
+            )
+        return callables.task_name(name, self._app.main)
+
+
+def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for option, name in (("retry_backoff", "backoff"), ("retry_backoff_max", "backoff_max")):
+        value = options.get(option)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise DefinitionError(f"step {step!r}: {option}: expected seconds, found {value!r}")
+        found[name] = float(value)
+    return found
+
+
+def _warn_of_lost_inputs(saga: str, steps: tuple[PlanStep, ...]) -> None:
+    """An undo that needs what only its own step returns is stuck when that answer is lost."""
+    for step in steps:
+        undo, key = step.compensation, step.action.returns
+        if undo is None or not isinstance(key, str):
+            continue
+        for item in undo.inputs:
+            if item.required and item.path[:1] == (key,):
+                warnings.warn(
+                    f"saga {saga!r}: compensation {undo.task!r} requires {item.param!r}, which "
+                    f"only step {step.name!r} itself returns; if that step's outcome is lost, the "
+                    f"saga gets stuck: give {item.param!r} a default and find the effect by "
+                    f"saga_info().forward_key",
+                    DefinitionWarning,
+                    stacklevel=2,
+                )

@@ -1,0 +1,191 @@
+"""A worker's heartbeat: it keeps the worker alive for others, and finds what is lost.
+
+It runs in a thread of its own with a store connection of its own, never on the consumer's timer,
+which stands still under the solo pool and while the broker is away. Processes of the pool never
+touch its objects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from celery import bootsteps
+from celery.worker import state
+
+from celery_saga.discovery import import_sagas
+from celery_saga.errors import SagaExecutionNotFoundException, SetupError
+from celery_saga.execution import Slot
+from celery_saga.hook import verify
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.runtime import News, Runtime, runtime_of
+from celery_saga.stores.memory import MemoryStore
+
+log = logging.getLogger("celery_saga")
+
+T = TypeVar("T")
+
+
+class Heart:
+    """The heartbeat of one worker boot.
+
+    Args:
+        runtime: the app's runtime, with the boot's instance id.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        conf = runtime.app.conf
+        self.instance = runtime.instance
+        self._runtime = runtime
+        self._every = float(conf.saga_heartbeat)
+        self._ttl = float(conf.saga_heartbeat_ttl)
+        self._limit = int(conf.saga_sweep_limit)
+        self._inbox: queue.SimpleQueue[tuple[str, News] | None] = queue.SimpleQueue()
+        self._pid = os.getpid()
+        self._orchestrator: Orchestrator | None = None
+        self._steady_since: float | None = None
+        self._last_beat = 0.0
+        self._absent: frozenset[tuple[str, Slot]] = frozenset()
+        self._thread = threading.Thread(target=self._live, name="celery-saga-heart", daemon=True)
+
+    def start(self) -> None:
+        """Announce the boot, then beat in the background."""
+        self._orchestrator = self._runtime.new_orchestrator()
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and take leave, unless claims are left for others to judge."""
+        self._inbox.put(None)
+        self._thread.join(timeout=self._ttl)
+        store = self._shell.store
+        try:
+            if not store.claims_of(self.instance):
+                store.forget(self.instance)
+            store.close()
+        except Exception:
+            log.debug("no leave taken: the store is away", exc_info=True)
+
+    @property
+    def _shell(self) -> Orchestrator:
+        assert self._orchestrator is not None
+        return self._orchestrator
+
+    def post(self, saga_id: str, news: News) -> None:
+        """News from the worker's main process, whose own threads must not wait for a store.
+
+        A process of the pool that inherited this object is not listened to.
+        """
+        if os.getpid() == self._pid:
+            self._inbox.put((saga_id, news))
+
+    def _live(self) -> None:
+        while True:
+            pause = self._every - (time.monotonic() - self._last_beat)
+            try:
+                news = self._inbox.get(timeout=max(pause, 0.0))
+            except queue.Empty:
+                self._guarded(self._beat)
+                continue
+            if news is None:
+                return
+            self._guarded(self._deliver, *news)
+
+    def _guarded(self, call: Any, *args: Any) -> None:
+        """The heart must not stop: what goes wrong is logged and tried again at the next beat."""
+        try:
+            call(*args)
+        except Exception:
+            self._last_beat = time.monotonic()
+            log.warning("the saga heartbeat failed, it goes on", exc_info=True)
+
+    def _deliver(self, saga_id: str, news: News) -> None:
+        try:
+            self._shell.report(saga_id, news(self._shell.store.now()))
+        except SagaExecutionNotFoundException:
+            log.info("news of saga %s, which is gone", saga_id)
+
+    def _beat(self) -> None:
+        held, waiting = _requests()
+        pulse = self._shell.store.beat(self.instance, self._ttl, waiting)
+        now = time.monotonic()
+        if self._steady_since is None or now - self._last_beat > self._ttl:
+            self._steady_since = now
+        self._last_beat = now
+        self._judge_own(held)
+        if not pulse.sweeper:
+            return
+        # Others are judged only after a while without a gap: an outage of the store must not make
+        # everybody look dead to whoever comes back first.
+        if now - self._steady_since >= self._ttl + self._every:
+            self._shell.bury(pulse)
+        self._shell.sweep(self._limit)
+
+    def _judge_own(self, held: frozenset[str]) -> None:
+        """Void claims whose task this worker no longer has, at the second time of looking.
+
+        The first time, the main process may not have dealt with the end of the task yet, and what
+        it reports says more.
+        """
+        claims = self._shell.store.claims_of(self.instance)
+        absent = frozenset(claim for claim in claims if claim[1].task_id(claim[0]) not in held)
+        for saga_id, slot in absent & self._absent:
+            self._shell.void(saga_id, slot, self.instance)
+        self._absent = absent
+
+
+def _requests() -> tuple[frozenset[str], frozenset[str]]:
+    """Task ids of steps that the worker has, and of those among them that it has not started.
+
+    Celery's index by id forgets a running request when a duplicate of it is dropped: the sets of
+    requests are asked as well.
+    """
+    active = {request.id for request in _snapshot(state.active_requests)}
+    known = active | {request.id for request in _snapshot(state.reserved_requests)}
+    held = {task_id for task_id in known | set(_snapshot(state.requests)) if Slot.parse(task_id)}
+    return frozenset(held), frozenset(held - active)
+
+
+def _snapshot(changing: Iterable[T]) -> list[T]:
+    """A copy of a collection that the consumer's thread changes meanwhile."""
+    while True:
+        try:
+            return list(changing)
+        except RuntimeError:  # it changed size while it was copied
+            continue
+
+
+class RecoveryStep(bootsteps.StartStopStep):
+    """Gives a worker its instance id before its pool is made, and its heart before it consumes."""
+
+    label = "Saga recovery"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._runtime = runtime_of(parent.app)
+        import_sagas(parent.app)
+        verify(parent.app)
+        self._refuse_memory(parent)
+        self._runtime.boot()
+
+    def _refuse_memory(self, parent: Any) -> None:
+        separate = parent.pool_cls.__module__.endswith("prefork")
+        if separate and isinstance(self._runtime.store, MemoryStore):
+            raise SetupError(
+                "saga_store_url = 'memory://' keeps sagas in one process, and the prefork pool has "
+                "several: use a redis:// URL, or --pool solo in a test"
+            )
+
+    def start(self, parent: Any) -> None:
+        heart = Heart(self._runtime)
+        heart.start()
+        self._runtime.heart = heart
+
+    def stop(self, parent: Any) -> None:
+        """The heart beats on: a warm shutdown waits for tasks that still run."""

@@ -1,0 +1,76 @@
+"""What only a worker's main process learns: lost children, hard limits, revokes, unknown tasks.
+
+Some of these bring nothing along but the task id, which therefore names saga, step and epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery, signals
+
+from celery_saga.decide.events import ClaimVoided, Event, StepFailed, StepRevoked, TaskUnknown
+from celery_saga.execution import Failure, Slot
+from celery_saga.runtime import installed
+
+
+def connect() -> None:
+    """Listen; connecting twice is the same as once."""
+    signals.task_failure.connect(_on_failure, weak=False, dispatch_uid="celery_saga.failure")
+    signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="celery_saga.revoked")
+    signals.task_unknown.connect(_on_unknown, weak=False, dispatch_uid="celery_saga.unknown")
+    signals.worker_shutdown.connect(_on_shutdown, weak=False, dispatch_uid="celery_saga.shutdown")
+
+
+Make = Callable[[float, Slot, str], Event]
+
+
+def _post(app: Celery, task_id: str | None, make: Make) -> None:
+    runtime, found = installed(app), Slot.parse(task_id or "")
+    if runtime is None or runtime.heart is None or found is None:
+        return
+    saga_id, slot = found
+    runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance))
+
+
+def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -> None:
+    error = kwargs.get("exception")
+    if isinstance(error, WorkerLostError):
+        _post(sender.app, task_id, _voided)
+    elif isinstance(error, TimeLimitExceeded):
+        text = f"the hard time limit ended it: {error}"
+        failure = Failure("celery.exceptions.TimeLimitExceeded", text)
+
+        def failed(at: float, slot: Slot, instance: str) -> StepFailed:
+            return StepFailed(at, slot, failure, instance=instance, effect=True)
+
+        _post(sender.app, task_id, failed)
+
+
+def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
+    return ClaimVoided(at, slot, instance=instance)
+
+
+def _on_revoked(
+    sender: Any = None, request: Any = None, expired: bool = False, **kwargs: Any
+) -> None:
+    what = "expired before it was started" if expired else "revoked"
+    failure = Failure("celery.exceptions.TaskRevokedError", what)
+
+    def revoked(at: float, slot: Slot, instance: str) -> StepRevoked:
+        return StepRevoked(at, slot, failure, instance=instance)
+
+    _post(sender.app, request.id, revoked)
+
+
+def _on_unknown(sender: Any = None, id: str | None = None, **kwargs: Any) -> None:
+    _post(sender.app, id, lambda at, slot, instance: TaskUnknown(at, slot))
+
+
+def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:
+    runtime = installed(sender.app)
+    if runtime is not None and runtime.heart is not None:
+        heart, runtime.heart = runtime.heart, None
+        heart.stop()

@@ -1,0 +1,159 @@
+"""The handle of one saga; it is used like Celery's ``AsyncResult``."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from celery.exceptions import TimeoutError
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]
+
+from celery_saga.context import SagaContext
+from celery_saga.decide.events import CancelRequested
+from celery_saga.errors import (
+    SagaCompensated,
+    SagaExecutionNotFoundException,
+    SagaFailedExecutionException,
+    SagaStuck,
+)
+from celery_saga.execution import Direction, SagaExecution, SagaStatus, StepStatus
+
+if TYPE_CHECKING:
+    from celery_saga.runtime import Runtime
+
+#: Seconds of one wait in the store when no timeout is given; it then waits on.
+FOREVER = 3600.0
+
+
+class SagaResult:
+    """Asks for the state of one saga, and waits for its end.
+
+    Args:
+        runtime: of the app that runs it.
+        saga_id: the saga.
+        created: whether the call that returned this handle started the saga; ``False`` if the id
+            was taken and the saga that has it was returned.
+    """
+
+    def __init__(self, runtime: Runtime, saga_id: str, *, created: bool = False) -> None:
+        self._runtime = runtime
+        self.id = saga_id
+        self.created = created
+
+    @property
+    def execution(self) -> SagaExecution:
+        """The newest checkpoint.
+
+        Raises:
+            SagaExecutionNotFoundException: it has expired, or there never was one.
+        """
+        return self._runtime.orchestrator.load(self.id)
+
+    @property
+    def status(self) -> SagaStatus:
+        """Where the saga is."""
+        return self.execution.status
+
+    @property
+    def context(self) -> SagaContext:
+        """The context as it is now."""
+        return self.execution.context
+
+    @property
+    def progress(self) -> OrderedDict[str, StepStatus]:
+        """The status of each step by its name, in order."""
+        return OrderedDict((step.name, step.status) for step in self.execution.steps)
+
+    def ready(self) -> bool:
+        """Whether :meth:`get` would answer at once."""
+        return self.execution.settled
+
+    def successful(self) -> bool:
+        """Whether the saga completed."""
+        return self.status is SagaStatus.COMPLETED
+
+    def failed(self) -> bool:
+        """Whether it was compensated or is stuck."""
+        return self.status in (SagaStatus.COMPENSATED, SagaStatus.STUCK)
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        disable_sync_subtasks: bool = True,
+    ) -> SagaContext:
+        """Wait for the end.
+
+        Args:
+            timeout: seconds; ``None``: as long as it takes.
+            propagate: whether to raise when the saga did not complete.
+            disable_sync_subtasks: refuse to wait inside a task, where waiting can lock up the
+                workers. As with Celery, False allows it at your own risk.
+
+        Returns:
+            The final context.
+
+        Raises:
+            celery.exceptions.TimeoutError: it is not settled in time.
+            SagaCompensated: it failed and was undone.
+            SagaStuck: it needs a person.
+            SagaExecutionNotFoundException: there is no such saga.
+            RuntimeError: called inside a task.
+        """
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        store = self._runtime.store
+        while True:
+            found = store.wait(self.id, FOREVER if timeout is None else timeout)
+            if found is None:
+                raise SagaExecutionNotFoundException(self.id)
+            if found.settled:
+                break
+            if timeout is not None:
+                raise TimeoutError("The operation timed out.")
+        if propagate and found.status is not SagaStatus.COMPLETED:
+            raise failure_of(found)
+        return found.context
+
+    def cancel(self, reason: str = "cancelled", by: str = "") -> bool:
+        """Have the saga undone; whether this call changed how it ends.
+
+        Raises:
+            SagaPastPivot: its pivot was dispatched.
+        """
+        orchestrator = self._runtime.orchestrator
+        event = CancelRequested(orchestrator.store.now(), by, reason)
+        before = self.execution
+        after = orchestrator.handle(self.id, event, before)
+        return after.unwind is not None and before.unwind is None and not before.settled
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SagaResult) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<SagaResult: {self.id}>"
+
+
+def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
+    """The error that stands for how a settled saga ended."""
+    if execution.status is SagaStatus.COMPENSATED:
+        error = execution.error
+        return SagaCompensated(
+            execution.saga_id, error.step if error else "", str(error or "")
+        )
+    for step in execution.steps:
+        if step.status is StepStatus.COMPENSATION_FAILED and step.undo_error is not None:
+            cause = f"its compensation failed: {step.undo_error}"
+            if execution.error is not None:
+                cause += f" (after {execution.error})"
+            return SagaStuck(execution.saga_id, step.name, cause)
+    step_name = execution.steps[execution.position].name
+    if execution.direction is Direction.FORWARD and execution.error is not None:
+        step_name = execution.error.step or step_name
+    return SagaStuck(execution.saga_id, step_name, str(execution.error or ""))

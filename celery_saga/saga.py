@@ -1,0 +1,127 @@
+"""A saga that can be started: the builder with Celery's calling convention."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, Task, current_app
+
+from celery_saga import callables
+from celery_saga.context import SagaContext
+from celery_saga.definition import SagaDefinition
+from celery_saga.errors import (
+    DefinitionError,
+    MissingInput,
+    SagaAlreadyExists,
+    SagaExecutionException,
+)
+from celery_saga.plan import Plan
+from celery_saga.result import SagaResult
+from celery_saga.runtime import runtime_of
+from celery_saga.steps import LocalSagaStep
+
+_SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Saga(SagaDefinition):
+    """A definition that is started like a task is: ``saga.delay(order_id=7)``."""
+
+    __doc__ = f"{__doc__}\n\n{SagaDefinition.__doc__}"
+
+    @property
+    def app(self) -> Celery:
+        """The app that runs it: given, else the one that its tasks share, else the current one.
+
+        Raises:
+            DefinitionError: its tasks belong to several apps.
+        """
+        if self._app is not None:
+            return self._app  # type: ignore[no-any-return]
+        apps: dict[int, Celery] = {}
+        for step in self.steps:
+            if not isinstance(step, LocalSagaStep):
+                continue
+            for operation in (step.action, step.compensation):
+                target = operation.callback if operation else None
+                if not callables.is_plain(target) and isinstance(target, Task):
+                    apps[id(target.app)] = target.app
+        if len(apps) > 1:
+            names = " and ".join(sorted(repr(app.main) for app in apps.values()))
+            raise DefinitionError(
+                f"saga {self.name!r}: its tasks belong to the apps {names}; a saga runs on one "
+                f"app: use tasks of one, or name it with Saga(..., app=app) and give the others by "
+                f"their names"
+            )
+        return next(iter(apps.values()), current_app._get_current_object())  # type: ignore[attr-defined]
+
+    def delay(self, **context: Any) -> SagaResult:
+        """Start a run with this context."""
+        return self.apply_async(context)
+
+    def apply_async(
+        self,
+        context: Mapping[str, Any] | None = None,
+        *,
+        saga_id: str | None = None,
+        on_duplicate: str = "return",
+    ) -> SagaResult:
+        """Start a run.
+
+        Args:
+            context: what the saga begins with.
+            saga_id: its id, ``[A-Za-z0-9._-]{1,64}``; left out, a new uuid4.
+            on_duplicate: if the id is taken: ``"return"`` that saga's handle, with ``created``
+                False, or ``"raise"``.
+
+        Raises:
+            SetupError: the app has no SagaManager here, or no usable store.
+            DefinitionError: the saga cannot be run.
+            MissingInput: the first step needs a key that the context lacks.
+            UnserializableValue: a value cannot be stored.
+            SagaAlreadyExists: the id is taken, and ``on_duplicate`` is ``"raise"``.
+            StoreUnavailable: the store is away; it is not known whether the saga was created, and
+                calling again with the same id is safe.
+        """
+        if on_duplicate not in ("return", "raise"):
+            raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
+        saga_id = _checked_id(saga_id)
+        app = self.app
+        runtime = runtime_of(app)
+        plan = runtime.plan(self)
+        values = _values(context)
+        _check_first_step(plan, values)
+        execution, created = runtime.orchestrator.start(
+            plan, saga_id, values, token=uuid.uuid4().hex
+        )
+        if not created and on_duplicate == "raise":
+            raise SagaAlreadyExists(saga_id, execution.name)
+        return SagaResult(runtime, saga_id, created=created)
+
+
+def _checked_id(saga_id: Any) -> str:
+    if saga_id is None:
+        return str(uuid.uuid4())
+    text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
+    if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
+        raise SagaExecutionException(
+            f"saga_id: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
+        )
+    return text
+
+
+def _values(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    if context is not None and not isinstance(context, Mapping):
+        raise TypeError(
+            f"context: expected a mapping or SagaContext, found a {type(context).__name__}"
+        )
+    return dict(SagaContext(**context)) if context else {}
+
+
+def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
+    first = plan.steps[0]
+    key = first.action.missing(values)
+    if key is not None:
+        raise MissingInput(key, first.name, first.action.task)

@@ -1,0 +1,32 @@
+"""The settings, all of them named ``saga_*`` on the Celery app."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Defaults; each may be overridden in the app's configuration like any setting of Celery's.
+DEFAULTS: dict[str, Any] = {
+    # Where checkpoints live; None: in the result backend. Any redis:// or rediss:// URL.
+    "saga_store_url": None,
+    # Prefix of all Redis keys.
+    "saga_key_prefix": "saga:",
+    # Seconds for which terminal sagas are kept; None: as long as result_expires says.
+    "saga_result_expires": None,
+    # How often a step whose outcome is unknown is run again.
+    "saga_max_redeliveries": 3,
+    # Attempts at a compensation before it has failed for good, unless the step says otherwise.
+    "saga_compensation_max_attempts": 5,
+    # Seconds for which a task that no worker knows is offered again.
+    "saga_unknown_task_grace": 600.0,
+    # Seconds for which a step's report waits for a store or broker that is away.
+    "saga_commit_patience": 60.0,
+    # Seconds between two heartbeats of a worker, and after which a silent one counts as dead.
+    "saga_heartbeat": 2.0,
+    "saga_heartbeat_ttl": 6.0,
+    # How many sagas one pass of the sweep looks at.
+    "saga_sweep_limit": 100,
+    # Keep each step's result as a Celery result too.
+    "saga_store_step_results": False,
+    # Words: values under keys that contain one of them are masked wherever they are shown.
+    "saga_mask_keys": None,
+}

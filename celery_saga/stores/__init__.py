@@ -1,0 +1,129 @@
+"""What a store does for the engine.
+
+A store keeps executions and the facts about worker boots that recovery needs. Its verbs are few and
+have no default bodies: an atomic verb with a non-atomic default would be a trap. One contract suite
+(:mod:`celery_saga.testing.contract`) runs over every store.
+
+All times are the store's, in seconds since the epoch: workers' clocks may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a heartbeat learned.
+
+    Args:
+        at: store time.
+        dead: boots whose liveness has run out and that may still hold claims.
+        sweeper: whether this boot is the one that sweeps now.
+    """
+
+    at: float
+    dead: tuple[str, ...] = ()
+    sweeper: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A claim that was not granted.
+
+    Args:
+        reason: in words, for the log.
+        owner: the claim that stands, if there is one.
+    """
+
+    reason: str
+    owner: Claim | None = None
+
+
+class Store(Protocol):
+    """Keeps executions; every change names the revision that it read.
+
+    Every verb may raise :class:`~celery_saga.errors.StoreUnavailable`, and may then be repeated: a
+    verb that did its work and whose answer was lost answers the same the second time.
+    """
+
+    def now(self) -> float:
+        """The store's time."""
+        ...
+
+    def create(self, execution: SagaExecution, token: str) -> tuple[SagaExecution, bool]:
+        """Save a new execution as revision 1, unless its id is taken.
+
+        Returns the execution that has the id, and whether this call (told by ``token``, also when
+        it is repeated) created it.
+        """
+        ...
+
+    def load(self, saga_id: str) -> SagaExecution | None:
+        """The execution, or ``None``."""
+        ...
+
+    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+        """Take ``slot`` by the rule of :func:`celery_saga.execution.claimed`, atomically.
+
+        The claim's ``at`` is set by the store.
+        """
+        ...
+
+    def save(
+        self, before: SagaExecution, after: SagaExecution, token: str
+    ) -> SagaExecution | None:
+        """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
+
+        ``token`` is unique to this change: a repeat of it answers as the first time. Answers with
+        ``after`` at its new revision. A settled execution wakes those who wait; a terminal one
+        expires by itself after the store's retention, a live or stuck one never.
+        """
+        ...
+
+    def delete(self, saga_id: str) -> bool:
+        """Forget an execution; whether there was one."""
+        ...
+
+    def due(self, limit: int) -> list[str]:
+        """Ids of live sagas whose next look is due, the longest overdue first."""
+        ...
+
+    def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
+        """Ids of sagas in ``status`` (and of that name), the newest in that status first."""
+        ...
+
+    def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
+        """The execution once it is settled, or as it is after ``timeout`` seconds."""
+        ...
+
+    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+        """Keep a worker boot alive for ``ttl`` seconds.
+
+        ``held`` are the task ids of steps that it has received and not started.
+        """
+        ...
+
+    def holders(self) -> dict[str, str]:
+        """Task id -> boot, for all steps that boots hold and have not started."""
+        ...
+
+    def alive(self) -> frozenset[str]:
+        """The boots that are alive."""
+        ...
+
+    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+        """Saga ids and slots that ``instance`` has claimed and not given up."""
+        ...
+
+    def forget(self, instance: str) -> None:
+        """Drop a boot that ended or whose claims are all void."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...

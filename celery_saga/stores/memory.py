@@ -1,0 +1,147 @@
+"""The store for tests and for a single process: everything is gone when the process ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot, claimed
+from celery_saga.stores import Pulse, Refused
+
+
+class MemoryStore:
+    """Keeps executions in a dict, under one lock.
+
+    Args:
+        clock: the store's time, in seconds since the epoch; tests pass their own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._sagas: dict[str, SagaExecution] = {}
+        self._creators: dict[str, str] = {}
+        self._writers: dict[str, tuple[str, int]] = {}
+        self._beats: dict[str, float] = {}
+        self._held: dict[str, frozenset[str]] = {}
+        self._sweeper: tuple[str, float] = ("", 0.0)
+
+    def now(self) -> float:
+        return self._clock()
+
+    def create(self, execution: SagaExecution, token: str) -> tuple[SagaExecution, bool]:
+        with self._changed:
+            found = self._sagas.get(execution.saga_id)
+            if found is not None:
+                return found, self._creators[execution.saga_id] == token
+            self._creators[execution.saga_id] = token
+            self._sagas[execution.saga_id] = replace(execution, revision=1)
+            self._changed.notify_all()
+            return self._sagas[execution.saga_id], True
+
+    def load(self, saga_id: str) -> SagaExecution | None:
+        return self._sagas.get(saga_id)
+
+    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+        with self._changed:
+            found = self._sagas.get(saga_id)
+            if found is None:
+                return Refused("unknown saga")
+            taken = claimed(found, slot, replace(claim, at=self.now()))
+            if taken is None:
+                step = found.at_step(slot)
+                current = found.slot(slot.step) == slot if step else False
+                return Refused("claimed" if current else "stale", step.claim if step else None)
+            self._sagas[saga_id] = taken
+            return taken
+
+    def save(
+        self, before: SagaExecution, after: SagaExecution, token: str
+    ) -> SagaExecution | None:
+        with self._changed:
+            found = self._sagas.get(before.saga_id)
+            if found is None:
+                return None
+            if found.revision != before.revision:
+                mine = self._writers.get(before.saga_id) == (token, found.revision)
+                return found if mine else None
+            self._writers[before.saga_id] = (token, before.revision + 1)
+            saved = replace(after, revision=before.revision + 1)
+            self._sagas[before.saga_id] = saved
+            self._changed.notify_all()
+            return saved
+
+    def delete(self, saga_id: str) -> bool:
+        with self._changed:
+            self._creators.pop(saga_id, None)
+            self._writers.pop(saga_id, None)
+            return self._sagas.pop(saga_id, None) is not None
+
+    def due(self, limit: int) -> list[str]:
+        with self._changed:
+            now = self.now()
+            found = [
+                (saga.due_at, saga_id)
+                for saga_id, saga in self._sagas.items()
+                if saga.due_at is not None and saga.due_at <= now
+            ]
+        return [saga_id for _, saga_id in sorted(found)[:limit]]
+
+    def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
+        with self._changed:
+            found = [
+                saga
+                for saga in self._sagas.values()
+                if saga.status is status and name in (None, saga.name)
+            ]
+        found.sort(key=lambda saga: (-saga.updated_at, saga.saga_id))
+        return [saga.saga_id for saga in found[:limit]]
+
+    def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
+        def settled() -> bool:
+            found = self._sagas.get(saga_id)
+            return found is None or found.settled
+
+        with self._changed:
+            self._changed.wait_for(settled, timeout)
+            return self._sagas.get(saga_id)
+
+    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+        with self._changed:
+            now = self.now()
+            self._beats[instance] = now + ttl
+            self._held[instance] = frozenset(held)
+            dead = tuple(sorted(boot for boot, until in self._beats.items() if until < now))
+            sweeper, until = self._sweeper
+            if sweeper == instance or until < now:
+                self._sweeper = (instance, now + ttl)
+            return Pulse(now, dead, self._sweeper[0] == instance)
+
+    def holders(self) -> dict[str, str]:
+        with self._changed:
+            return {task_id: boot for boot, held in self._held.items() for task_id in held}
+
+    def alive(self) -> frozenset[str]:
+        with self._changed:
+            now = self.now()
+            return frozenset(boot for boot, until in self._beats.items() if until >= now)
+
+    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+        with self._changed:
+            return [
+                (saga_id, slot)
+                for saga_id, saga in self._sagas.items()
+                for index, step in enumerate(saga.steps)
+                if step.claim is not None and step.claim.instance == instance
+                and (slot := saga.slot(index)) is not None
+            ]
+
+    def forget(self, instance: str) -> None:
+        with self._changed:
+            self._beats.pop(instance, None)
+            self._held.pop(instance, None)
+
+    def close(self) -> None:
+        pass

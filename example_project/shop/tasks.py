@@ -1,0 +1,108 @@
+"""The shop's Celery tasks. They know nothing of the checkout: each does one thing or undoes it.
+
+Warehouse, card gateway and carrier are other systems, so every call to them takes a moment on the
+way there and on the way back, and a worker may die at any point of it.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Task
+
+from celery_saga import saga_info
+from example_project.shop.celery import app
+from example_project.shop.database import Line, ShopDatabase
+
+
+class PaymentTimeout(Exception):
+    """The card gateway did not answer; the card may have been charged."""
+
+
+@app.task(acks_late=True)
+def reserve_stock(order_id: int, lines: list[Line]) -> str:
+    """Set an order's goods aside and return the reservation's id."""
+    with outside_call(order_id, "reserve_stock") as shop:
+        return shop.reserve(own_key(order_id, "reserve"), order_id, lines)
+
+
+@app.task(acks_late=True)
+def release_stock(order_id: int) -> None:
+    """Put the goods of a reservation back on the shelf."""
+    with outside_call(order_id, "release_stock") as shop:
+        shop.release(own_key(order_id, "release"), forward_key(order_id, "reserve"))
+
+
+@app.task(
+    bind=True,
+    acks_late=True,
+    autoretry_for=(PaymentTimeout,),
+    retry_kwargs={"max_retries": 3, "countdown": 0.2},
+)
+def charge_card(self: Task[Any, Any], order_id: int, card: str, total_cents: int) -> str:
+    """Charge a card and return the payment's id."""
+    with outside_call(order_id, "charge_card") as shop:
+        payment_id = shop.charge(own_key(order_id, "charge"), order_id, card, total_cents)
+        if order_id % 7 == 0 and self.request.retries == 0:
+            # Now and then the answer is lost on the way back. The retry brings the same key, so the
+            # gateway gives the same answer and does not charge the card again.
+            raise PaymentTimeout(f"no answer about the payment of order {order_id}")
+        return payment_id
+
+
+@app.task(acks_late=True)
+def refund_card(order_id: int) -> None:
+    """Pay back what a card was charged."""
+    with outside_call(order_id, "refund_card") as shop:
+        shop.refund(own_key(order_id, "refund"), forward_key(order_id, "charge"))
+
+
+# Many carriers know no idempotency keys, and a second booking would send a second van. So this task
+# keeps Celery's default: acknowledged before it runs, at most once.
+@app.task
+def book_carrier(order_id: int, reservation_id: str, country: str) -> str:
+    """Hand the reserved goods to the carrier and return the tracking number."""
+    with outside_call(order_id, "book_carrier") as shop:
+        return shop.book(own_key(order_id, "book"), order_id, reservation_id, country)
+
+
+@app.task(acks_late=True)
+def cancel_booking(order_id: int) -> None:
+    """Call the van off and take the goods back."""
+    with outside_call(order_id, "cancel_booking") as shop:
+        shop.cancel(own_key(order_id, "cancel"), forward_key(order_id, "book"))
+
+
+@app.task(acks_late=True)
+def send_confirmation(order_id: int, email: str, total_cents: int, tracking_number: str) -> None:
+    """Tell the customer what was paid and how to follow the parcel."""
+    text = f"Order {order_id}: {total_cents / 100:.2f} EUR paid, parcel {tracking_number}"
+    with outside_call(order_id, "send_confirmation") as shop:
+        shop.confirm(own_key(order_id, "confirm"), order_id, email, text)
+
+
+def own_key(order_id: int, action: str) -> str:
+    """The key under which this call counts once, however often the task runs."""
+    info = saga_info()
+    return info.idempotency_key if info else f"{order_id}/{action}"
+
+
+def forward_key(order_id: int, action: str) -> str:
+    """The key of the call that this one undoes."""
+    info = saga_info()
+    return (info.forward_key if info else None) or f"{order_id}/{action}"
+
+
+@contextmanager
+def outside_call(order_id: int, task: str) -> Iterator[ShopDatabase]:
+    """Stand for a call to another system: 5 to 30 ms there and as long back, fixed per order."""
+    shop = ShopDatabase.from_environment()
+    seconds = (5 + zlib.crc32(f"{order_id}/{task}".encode()) % 26) / 1000
+    with shop.call_under_way(order_id, task):
+        time.sleep(seconds)
+        yield shop
+        time.sleep(seconds)

@@ -1,0 +1,50 @@
+"""What several test modules need; no assertions about the library itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+def wait_for(
+    condition: Callable[[], T],
+    timeout: float = 10.0,
+    *,
+    description: str = "",
+    interval: float = 0.008,
+) -> T:
+    """Return the condition's first true value.
+
+    Args:
+        condition: called again and again, from this thread; its errors pass through.
+        timeout: seconds until this gives up.
+        description: what is awaited, for the failure's text; by default the condition's name.
+        interval: seconds between two calls.
+
+    Raises:
+        AssertionError: the condition stayed false.
+    """
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            awaited = description or getattr(condition, "__qualname__", repr(condition))
+            raise AssertionError(f"{timeout:g} s were not enough for {awaited}: last {value!r}")
+        pause.wait(interval)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process runs no more; one that is dead but not yet reaped counts as gone."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
