@@ -168,9 +168,7 @@ def _check_covered(
             )
 
 
-def _input(
-    where: str, name: str, source: Any, param: inspect.Parameter | None = None
-) -> Input:
+def _input(where: str, name: str, source: Any, param: inspect.Parameter | None = None) -> Input:
     required = param is None or param.default is param.empty
     if isinstance(source, Const):
         return Input(name, const=source.value)

@@ -71,9 +71,7 @@ class CeleryDispatcher:
         }
         return {"task": call.task, "args": args, "kwargs": kwargs, "options": options}
 
-    def _kwargsrepr(
-        self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, Any]
-    ) -> str:
+    def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, Any]) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one."""
         shown: dict[str, Any] = {"saga_id": saga_id, "step": step}
         if slot.direction is Direction.BACKWARD:
@@ -150,9 +148,7 @@ class CeleryDispatcher:
         with self._app.connection_for_write() as connection:
             try:
                 channel: Any = connection.default_channel
-                found = channel.queue_declare(
-                    queue=getattr(queue, "name", queue), passive=True
-                )
+                found = channel.queue_declare(queue=getattr(queue, "name", queue), passive=True)
             except connection.channel_errors:
                 return True  # there is no such queue, and so nothing in it
             except connection.recoverable_connection_errors:

@@ -209,9 +209,7 @@ class _Delivery:
         return not names.isdisjoint(wanted)
 
     def _release(self, expected_at: float, retries: int) -> None:
-        self._report(
-            StepReleased(self._now(), self._slot, self._claim.token, retries, expected_at)
-        )
+        self._report(StepReleased(self._now(), self._slot, self._claim.token, retries, expected_at))
 
     def _report(self, event: Event) -> None:
         saga_id = self._execution.saga_id

@@ -49,7 +49,7 @@ class Heart:
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
-        self._last_beat = 0.0
+        self._last_beat = self._last_try = 0.0
         self._absent: frozenset[tuple[str, Slot]] = frozenset()
         self._thread = threading.Thread(target=self._live, name="celery-saga-heart", daemon=True)
 
@@ -86,7 +86,7 @@ class Heart:
 
     def _live(self) -> None:
         while True:
-            pause = self._every - (time.monotonic() - self._last_beat)
+            pause = self._every - (time.monotonic() - self._last_try)
             try:
                 news = self._inbox.get(timeout=max(pause, 0.0))
             except queue.Empty:
@@ -101,7 +101,6 @@ class Heart:
         try:
             call(*args)
         except Exception:
-            self._last_beat = time.monotonic()
             log.warning("the saga heartbeat failed, it goes on", exc_info=True)
 
     def _deliver(self, saga_id: str, news: News) -> None:
@@ -111,6 +110,7 @@ class Heart:
             log.info("news of saga %s, which is gone", saga_id)
 
     def _beat(self) -> None:
+        self._last_try = time.monotonic()
         held, waiting = _requests()
         pulse = self._shell.store.beat(self.instance, self._ttl, waiting)
         now = time.monotonic()

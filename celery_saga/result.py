@@ -144,9 +144,7 @@ def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
     """The error that stands for how a settled saga ended."""
     if execution.status is SagaStatus.COMPENSATED:
         error = execution.error
-        return SagaCompensated(
-            execution.saga_id, error.step if error else "", str(error or "")
-        )
+        return SagaCompensated(execution.saga_id, error.step if error else "", str(error or ""))
     for step in execution.steps:
         if step.status is StepStatus.COMPENSATION_FAILED and step.undo_error is not None:
             cause = f"its compensation failed: {step.undo_error}"

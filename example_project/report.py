@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from celery_saga import SagaExecution, SagaStatus, StepStatus
+from celery_saga import SagaExecution, SagaStatus, SagaStepExecution, StepStatus
 from example_project.balance import Order, total_cents, totals
 from example_project.shop.database import ShopDatabase
 
@@ -67,15 +67,15 @@ def orders_table(orders: list[Order], executions: Mapping[int, SagaExecution]) -
 
 
 def steps_line(execution: SagaExecution) -> Text:
-    """The steps of a saga in one line, with the reason of the one that failed."""
+    """The steps of a saga in one line, with a word on those that did not go straight through."""
     line = Text()
     for step in execution.steps:
         if step.status in (StepStatus.PENDING, StepStatus.SKIPPED):
             continue
         mark, colour = MARKS.get(step.status, UNFINISHED)
         line.append(f"{mark} {step.name.partition('_')[0]} ", colour)
-        if step.status is StepStatus.FAILED and step.error:
-            line.append(f"({_shortened(step.error.message)}) ", "dim")
+        if remark := _remark(step):
+            line.append(f"({remark}) ", "dim")
     line.rstrip()
     return line
 
@@ -116,8 +116,14 @@ def print_balance(console: Console, database: ShopDatabase, found: list[str]) ->
         console.print(f"[bold red]... and {len(found) - SHOWN} more differences[/]")
 
 
-def _shortened(message: str) -> str:
-    first = message.partition("\n")[0]
+def _remark(step: SagaStepExecution) -> str:
+    if step.error is None:
+        return ""
+    if step.lost and step.status is StepStatus.SUCCEEDED:
+        return "run again"
+    if step.error.type == "OutcomeUnknown":
+        return "outcome unknown"
+    first = step.error.message.partition("\n")[0]
     return first if len(first) <= 40 else f"{first[:39]}…"
 
 

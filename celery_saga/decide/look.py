@@ -67,9 +67,7 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
 
 
-def _send_what_waited(
-    execution: SagaExecution, step: SagaStepExecution, at: float
-) -> Decision:
+def _send_what_waited(execution: SagaExecution, step: SagaStepExecution, at: float) -> Decision:
     execution = look_at(execution, at + LOOK_AGAIN)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)

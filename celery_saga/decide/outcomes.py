@@ -87,9 +87,7 @@ def _updated(execution: SagaExecution, event: StepSucceeded) -> dict[str, object
     return values
 
 
-def _undone(
-    execution: SagaExecution, index: int, step: SagaStepExecution, at: float
-) -> Decision:
+def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: float) -> Decision:
     """An undo returned; an effect that was reported meanwhile needs another round."""
     again = step.reopened
     execution = execution.with_step(
@@ -230,9 +228,7 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     return Decision(look_at(execution, until))
 
 
-def _never_known(
-    execution: SagaExecution, slot: Slot, failure: Failure, at: float
-) -> Decision:
+def _never_known(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
     if slot.direction is Direction.BACKWARD:
         return undo_failed(execution, slot.step, failure, at)
     execution = execution.with_step(

@@ -74,9 +74,7 @@ class Store(Protocol):
         """
         ...
 
-    def save(
-        self, before: SagaExecution, after: SagaExecution, token: str
-    ) -> SagaExecution | None:
+    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
         """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
 
         ``token`` is unique to this change: a repeat of it answers as the first time. Answers with

@@ -57,9 +57,7 @@ class MemoryStore:
             self._sagas[saga_id] = taken
             return taken
 
-    def save(
-        self, before: SagaExecution, after: SagaExecution, token: str
-    ) -> SagaExecution | None:
+    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
         with self._changed:
             found = self._sagas.get(before.saga_id)
             if found is None:
@@ -134,7 +132,8 @@ class MemoryStore:
                 (saga_id, slot)
                 for saga_id, saga in self._sagas.items()
                 for index, step in enumerate(saga.steps)
-                if step.claim is not None and step.claim.instance == instance
+                if step.claim is not None
+                and step.claim.instance == instance
                 and (slot := saga.slot(index)) is not None
             ]
 

@@ -144,9 +144,7 @@ class RedisStore:
         self._set_clock(answer[1], answer[2])
         return from_hash(saga_id, _pairs(answer[3]))
 
-    def save(
-        self, before: SagaExecution, after: SagaExecution, token: str
-    ) -> SagaExecution | None:
+    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
         change = changes(before, after)
         moved = before.status is not after.status
         terminal = after.status in TERMINAL

@@ -70,15 +70,11 @@ def changes(before: SagaExecution, after: SagaExecution) -> Change:
     return change
 
 
-def _context_changes(
-    change: Change, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> None:
+def _context_changes(change: Change, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     if after is before:
         return
     changed = {
-        key: value
-        for key, value in after.items()
-        if key not in before or before[key] is not value
+        key: value for key, value in after.items() if key not in before or before[key] is not value
     }
     for key, value in codec.encode_context(changed).items():
         change.set += [f"c:{key}", value]

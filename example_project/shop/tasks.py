@@ -16,14 +16,20 @@ from celery import Task
 
 from celery_saga import saga_info
 from example_project.shop.celery import app
-from example_project.shop.database import Line, ShopDatabase
+from example_project.shop.database import (
+    CardDeclined,
+    CarrierRefused,
+    Line,
+    OutOfStock,
+    ShopDatabase,
+)
 
 
 class PaymentTimeout(Exception):
     """The card gateway did not answer; the card may have been charged."""
 
 
-@app.task(acks_late=True)
+@app.task(acks_late=True, throws=(OutOfStock,))
 def reserve_stock(order_id: int, lines: list[Line]) -> str:
     """Set an order's goods aside and return the reservation's id."""
     with outside_call(order_id, "reserve_stock") as shop:
@@ -40,6 +46,7 @@ def release_stock(order_id: int) -> None:
 @app.task(
     bind=True,
     acks_late=True,
+    throws=(CardDeclined,),
     autoretry_for=(PaymentTimeout,),
     retry_kwargs={"max_retries": 3, "countdown": 0.2},
 )
@@ -63,7 +70,7 @@ def refund_card(order_id: int) -> None:
 
 # Many carriers know no idempotency keys, and a second booking would send a second van. So this task
 # keeps Celery's default: acknowledged before it runs, at most once.
-@app.task
+@app.task(throws=(CarrierRefused,))
 def book_carrier(order_id: int, reservation_id: str, country: str) -> str:
     """Hand the reserved goods to the carrier and return the tracking number."""
     with outside_call(order_id, "book_carrier") as shop:

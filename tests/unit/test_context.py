@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping, MutableMapping
 from decimal import Decimal
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -532,6 +533,12 @@ class TestRepr:
         context.me = context
 
         assert repr(context) == "SagaContext(me={'me': '...'})"
+
+    def test_a_context_inside_an_object_that_it_holds_has_one(self) -> None:
+        context = SagaContext()
+        context.owner = SimpleNamespace(context=context)
+
+        assert repr(context) == "SagaContext(owner=namespace(context=SagaContext(...)))"
 
 
 class TestAsTheSamplesUseIt:

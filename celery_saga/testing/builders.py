@@ -1,0 +1,107 @@
+"""Small builders for tests of stores: plans, executions, claims, things done at once."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from celery_saga.decide import decide
+from celery_saga.decide.events import Started, StepSucceeded
+from celery_saga.execution import Claim, Direction, SagaExecution, Slot
+from celery_saga.plan import Call, Input, Plan, PlanStep
+from celery_saga.stores import Refused, Store
+
+
+def make_plan(steps: int = 3, saga: str = "contract") -> Plan:
+    """A plan of steps that all have a compensation."""
+    return Plan(
+        saga,
+        tuple(
+            PlanStep(
+                f"step{index}",
+                Call(f"tasks.do{index}", inputs=(Input("order", ("order",), required=False),)),
+                Call(f"tasks.undo{index}", max_attempts=5, backoff=0.5),
+            )
+            for index in range(steps)
+        ),
+    )
+
+
+def make_execution(store: Store, **values: Any) -> SagaExecution:
+    """A started execution which is not saved yet."""
+    saga_id = f"contract-{uuid.uuid4()}"
+    new = SagaExecution.create(saga_id, make_plan(), values, at=store.now())
+    return decide(new, Started(store.now())).execution
+
+
+def create(store: Store, **values: Any) -> SagaExecution:
+    """A started execution, saved."""
+    return store.create(make_execution(store, **values), uuid.uuid4().hex)[0]
+
+
+def save(store: Store, before: SagaExecution, after: SagaExecution) -> SagaExecution | None:
+    """Save under a token of its own."""
+    return store.save(before, after, uuid.uuid4().hex)
+
+
+def claim(
+    store: Store, execution: SagaExecution, instance: str = "boot", retries: int = 0
+) -> SagaExecution | Refused:
+    """Claim the slot that is due, under a token of its own."""
+    slot = execution.slot(execution.position)
+    assert slot is not None
+    return store.claim(execution.saga_id, slot, Claim(uuid.uuid4().hex, instance, retries))
+
+
+def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:
+    """The claimed step succeeds, and that is saved."""
+    step = execution.steps[execution.position]
+    slot = execution.slot(execution.position)
+    assert slot is not None
+    assert step.claim is not None
+    event = StepSucceeded(store.now(), slot, step.claim.token, update)
+    saved = save(store, execution, decide(execution, event).execution)
+    assert saved is not None
+    return saved
+
+
+def granted(answer: SagaExecution | Refused) -> SagaExecution:
+    """The execution of a claim that was granted."""
+    assert not isinstance(answer, Refused), answer.reason
+    return answer
+
+
+def claim_of_the_past(store: Store, execution: SagaExecution) -> SagaExecution | Refused:
+    """A delivery of the last step, after the saga ended."""
+    last = len(execution.steps) - 1
+    slot = Slot(last, Direction.FORWARD, execution.steps[last].epoch)
+    return store.claim(execution.saga_id, slot, Claim("late", "boot"))
+
+
+def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """The answers of ``count`` threads that make a call at the same moment."""
+    barrier, answers = threading.Barrier(count), []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        answers.append(call(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == count, "a thread failed"
+    return answers
+
+
+def until(condition: Callable[[], bool], attempts: int = 1000) -> None:
+    """Ask again and again until it is so."""
+    pause = threading.Event()
+    for _ in range(attempts):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError("it never came true")

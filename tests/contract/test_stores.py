@@ -1,0 +1,110 @@
+"""The store contract, over every store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
+from celery_saga.execution import SagaStatus
+from celery_saga.stores import Store
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.builders import claim, create, granted, save
+from celery_saga.testing.contract import StoreContract
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.url(5)) as client:
+        client.flushdb()
+        yield client
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore()
+
+
+class TestRedisStore(StoreContract):
+    @pytest.fixture
+    def store(self, client: redis.Redis) -> Store:
+        return RedisStore(client)
+
+    def test_terminal_sagas_expire_and_live_ones_do_not(self, client: redis.Redis) -> None:
+        store = RedisStore(client, expires=100)
+        first = create(store)
+        key = f"saga:execution:{first.saga_id}"
+        assert client.ttl(key) == -1
+        done = save(store, first, replace(first, status=SagaStatus.COMPENSATED, due_at=None))
+        assert done is not None
+        assert 0 < client.ttl(key) <= 100
+        assert 0 < client.ttl("saga:status:COMPENSATED") <= 100
+        again = save(store, done, replace(done, status=SagaStatus.COMPENSATING))
+        assert again is not None
+        assert client.ttl(key) == -1
+        save(store, again, replace(again, status=SagaStatus.STUCK))
+        assert client.ttl(key) == -1
+
+    def test_a_step_writes_what_it_changed_and_nothing_else(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store, big="x" * 100_000, small=1)
+        before = client.info("stats")["total_net_input_bytes"]
+        save(store, first, replace(first, values={**first.values, "small": 2}))
+        written = client.info("stats")["total_net_input_bytes"] - before
+        assert written < 10_000
+
+    def test_keys_carry_the_prefix(self, client: redis.Redis) -> None:
+        store = RedisStore(client, prefix="shop:")
+        granted(claim(store, create(store)))
+        store.beat("boot", 6, ["a~f0~1"])
+        assert client.keys()
+        assert all(key.startswith(b"shop:") for key in client.scan_iter())
+
+    def test_a_checkpoint_of_a_newer_version_is_refused(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store)
+        client.hset(f"saga:execution:{first.saga_id}", "head", '{"version": 99, "status": "NEW"}')
+        with pytest.raises(UnsupportedCheckpoint, match="version 99"):
+            store.load(first.saga_id)
+
+    def test_a_server_that_is_away_is_said_to_be(self) -> None:
+        with EmbeddedValkey() as server:
+            client = redis.Redis.from_url(server.url(0), retry=None)
+        store = RedisStore(client)
+        with pytest.raises(StoreUnavailable):
+            store.load("any")
+        with pytest.raises(StoreUnavailable):
+            store.beat("boot", 6, ())
+
+    def test_a_server_that_refuses_is_an_error(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        client.set("saga:execution:taken", "not a hash")
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            store.load("taken")
+
+    def test_threads_share_one_store(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store)
+        waiting = [
+            threading.Thread(target=lambda: store.wait(first.saga_id, 30), daemon=True)
+            for _ in range(10)
+        ]
+        for thread in waiting:
+            thread.start()
+        save(store, first, replace(first, status=SagaStatus.COMPLETED, due_at=None))
+        for thread in waiting:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in waiting)

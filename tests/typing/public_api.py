@@ -1,0 +1,37 @@
+"""The types that users see; checked by mypy, never run."""
+
+from celery import Celery
+from typing_extensions import assert_type
+
+from celery_saga import (
+    LocalSagaStep,
+    Saga,
+    SagaContext,
+    SagaExecution,
+    SagaInfo,
+    SagaManager,
+    SagaResult,
+    SagaStatus,
+    saga_info,
+)
+
+app = Celery("shop")
+sagas = SagaManager(app)
+
+saga = Saga("checkout")
+assert_type(saga.local_step("shop.reserve", inputs=["order_id"]), LocalSagaStep)
+assert_type(saga.commit(), Saga)
+
+result = saga.delay(order_id=7)
+assert_type(result, SagaResult)
+assert_type(result.get(timeout=10), SagaContext)
+assert_type(result.status, SagaStatus)
+assert_type(result.execution, SagaExecution)
+assert_type(result.cancel(), bool)
+assert_type(sagas.get("id"), SagaResult)
+assert_type(saga.apply_async({"order_id": 7}, saga_id="order-7"), SagaResult)
+assert_type(saga_info(), SagaInfo | None)
+
+
+async def load(saga_id: str) -> None:
+    assert_type(await sagas.repository.load(saga_id), SagaExecution)
