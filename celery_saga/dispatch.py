@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
@@ -12,7 +12,9 @@ from celery import Celery
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, masked
+from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Call
+from celery_saga.stores import Outbox
 
 log = logging.getLogger("celery_saga")
 
@@ -36,10 +38,12 @@ class CeleryDispatcher:
 
     Args:
         app: the Celery app whose tasks, routes and broker are used.
+        outbox: how the store sends messages with a checkpoint, where that may be possible.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, outbox: RedisOutbox | None = None) -> None:
         self._app = app
+        self._outbox = outbox
         self._eager: deque[Mapping[str, Any]] | None = None
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
@@ -88,6 +92,17 @@ class CeleryDispatcher:
     def _mask_keys(self) -> Collection[str]:
         keys = self._app.conf.saga_mask_keys
         return DEFAULT_MASK_KEYS if keys is None else keys
+
+    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
+        box = self._outbox
+        if box is None or self._app.conf.task_always_eager or not box.usable():
+            return None
+        pushes = [push for request in requests for push in box.collect(request)]
+        return Outbox(box.database(), pushes)
+
+    def outbox_failed(self) -> None:
+        if self._outbox is not None:
+            self._outbox.forget()
 
     def publish(self, request: Mapping[str, Any]) -> None:
         task = self._app.tasks.get(request["task"])

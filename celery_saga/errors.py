@@ -20,6 +20,7 @@
       BadStepResult (TypeError)                       what a step returned cannot be its result
       StoreError
         StoreUnavailable                              the store does not answer now
+        OutboxRefused                                 the store may not write to the broker
         UnsupportedCheckpoint                         written by a newer version
       AbortSaga                                       raised by a step: no retries, go back
       SagaExecutionException
@@ -149,6 +150,10 @@ class StoreError(SagaError):
 
 class StoreUnavailable(StoreError):
     """The store does not answer now; the same call may succeed later."""
+
+
+class OutboxRefused(StoreError):
+    """The store could not send a message along with a checkpoint; nothing was saved."""
 
 
 class UnsupportedCheckpoint(StoreError):

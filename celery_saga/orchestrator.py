@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -25,10 +25,14 @@ from celery_saga.decide.events import (
     MessageState,
     Started,
 )
-from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
+from celery_saga.errors import (
+    OutboxRefused,
+    SagaExecutionNotFoundException,
+    StoreUnavailable,
+)
 from celery_saga.execution import Claim, SagaExecution, Slot
 from celery_saga.plan import Plan
-from celery_saga.stores import Pulse, Refused, Store
+from celery_saga.stores import Outbox, Pulse, Refused, Store
 
 log = logging.getLogger("celery_saga")
 
@@ -61,6 +65,14 @@ class Dispatcher(Protocol):
 
     def publish(self, request: Mapping[str, Any]) -> None:
         """Send it. What is raised here is logged, and left to the sweep."""
+        ...
+
+    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
+        """The requests as what the store can send with a checkpoint; ``None``: publish them."""
+        ...
+
+    def outbox_failed(self) -> None:
+        """The store could not send; :meth:`outbox` has to find out anew whether it can."""
         ...
 
     def announce(self, execution: SagaExecution) -> None:
@@ -118,9 +130,11 @@ class Orchestrator:
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         requests = self._requests(decision.execution, decision.commands)
-        saved, created = self.store.create(decision.execution, token)
+        (saved, created), left = self._with_outbox(
+            requests, partial(self.store.create, decision.execution, token)
+        )
         if created:
-            self._carry_out(saved, decision.commands, requests)
+            self._carry_out(saved, decision.commands, left)
         return saved, created
 
     def load(self, saga_id: str) -> SagaExecution:
@@ -164,11 +178,10 @@ class Orchestrator:
             if decision.execution is execution:
                 return execution
             requests = self._requests(decision.execution, decision.commands)
-            saved = patient(
-                partial(self.store.save, execution, decision.execution, uuid.uuid4().hex)
-            )
+            save = partial(self.store.save, execution, decision.execution, uuid.uuid4().hex)
+            saved, left = self._with_outbox(requests, save, patience)
             if saved is not None:
-                self._carry_out(saved, decision.commands, requests)
+                self._carry_out(saved, decision.commands, left)
                 return saved
             execution = patient(lambda: self.load(saga_id))
 
@@ -233,6 +246,25 @@ class Orchestrator:
             return
         if execution.steps[slot.step].claim is None:
             self.handle(saga_id, Looked(self.store.now(), MessageState.LOST), execution)
+
+    def _with_outbox(
+        self,
+        requests: list[Mapping[str, Any]],
+        write: Callable[..., T],
+        patience: float = 0.0,
+    ) -> tuple[T, list[Mapping[str, Any]]]:
+        """Write, with the messages if the store can send them; and what is left to be sent."""
+        outbox = self.dispatcher.outbox(requests) if requests else None
+        if outbox is None:
+            return patiently(write, patience), requests
+        try:
+            return patiently(partial(write, outbox=outbox), patience), []
+        except OutboxRefused:
+            self.dispatcher.outbox_failed()
+            return patiently(write, patience), requests
+        except StoreUnavailable:
+            self.dispatcher.outbox_failed()
+            raise
 
     def _requests(self, execution: SagaExecution, commands: Any) -> list[Mapping[str, Any]]:
         """Requests are built before the save, so that what cannot be sent is found before it."""

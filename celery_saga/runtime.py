@@ -19,6 +19,7 @@ from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.errors import SetupError
 from celery_saga.execution import Slot
 from celery_saga.orchestrator import Orchestrator
+from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Plan
 from celery_saga.planner import build_plan
 from celery_saga.stores import Store
@@ -62,7 +63,6 @@ class Runtime:
         #: This boot of this process. A worker draws a new one before it makes its pool, and the
         #: pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
-        self.dispatcher = CeleryDispatcher(app)
         self._memory = MemoryStore()
         self._count = itertools.count(1)
         self._pid = 0
@@ -92,7 +92,9 @@ class Runtime:
     def new_orchestrator(self) -> Orchestrator:
         """An orchestrator with a store connection of its own."""
         patience = float(self.app.conf.saga_commit_patience)
-        return Orchestrator(self._new_store(), self.dispatcher, patience)
+        store = self._new_store()
+        outbox = RedisOutbox(self.app, store) if isinstance(store, RedisStore) else None
+        return Orchestrator(store, CeleryDispatcher(self.app, outbox), patience)
 
     def _new_store(self) -> Store:
         """

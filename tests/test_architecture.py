@@ -42,6 +42,7 @@ FLOORS = {
     "planner": 3,
     "dispatch": 3,
     "runtime": 3,
+    "outbox": 3,
     "participant": 3,
     "hook": 3,
     "discovery": 3,

@@ -9,9 +9,9 @@ All times are the store's, in seconds since the epoch: workers' clocks may diffe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
 
@@ -44,6 +44,23 @@ class Refused:
     owner: Claim | None = None
 
 
+#: A broker's command, its key and its value.
+Push = tuple[str, str, Any]
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """Messages that a store sends together with a checkpoint: both or neither.
+
+    Args:
+        database: number of the broker's database.
+        pushes: the broker's commands, in order.
+    """
+
+    database: int
+    pushes: Sequence[Push]
+
+
 class Store(Protocol):
     """Keeps executions; every change names the revision that it read.
 
@@ -55,8 +72,12 @@ class Store(Protocol):
         """The store's time."""
         ...
 
-    def create(self, execution: SagaExecution, token: str) -> tuple[SagaExecution, bool]:
+    def create(
+        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+    ) -> tuple[SagaExecution, bool]:
         """Save a new execution as revision 1, unless its id is taken.
+
+        ``outbox`` is only given to a store on the broker's own server.
 
         Returns the execution that has the id, and whether this call (told by ``token``, also when
         it is repeated) created it.
@@ -74,7 +95,13 @@ class Store(Protocol):
         """
         ...
 
-    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
+    def save(
+        self,
+        before: SagaExecution,
+        after: SagaExecution,
+        token: str,
+        outbox: Outbox | None = None,
+    ) -> SagaExecution | None:
         """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
 
         ``token`` is unique to this change: a repeat of it answers as the first time. Answers with

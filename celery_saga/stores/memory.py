@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot, claimed
-from celery_saga.stores import Pulse, Refused
+from celery_saga.stores import Outbox, Pulse, Refused
 
 
 class MemoryStore:
@@ -31,7 +31,9 @@ class MemoryStore:
     def now(self) -> float:
         return self._clock()
 
-    def create(self, execution: SagaExecution, token: str) -> tuple[SagaExecution, bool]:
+    def create(
+        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+    ) -> tuple[SagaExecution, bool]:
         with self._changed:
             found = self._sagas.get(execution.saga_id)
             if found is not None:
@@ -57,7 +59,13 @@ class MemoryStore:
             self._sagas[saga_id] = taken
             return taken
 
-    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
+    def save(
+        self,
+        before: SagaExecution,
+        after: SagaExecution,
+        token: str,
+        outbox: Outbox | None = None,
+    ) -> SagaExecution | None:
         with self._changed:
             found = self._sagas.get(before.saga_id)
             if found is None:

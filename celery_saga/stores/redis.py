@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,9 +23,9 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from celery_saga.errors import StoreError, StoreUnavailable
+from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable
 from celery_saga.execution import TERMINAL, Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import Pulse, Refused, redis_scripts
+from celery_saga.stores import Outbox, Pulse, Push, Refused, redis_scripts
 from celery_saga.stores.redis_fields import changes, creation, from_hash
 
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
@@ -106,18 +106,39 @@ class RedisStore:
     def _set_clock(self, seconds: Any, micros: Any) -> None:
         self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)
 
-    def create(self, execution: SagaExecution, token: str) -> tuple[SagaExecution, bool]:
+    def create(
+        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+    ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
-        args = [token, due, execution.saga_id, self._key("due")]
-        args += self._indexes(execution.status, execution.name)
         answer = self._run(
             redis_scripts.CREATE,
-            [self._saga(execution.saga_id)],
-            [*args, "|", *creation(execution)],
+            [self._saga(execution.saga_id), self._key("due")],
+            _lists(
+                [token, execution.saga_id, due],
+                self._box(outbox),
+                self._indexes(execution.status, execution.name),
+                creation(execution),
+            ),
         )
+        _not_refused(answer)
         if answer[0] == 1:
             return replace(execution, revision=1), True
         return from_hash(execution.saga_id, _pairs(answer[1])), False
+
+    def push(self, pushes: Sequence[Push], database: int) -> None:
+        """Send messages alone, as :meth:`save` sends them with a checkpoint.
+
+        Raises:
+            OutboxRefused: the server does not let this store push there.
+        """
+        box = self._box(Outbox(database, pushes))
+        _not_refused(self._run(redis_scripts.PUSH, [], _lists(box)))
+
+    def _box(self, outbox: Outbox | None) -> list[Any]:
+        if outbox is None or not outbox.pushes:
+            return []
+        own = self.client.connection_pool.connection_kwargs.get("db") or 0
+        return [int(own), outbox.database, *(part for push in outbox.pushes for part in push)]
 
     def load(self, saga_id: str) -> SagaExecution | None:
         with _guarded():
@@ -144,32 +165,44 @@ class RedisStore:
         self._set_clock(answer[1], answer[2])
         return from_hash(saga_id, _pairs(answer[3]))
 
-    def save(self, before: SagaExecution, after: SagaExecution, token: str) -> SagaExecution | None:
+    def save(
+        self,
+        before: SagaExecution,
+        after: SagaExecution,
+        token: str,
+        outbox: Outbox | None = None,
+    ) -> SagaExecution | None:
         change = changes(before, after)
         moved = before.status is not after.status
         terminal = after.status in TERMINAL
         ttl = ""
         if terminal is not (before.status in TERMINAL):
             ttl = self._expires if terminal else "persist"
-        dropped = [
+        ended = [
             part
             for claim, slot in change.given_up
             for part in (self._key("claims", claim.instance), slot.task_id(before.saga_id))
         ]
-        old = self._indexes(before.status, before.name) if moved else []
-        new = self._indexes(after.status, after.name) if moved else []
         due = ""
         if before.due_at != after.due_at:
             due = "-" if after.due_at is None else repr(after.due_at)
         notify = self._key("settled", after.saga_id) if moved and after.settled else ""
-        args: list[Any] = [before.revision, token, after.saga_id, due, ttl, notify]
-        for part in (change.set, change.delete, dropped, old, new):
-            args += [len(part), *part]
-        args.append(self._expires if terminal else "")
-        keys = [self._saga(after.saga_id), self._key("due")]
-        if not self._run(redis_scripts.SAVE, keys, args):
-            return None
-        return replace(after, revision=before.revision + 1)
+        keep = self._expires if terminal else ""
+        answer = self._run(
+            redis_scripts.SAVE,
+            [self._saga(after.saga_id), self._key("due")],
+            _lists(
+                [before.revision, token, after.saga_id, due, ttl, notify, keep],
+                self._box(outbox),
+                change.set,
+                change.delete,
+                ended,
+                self._indexes(before.status, before.name) if moved else [],
+                self._indexes(after.status, after.name) if moved else [],
+            ),
+        )
+        _not_refused(answer)
+        return replace(after, revision=before.revision + 1) if answer[0] == 1 else None
 
     def delete(self, saga_id: str) -> bool:
         found = self.load(saga_id)
@@ -246,3 +279,13 @@ class RedisStore:
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _lists(*parts: Sequence[Any]) -> list[Any]:
+    """Lists as a script takes them: each its length, then its items."""
+    return [item for part in parts for item in (len(part), *part)]
+
+
+def _not_refused(answer: Sequence[Any]) -> None:
+    if answer[0] == -1:
+        raise OutboxRefused(f"the broker refused a message: {answer[1].decode()}")

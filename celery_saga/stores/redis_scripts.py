@@ -22,25 +22,71 @@ Keys that depend on what a script reads (another boot's set of claims) are made 
 Cluster is not supported.
 """
 
-# KEYS: saga hash. ARGV: token, due score or '', saga id, due key, status keys..., '|',
-# field, value...
-# Answers {1} when created (also by this token before), else {0, hash}.
-CREATE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  if redis.call('HGET', KEYS[1], 'by') == ARGV[1] then return {1} end
-  return {0, redis.call('HGETALL', KEYS[1])}
+# Lists among ARGV are written as their length and then their items. A list of messages to send is
+# empty, or: own database, broker's database, then command, key, value for each. It is carried out
+# first, because a broker that refuses (its ACL, its memory) must leave no checkpoint behind that
+# says that a message is on its way; what was pushed before the refusal is stale and harmless.
+_COMMON = """
+local at = 1
+local function take()
+  local n, out = tonumber(ARGV[at]), {}
+  for j = at + 1, at + n do out[#out + 1] = ARGV[j] end
+  at = at + n + 1
+  return out
 end
-local i = 5
-local now = redis.call('TIME')[1]
-while ARGV[i] ~= '|' do
-  redis.call('ZADD', ARGV[i], now, ARGV[3])
-  i = i + 1
+local function send(box)
+  if #box == 0 then return nil end
+  local apart, refused = box[1] ~= box[2], nil
+  local function try(...)
+    local answer = redis.pcall(...)
+    if type(answer) == 'table' and answer.err then refused = answer.err end
+    return not refused
+  end
+  if apart and not try('SELECT', box[2]) then return refused end
+  for j = 3, #box, 3 do
+    if not try(box[j], box[j + 1], box[j + 2]) then break end
+  end
+  if apart then redis.call('SELECT', box[1]) end
+  return refused
 end
-for j = i + 1, #ARGV - 1, 2 do redis.call('HSET', KEYS[1], ARGV[j], ARGV[j + 1]) end
-redis.call('HSET', KEYS[1], 'by', ARGV[1], 'rev', 1)
-if ARGV[2] ~= '' then redis.call('ZADD', ARGV[4], ARGV[2], ARGV[3]) end
+local function write(key, set)
+  for j = 1, #set, 1000 do
+    redis.call('HSET', key, unpack(set, j, math.min(j + 999, #set)))
+  end
+end
+"""
+
+# ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
+PUSH = (
+    _COMMON
+    + """
+local refused = send(take())
+if refused then return {-1, refused} end
 return {1}
 """
+)
+
+# KEYS: saga hash, due. ARGV: lists of: token, saga id, due score or ''; messages; status keys;
+# field, value... Answers {1} when created (also by this token before), {0, hash} when the id is
+# taken, {-1, why the broker refused}.
+CREATE = (
+    _COMMON
+    + """
+local main, box, indexes, fields = take(), take(), take(), take()
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  if redis.call('HGET', KEYS[1], 'by') == main[1] then return {1} end
+  return {0, redis.call('HGETALL', KEYS[1])}
+end
+local refused = send(box)
+if refused then return {-1, refused} end
+local now = redis.call('TIME')[1]
+for _, key in ipairs(indexes) do redis.call('ZADD', key, now, main[2]) end
+write(KEYS[1], fields)
+redis.call('HSET', KEYS[1], 'by', main[1], 'rev', 1)
+if main[3] ~= '' then redis.call('ZADD', KEYS[2], main[3], main[2]) end
+return {1}
+"""
+)
 
 # KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of claim sets, task id.
 # Answers {'ok', seconds, microseconds, hash} or {reason, claim or ''}.
@@ -64,45 +110,46 @@ end
 return {'ok', time[1], time[2], redis.call('HGETALL', KEYS[1])}
 """
 
-# KEYS: saga hash, due. ARGV: revision, token, saga id, due score | '-' | '', seconds to live |
-# 'persist' | '', channel or '', n, field, value..., n, field..., n, claim set..., task id...,
-# old status keys n..., new status keys n..., retention of the status keys or ''.
-# Answers 1 saved (or saved before by this token), 0 the revision has moved on.
-SAVE = """
+# KEYS: saga hash, due. ARGV: lists of: revision, token, saga id, due score | '-' | '', seconds to
+# live | 'persist' | '', channel or '', retention of the status keys or ''; messages; field, value
+# ... to set; fields to delete; claim set, task id... of claims that end; old status keys; new ones.
+# Answers {1} when saved (also by this token before), {0} when the revision has moved on,
+# {-1, why the broker refused}.
+SAVE = (
+    _COMMON
+    + """
+local main, box, set, drop = take(), take(), take(), take()
+local claims, old, new = take(), take(), take()
 local rev = redis.call('HMGET', KEYS[1], 'rev', 'w')
-if rev[1] ~= ARGV[1] then
-  if rev[2] == ARGV[2] and tonumber(rev[1]) == tonumber(ARGV[1]) + 1 then return 1 end
-  return 0
+if rev[1] ~= main[1] then
+  local mine = rev[2] == main[2] and tonumber(rev[1]) == tonumber(main[1]) + 1
+  return {mine and 1 or 0}
 end
-local at = 7
-local function take()
-  local n, out = tonumber(ARGV[at]), {}
-  for j = at + 1, at + n do out[#out + 1] = ARGV[j] end
-  at = at + n + 1
-  return out
-end
-local set = take()
-for j = 1, #set, 2 do redis.call('HSET', KEYS[1], set[j], set[j + 1]) end
-redis.call('HSET', KEYS[1], 'rev', tonumber(ARGV[1]) + 1, 'w', ARGV[2])
-for _, field in ipairs(take()) do redis.call('HDEL', KEYS[1], field) end
-local given_up = take()
-for j = 1, #given_up, 2 do redis.call('SREM', given_up[j], given_up[j + 1]) end
-for _, key in ipairs(take()) do redis.call('ZREM', key, ARGV[3]) end
-local now, keep = tonumber(redis.call('TIME')[1]), ARGV[#ARGV]
-for _, key in ipairs(take()) do
-  redis.call('ZADD', key, now, ARGV[3])
-  if keep ~= '' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
-    redis.call('EXPIRE', key, keep)
+local refused = send(box)
+if refused then return {-1, refused} end
+write(KEYS[1], set)
+redis.call('HSET', KEYS[1], 'rev', tonumber(main[1]) + 1, 'w', main[2])
+if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end
+for j = 1, #claims, 2 do redis.call('SREM', claims[j], claims[j + 1]) end
+for _, key in ipairs(old) do redis.call('ZREM', key, main[3]) end
+if #new > 0 then
+  local now, keep = tonumber(redis.call('TIME')[1]), main[7]
+  for _, key in ipairs(new) do
+    redis.call('ZADD', key, now, main[3])
+    if keep ~= '' then
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
+      redis.call('EXPIRE', key, keep)
+    end
   end
 end
-if ARGV[4] == '-' then redis.call('ZREM', KEYS[2], ARGV[3])
-elseif ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3]) end
-if ARGV[5] == 'persist' then redis.call('PERSIST', KEYS[1])
-elseif ARGV[5] ~= '' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end
-if ARGV[6] ~= '' then redis.call('PUBLISH', ARGV[6], '1') end
-return 1
+if main[4] == '-' then redis.call('ZREM', KEYS[2], main[3])
+elseif main[4] ~= '' then redis.call('ZADD', KEYS[2], main[4], main[3]) end
+if main[5] == 'persist' then redis.call('PERSIST', KEYS[1])
+elseif main[5] ~= '' then redis.call('EXPIRE', KEYS[1], main[5]) end
+if main[6] ~= '' then redis.call('PUBLISH', main[6], '1') end
+return {1}
 """
+)
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or ''.
 # Answers {seconds, microseconds, 1 if this boot sweeps, dead boots...}.
