@@ -243,7 +243,8 @@ class SagaFailedExecutionException(SagaExecutionException):
 
     def __str__(self) -> str:
         where = f" at step {self.step!r}" if self.step else ""
-        return f"saga {self.saga_id!r} {self._ending()}{where}: {self.cause}"
+        cause = f": {self.cause}" if self.cause else ""
+        return f"saga {self.saga_id!r} {self._ending()}{where}{cause}"
 
 
 class SagaCompensated(SagaFailedExecutionException):

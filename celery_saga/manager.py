@@ -101,7 +101,10 @@ class SagaExecutionRepository:
 
 
 def _set_up(app: Celery) -> None:
-    app.add_defaults(lambda: DEFAULTS)
+    if app.configured:
+        _add_defaults(app, app.conf)
+    # Each time: a later config_from_object makes a new configuration.
+    app.on_after_configure.connect(_add_defaults, weak=False)
     hook(app)
     app.steps["worker"].add(RecoveryStep)
     reports.connect()
@@ -109,6 +112,11 @@ def _set_up(app: Celery) -> None:
     if getattr(app, "finalized", False):
         verify(app)
     app.on_after_finalize.connect(_verify, weak=False)
+
+
+def _add_defaults(sender: Celery, source: Any, **kwargs: Any) -> None:
+    # What add_defaults gets stands before a configuration module: only what is not set goes there.
+    source.add_defaults({key: value for key, value in DEFAULTS.items() if key not in source})
 
 
 def _verify(sender: Celery, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -44,12 +45,15 @@ class Kill:
     settled_after: float = 0.0
 
 
-def orders_table(orders: list[Order], executions: Mapping[int, SagaExecution]) -> Table:
-    """One row per order: who, how much, how it ended, which steps, how long (seconds)."""
-    table = Table(title="Orders", title_justify="left")
+def orders_table(
+    orders: list[Order], executions: Mapping[int, SagaExecution], *, wide: bool
+) -> Table:
+    """One row per order: who (if wide), how much, how it ended, which steps, how many seconds."""
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("order")
-    table.add_column("customer", no_wrap=True)
-    table.add_column("total EUR", justify="right")
+    if wide:
+        table.add_column("customer", no_wrap=True)
+    table.add_column("EUR", justify="right")
     table.add_column("end state")
     table.add_column("steps")
     table.add_column("s", justify="right")
@@ -57,7 +61,7 @@ def orders_table(orders: list[Order], executions: Mapping[int, SagaExecution]) -
         execution = executions[order["order_id"]]
         table.add_row(
             str(order["order_id"]),
-            order["customer"]["name"],
+            *([Text(order["customer"]["name"])] if wide else []),
             euros(total_cents(order)),
             Text(execution.status, COLOURS.get(execution.status, "bold red")),
             steps_line(execution),

@@ -154,7 +154,7 @@ def _conclude(
     executions = {order_id: result.execution for order_id, result in results.items()}
     statuses = {order_id: execution.status for order_id, execution in executions.items()}
     found = differences(database, orders, statuses)
-    console.print(report.orders_table(orders, executions))
+    console.print(report.orders_table(orders, executions, wide=console.width >= 100))
     report.print_summary(console, statuses, kill)
     report.print_balance(console, database, found)
     settled = all(result.ready() for result in results.values())

@@ -19,10 +19,13 @@ texts and history are one.
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from celery_saga.decide import decide
 from celery_saga.decide import events as ev
@@ -103,8 +106,8 @@ class World(NamedTuple):
     truth: tuple[Truth, ...]
     left: Bounds
     bodies: tuple[Body, ...] = ()
-    #: Slot, token and possible failure of the reports of an effect that were delivered.
-    heard: frozenset[tuple[Slot, str, bool]] = frozenset()
+    #: Slot, Celery retries and whether it was a failure, of reported effects.
+    heard: frozenset[tuple[Slot, int, bool]] = frozenset()
     #: The slot for which Celery has a message with one retry.
     retried: Slot | None = None
     #: An operator has said how it ended.
@@ -117,12 +120,13 @@ class Violation(Exception):
 
 @dataclass
 class Found:
-    """The result of a walk."""
+    """What a walk has seen."""
 
     worlds: int = 0
     transitions: int = 0
     checks: int = 0
-    settled: int = 0
+    statuses: set[SagaStatus] = field(default_factory=set)
+    step_statuses: set[StepStatus] = field(default_factory=set)
 
 
 class Walk:
@@ -159,6 +163,8 @@ class Walk:
         todo = deque([(key, self.first)])
         while todo:
             key, world = todo.popleft()
+            self.found.statuses.add(world.execution.status)
+            self.found.step_statuses.update(step.status for step in world.execution.steps)
             self._probe(world)
             self._note(key, "then a report that comes late")
             for label, then, fair in self._moves(world):
@@ -172,9 +178,36 @@ class Walk:
                     todo.append((after, then))
         self.found.worlds = len(self._came_from)
         self._check_continuation()
+        self._complain()
+        return self.found
+
+    def wander(self, generator: random.Random, most: int = 200) -> int:
+        """Go one random way, then on as if nothing bad happened any more; how long it was.
+
+        Raises:
+            Violation: as :meth:`run`, with the way.
+        """
+        world, length = self.first, 0
+        self._came_from[0] = (None, "")
+        for length in itertools.count(1):
+            self._probe(world)
+            self._note(length - 1, "then a report that comes late")
+            moves = list(self._moves(world))
+            self._note(length - 1, "one of the moves that may follow")
+            if length > most:
+                moves = [move for move in moves if move[2]]
+            if not moves or length > 2 * most or self.broken:
+                break
+            label, world, _ = generator.choice(moves)
+            self._came_from[length] = (length - 1, label)
+        self._require(world.execution.settled, "a saga never settles")
+        self._note(length - 1, "and nothing bad any more")
+        self._complain()
+        return length
+
+    def _complain(self) -> None:
         if self.broken:
             raise Violation("\n\n".join(f"{text}:\n{way}" for text, way in self.broken.items()))
-        return self.found
 
     def _note(self, key: object, label: str) -> None:
         for text in self._complaints:
@@ -202,20 +235,21 @@ class Walk:
                     self._note(start, "and nothing bad any more")
                     break
             settles |= way
-        self.found.settled = len(self._came_from) - len(self._continued)
 
     # What may happen. Each move is a label, the world after it, and whether it is the one with
     # which the world goes on if nothing bad happens any more.
 
     def _moves(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution = world.execution
-        if execution.status is SagaStatus.CREATED:
-            yield "start", self._event(world, ev.Started(_now(execution))), True
-        else:
-            yield from self._deliveries(world)
-            for body in world.bodies:
-                yield from self._ends(world, body)
-            yield from self._time_passes(world)
+        if execution.status is SagaStatus.CREATED and execution.due_at is None:
+            now = _now(execution)
+            yield "start", self._event(world, ev.Started(now)), True
+            yield "start later", self._event(world, ev.Started(now, now + 60)), False
+            return
+        yield from self._deliveries(world)
+        for body in world.bodies:
+            yield from self._ends(world, body)
+        yield from self._time_passes(world)
         yield from self._requests(world)
 
     def _deliveries(self, world: World) -> Iterator[tuple[str, World, bool]]:
@@ -265,7 +299,11 @@ class Walk:
         final = replace(failed, final=True)
         yield f"{body.token} fails final", self._event(after, final, body), False
         maybe = replace(failed, effect=True)
-        yield f"{body.token} fails, it took effect", self._event(_effect(after, body), maybe, body), 0
+        yield (
+            f"{body.token} fails, it took effect",
+            self._event(_effect(after, body), maybe, body),
+            0,
+        )
 
     def _undo_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         after = _without(world, body)
@@ -288,7 +326,11 @@ class Walk:
         yield f"{body.token} is void", self._event(gone, event, body), False
         if body.state == "retried":
             return
-        yield f"{body.token} is void, it took effect", self._event(_effect(gone, body), event, body), 0
+        yield (
+            f"{body.token} is void, it took effect",
+            self._event(_effect(gone, body), event, body),
+            0,
+        )
         if body.slot.direction is FORWARD and world.left.zombies:
             zombie = (*gone.bodies, body._replace(state="zombie"))
             then = gone._replace(bodies=zombie, left=gone.left.less(zombies=1))
@@ -375,7 +417,7 @@ class Walk:
         report = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
         if report:
             failed = isinstance(event, ev.StepFailed)
-            then = then._replace(heard=then.heard | {(body.slot, body.token, failed)})
+            then = then._replace(heard=then.heard | {(body.slot, body.retries, failed)})
         if report or isinstance(event, ev.ClaimVoided):
             late = world.execution.direction is BACKWARD
             then = _told(then, index, truth._replace(debt=truth.sent + 1, late=late))
@@ -386,7 +428,8 @@ class Walk:
         self._require(then.execution.slot(slot.step) == slot, "what was sent is not outstanding")
         again = before.slot(slot.step) == slot
         self._require(again or slot.epoch == old.epoch + 1, "a dispatch without a new epoch")
-        self._require(before.status is not SagaStatus.PAUSED or again, "a paused saga sent a step")
+        paused = then.execution.status is SagaStatus.PAUSED
+        self._require(again or not paused, "a paused saga sent a step")
         if slot.direction is FORWARD:
             return then
         running = [body.token for body in then.bodies if body.state == "running"]
@@ -410,7 +453,9 @@ class Walk:
         outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
         self._require(len(outstanding) <= 1, "two steps are outstanding")
         if outstanding:
-            self._require(outstanding == [after.position], "the outstanding step is not the position")
+            self._require(
+                outstanding == [after.position], "the outstanding step is not the position"
+            )
             self._require(not after.settled, "a settled saga has an outstanding step")
         for old, new in zip(before.steps, after.steps, strict=True):
             self._require(new.epoch >= old.epoch, "an epoch went down")
@@ -435,7 +480,9 @@ class Walk:
         if execution.status is SagaStatus.COMPLETED and not world.by_hand:
             for step, truth in zip(execution.steps, world.truth, strict=True):
                 done = step.status is StepStatus.SUCCEEDED and truth.standing
-                self._require(done or step.status is StepStatus.SKIPPED, "COMPLETED, but not all of it")
+                self._require(
+                    done or step.status is StepStatus.SKIPPED, "COMPLETED, but not all of it"
+                )
         elif execution.status is SagaStatus.COMPENSATED:
             self._check_compensated(world)
         elif execution.status is SagaStatus.STUCK and execution.direction is BACKWARD:
@@ -459,16 +506,18 @@ class Walk:
     def _probe(self, world: World) -> None:
         """Reports that are stale or were counted before change nothing, whenever they come."""
         execution, at = world.execution, _now(world.execution)
-        for slot, token, failed in world.heard:
+        for slot, retries, failed in world.heard:
+            token = f"{slot}/{retries}"
             if failed:
                 event: ev.Event = ev.StepFailed(at, slot, BOOM, token, effect=True)
             else:
                 event = ev.StepSucceeded(at, slot, token)
             self._same(execution, event, f"a report of {token} that was counted did something")
-        key = key_of_execution(execution, [{step.epoch: step.epoch} for step in execution.steps])
-        if key not in self._probed:
-            self._probed.add(key)
-            for index, step in enumerate(execution.steps):
+        head = _key_of_record(execution)
+        for index, step in enumerate(execution.steps):
+            key = (head, index == execution.position, index, step.epoch, _key_of_record(step))
+            if key not in self._probed:
+                self._probed.add(key)
                 for epoch in range(1, step.epoch + 1):
                     self._probe_slot(execution, Slot(index, FORWARD, epoch), at)
                     self._probe_slot(execution, Slot(index, BACKWARD, epoch), at)
@@ -528,9 +577,7 @@ def _effect(world: World, body: Body) -> World:
         return _told(world, body.slot.step, truth._replace(standing=True))
     if body.undo_round <= truth.undone:
         return world
-    return _told(
-        world, body.slot.step, truth._replace(standing=False, undone=body.undo_round)
-    )
+    return _told(world, body.slot.step, truth._replace(standing=False, undone=body.undo_round))
 
 
 def _forgiven(world: World, status: SagaStatus | None = None) -> World:
@@ -554,6 +601,8 @@ _IGNORED = frozenset(
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
 )
 
+_GETTERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
+
 
 def key_of(world: World) -> object:
     """What makes a world differ from others.
@@ -568,7 +617,7 @@ def key_of(world: World) -> object:
         left = Bounds(*[0] * len(left))
     epochs = _renumbered(world)
     return (
-        key_of_execution(execution, epochs),
+        _key_of_execution(execution, epochs),
         world.truth,
         left,
         tuple((*_slot_key(body.slot, epochs), *body[1:]) for body in world.bodies),
@@ -590,7 +639,7 @@ def _slot_key(slot: Slot, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
     return slot.step, slot.direction.value, epochs[slot.step][slot.epoch]
 
 
-def key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:
+def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:
     """The execution without its times and texts."""
     return (
         _key_of_record(execution),
@@ -601,9 +650,12 @@ def key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> 
     )
 
 
-def _key_of_record(record: object) -> tuple[object, ...]:
-    return tuple(
-        value is not None if name in _PRESENCE else value
-        for name, value in vars(record).items()
-        if name not in _IGNORED
-    )
+def _key_of_record(record: Any) -> tuple[Any, ...]:
+    """All fields of a record except those named above, whatever fields it has."""
+    kind = type(record)
+    if kind not in _GETTERS:
+        names = [spec.name for spec in fields(kind) if spec.name not in _IGNORED | _PRESENCE]
+        present = [spec.name for spec in fields(kind) if spec.name in _PRESENCE]
+        _GETTERS[kind] = attrgetter(*names), attrgetter(*present)
+    exact, presence = _GETTERS[kind]
+    return exact(record), tuple([value is None for value in presence(record)])

@@ -1,43 +1,22 @@
-"""Real servers and real workers, started once and shared by the tests of this folder."""
+"""Real servers and real workers; what many tests share is started once."""
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
-from tests.helpers import wait_for
+from tests.worker.harness import Journal, Site, leftovers
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-class Worker:
-    """A real ``celery worker`` process on an app module of these tests."""
-
-    def __init__(self, app: str, url: str, folder: Path, *options: str, **env: str) -> None:
-        self.log = folder / f"worker-{len(list(folder.iterdir()))}.log"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO"]
-        command += ["--without-mingle", "--without-gossip", *options]
-        self.process = ManagedProcess(
-            command,
-            env={**os.environ, "SAGA_TEST_URL": url, "PYTHONPATH": str(ROOT), **env},
-            cwd=str(ROOT),
-            log=str(self.log),
-        )
-
-    def wait_until_ready(self) -> Worker:
-        wait_for(lambda: " ready." in self.text() or not self.process.alive, timeout=30)
-        assert self.process.alive, self.text()
-        return self
-
-    def text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+#: Databases that tests with workers of their own take in turn.
+_databases = itertools.cycle(range(2, 14))
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +29,39 @@ def folder() -> Iterator[Path]:
 def valkey() -> Iterator[EmbeddedValkey]:
     with EmbeddedValkey() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def journal(valkey: EmbeddedValkey) -> Journal:
+    os.environ["SAGA_TEST_JOURNAL"] = valkey.url(15)
+    return Journal(valkey.url(15))
+
+
+@pytest.fixture
+def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Site]:
+    """A database, an app and workers for one test."""
+    found = Site(valkey.url(next(_databases)), journal, folder)
+    try:
+        yield found
+        assert leftovers(found.client) == []
+    finally:
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def functional_site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Site]:
+    """The one prefork worker of the many tests that only run sagas."""
+    os.environ["SAGA_TEST_URL"] = valkey.url(0)
+    found = Site(valkey.url(0), journal, folder)
+    found.worker(app="tests.worker.apps.functional")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def flows(functional_site: Site) -> Iterator[Any]:
+    """The sagas of the functional app, in the process of the tests."""
+    yield importlib.import_module("tests.worker.apps.functional")
+    assert leftovers(functional_site.client) == []

@@ -1,0 +1,128 @@
+"""The walk through every reachable state; :mod:`tests.unit.walk` says what may happen in it.
+
+The plain run takes a few seconds, and walks
+
+==========  =======  =====================================================================
+profile     steps    how often, in one saga
+==========  =======  =====================================================================
+crashes     1, 2     one void claim, which may leave a zombie, and one cancel
+celery      1        the same and one Celery retry
+retries     2        one void claim, one Celery retry, one cancel
+people      1, 2     one void claim, cancel, pause and operator's verb
+unknown     1, 2     two reports of an unknown task, a cancel and an operator's verb
+deadline    1, 2     a deadline, one void claim, one pause
+long        3        one void claim, one cancel
+longer      4        one void claim
+==========  =======  =====================================================================
+
+each for all sagas of so many steps: every pattern of undos, no pivot or one at each place where it
+may be, steps that are run again when they are lost and steps that are not. Five steps are sampled
+by random ways with all of this and more. ``SAGA_WALK=full`` raises the bounds, and takes minutes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from celery_saga.execution import SagaStatus, StepStatus
+from tests.unit.scenario import plan_of
+from tests.unit.walk import Bounds, Found, Violation, Walk
+
+FULL = os.environ.get("SAGA_WALK") == "full"
+
+
+class Profile(NamedTuple):
+    """Sagas of some lengths, and what may happen to them."""
+
+    steps: tuple[int, ...]
+    bounds: Bounds
+    deadline: bool = False
+
+
+NOTHING = Bounds(0, 0, 0, 0)
+
+PROFILES = {
+    "crashes": Profile((1, 2), NOTHING._replace(voids=1, zombies=1, cancels=1)),
+    "celery": Profile((1,), NOTHING._replace(voids=1, zombies=1, cancels=1, retries=1)),
+    "retries": Profile((2,), NOTHING._replace(voids=1, cancels=1, retries=1)),
+    "people": Profile((1, 2), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
+    "unknown": Profile((1, 2), NOTHING._replace(unknown=2, cancels=1, verbs=1)),
+    "deadline": Profile((1, 2), NOTHING._replace(voids=1, pauses=1), deadline=True),
+    "long": Profile((3,), NOTHING._replace(voids=1, cancels=1)),
+    "longer": Profile((4,), NOTHING._replace(voids=1)),
+}
+#: In the full run these take the place of those above, or stand beside them.
+FULL_PROFILES = {
+    "crashes": Profile((1, 2, 3), NOTHING._replace(voids=2, zombies=1, cancels=1)),
+    "celery": Profile((1, 2), NOTHING._replace(voids=1, zombies=1, cancels=1, retries=1)),
+    "two zombies": Profile((1, 2), NOTHING._replace(voids=2, zombies=2)),
+    "long": Profile((4,), NOTHING._replace(voids=1, zombies=1)),
+}
+if FULL:
+    PROFILES |= FULL_PROFILES
+
+
+def shapes(length: int) -> Iterator[str]:
+    """All sagas of so many steps, without those that nobody could define."""
+    for pivot in (None, *range(length)):
+        free = length if pivot is None else pivot
+        for undos in itertools.product(("", "-"), repeat=free):
+            after = () if pivot is None else ("*", *["%2"] * (length - pivot - 1))
+            for lost in ("", "!"):
+                flags = (*undos, *after)
+                yield " ".join(f"{'abcde'[i]}{flag}{lost}" for i, flag in enumerate(flags))
+
+
+def walked(profile: Profile) -> list[Found]:
+    found = []
+    for shape in itertools.chain.from_iterable(map(shapes, profile.steps)):
+        walk = Walk(plan_of(shape, max_redeliveries=1), profile.bounds, deadline=profile.deadline)
+        try:
+            found.append(walk.run())
+        except Violation as violation:
+            pytest.fail(f"saga {shape!r}: {violation}", pytrace=False)
+    return found
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_no_state_breaks_a_promise(name: str) -> None:
+    profile = PROFILES[name]
+    found = walked(profile)
+    assert len(found) == sum(2 * (2 ** (n + 1) - 1) for n in profile.steps)
+    statuses = set[SagaStatus]().union(*(each.statuses for each in found))
+    expected = set(SagaStatus)
+    if not profile.bounds.pauses:
+        expected.remove(SagaStatus.PAUSED)
+    assert statuses == expected, "the walk has become too short to say anything"
+
+
+def test_the_walk_meets_every_status_of_a_step() -> None:
+    found = walked(Profile((2,), NOTHING._replace(voids=1, cancels=1, verbs=1)))
+    assert set[StepStatus]().union(*(each.step_statuses for each in found)) == set(StepStatus)
+
+
+def test_attempts_of_the_engine_before_the_pivot() -> None:
+    bounds = NOTHING._replace(voids=1, zombies=1, cancels=1)
+    for shape in ("a%2", "a b%2", "a%2 b*"):
+        assert Walk(plan_of(shape, max_redeliveries=1), bounds).run().worlds > 100
+
+
+def test_random_ways_through_sagas_of_five_steps() -> None:
+    generator = random.Random(20_001)
+    every = list(shapes(5))
+    bounds = Bounds(voids=4, zombies=2, retries=3, cancels=1, pauses=2, verbs=2, unknown=2)
+    lengths = []
+    for _ in range(20_000 if FULL else 200):
+        shape = generator.choice(every)
+        walk = Walk(plan_of(shape, max_redeliveries=2), bounds, deadline=generator.random() < 0.2)
+        try:
+            lengths.append(walk.wander(generator))
+        except Violation as violation:
+            pytest.fail(f"saga {shape!r}: {violation}", pytrace=False)
+    assert sum(lengths) / len(lengths) > 10

@@ -1,0 +1,40 @@
+"""For bodies: write down what happened, and wait until the test lets them go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from typing import Any
+
+import redis
+
+from celery_saga import saga_info
+
+#: Seconds after which a body that nobody let go gives up.
+PATIENCE = 60
+
+
+@lru_cache
+def _client(pid: int) -> redis.Redis:
+    return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"])
+
+
+def note(what: str, **data: Any) -> None:
+    """A line in the journal of the saga whose step is running."""
+    info = saga_info()
+    assert info is not None
+    line = {"what": what, "pid": os.getpid(), **vars_of(info), **data}
+    _client(os.getpid()).rpush(f"journal:{info.saga_id}", json.dumps(line, default=str))
+
+
+def vars_of(info: Any) -> dict[str, Any]:
+    return {name: getattr(info, name) for name in info.__dataclass_fields__}
+
+
+def wait_at(gate: str) -> None:
+    """Block until the test opens the gate."""
+    info = saga_info()
+    assert info is not None
+    if _client(os.getpid()).blpop([f"gate:{info.saga_id}:{gate}"], timeout=PATIENCE) is None:
+        raise AssertionError(f"nobody opened {gate!r}")

@@ -1,0 +1,196 @@
+"""Killed workers and children: the saga moves on, and no body runs more often than it must."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.helpers import wait_for
+from tests.worker.apps.steps import early, late, requeued, undo
+
+pytestmark = pytest.mark.worker
+
+
+class TestKilledChild:
+    def test_a_step_with_late_ack_is_rerun_with_the_same_key(self, site):
+        site.worker()
+        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        site.kill_child(site.journal.wait(result.id, "began"))
+
+        site.journal.wait(result.id, "began", 2)
+        site.journal.open(result.id, "a/f")
+
+        assert site.settled(result) == "COMPLETED"
+        first, second, b = site.journal.said(result.id, "began")
+        assert (first["step"], second["step"], b["step"]) == ("a", "a", "b")
+        assert first["idempotency_key"] == second["idempotency_key"] == f"{result.id}/a/f/0"
+        assert (first["attempt"], second["attempt"]) == (1, 2)
+
+    def test_a_step_that_the_broker_requeues_is_rerun_once_and_not_twice(self, site):
+        site.worker()
+        result = site.saga(("a", requeued, undo)).delay(hold=["a/f"])
+        site.kill_child(site.journal.wait(result.id, "began"))
+
+        site.journal.wait(result.id, "began", 2)
+        site.journal.open(result.id, "a/f")
+
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "a/f"]
+
+    def test_a_step_with_early_ack_is_undone(self, site):
+        site.worker()
+        result = site.saga(("a", late, undo), ("b", early, undo), ("c", late)).delay(hold=["b/f"])
+        site.kill_child(site.journal.wait(result.id, "began", 2))
+
+        assert site.settled(result) == "COMPENSATED"
+        assert site.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
+        undone = site.journal.said(result.id, "began")[2]
+        assert undone["forward_key"] == f"{result.id}/b/f/0"
+
+    def test_an_undo_is_rerun_with_the_same_key(self, site):
+        site.worker()
+        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/c"], fail=["b/f"])
+        site.kill_child(site.journal.wait(result.id, "began", 3))
+
+        site.journal.wait(result.id, "began", 4)
+        site.journal.open(result.id, "a/c")
+
+        assert site.settled(result) == "COMPENSATED"
+        keys = [line["idempotency_key"] for line in site.journal.said(result.id, "began")]
+        assert keys[2] == keys[3] == f"{result.id}/a/c/0"
+        assert len(keys) == 4
+
+    def test_a_step_whose_children_all_die_is_given_up_and_undone(self, site):
+        site.app.conf.saga_max_redeliveries = 1
+        site.worker()
+        result = site.saga(("a", late, undo)).delay(hold=["a/f"])
+
+        site.kill_child(site.journal.wait(result.id, "began", 1))
+        site.kill_child(site.journal.wait(result.id, "began", 2))
+
+        assert site.settled(result) == "COMPENSATED"
+        assert site.journal.began(result.id) == ["a/f", "a/f", "a/c"]
+
+
+@pytest.mark.parametrize("successor", ["alive before", "started after"])
+class TestKilledWorker:
+    def run(self, site, successor, result, count):
+        """Kill the worker that began the ``count``th body; another one takes over."""
+        line = site.journal.wait(result.id, "began", count)
+        killed, other = self.pair(site, line)
+        killed.kill()
+        if successor == "started after":
+            other.kill()
+            site.worker()
+
+    def pair(self, site, line):
+        def children(worker):
+            return {child.pid for child in psutil.Process(worker.process.pid).children()}
+
+        import psutil
+
+        one, two = site.workers
+        return (one, two) if line["pid"] in children(one) else (two, one)
+
+    def two_workers(self, site):
+        for worker in [site.start("-c", "1"), site.start("-c", "1")]:
+            worker.wait_until_ready()
+
+    def test_mid_step_with_late_ack(self, site, successor):
+        self.two_workers(site)
+        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        self.run(site, successor, result, 1)
+
+        site.journal.wait(result.id, "began", 2)
+        site.journal.open(result.id, "a/f")
+
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "a/f", "b/f"]
+
+    def test_mid_step_with_early_ack(self, site, successor):
+        self.two_workers(site)
+        result = site.saga(("a", early, undo), ("b", late)).delay(hold=["a/f"])
+        self.run(site, successor, result, 1)
+
+        assert site.settled(result) == "COMPENSATED"
+        assert site.journal.began(result.id) == ["a/f", "a/c"]
+
+    def test_mid_undo(self, site, successor):
+        self.two_workers(site)
+        result = site.saga(("a", early, undo), ("b", late)).delay(fail=["b/f"], hold=["a/c"])
+        self.run(site, successor, result, 3)
+
+        site.journal.wait(result.id, "began", 4)
+        site.journal.open(result.id, "a/c")
+
+        assert site.settled(result) == "COMPENSATED"
+        assert site.journal.began(result.id) == ["a/f", "b/f", "a/c", "a/c"]
+
+    def test_between_steps(self, site, successor):
+        """The worker dies with a message that it has received and not started."""
+        self.two_workers(site)
+        held = [site.saga(("a", late), name="held").delay(hold=["a/f"]) for _ in range(2)]
+        for result in held:
+            site.journal.wait(result.id, "began")
+        results = [site.saga(("a", late), ("b", late)).delay() for _ in range(4)]
+        wait_for(lambda: site.queued() == 0, description="all messages are with workers")
+
+        self.run(site, successor, held[0], 1)
+        for result in held:
+            site.journal.open(result.id, "a/f", 2)
+
+        for result in [*held, *results]:
+            assert site.settled(result) == "COMPLETED"
+        for result in results:
+            assert site.journal.began(result.id) == ["a/f", "b/f"]
+
+
+class TestShutdown:
+    def test_a_warm_shutdown_mid_step_loses_nothing_and_reruns_nothing(self, site):
+        worker = site.worker()
+        result = site.saga(("a", late, undo), ("b", early)).delay(hold=["a/f"])
+        site.journal.wait(result.id, "began")
+        worker.signal(signal.SIGTERM)
+        wait_for(lambda: "Warm shutdown" in worker.text())
+        other = site.worker()
+
+        beats = site.client.zscore("saga:instances", self.newest(site))
+        wait_for(lambda: site.client.zscore("saga:instances", self.newest(site)) > beats + 2)
+        site.journal.open(result.id, "a/f")
+
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "b/f"]
+        wait_for(lambda: not worker.process.alive)
+        assert worker.process.returncode == 0
+        assert other.process.alive
+
+    def newest(self, site):
+        return site.client.zrange("saga:instances", -1, -1)[0]
+
+    def test_a_worker_that_ends_in_good_order_takes_its_leave(self, site):
+        worker = site.worker()
+        assert site.client.zcard("saga:instances") == 1
+
+        worker.signal(signal.SIGTERM)
+        wait_for(lambda: not worker.process.alive)
+
+        assert site.client.zcard("saga:instances") == 0
+
+    @pytest.mark.parametrize(
+        ("task", "status", "bodies"),
+        [(late, "COMPLETED", ["a/f", "a/f"]), (early, "COMPENSATED", ["a/f", "a/c"])],
+    )
+    def test_a_cold_shutdown_mid_step_counts_as_a_lost_worker(self, site, task, status, bodies):
+        worker = site.worker()
+        result = site.saga(("a", task, undo)).delay(hold=["a/f"])
+        site.journal.wait(result.id, "began")
+        worker.signal(signal.SIGQUIT)
+        wait_for(lambda: not worker.process.alive)
+
+        site.worker()
+        site.journal.wait(result.id, "began", 2)
+        site.journal.open(result.id, "a/f")
+
+        assert site.settled(result) == status
+        assert site.journal.began(result.id) == bodies
