@@ -8,8 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import SerializationError
 
 from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, masked
 from celery_saga.outbox import RedisOutbox
@@ -97,14 +99,27 @@ class CeleryDispatcher:
         box = self._outbox
         if box is None or self._app.conf.task_always_eager or not box.usable():
             return None
-        pushes = [push for request in requests for push in box.collect(request)]
-        return Outbox(box.database(), pushes)
+        try:
+            pushes = [push for request in requests for push in box.collect(request)]
+            return Outbox(box.database(), pushes)
+        except Exception:
+            # Publishing it will meet the same trouble, and deal with it.
+            log.debug("a message could not be made beforehand", exc_info=True)
+            return None
 
     def outbox_failed(self) -> None:
         if self._outbox is not None:
             self._outbox.forget()
 
     def publish(self, request: Mapping[str, Any]) -> None:
+        try:
+            self._send(request)
+        except (TypeError, ValueError, SerializationError) as error:
+            step = request["options"]["headers"][HEADER]["step"]
+            text = f"{type(error).__name__}: {error}"
+            raise UnsendableStep(step, request["task"], text) from error
+
+    def _send(self, request: Mapping[str, Any]) -> None:
         task = self._app.tasks.get(request["task"])
         if task is None:
             self._app.send_task(

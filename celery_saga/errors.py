@@ -18,6 +18,7 @@
       UnserializableValue (ValueError)                JSON cannot carry it; names the key path
       MissingInput (LookupError)                      a step needs a key that the context lacks
       BadStepResult (TypeError)                       what a step returned cannot be its result
+      UnsendableStep                                Celery cannot make a message of a step
       StoreError
         StoreUnavailable                              the store does not answer now
         OutboxRefused                                 the store may not write to the broker
@@ -142,6 +143,17 @@ class BadStepResult(SagaError, TypeError):
 
     def __str__(self) -> str:
         return f"step {self.step!r}: expected {self.expected}, found {self.found}"
+
+
+class UnsendableStep(SagaError):
+    """Celery cannot make a message of a step, now or later; the cause is ``__cause__``."""
+
+    def __init__(self, step: str, task: str, cause: str) -> None:
+        super().__init__(step, task, cause)
+        self.step, self.task, self.cause = step, task, cause
+
+    def __str__(self) -> str:
+        return f"step {self.step!r}: task {self.task!r} cannot be sent: {self.cause}"
 
 
 class StoreError(SagaError):

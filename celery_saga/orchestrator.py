@@ -18,25 +18,29 @@ from celery_saga.decide import decide
 from celery_saga.decide.events import (
     Alert,
     Announce,
-    ClaimVoided,
+    Command,
+    Decision,
     Dispatch,
     Event,
-    Looked,
-    MessageState,
     Started,
+    StepFailed,
 )
 from celery_saga.errors import (
     OutboxRefused,
     SagaExecutionNotFoundException,
     StoreUnavailable,
+    UnsendableStep,
 )
-from celery_saga.execution import Claim, SagaExecution, Slot
+from celery_saga.execution import Claim, Failure, SagaExecution, Slot
 from celery_saga.plan import Plan
-from celery_saga.stores import Outbox, Pulse, Refused, Store
+from celery_saga.stores import Outbox, Refused, Store
 
 log = logging.getLogger("celery_saga")
 
 T = TypeVar("T")
+
+#: A slot, and all that is needed to send its step.
+Request = tuple[Slot, Mapping[str, Any]]
 
 #: Pauses between two attempts at a store or broker that is away, in seconds; the last one repeats.
 PATIENCE_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -64,7 +68,12 @@ class Dispatcher(Protocol):
         ...
 
     def publish(self, request: Mapping[str, Any]) -> None:
-        """Send it. What is raised here is logged, and left to the sweep."""
+        """Send it.
+
+        Raises:
+            UnsendableStep: it can never be sent: the step fails. Any other error is logged, and
+                left to the sweep.
+        """
         ...
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
@@ -129,12 +138,12 @@ class Orchestrator:
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
-        requests = self._requests(decision.execution, decision.commands)
+        requests = self._requests(decision)
         (saved, created), left = self._with_outbox(
             requests, partial(self.store.create, decision.execution, token)
         )
         if created:
-            self._carry_out(saved, decision.commands, left)
+            saved = self._carry_out(saved, decision.commands, left)
         return saved, created
 
     def load(self, saga_id: str) -> SagaExecution:
@@ -177,12 +186,11 @@ class Orchestrator:
                 raise decision.refusal
             if decision.execution is execution:
                 return execution
-            requests = self._requests(decision.execution, decision.commands)
+            requests = self._requests(decision)
             save = partial(self.store.save, execution, decision.execution, uuid.uuid4().hex)
             saved, left = self._with_outbox(requests, save, patience)
             if saved is not None:
-                self._carry_out(saved, decision.commands, left)
-                return saved
+                return self._carry_out(saved, decision.commands, left)
             execution = patient(lambda: self.load(saga_id))
 
     def report(
@@ -191,70 +199,11 @@ class Orchestrator:
         """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
         return self.handle(saga_id, event, known, patience=self.patience)
 
-    def sweep(self, limit: int = 100) -> int:
-        """Look at what is due, at most ``limit`` sagas; how many were looked at."""
-        due = self.store.due(limit)
-        if not due:
-            return 0
-        holders, alive = self.store.holders(), self.store.alive()
-        for saga_id in due:
-            execution = self.store.load(saga_id)
-            if execution is not None:
-                state = self._message_state(execution, holders, alive)
-                self.handle(saga_id, Looked(self.store.now(), state), execution)
-        return len(due)
-
-    def _message_state(
-        self, execution: SagaExecution, holders: Mapping[str, str], alive: frozenset[str]
-    ) -> MessageState:
-        if execution.settled:
-            return MessageState.UNSEEN
-        slot = execution.slot(execution.position)
-        if slot is None or execution.steps[slot.step].claim is not None:
-            return MessageState.UNSEEN
-        holder = holders.get(slot.task_id(execution.saga_id))
-        if holder is not None:
-            return MessageState.HELD if holder in alive else MessageState.LOST
-        empty = self.dispatcher.queue_is_empty(execution, slot)
-        return MessageState.GONE if empty else MessageState.QUEUED
-
-    def bury(self, pulse: Pulse) -> int:
-        """Void the claims of boots that are dead; how many there were."""
-        count = 0
-        for instance in pulse.dead:
-            for saga_id, slot in self.store.claims_of(instance):
-                self.void(saga_id, slot, instance)
-                count += 1
-            for task_id, holder in self.store.holders().items():
-                found = Slot.parse(task_id) if holder == instance else None
-                if found is not None:
-                    self._lost(*found)
-            self.store.forget(instance)
-        return count
-
-    def void(self, saga_id: str, slot: Slot, instance: str) -> None:
-        """The claim of ``instance`` on ``slot`` is void; a saga that is gone needs nothing."""
-        try:
-            self.handle(saga_id, ClaimVoided(self.store.now(), slot, instance=instance))
-        except SagaExecutionNotFoundException:
-            log.info("saga %s is gone, its claim with it", saga_id)
-
-    def _lost(self, saga_id: str, slot: Slot) -> None:
-        """A dead boot had the message and had not started it."""
-        execution = self.store.load(saga_id)
-        if execution is None or execution.slot(slot.step) != slot:
-            return
-        if execution.steps[slot.step].claim is None:
-            self.handle(saga_id, Looked(self.store.now(), MessageState.LOST), execution)
-
     def _with_outbox(
-        self,
-        requests: list[Mapping[str, Any]],
-        write: Callable[..., T],
-        patience: float = 0.0,
-    ) -> tuple[T, list[Mapping[str, Any]]]:
+        self, requests: list[Request], write: Callable[..., T], patience: float = 0.0
+    ) -> tuple[T, list[Request]]:
         """Write, with the messages if the store can send them; and what is left to be sent."""
-        outbox = self.dispatcher.outbox(requests) if requests else None
+        outbox = self.dispatcher.outbox([request for _, request in requests]) if requests else None
         if outbox is None:
             return patiently(write, patience), requests
         try:
@@ -266,27 +215,43 @@ class Orchestrator:
             self.dispatcher.outbox_failed()
             raise
 
-    def _requests(self, execution: SagaExecution, commands: Any) -> list[Mapping[str, Any]]:
-        """Requests are built before the save, so that what cannot be sent is found before it."""
-        dispatches = [command for command in commands if isinstance(command, Dispatch)]
-        return [self.dispatcher.request(execution, command) for command in dispatches]
+    def _requests(self, decision: Decision) -> list[Request]:
+        """Requests are built before the save: what to send is settled when it is saved."""
+        return [
+            (command.slot, self.dispatcher.request(decision.execution, command))
+            for command in decision.commands
+            if isinstance(command, Dispatch)
+        ]
 
     def _carry_out(
-        self, execution: SagaExecution, commands: Any, requests: list[Mapping[str, Any]]
-    ) -> None:
-        for request in requests:
-            try:
-                self.dispatcher.publish(request)
-            except Exception:
-                # The checkpoint stands. Raising would turn a finished step into a failed task.
-                log.warning(
-                    "saga %s: sending failed, the sweep will repeat it",
-                    execution.saga_id,
-                    exc_info=True,
-                    extra={"saga_id": execution.saga_id, "saga_name": execution.name},
-                )
+        self, execution: SagaExecution, commands: Sequence[Command], left: Sequence[Request]
+    ) -> SagaExecution:
         for command in commands:
             if isinstance(command, Announce):
                 self.dispatcher.announce(execution)
             elif isinstance(command, Alert):
                 self.dispatcher.alert(execution, command)
+        for slot, request in left:
+            execution = self._publish(execution, slot, request)
+        return execution
+
+    def _publish(
+        self, execution: SagaExecution, slot: Slot, request: Mapping[str, Any]
+    ) -> SagaExecution:
+        """The checkpoint stands: raising would turn a finished step into a failed task."""
+        extra = {"saga_id": execution.saga_id, "saga_name": execution.name}
+        try:
+            self.dispatcher.publish(request)
+        except UnsendableStep as error:
+            log.error("saga %s: %s", execution.saga_id, error, exc_info=True, extra=extra)
+            failure = Failure("celery_saga.errors.UnsendableStep", str(error), error.step)
+            event = StepFailed(self.store.now(), slot, failure, final=True)
+            return self.handle(execution.saga_id, event, execution)
+        except Exception:
+            log.warning(
+                "saga %s: sending failed, the sweep will repeat it",
+                execution.saga_id,
+                exc_info=True,
+                extra=extra,
+            )
+        return execution

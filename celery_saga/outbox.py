@@ -51,8 +51,8 @@ class _CollectingChannel:
         self.collected.append((command, f"{self._channel.global_keyprefix}{key}", value))
 
 
-class _Collector(threading.local):
-    """One connection, channel and producer a thread; nothing is ever sent over them."""
+class _Collector:
+    """Connection, channel and producer of a process; no message is ever sent over them."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -81,6 +81,8 @@ class RedisOutbox:
     def __init__(self, app: Celery, store: RedisStore) -> None:
         self._app, self._store = app, store
         self._collector = _Collector()
+        # Not one collector a thread: a greenlet pool makes a new thread for every task.
+        self._lock = threading.RLock()
         self._trial: tuple[float, bool] | None = None
         self._told = False
 
@@ -90,10 +92,11 @@ class RedisOutbox:
 
     def usable(self) -> bool:
         """Whether store and broker are known to be one server that lets the store push."""
-        trial = self._trial
-        if trial is None or time.monotonic() - trial[0] > TRUST:
-            trial = self._trial = (time.monotonic(), self._try())
-        return trial[1]
+        with self._lock:
+            trial = self._trial
+            if trial is None or time.monotonic() - trial[0] > TRUST:
+                trial = self._trial = (time.monotonic(), self._try())
+            return trial[1]
 
     def _try(self) -> bool:
         try:
@@ -122,25 +125,26 @@ class RedisOutbox:
 
     def database(self) -> int:
         """The number of the broker's database."""
-        self._collector.open(self._app)
-        options = self._collector.channel.client.connection_pool.connection_kwargs
-        return int(options.get("db") or 0)
+        with self._lock:
+            self._collector.open(self._app)
+            pool = self._collector.channel.client.connection_pool
+            return int(pool.connection_kwargs.get("db") or 0)
 
     def collect(self, request: Mapping[str, Any]) -> Sequence[Push]:
         """The commands that send ``request``."""
-        collector = self._collector
-        collector.open(self._app)
-        channel = collector.channel
-        channel.collected = []
-        name, options = request["task"], dict(request["options"])
-        if name in collector.declared:
-            options["declare"] = ()  # kombu would look the queue up each time
-        task = self._app.tasks.get(name)
-        args = (request["args"], request["kwargs"])
-        if task is None:
-            self._app.send_task(name, *args, producer=collector.producer, retry=False, **options)
-        else:
-            task.apply_async(*args, producer=collector.producer, retry=False, **options)
-        collector.declared.add(name)
-        collected: Sequence[Push] = channel.collected
-        return collected
+        with self._lock:
+            self._collector.open(self._app)
+            channel, declared = self._collector.channel, self._collector.declared
+            channel.collected = []
+            name, options = request["task"], dict(request["options"])
+            if name in declared:
+                options["declare"] = ()  # kombu would look the queue up each time
+            options.update(producer=self._collector.producer, retry=False)
+            task = self._app.tasks.get(name)
+            if task is None:
+                self._app.send_task(name, request["args"], request["kwargs"], **options)
+            else:
+                task.apply_async(request["args"], request["kwargs"], **options)
+            declared.add(name)
+            collected: Sequence[Push] = channel.collected
+            return collected

@@ -25,6 +25,7 @@ from celery_saga.hook import verify
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores.memory import MemoryStore
+from celery_saga.sweep import Sweeper
 
 log = logging.getLogger("celery_saga")
 
@@ -56,6 +57,7 @@ class Heart:
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
         self._orchestrator = self._runtime.new_orchestrator()
+        self._sweeper = Sweeper(self._orchestrator)
         self._beat()
         self._thread.start()
 
@@ -121,10 +123,10 @@ class Heart:
         if not pulse.sweeper:
             return
         # Others are judged only after a while without a gap: an outage of the store must not make
-        # everybody look dead to whoever comes back first.
-        if now - self._steady_since >= self._ttl + self._every:
-            self._shell.bury(pulse)
-        self._shell.sweep(self._limit)
+        # everybody look dead to whoever comes back first. The half is for the beats' own jitter.
+        if now - self._steady_since >= self._ttl + self._every / 2:
+            self._sweeper.bury(pulse)
+        self._sweeper.sweep(self._limit)
 
     def _judge_own(self, held: frozenset[str]) -> None:
         """Void claims whose task this worker no longer has, at the second time of looking.
@@ -135,7 +137,7 @@ class Heart:
         claims = self._shell.store.claims_of(self.instance)
         absent = frozenset(claim for claim in claims if claim[1].task_id(claim[0]) not in held)
         for saga_id, slot in absent & self._absent:
-            self._shell.void(saga_id, slot, self.instance)
+            self._sweeper.void(saga_id, slot, self.instance)
         self._absent = absent
 
 

@@ -38,6 +38,7 @@ FLOORS = {
     "decide": 0,
     "stores": 1,
     "orchestrator": 2,
+    "sweep": 2,
     "settings": 3,
     "planner": 3,
     "dispatch": 3,

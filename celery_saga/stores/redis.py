@@ -271,6 +271,7 @@ class RedisStore:
         with _guarded():
             self.client.zrem(self._key("instances"), instance)
             self.client.hdel(self._key("held"), instance)
+            self.client.delete(self._key("claims", instance))
 
     def close(self) -> None:
         if not callable(self._client):

@@ -1,0 +1,114 @@
+"""What a worker does for sagas that wait for something that will not come by itself.
+
+Recovery is not a second path: it finds out what happened, and feeds events through the same door.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from celery_saga.decide.events import ClaimVoided, Looked, MessageState
+from celery_saga.errors import SagaExecutionNotFoundException
+from celery_saga.execution import SagaExecution, Slot
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.stores import Pulse
+
+log = logging.getLogger("celery_saga")
+
+#: Seconds for which a saga that could not be looked at is left alone, so that it does not keep
+#: others from being looked at.
+LEAVE_ALONE = 60.0
+
+
+class Sweeper:
+    """Looks at what is due, and judges the claims of dead boots.
+
+    Args:
+        orchestrator: decides and sends.
+    """
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._store = orchestrator.store
+        self._left_alone: dict[str, float] = {}
+
+    def sweep(self, limit: int = 100) -> int:
+        """Look at what is due, at most ``limit`` sagas; how many were looked at."""
+        now = time.monotonic()
+        self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
+        found = self._store.due(limit + len(self._left_alone))
+        due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
+        if not due:
+            return 0
+        holders, alive = self._store.holders(), self._store.alive()
+        for saga_id in due:
+            try:
+                self._look(saga_id, holders, alive)
+            except Exception:
+                self._left_alone[saga_id] = now + LEAVE_ALONE
+                log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
+        return len(due)
+
+    def _look(self, saga_id: str, holders: Mapping[str, str], alive: frozenset[str]) -> None:
+        execution = self._store.load(saga_id)
+        if execution is not None:
+            state = self._message_state(execution, holders, alive)
+            self._orchestrator.handle(saga_id, Looked(self._store.now(), state), execution)
+
+    def _message_state(
+        self, execution: SagaExecution, holders: Mapping[str, str], alive: frozenset[str]
+    ) -> MessageState:
+        slot = None if execution.settled else execution.slot(execution.position)
+        if slot is None or execution.steps[slot.step].claim is not None:
+            return MessageState.UNSEEN
+        holder = holders.get(slot.task_id(execution.saga_id))
+        if holder is not None:
+            return MessageState.HELD if holder in alive else MessageState.LOST
+        empty = self._orchestrator.dispatcher.queue_is_empty(execution, slot)
+        return MessageState.GONE if empty else MessageState.QUEUED
+
+    def bury(self, pulse: Pulse) -> int:
+        """Void the claims of boots that are dead, and send again what they had not started.
+
+        Returns how many claims there were. A boot is forgotten when all of its claims are dealt
+        with; otherwise the next pulse brings it again.
+        """
+        return sum(self._bury(instance) for instance in pulse.dead)
+
+    def _bury(self, instance: str) -> int:
+        claims = self._store.claims_of(instance)
+        done = [self._guarded(self.void, *claim, instance) for claim in claims]
+        for task_id, holder in self._store.holders().items():
+            found = Slot.parse(task_id) if holder == instance else None
+            if found is not None:
+                done.append(self._guarded(self._lost, *found))
+        if all(done):
+            self._store.forget(instance)
+        return len(claims)
+
+    def _guarded(self, call: object, saga_id: str, *args: object) -> bool:
+        try:
+            call(saga_id, *args)  # type: ignore[operator]
+        except Exception:
+            log.exception("saga %s cannot be recovered now", saga_id, extra={"saga_id": saga_id})
+            return False
+        return True
+
+    def void(self, saga_id: str, slot: Slot, instance: str) -> None:
+        """The claim of ``instance`` on ``slot`` is void; a saga that is gone needs nothing."""
+        try:
+            event = ClaimVoided(self._store.now(), slot, instance=instance)
+            self._orchestrator.handle(saga_id, event)
+        except SagaExecutionNotFoundException:
+            log.info("saga %s is gone, its claim with it", saga_id)
+
+    def _lost(self, saga_id: str, slot: Slot) -> None:
+        """A dead boot had the message and had not started it."""
+        execution = self._store.load(saga_id)
+        if execution is None or execution.slot(slot.step) != slot:
+            return
+        if execution.steps[slot.step].claim is None:
+            event = Looked(self._store.now(), MessageState.LOST)
+            self._orchestrator.handle(saga_id, event, execution)
