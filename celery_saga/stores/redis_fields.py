@@ -16,6 +16,9 @@ from celery_saga.plan import Plan
 #: Fields of a step that have a field of their own, because the claim script reads them.
 _APART = frozenset({"claim", "retries"})
 
+#: Keys that one change may add: the place of a new key is its revision times this, and upwards.
+MAX_KEYS = 1_000_000
+
 _plan = lru_cache(maxsize=512)(Plan.from_text)
 
 
@@ -45,8 +48,8 @@ class Change:
 def creation(execution: SagaExecution) -> list[Any]:
     """All fields of a new execution: field, value, field, value..."""
     fields: list[Any] = ["head", _dumps(head_to_dict(execution)), "plan", execution.plan.text]
-    for key, value in codec.encode_context(execution.values).items():
-        fields += [f"c:{key}", value]
+    for place, (key, value) in enumerate(codec.encode_context(execution.values).items()):
+        fields += [f"c:{key}", value, f"n:{key}", place]
     for index, step in enumerate(execution.steps):
         fields += [f"s{index}", _dumps(record_to_dict(step, leave_out=_APART))]
         slot = execution.slot(index)
@@ -63,14 +66,16 @@ def changes(before: SagaExecution, after: SagaExecution) -> Change:
         change.set += ["head", _dumps(head)]
     if after.history is not before.history:
         change.set += ["h", _history(after.history)]
-    _context_changes(change, before.values, after.values)
+    _context_changes(change, before.values, after.values, before.revision)
     for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
         if new is not old:
             _step_changes(change, index, old, new, before.slot(index), after.slot(index))
     return change
 
 
-def _context_changes(change: Change, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _context_changes(
+    change: Change, before: Mapping[str, Any], after: Mapping[str, Any], revision: int
+) -> None:
     if after is before:
         return
     changed = {
@@ -78,7 +83,13 @@ def _context_changes(change: Change, before: Mapping[str, Any], after: Mapping[s
     }
     for key, value in codec.encode_context(changed).items():
         change.set += [f"c:{key}", value]
-    change.delete += [f"c:{key}" for key in before if key not in after]
+    # Keys that are new come after all that are there, in their own order.
+    new = [key for key in changed if key not in before]
+    for place, key in enumerate(new, start=revision * MAX_KEYS):
+        change.set += [f"n:{key}", place]
+    for key in before:
+        if key not in after:
+            change.delete += [f"c:{key}", f"n:{key}"]
 
 
 def _step_changes(
@@ -104,11 +115,9 @@ def _step_changes(
 def from_hash(saga_id: str, found: Mapping[bytes, bytes]) -> SagaExecution:
     """The execution that a hash holds."""
     plan = _plan(found[b"plan"].decode())
-    values = {
-        key[2:].decode(): codec.loads(value.decode())
-        for key, value in found.items()
-        if key.startswith(b"c:")
-    }
+    keys = [field[2:] for field in found if field.startswith(b"c:")]
+    keys.sort(key=lambda key: int(found.get(b"n:" + key, 0)))
+    values = {key.decode(): codec.loads(found[b"c:" + key]) for key in keys}
     steps = tuple(_step(found, index) for index in range(len(plan.steps)))
     history = tuple(Note(**note) for note in json.loads(found.get(b"h", b"[]")))
     return from_parts(

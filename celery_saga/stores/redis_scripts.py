@@ -16,6 +16,7 @@ o<i>      slot of step i that is sent and not over; absent otherwise
 r<i>      highest Celery retry count seen for that slot
 k<i>      the claim on it, JSON
 c:<key>   one context value, JSON
+n:<key>   its place among the keys, written when the key is new
 ========  =====================================================================================
 
 Keys that depend on what a script reads (another boot's set of claims) are made inside it: Redis

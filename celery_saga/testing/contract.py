@@ -82,6 +82,16 @@ class StoreContract:
         assert saved == replace(after, revision=2)
         assert store.load(first.saga_id) == saved
 
+    def test_the_order_of_keys_is_kept(self, store: Store) -> None:
+        names = [f"key{n * 37 % 101}" for n in range(101)]
+        first = create(store, **dict.fromkeys(names))
+        more = {**first.values, "zz": 1, "aa": 2, names[0]: "changed"}
+        del more[names[1]]
+        assert save(store, first, replace(first, values=more)) is not None
+        found = store.load(first.saga_id)
+        assert found is not None
+        assert list(found.values) == [names[0], *names[2:], "zz", "aa"]
+
     def test_a_save_of_an_old_revision_is_refused(self, store: Store) -> None:
         first = create(store)
         assert save(store, first, replace(first, values={"who": "first"})) is not None
