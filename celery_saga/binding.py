@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery_saga import codec
 from celery_saga.context import SagaContext
 from celery_saga.errors import DefinitionError
 from celery_saga.plan import Input, Style
@@ -52,59 +53,112 @@ def bind(
 
     Raises:
         DefinitionError: the task cannot be called that way.
+        UnserializableValue: JSON cannot carry a constant.
     """
     where = f"step {step!r}, task {task!r}"
-    constants = tuple(Input(name, const=value) for name, value in (parameters or {}).items())
-    if function is None:
-        return _bind_unseen(where, context, inputs, constants)
-    params = list(inspect.signature(function).parameters.values())
-    _check_parameters(where, params, parameters or {})
-    if plain or context or (context is None and inputs is None and _wants_context(params)):
-        return "context", _bind_context(where, params, inputs, constants)
-    return "inputs", _bind_by_name(where, params, inputs) + constants
-
-
-def _bind_unseen(
-    where: str, context: bool | None, inputs: Inputs | None, constants: tuple[Input, ...]
-) -> tuple[Style, tuple[Input, ...]]:
-    if context:
-        return "context", constants
-    if inputs is None:
+    if context not in (None, True, False):
+        raise DefinitionError(f"{where}: context: expected True or False, found {context!r}")
+    if plain and context is False:
         raise DefinitionError(
-            f"{where} is not registered in this process: give its parameters with inputs=[...], "
-            f"or context=True if it takes the whole context"
+            f"{where} is a plain function, which always gets the whole context: found context=False"
         )
-    named = inputs if isinstance(inputs, Mapping) else {name: name for name in inputs}
-    return "inputs", tuple(_input(where, p, source) for p, source in named.items()) + constants
+    constants = tuple(_constant(where, name, value) for name, value in (parameters or {}).items())
+    given = frozenset(parameters or ())
+    sources = _sources(where, inputs, given)
+    params = None if function is None else list(inspect.signature(function).parameters.values())
+    if params is not None:
+        _check_self(where, params, plain)
+        _check_parameters(where, params, given)
+    if plain or context or (context is None and _wants_context(params or [], sources)):
+        return "context", _bind_context(where, params, sources, constants)
+    if params is None:
+        return "inputs", _bind_unseen(where, sources) + constants
+    complete = inputs is not None and not isinstance(inputs, Mapping)
+    return "inputs", _bind_by_name(where, params, sources, given, complete) + constants
 
 
-def _wants_context(params: list[inspect.Parameter]) -> bool:
+def _sources(where: str, inputs: Inputs | None, given: frozenset[str]) -> Mapping[str, Any] | None:
+    """``inputs`` as a mapping."""
+    if inputs is None:
+        return None
+    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, (Mapping, Sequence)):
+        raise DefinitionError(
+            f"{where}: inputs=: expected a mapping or a list of parameters, found {inputs!r}"
+        )
+    for name in inputs:
+        if not isinstance(name, str):
+            raise DefinitionError(f"{where}: inputs=: expected names of parameters, found {name!r}")
+        if name in given:
+            raise DefinitionError(
+                f"{where}: expected one source for {name!r}, found it in inputs= and in parameters="
+            )
+    return inputs if isinstance(inputs, Mapping) else {name: name for name in inputs}
+
+
+def _check_self(where: str, params: list[inspect.Parameter], plain: bool) -> None:
+    if not plain and params and params[0].name == "self":
+        raise DefinitionError(
+            f"{where}: its first parameter is 'self', but the task is not bound; "
+            f"declare it with @app.task(bind=True)"
+        )
+
+
+def _check_parameters(where: str, params: list[inspect.Parameter], given: frozenset[str]) -> None:
+    open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
+    for param in params[1:]:
+        if param.kind is param.POSITIONAL_ONLY and (param.default is param.empty):
+            raise _positional_only(where, param)
+    names = {param.name for param in params if param.kind in _NAMED}
+    for name in given:
+        if name not in names and not open_ended:
+            raise DefinitionError(
+                f"{where}: unknown option or parameter {name!r}; "
+                f"its parameters are {sorted(names) or 'none'}"
+            )
+
+
+def _positional_only(where: str, param: inspect.Parameter) -> DefinitionError:
+    return DefinitionError(
+        f"{where}: parameter {param.name!r} is positional-only, and a step's arguments are sent by "
+        f"name; remove the '/' from its signature"
+    )
+
+
+def _wants_context(params: list[inspect.Parameter], sources: Mapping[str, Any] | None) -> bool:
     """Annotated SagaContext, or the only required parameter is named context or ctx."""
     if not params:
         return False
     annotation = params[0].annotation
-    if annotation is SagaContext:
+    if isinstance(annotation, str):
+        annotation = annotation.strip("'\" ").rpartition(".")[2]
+    if annotation is SagaContext or annotation == "SagaContext":
         return True
-    if isinstance(annotation, str) and annotation.rpartition(".")[2] == "SagaContext":
-        return True
-    required = [p for p in params if p.default is p.empty and p.kind in _NAMED]
-    return len(required) == 1 and required[0] is params[0] and params[0].name in ("context", "ctx")
+    kinds = (*_NAMED, inspect.Parameter.POSITIONAL_ONLY)
+    required = [param for param in params if param.default is param.empty and param.kind in kinds]
+    return sources is None and required == params[:1] and params[0].name in ("context", "ctx")
 
 
 def _bind_context(
     where: str,
-    params: list[inspect.Parameter],
-    inputs: Inputs | None,
+    params: list[inspect.Parameter] | None,
+    sources: Mapping[str, Any] | None,
     constants: tuple[Input, ...],
 ) -> tuple[Input, ...]:
-    if inputs is not None:
+    if sources is not None:
         raise DefinitionError(f"{where} takes the whole context: inputs= has no meaning for it")
-    if not params or params[0].kind is inspect.Parameter.KEYWORD_ONLY:
+    if params is None:
+        return constants
+    if not params or params[0].kind in (params[0].KEYWORD_ONLY, params[0].VAR_KEYWORD):
         raise DefinitionError(
             f"{where}: expected a function whose first parameter takes the context, "
-            f"found ({', '.join(map(str, params))})"
+            f"found {inspect.Signature(params)}"
         )
     given = {item.param for item in constants}
+    if params[0].kind in _NAMED and params[0].name in given:
+        raise DefinitionError(
+            f"{where}: its first parameter {params[0].name!r} takes the whole context; "
+            f"found a constant for it in parameters="
+        )
     for param in params[1:]:
         needed = param.default is param.empty and param.kind in _NAMED
         if needed and param.name not in given:
@@ -115,68 +169,62 @@ def _bind_context(
     return constants
 
 
-def _check_parameters(
-    where: str, params: list[inspect.Parameter], parameters: Mapping[str, Any]
-) -> None:
-    names = {param.name for param in params if param.kind in _NAMED}
-    open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
-    for name in parameters:
-        if name not in names and not open_ended:
-            raise DefinitionError(
-                f"{where}: unknown option or parameter {name!r}; "
-                f"its parameters are {sorted(names) or 'none'}"
-            )
+def _bind_unseen(where: str, sources: Mapping[str, Any] | None) -> tuple[Input, ...]:
+    if sources is None:
+        raise DefinitionError(
+            f"{where} is not registered in this process: give its parameters with inputs=[...], "
+            f"or context=True if it takes the whole context"
+        )
+    return tuple(_input(where, name, source) for name, source in sources.items())
 
 
 def _bind_by_name(
-    where: str, params: list[inspect.Parameter], inputs: Inputs | None
+    where: str,
+    params: list[inspect.Parameter],
+    sources: Mapping[str, Any] | None,
+    given: frozenset[str],
+    complete: bool,
 ) -> tuple[Input, ...]:
-    if params and params[0].name == "self":
-        raise DefinitionError(
-            f"{where}: its first parameter is 'self', but the task is not bound; "
-            f"declare it with @app.task(bind=True)"
-        )
     for param in params:
         if param.kind is param.POSITIONAL_ONLY:
-            raise DefinitionError(
-                f"{where}: parameter {param.name!r} is positional-only, and a step's arguments "
-                f"are sent by name; remove the '/' from its signature"
-            )
+            raise _positional_only(where, param)
     known = {param.name: param for param in params if param.kind in _NAMED}
     open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
-    for name in inputs or ():
+    for name in sources or ():
         if name not in known and not open_ended:
             raise DefinitionError(
                 f"{where}: inputs= names {name!r}, its parameters are {sorted(known) or 'none'}"
             )
-    if inputs is None or isinstance(inputs, Mapping):
-        sources = {name: name for name in known} | dict(inputs or {})
-    else:
-        sources = {name: name for name in inputs}
-    _check_covered(where, known, sources)
-    return tuple(_input(where, name, source, known.get(name)) for name, source in sources.items())
-
-
-def _check_covered(
-    where: str, known: Mapping[str, inspect.Parameter], sources: Mapping[str, Any]
-) -> None:
+    if not complete:
+        sources = {name: name for name in known if name not in given} | dict(sources or {})
+    sources = sources or {}
     for name, param in known.items():
-        if name not in sources and param.default is param.empty:
+        if name not in sources and name not in given and param.default is param.empty:
             raise DefinitionError(
                 f"{where}: inputs= is a list and therefore complete, but it lacks the required "
                 f"parameter {name!r}"
             )
+    return tuple(_input(where, name, source, known.get(name)) for name, source in sources.items())
 
 
 def _input(where: str, name: str, source: Any, param: inspect.Parameter | None = None) -> Input:
     required = param is None or param.default is param.empty
     if isinstance(source, Const):
-        return Input(name, const=source.value)
+        return _constant(where, name, source.value)
     if isinstance(source, str):
         return Input(name, (source,), required=required)
-    if isinstance(source, tuple) and source and isinstance(source[0], str):
+    if (
+        isinstance(source, tuple)
+        and isinstance(next(iter(source), None), str)
+        and all(type(key) in (str, int) for key in source)
+    ):
         return Input(name, source, required=required)
     raise DefinitionError(
         f"{where}: inputs[{name!r}]: expected a context key, a path such as ('customer', 'id') or "
         f"Const(value), found {source!r}"
     )
+
+
+def _constant(where: str, name: str, value: Any) -> Input:
+    """The constant as it comes back from a plan; later changes to the caller's object are lost."""
+    return Input(name, const=codec.loads(codec.dumps(value, f"{where}, constant {name!r}")))

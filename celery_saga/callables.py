@@ -7,6 +7,9 @@ registered by hand.
 
 from __future__ import annotations
 
+import ast
+import functools
+import linecache
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
@@ -31,7 +34,12 @@ def wire_name(function: Function, fallback: str | None) -> str | None:
     """``saga:module.qualname``, or ``saga:<fallback>`` for a lambda or nested function.
 
     ``None`` if it is such a one and there is no fallback.
+
+    Raises:
+        DefinitionError: it is no plain function.
     """
+    if not is_plain(function):
+        raise DefinitionError(f"expected a plain function, found {function!r}")
     if "<" not in function.__qualname__:
         return f"{_PREFIX}{function.__module__}.{function.__qualname__}"
     return f"{_PREFIX}{fallback}" if fallback else None
@@ -49,7 +57,9 @@ def register(name: str, function: Function) -> None:
         DefinitionError: the name stands for another function.
     """
     other = _known.get(name)
-    if other is not None and not _same(other, function):
+    if other is function:
+        return
+    if other is not None and not same(other, function):
         raise DefinitionError(
             f"{name!r} stands for two functions, {_where(other)} and {_where(function)}: "
             f"give one of the sagas or functions another name"
@@ -66,13 +76,23 @@ def subscribe(listener: Listener) -> None:
         listener(name, function)
 
 
-def _same(one: Function, other: Function) -> bool:
-    """The same function, or the same source lines loaded again without captured variables."""
+def same(one: Function, other: Function) -> bool:
+    """Whether two functions do the same: one captures nothing that the other does not.
+
+    Where a module was loaded a second time, its functions are told by their lines.
+    """
     if one is other:
         return True
     a, b = _code(one), _code(other)
-    free = getattr(one, "__closure__", None) or getattr(other, "__closure__", None)
-    return not free and (a.co_filename, a.co_firstlineno) == (b.co_filename, b.co_firstlineno)
+    if one.__closure__ or other.__closure__ or a.co_filename != b.co_filename:
+        return False
+    if one.__globals__ is not other.__globals__:
+        return a.co_firstlineno == b.co_firstlineno
+    return a == b and _defaults(one) == _defaults(other)
+
+
+def _defaults(function: Any) -> tuple[Any, Any]:
+    return function.__defaults__, function.__kwdefaults__
 
 
 def _code(function: Function) -> CodeType:
@@ -86,25 +106,39 @@ def _where(function: Function) -> str:
 
 
 def importing() -> bool:
-    """Whether some module is being imported by the code that called us."""
+    """Whether code runs which every process runs that imports the modules it stands in.
+
+    That is code of a module which is being imported, and code of a script outside of
+    ``if __name__ == "__main__":``.
+    """
     frame: FrameType | None = sys._getframe(1)
-    caller = sys._getframe(1).f_globals.get("__name__")
     while frame is not None:
         if frame.f_code.co_name == "<module>":
             name = frame.f_globals.get("__name__", "")
             spec = getattr(sys.modules.get(name), "__spec__", None)
             if getattr(spec, "_initializing", False):
                 return True
-            if name == "__main__" and caller != name and _direct(frame):
+            if name == "__main__" and _outside_of_guard(frame):
                 return True
         frame = frame.f_back
     return False
 
 
-def _direct(frame: Any) -> bool:
-    """Whether a script's own top level runs: not a program such as a worker or a test runner."""
-    return getattr(sys.modules.get("__main__"), "__spec__", None) is None and (
-        frame.f_globals.get("__file__") is not None
+def _outside_of_guard(frame: FrameType) -> bool:
+    guarded = _guarded(frame.f_globals.get("__file__") or "")
+    return guarded is not None and not any(frame.f_lineno in lines for lines in guarded)
+
+
+@functools.lru_cache(maxsize=8)
+def _guarded(path: str) -> tuple[range, ...] | None:
+    """The lines of a script that only run when it is the main program; ``None``: no script."""
+    source = "".join(linecache.getlines(path))
+    if not source:
+        return None
+    return tuple(
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
     )
 
 

@@ -41,6 +41,8 @@ def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> d
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     return value.value if isinstance(value, Enum) else value
 
 
@@ -59,6 +61,7 @@ def step_from_dict(data: Mapping[str, Any]) -> SagaStepExecution:
     """The reverse of :func:`record_to_dict` for a step."""
     out = _fields_from(data)
     out["status"] = StepStatus(out.get("status", StepStatus.PENDING))
+    out["reported"] = tuple(out.get("reported", ()))
     return SagaStepExecution(**out)
 
 

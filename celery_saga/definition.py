@@ -42,7 +42,7 @@ class SagaDefinition:
         self._app = app
         self._steps: list[SagaStep] = []
         self._committed = False
-        for step in steps or ():
+        for step in _listed(steps):
             self.local_step(step)
 
     @property
@@ -74,11 +74,14 @@ class SagaDefinition:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed: it cannot change")
         if issubclass(type(step), SagaStep):
-            if type(step) is not LocalSagaStep:
+            if not issubclass(type(step), LocalSagaStep):
                 raise TypeError(f"expected a LocalSagaStep, found a {type(step).__name__}")
             if options:
-                raise DefinitionError("options belong to the step object: pass them to its class")
-            added = step
+                raise DefinitionError(
+                    f"a step object brings its own options: pass {', '.join(sorted(options))} to "
+                    f"its class"
+                )
+            added: LocalSagaStep = step
         else:
             added = LocalSagaStep(step, **options)
         added.attach(self)
@@ -97,7 +100,9 @@ class SagaDefinition:
         steps = [step for step in self._steps if isinstance(step, LocalSagaStep)]
         _check_names(self.name, steps)
         _check_pivot(self.name, steps)
-        _check_attempts(self.name, steps)
+        for index, step in enumerate(steps):
+            _check_options(f"saga {self.name!r}: step number {index + 1}", step)
+        _check_retries(self.name, steps)
         if callables.importing():
             self._register(steps)
         self._committed = True
@@ -140,6 +145,17 @@ class SagaDefinition:
         return f"<Saga {self.name}: {steps}{draft}>"
 
 
+def _listed(steps: Any) -> list[Any]:
+    try:
+        if issubclass(type(steps), str):
+            raise TypeError
+        return [] if steps is None else list(steps)
+    except TypeError:
+        raise DefinitionError(
+            f"steps: expected a list of tasks, functions or steps, found {steps!r}"
+        ) from None
+
+
 def _check_names(saga: str, steps: list[LocalSagaStep]) -> None:
     seen: set[str] = set()
     for step in steps:
@@ -162,25 +178,42 @@ def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
             f"saga {saga!r}: expected one pivot at most, found steps number "
             f"{' and '.join(str(index + 1) for index in pivots)}"
         )
-    for index, step in enumerate(steps):
-        if pivots and index >= pivots[0] and step.compensation is not None:
+    for index in range(pivots[0], len(steps)) if pivots else ():
+        where = f"saga {saga!r}: step number {index + 1}"
+        if steps[index].compensation is not None:
             raise DefinitionError(
-                f"saga {saga!r}: step number {index + 1} has a compensation and stands on or after "
-                f"the pivot, from which there is no way back: remove one of the two"
+                f"{where} has a compensation and stands on or after the pivot, from which there is "
+                f"no way back: remove one of the two"
+            )
+        if steps[index].options.get("on_lost") == "undo":
+            raise DefinitionError(
+                f"{where} stands on or after the pivot, where a step is always run again: expected "
+                f"no on_lost= or 'rerun', found 'undo'"
             )
 
 
-def _check_attempts(saga: str, steps: list[LocalSagaStep]) -> None:
+def _check_options(where: str, step: LocalSagaStep) -> None:
+    for operation in (step.action, step.compensation):
+        limit = operation.options.get("max_attempts") if operation else None
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {limit!r}")
+    if step.options.get("compensate_on_failure") and step.compensation is None:
+        raise DefinitionError(
+            f"{where} has compensate_on_failure= and no compensation: give it one with "
+            f".on_failure()"
+        )
+
+
+def _check_retries(saga: str, steps: list[LocalSagaStep]) -> None:
     pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
-    for index, step in enumerate(steps):
-        attempts = step.action.options.get("max_attempts") if step.action else None
+    for index, step in enumerate(steps[: pivot + 1]):
+        limit = step.action.options.get("max_attempts") if step.action else None
         retriable = step.options.get("retriable")
         where = f"saga {saga!r}: step number {index + 1}"
-        if retriable and index < pivot and attempts is None:
+        if retriable and limit is None:
             raise DefinitionError(
-                f"{where} is retriable before the pivot: say how often with max_attempts="
+                f"{where} is retriable and does not stand after the pivot: say how often with "
+                f"max_attempts="
             )
-        if attempts is not None and not retriable and index <= pivot:
+        if limit is not None and not retriable:
             raise DefinitionError(f"{where} has max_attempts= without retriable=True")
-        if attempts is not None and (not isinstance(attempts, int) or attempts < 1):
-            raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {attempts!r}")

@@ -140,6 +140,7 @@ class SagaStepExecution:
         round: how often the forward task began anew after its undo ran.
         undo_round: how often the undo began anew after a late effect.
         reopened: a late effect arrived while the undo was on its way.
+        reported: tokens of the effects that were counted; a second report says nothing new.
         expected_at: when the newest message could be taken at the earliest, store time.
         republished: how often that message was sent again.
         not_before: no dispatch before this store time (the engine's own delays).
@@ -162,6 +163,7 @@ class SagaStepExecution:
     round: int = 0
     undo_round: int = 0
     reopened: bool = False
+    reported: tuple[str, ...] = ()
     expected_at: float | None = None
     republished: int = 0
     not_before: float | None = None

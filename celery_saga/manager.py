@@ -108,7 +108,14 @@ def _set_up(app: Celery) -> None:
     hook(app)
     app.steps["worker"].add(RecoveryStep)
     reports.connect()
-    callables.subscribe(lambda name, function: _as_task(app, name, function))
+    names: set[str] = set()
+
+    def declare(name: str, function: Callable[..., Any]) -> None:
+        if name not in names:  # many sagas may use one function
+            names.add(name)
+            _as_task(app, name, function)
+
+    callables.subscribe(declare)
     if getattr(app, "finalized", False):
         verify(app)
     app.on_after_finalize.connect(_verify, weak=False)
@@ -130,7 +137,8 @@ def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
     def run(context: Any, /, **parameters: Any) -> Any:
         return function(context, **parameters)
 
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.__module__ = function.__module__
+    if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
+        run.__name__ = function.__name__
+    run.__doc__, run.__module__ = function.__doc__, function.__module__
     declare: Any = app.task
     declare(run, name=name, shared=False, typing=False)

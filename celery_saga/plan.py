@@ -42,6 +42,8 @@ class Input:
         if not self.path:
             return self.const
         for key in self.path:
+            if isinstance(value, (str, bytes)):  # a path leads into data, not to a letter
+                return _MISSING
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError):
@@ -127,7 +129,7 @@ class Plan:
 
     @cached_property
     def text(self) -> str:
-        """The plan as JSON; equal plans give equal text."""
+        """The plan as JSON; what makes two plans differ makes their texts differ."""
         return codec.dumps(_to_dict(self), "plan")
 
     @cached_property
@@ -151,14 +153,13 @@ def _to_dict(item: Any) -> Any:
         for spec in fields(item):
             value = getattr(item, spec.name)
             default = getattr(type(item), spec.name, plain)
-            if value != default and not (spec.name == "options" and not value):
-                out[spec.name] = _to_dict(value)
+            if spec.name == "options":
+                value, default = dict(sorted(value.items())), {}
+            if value != default:
+                # A constant is the user's own value: a tuple in it is refused, not made a list.
+                out[spec.name] = value if spec.name == "const" else _to_dict(value)
         return out
-    return [_to_dict(part) for part in item] if isinstance(item, tuple) else _plain(item)
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+    return [_to_dict(part) for part in item] if isinstance(item, tuple) else item
 
 
 def _step_from_dict(data: dict[str, Any]) -> PlanStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from celery_saga import callables
 from celery_saga.binding import bind
 from celery_saga.definition import SagaDefinition
 from celery_saga.errors import DefinitionError, DefinitionWarning
-from celery_saga.plan import Call, Plan, PlanStep
+from celery_saga.plan import Call, Plan, PlanStep, Style
 from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation
 
 
@@ -79,11 +80,11 @@ def _plan_step(
         target.call(step.action, "action", options.get("on_lost"), attempts),
         compensation,
         pivot=bool(options.get("pivot")),
-        compensate_on_failure=_class_names(name, options.get("compensate_on_failure", False)),
+        compensate_on_failure=_class_names(name, app, options.get("compensate_on_failure", False)),
     )
 
 
-def _class_names(step: str, given: Any) -> bool | tuple[str, ...]:
+def _class_names(step: str, app: Celery, given: Any) -> bool | tuple[str, ...]:
     if isinstance(given, bool):
         return given
     classes = given if isinstance(given, (list, tuple)) else (given,)
@@ -93,7 +94,10 @@ def _class_names(step: str, given: Any) -> bool | tuple[str, ...]:
                 f"step {step!r}: compensate_on_failure: expected True, False or exception classes, "
                 f"found {cls!r}"
             )
-    return tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in classes)
+    modules = {"__main__": app.main or "__main__"}  # named as Celery names a script's tasks
+    return tuple(
+        f"{modules.get(cls.__module__, cls.__module__)}.{cls.__qualname__}" for cls in classes
+    )
 
 
 class _Target:
@@ -124,14 +128,19 @@ class _Target:
             name,
             style,
             inputs,
-            returns=self._returns(options.get("returns")),
+            returns=self._returns(options.get("returns"), name, style),
             options={key: options[key] for key in sorted(MESSAGE_OPTIONS & options.keys())},
             rerun=on_lost in (True, "rerun") or (on_lost is None and late),
             max_attempts=max_attempts,
             **_backoff(self._step, options),
         )
 
-    def _returns(self, given: Any) -> str | bool | None:
+    def _returns(self, given: Any, task: str, style: Style) -> str | bool | None:
+        if style == "context" and given is not None:
+            raise DefinitionError(
+                f"step {self._step!r}, task {task!r} takes the whole context and what it returns "
+                f"becomes the context: expected no returns=, found {given!r}"
+            )
         if given is None or given is False or (isinstance(given, str) and given):
             return given
         raise DefinitionError(
@@ -143,12 +152,12 @@ class _Target:
         if callables.is_plain(target):
             name = self._function_name(target, role)
             return name, self._app.tasks.get(name)
-        if isinstance(target, str):
+        if isinstance(target, str) and target.strip():
             return target, self._app.tasks.get(target)
         if not isinstance(target, Task):
             raise DefinitionError(
                 f"step {self._step!r}: expected a Celery task, a task's name or a function, found "
-                f"{target!r}"
+                f"{target!r}; what is to be called with it goes into parameters="
             )
         if target.name not in self._app.tasks:
             raise DefinitionError(
@@ -165,7 +174,13 @@ class _Target:
                 f"be found by a worker: name the saga, Saga('...'), or define the function at the "
                 f"top level of a module"
             )
-        if callables.known(name) is not function:
+        known = callables.known(name)
+        if known is not None and not callables.same(known, function):
+            raise DefinitionError(
+                f"step {self._step!r}: under the name {name!r} a worker runs another function, one "
+                f"with other code or other captured values: give the saga or the step another name"
+            )
+        if known is None:
             raise DefinitionError(
                 f"step {self._step!r}: a worker could not find {name!r}: commit a saga that uses "
                 f"it where its module is imported, put @saga_step above it, or call "
@@ -180,7 +195,7 @@ def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, float]:
         value = options.get(option)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise DefinitionError(f"step {step!r}: {option}: expected seconds, found {value!r}")
         found[name] = float(value)
     return found
@@ -188,17 +203,27 @@ def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, float]:
 
 def _warn_of_lost_inputs(saga: str, steps: tuple[PlanStep, ...]) -> None:
     """An undo that needs what only its own step returns is stuck when that answer is lost."""
+    before: set[str | int] = set()
     for step in steps:
-        undo, key = step.compensation, step.action.returns
-        if undo is None or not isinstance(key, str):
-            continue
-        for item in undo.inputs:
-            if item.required and item.path[:1] == (key,):
+        before.update(key for item in step.action.inputs if item.required for key in item.path[:1])
+        key = _result_key(step)
+        for item in step.compensation.inputs if step.compensation else ():
+            if item.required and key not in before and item.path[:1] == (key,):
+                assert step.compensation is not None
                 warnings.warn(
-                    f"saga {saga!r}: compensation {undo.task!r} requires {item.param!r}, which "
-                    f"only step {step.name!r} itself returns; if that step's outcome is lost, the "
-                    f"saga gets stuck: give {item.param!r} a default and find the effect by "
-                    f"saga_info().forward_key",
+                    f"saga {saga!r}: compensation {step.compensation.task!r} requires "
+                    f"{item.param!r}, which only step {step.name!r} itself returns; if that step's "
+                    f"outcome is lost, the saga gets stuck: give {item.param!r} a default and find "
+                    f"the effect by saga_info().forward_key",
                     DefinitionWarning,
                     stacklevel=2,
                 )
+        before.update([key] if key else ())
+
+
+def _result_key(step: PlanStep) -> str | None:
+    """Where a step's result is stored, unless it is a mapping."""
+    call = step.action
+    if call.style == "context" or call.returns is False:
+        return None
+    return call.returns if isinstance(call.returns, str) else step.name

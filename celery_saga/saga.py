@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, Task, current_app
+from celery.local import Proxy
 
 from celery_saga import callables
 from celery_saga.context import SagaContext
@@ -46,6 +47,8 @@ class Saga(SagaDefinition):
                 continue
             for operation in (step.action, step.compensation):
                 target = operation.callback if operation else None
+                if type(target) is Proxy:
+                    continue  # a shared task goes with every app
                 if not callables.is_plain(target) and isinstance(target, Task):
                     apps[id(target.app)] = target.app
         if len(apps) > 1:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_saga import callables
 from celery_saga.binding import Inputs
+from celery_saga.context import SagaContext
 from celery_saga.errors import (
+    AlreadyCommittedException,
     AlreadyOnSagaException,
     DefinitionError,
     EmptySagaStepException,
@@ -25,16 +28,8 @@ T = TypeVar("T")
 
 #: Celery's own options of a message that a step may set, under Celery's names.
 MESSAGE_OPTIONS = frozenset(
-    {
-        "queue",
-        "exchange",
-        "routing_key",
-        "priority",
-        "expires",
-        "time_limit",
-        "soft_time_limit",
-        "compression",
-    }
+    ("queue", "exchange", "routing_key", "priority", "expires", "compression")
+    + ("time_limit", "soft_time_limit")
 )
 _CALL_OPTIONS = frozenset(
     {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}
@@ -42,7 +37,7 @@ _CALL_OPTIONS = frozenset(
 _STEP_OPTIONS = frozenset({"name", "pivot", "retriable", "on_lost", "compensate_on_failure"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class SagaOperation:
     """A task or function with the constants that it is called with.
 
@@ -50,12 +45,24 @@ class SagaOperation:
         callback: a Celery task, a task's name, or a plain function.
         parameters: constants, handed over as keyword arguments.
         options: how it is called: ``inputs``, ``returns``, ``context``, ``max_attempts``,
-            ``retry_backoff``, ``retry_backoff_max`` and Celery's message options.
+            ``retry_backoff``, ``retry_backoff_max`` and Celery's message options. For a plain
+            function all others are constants too.
+
+    Raises:
+        DefinitionError: an option is unknown, or the constants have no names.
     """
 
     callback: Any
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def __init__(
+        self, callback: Any, parameters: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        known, _, extra = _sorted(callback, options, frozenset())
+        object.__setattr__(self, "callback", callback)
+        object.__setattr__(self, "parameters", _owned({**_named(parameters), **extra}))
+        object.__setattr__(self, "options", _owned(known))
 
     @property
     def label(self) -> str:
@@ -66,41 +73,49 @@ class SagaOperation:
         return str(name).rpartition(".")[2] or repr(self.callback)
 
 
-def _operation(
-    callback: Any,
-    parameters: Mapping[str, Any] | None,
-    options: dict[str, Any],
-    allowed: frozenset[str],
-) -> tuple[SagaOperation, dict[str, Any]]:
-    """The operation, and what of ``options`` belongs to the step."""
-    base = callback if type(callback) is SagaOperation else SagaOperation(callback)
+def _sorted(
+    target: Any, options: Mapping[str, Any], allowed: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """``options`` as those of the call, those of the step, and constants for a plain function."""
     known = _CALL_OPTIONS | MESSAGE_OPTIONS
-    mine = {key: value for key, value in options.items() if key in known}
-    step = {key: value for key, value in options.items() if key in allowed}
     extra = {key: value for key, value in options.items() if key not in known | allowed}
-    if extra and not callables.is_plain(base.callback):
+    if extra and not callables.is_plain(target):
+        shown = repr(target) if issubclass(type(target), str) else "a task"
         raise DefinitionError(
-            f"unknown option {sorted(extra)[0]!r} for {_shown(base.callback)}: expected one of "
+            f"unknown option {sorted(extra)[0]!r} for {shown}: expected one of "
             f"{sorted(known | allowed)}; constants for the task go into parameters={{...}}"
         )
-    merged = {**base.parameters, **(parameters or {}), **extra}
-    return replace(base, parameters=merged, options={**base.options, **mine}), step
+    call = {key: value for key, value in options.items() if key in known}
+    step = {key: value for key, value in options.items() if key in allowed}
+    return call, step, extra
 
 
-def _shown(target: Any) -> str:
-    return repr(target) if isinstance(target, str) else f"a {type(target).__name__}"
+def _named(parameters: Any) -> Mapping[str, Any]:
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping) or not all(isinstance(key, str) for key in parameters):
+        raise DefinitionError(
+            f"parameters: expected a mapping of names to values, found {parameters!r}"
+        )
+    return parameters
+
+
+def _owned(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy; a SagaContext copies the dicts and lists in it."""
+    return MappingProxyType(dict(SagaContext(**values)))
 
 
 #: What ``@saga_step`` was told, by the identity of the task or function. Nothing is written on the
 #: task: a shared task has one object for every app, and touching a lazy one finalizes its app.
-_declared: dict[int, tuple[Any, dict[str, Any]]] = {}
+_declared: dict[int, tuple[SagaOperation, dict[str, Any]]] = {}
 
 
 def saga_step(target: Any = None, *, compensation: Any = None, **options: Any) -> Any:
     """Keep a step's pairing with its task, so that many sagas use it.
 
     Put it above ``@app.task`` or ``@shared_task``; it returns the task unchanged and does not touch
-    it. On a plain function it also makes the function known to the workers that import it.
+    it. On a plain function it also makes the function known to the workers that import it. What it
+    says about how a task is called holds as well where the task is another step's compensation.
 
     Args:
         compensation: the task or function that undoes it.
@@ -108,23 +123,36 @@ def saga_step(target: Any = None, *, compensation: Any = None, **options: Any) -
     """
 
     def declare(task: T) -> T:
-        _operation(task, None, dict(options), _STEP_OPTIONS)  # finds an unknown option at once
-        _declared[id(task)] = (task, {"compensation": compensation, **options})
-        functions: tuple[Any, ...] = (task, compensation)
-        for function in functions:
-            if callables.is_plain(function):
-                name = callables.wire_name(function, None)
-                if name is not None:
-                    callables.register(name, function)
+        call, step, constants = _sorted(task, options, _STEP_OPTIONS)
+        operation = SagaOperation(task, constants, **call)
+        _declared[id(task)] = operation, {"compensation": compensation, **step}
+        for one in filter(callables.is_plain, (task, compensation)):
+            if (name := callables.wire_name(one, None)) is not None:
+                callables.register(name, one)
         return task
 
     return declare if target is None else declare(target)
 
 
-def declared(target: Any) -> dict[str, Any]:
-    """What ``@saga_step`` was told about ``target``."""
+def declared(target: Any) -> tuple[SagaOperation, dict[str, Any]]:
+    """What ``@saga_step`` was told about ``target``: how it is called, and about the step."""
     found = _declared.get(id(target))
-    return dict(found[1]) if found is not None and found[0] is target else {}
+    return found if found and found[0].callback is target else (SagaOperation(target), {})
+
+
+def _operation(
+    callback: Any,
+    parameters: Mapping[str, Any] | None,
+    options: dict[str, Any],
+    allowed: frozenset[str] = frozenset(),
+) -> tuple[SagaOperation, dict[str, Any]]:
+    """The operation, and what is said about the step; of two words on one thing the later holds."""
+    base = callback if issubclass(type(callback), SagaOperation) else SagaOperation(callback)
+    told, about = declared(base.callback)
+    call, step, extra = _sorted(base.callback, options, allowed)
+    constants = {**told.parameters, **base.parameters, **_named(parameters), **extra}
+    made = SagaOperation(base.callback, constants, **{**told.options, **base.options, **call})
+    return made, {**about, **step}
 
 
 class SagaStep:
@@ -150,6 +178,12 @@ class SagaStep:
             raise AlreadyOnSagaException("the step belongs to a saga already: make a new one")
         self._saga = saga
 
+    def _check_open(self) -> None:
+        if self._saga is not None and self._saga.committed:
+            raise AlreadyCommittedException(
+                f"saga {self._saga.name!r} is committed: its steps cannot change"
+            )
+
     def validate(self) -> None:
         """Raise if the step is not complete."""
         raise NotImplementedError
@@ -172,11 +206,11 @@ class LocalSagaStep(SagaStep):
         super().__init__()
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
-        self.options: dict[str, Any] = {}
+        self.options: Mapping[str, Any] = MappingProxyType({})
         if on_execute is not None:
             self._execute(on_execute, None, options)
         elif options:
-            self.options = self._step_options(options)
+            self._set_options(options)
         if on_failure is not None:
             self.on_failure(on_failure)
 
@@ -190,7 +224,9 @@ class LocalSagaStep(SagaStep):
 
         Raises:
             MultipleOnExecuteException: it was set before.
+            AlreadyCommittedException: the saga is committed.
         """
+        self._check_open()
         if self.action is not None:
             raise MultipleOnExecuteException("the step has an action already")
         self._execute(callback, parameters, options)
@@ -206,25 +242,26 @@ class LocalSagaStep(SagaStep):
 
         Raises:
             MultipleOnFailureException: it was set before.
+            AlreadyCommittedException: the saga is committed.
         """
+        self._check_open()
         if self.compensation is not None:
             raise MultipleOnFailureException("the step has a compensation already")
-        self.compensation, _ = _operation(callback, parameters, options, frozenset())
+        self.compensation, _ = _operation(callback, parameters, options)
         return self
 
     def _execute(
         self, callback: Any, parameters: Mapping[str, Any] | None, options: dict[str, Any]
     ) -> None:
-        target = callback.callback if type(callback) is SagaOperation else callback
-        merged = {**declared(target), **options}
-        undo = merged.pop("compensation", None)
-        self.action, mine = _operation(callback, parameters, merged, _STEP_OPTIONS)
-        self.options = {**self.options, **self._step_options(mine)}
+        allowed = _STEP_OPTIONS | {"compensation"}
+        action, about = _operation(callback, parameters, options, allowed)
+        undo = about.pop("compensation", None)
+        self._set_options(about)
+        self.action = action
         if undo is not None:
             self.on_failure(undo)
 
-    @staticmethod
-    def _step_options(options: dict[str, Any]) -> dict[str, Any]:
+    def _set_options(self, options: Mapping[str, Any]) -> None:
         for key in options:
             if key not in _STEP_OPTIONS:
                 raise DefinitionError(
@@ -234,7 +271,10 @@ class LocalSagaStep(SagaStep):
         on_lost = options.get("on_lost")
         if on_lost not in (None, "rerun", "undo"):
             raise DefinitionError(f"on_lost: expected 'rerun' or 'undo', found {on_lost!r}")
-        return options
+        for key in ("pivot", "retriable"):
+            if options.get(key) not in (None, True, False):
+                raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")
+        self.options = _owned({**self.options, **options})
 
     @property
     def name(self) -> str:

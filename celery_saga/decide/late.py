@@ -1,4 +1,4 @@
-"""The late effect: a forward task reports success when it no longer has the say.
+"""The late effect: a forward task reports success, or a possible effect, without having the say.
 
 It changes nothing, except that its effect is now known. If the step was undone, or is being undone,
 it is undone again in a new round. This is the only edge out of a terminal status besides an
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_saga.decide.events import Alert, Decision, StepSucceeded
+from celery_saga.decide.events import Alert, Decision, StepFailed, StepSucceeded
 from celery_saga.decide.moves import LOOK_AGAIN, go_back, look_at, noted
 from celery_saga.execution import Direction, SagaExecution, SagaStatus, StepStatus
 
@@ -18,45 +18,55 @@ _UNDO_BEGAN = frozenset(
 )
 
 
-def late_effect(execution: SagaExecution, event: StepSucceeded) -> Decision:
-    """Take note of an effect whose report nobody waits for."""
+def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    """Take note of an effect, known or possible, whose report nobody waits for."""
     slot = event.slot
     step = execution.at_step(slot)
     if step is None or slot.direction is Direction.BACKWARD or slot.epoch > step.epoch:
         return Decision(execution)
-    if execution.direction is Direction.FORWARD:
+    if not event.token or event.token in step.reported:
+        return Decision(execution)
+    unsettled = execution.status is not SagaStatus.COMPLETED
+    by_hand = step.status is StepStatus.SKIPPED or not unsettled
+    if execution.direction is Direction.FORWARD and not by_hand:
         # The step will be run again, or has been, under the same key. Should the new attempt
         # decline cleanly, this effect still has to be undone.
-        return Decision(execution if step.effect else execution.with_step(slot.step, effect=True))
-    if execution.status is SagaStatus.COMPLETED or step.status is StepStatus.SKIPPED:
-        return _told(execution, event)  # an operator has spoken
+        return Decision(_counted(execution, event)) if unsettled else Decision(execution)
+    if by_hand:
+        return _after_an_operator(execution, event)
     if execution.plan.steps[slot.step].compensation is None:
         return Decision(execution)
+    execution = _counted(execution, event)
     if step.effect and step.status not in _UNDO_BEGAN:
         return Decision(execution)  # its undo is still to come
     return _reopen(execution, event)
 
 
-def _told(execution: SagaExecution, event: StepSucceeded) -> Decision:
-    name = execution.steps[event.slot.step].name
-    execution = noted(execution, event.at, "late effect", detail=name)
-    text = f"saga {execution.saga_id}: step {name!r} took effect after an operator settled it"
+def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
+    step = execution.steps[event.slot.step]
+    return execution.with_step(event.slot.step, effect=True, reported=(*step.reported, event.token))
+
+
+def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    """A person has said how the step or the saga ended: tell one, and change nothing else."""
+    step = execution.steps[event.slot.step]
+    if not any(note.by for note in execution.history) and step.status is StepStatus.SUCCEEDED:
+        return Decision(execution)
+    execution = execution.with_step(event.slot.step, reported=(*step.reported, event.token))
+    execution = noted(execution, event.at, "late effect", detail=step.name)
+    text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"
     return Decision(execution, (Alert("saga-orphan-effect", text),))
 
 
-def _reopen(execution: SagaExecution, event: StepSucceeded) -> Decision:
+def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     index = event.slot.step
     step = execution.steps[index]
     in_flight = step.outstanding is Direction.BACKWARD
-    if in_flight and step.reopened:
-        return Decision(execution)
     began = step.status in _UNDO_BEGAN
-    execution = replace(execution, values={**execution.values, **event.update})
+    if isinstance(event, StepSucceeded):
+        execution = replace(execution, values={**execution.values, **event.update})
     execution = execution.with_step(
-        index,
-        effect=True,
-        reopened=in_flight,
-        undo_round=step.undo_round + (began and not in_flight),
+        index, reopened=in_flight, undo_round=step.undo_round + (began and not in_flight)
     )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     if execution.status is not SagaStatus.COMPENSATED:

@@ -78,6 +78,15 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
     return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
 
 
+def run_again(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
+    """Send a step whose outcome stayed unknown once more, or after the pause."""
+    if execution.status is not SagaStatus.PAUSED:
+        return send(execution, index, direction, at)
+    if direction is Direction.FORWARD:
+        execution = execution.with_step(index, status=StepStatus.WAITING)
+    return Decision(execution)
+
+
 def wait(execution: SagaExecution, index: int, until: float) -> Decision:
     """Nothing is sent before ``until``; the sweep sends it then."""
     execution = execution.with_step(index, outstanding=None, claim=None, not_before=until)

@@ -54,6 +54,8 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
         return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
     failure = Failure("Cancelled", event.reason, execution.steps[execution.position].name)
+    if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
+        execution = replace(execution, status=SagaStatus.RUNNING)
     return give_up_forward(execution, failure, event.at)
 
 
@@ -63,8 +65,6 @@ def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> De
     step = execution.steps[index]
     if execution.direction is Direction.BACKWARD:
         return Decision(execution)
-    if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
-        execution = replace(execution, status=SagaStatus.RUNNING)
     execution = look_at(replace(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
     if step.claim is not None:
         return Decision(execution)
@@ -77,7 +77,7 @@ def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> De
 def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
     """The execution with the unclaimed message of step ``index`` made stale."""
     step = execution.steps[index]
-    status = StepStatus.FAILED if step.error else StepStatus.SKIPPED
+    status = StepStatus.FAILED if step.error else StepStatus.PENDING
     return execution.with_step(
         index,
         outstanding=None,

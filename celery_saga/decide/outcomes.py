@@ -20,7 +20,7 @@ from celery_saga.decide.moves import (
     go_back,
     go_forward,
     look_at,
-    send,
+    run_again,
     stuck,
     turn_back,
     undo_failed,
@@ -75,6 +75,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         outstanding=None,
         claim=None,
         effect=True,
+        reported=(*step.reported, event.token),
         ended_at=event.at,
     )
     return go_forward(execution, index + 1, event.at)
@@ -107,7 +108,7 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     """The step's task raised, or was ended by a limit."""
     step = current(execution, event)
     if step is None:
-        return Decision(execution)
+        return late_effect(execution, event) if event.effect else Decision(execution)
     if event.slot.direction is Direction.BACKWARD:
         return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
     return _forward_failed(execution, event)
@@ -128,8 +129,15 @@ def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     index, at = event.slot.step, event.at
     step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
     attempts, effect = step.attempts + 1, step.effect or event.effect
+    told = (event.token,) if event.effect and event.token else ()
     execution = execution.with_step(
-        index, attempts=attempts, effect=effect, error=event.failure, outstanding=None, claim=None
+        index,
+        attempts=attempts,
+        effect=effect,
+        reported=step.reported + told,
+        error=event.failure,
+        outstanding=None,
+        claim=None,
     )
     tries_left = call.max_attempts is None or attempts < call.max_attempts
     if index == execution.plan.pivot and effect and not event.final:
@@ -163,6 +171,8 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     step = current(execution, event)
     if step is None or event.retries < step.retries:
         return Decision(execution)
+    if step.claim is None and event.retries == step.retries:
+        return Decision(execution)  # it was given back before
     if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
         return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
     execution = execution.with_step(
@@ -171,6 +181,8 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         retries=event.retries,
         expected_at=max(event.at, event.expected_at),
         republished=0,
+        not_before=None,
+        unknown_since=None,
     )
     return Decision(execution)
 
@@ -188,11 +200,11 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     if slot.direction is Direction.BACKWARD:
         if capped:
             return undo_failed(execution, slot.step, failure, at)
-        return send(execution, slot.step, slot.direction, at)
+        return run_again(execution, slot.step, slot.direction, at)
     execution = execution.with_step(slot.step, effect=True, error=failure)
     bound = from_pivot_on(execution, slot.step)
     if (call.rerun or bound) and not capped and execution.unwind is None:
-        return send(execution, slot.step, slot.direction, at)
+        return run_again(execution, slot.step, slot.direction, at)
     execution = execution.with_step(slot.step, status=StepStatus.UNKNOWN, ended_at=at)
     return stuck(execution, failure, at) if bound else turn_back(execution, failure, at)
 

@@ -198,7 +198,8 @@ class Walk:
                 moves = [move for move in moves if move[2]]
             if not moves or length > 2 * most or self.broken:
                 break
-            label, world, _ = generator.choice(moves)
+            fair = [move for move in moves if move[2]]
+            label, world, _ = generator.choice(fair if fair and generator.random() < 0.7 else moves)
             self._came_from[length] = (length - 1, label)
         self._require(world.execution.settled, "a saga never settles")
         self._note(length - 1, "and nothing bad any more")
@@ -299,11 +300,8 @@ class Walk:
         final = replace(failed, final=True)
         yield f"{body.token} fails final", self._event(after, final, body), False
         maybe = replace(failed, effect=True)
-        yield (
-            f"{body.token} fails, it took effect",
-            self._event(_effect(after, body), maybe, body),
-            0,
-        )
+        done = self._event(_effect(after, body), maybe, body)
+        yield f"{body.token} fails, it took effect", done, False
 
     def _undo_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         after = _without(world, body)
@@ -326,11 +324,8 @@ class Walk:
         yield f"{body.token} is void", self._event(gone, event, body), False
         if body.state == "retried":
             return
-        yield (
-            f"{body.token} is void, it took effect",
-            self._event(_effect(gone, body), event, body),
-            0,
-        )
+        done = self._event(_effect(gone, body), event, body)
+        yield f"{body.token} is void, it took effect", done, False
         if body.slot.direction is FORWARD and world.left.zombies:
             zombie = (*gone.bodies, body._replace(state="zombie"))
             then = gone._replace(bodies=zombie, left=gone.left.less(zombies=1))
@@ -405,7 +400,7 @@ class Walk:
         return then
 
     def _in_debt(self, world: World, then: World, event: ev.Event, body: Body | None) -> World:
-        """What the state machine knows now: an effect that was reported or may exist, or an undo."""
+        """What the state machine has to know now: an effect, reported or unknown, or an undo."""
         if body is None:
             return then
         index, truth = body.slot.step, then.truth[body.slot.step]
@@ -453,9 +448,8 @@ class Walk:
         outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
         self._require(len(outstanding) <= 1, "two steps are outstanding")
         if outstanding:
-            self._require(
-                outstanding == [after.position], "the outstanding step is not the position"
-            )
+            here = outstanding == [after.position]
+            self._require(here, "the outstanding step is not the position")
             self._require(not after.settled, "a settled saga has an outstanding step")
         for old, new in zip(before.steps, after.steps, strict=True):
             self._require(new.epoch >= old.epoch, "an epoch went down")
@@ -480,9 +474,8 @@ class Walk:
         if execution.status is SagaStatus.COMPLETED and not world.by_hand:
             for step, truth in zip(execution.steps, world.truth, strict=True):
                 done = step.status is StepStatus.SUCCEEDED and truth.standing
-                self._require(
-                    done or step.status is StepStatus.SKIPPED, "COMPLETED, but not all of it"
-                )
+                skipped = step.status is StepStatus.SKIPPED
+                self._require(done or skipped, "COMPLETED, but not all of it")
         elif execution.status is SagaStatus.COMPENSATED:
             self._check_compensated(world)
         elif execution.status is SagaStatus.STUCK and execution.direction is BACKWARD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import psutil
 import pytest
 
 from tests.helpers import wait_for
@@ -87,8 +88,6 @@ class TestKilledWorker:
     def pair(self, site, line):
         def children(worker):
             return {child.pid for child in psutil.Process(worker.process.pid).children()}
-
-        import psutil
 
         one, two = site.workers
         return (one, two) if line["pid"] in children(one) else (two, one)

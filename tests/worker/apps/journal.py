@@ -17,7 +17,7 @@ PATIENCE = 60
 
 @lru_cache
 def _client(pid: int) -> redis.Redis:
-    return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"])
+    return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"], socket_timeout=PATIENCE + 10)
 
 
 def note(what: str, **data: Any) -> None:

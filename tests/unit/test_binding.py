@@ -1,0 +1,182 @@
+"""What a task is called with: worked out from its signature."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import celery_saga
+from celery_saga import Const, SagaContext
+from celery_saga.binding import bind
+from celery_saga.plan import Input
+
+
+def key(name: str, required: bool = True) -> Input:
+    return Input(name, (name,), required=required)
+
+
+def of(function: Callable[..., Any] | None, **options: Any) -> tuple[str, list[Input]]:
+    """Style and inputs; the inputs in a list, which reads better in a failure."""
+    style, inputs = bind("step", "task", function, **options)
+    return style, list(inputs)
+
+
+def required(a, b): ...  # type: ignore[no-untyped-def]
+def defaults(a, b=2, *, c, d=4): ...  # type: ignore[no-untyped-def]
+def open_ended(a, *args, b=1, **kwargs): ...  # type: ignore[no-untyped-def]
+def nothing(): ...  # type: ignore[no-untyped-def]
+def annotated(saga: SagaContext): ...  # type: ignore[no-untyped-def]
+def annotated_quoted(saga: "SagaContext"): ...  # type: ignore[no-untyped-def]  # noqa: UP037
+def annotated_dotted(saga: celery_saga.SagaContext): ...  # type: ignore[no-untyped-def]
+def annotated_default(saga: SagaContext = None, n=1): ...  # type: ignore[no-untyped-def,assignment]
+def annotated_second(a, saga: SagaContext): ...  # type: ignore[no-untyped-def]
+def annotated_other(context: dict[str, Any], n): ...  # type: ignore[no-untyped-def]
+def named_context(context): ...  # type: ignore[no-untyped-def]
+def named_ctx(ctx, n=1, *args, **kwargs): ...  # type: ignore[no-untyped-def]
+def named_position(context, /): ...  # type: ignore[no-untyped-def]
+def named_second(n=1, *, context): ...  # type: ignore[no-untyped-def]
+def named_and_more(context, total): ...  # type: ignore[no-untyped-def]
+def optional_context(context=None): ...  # type: ignore[no-untyped-def]
+def similar(contexts): ...  # type: ignore[no-untyped-def]
+
+
+def real_annotation(saga): ...  # type: ignore[no-untyped-def]
+
+
+real_annotation.__annotations__ = {"saga": SagaContext}
+
+
+class TestByName:
+    @pytest.mark.parametrize(
+        ("function", "expected"),
+        [
+            (required, [key("a"), key("b")]),
+            (defaults, [key("a"), key("b", False), key("c"), key("d", False)]),
+            (open_ended, [key("a"), key("b", False)]),
+            (nothing, []),
+        ],
+    )
+    def test_each_parameter_reads_the_key_of_its_name(
+        self, function: Any, expected: list[Input]
+    ) -> None:
+        assert of(function) == ("inputs", expected)
+
+    def test_a_mapping_renames_on_top_of_the_names(self) -> None:
+        found = of(defaults, inputs={"b": "bee", "c": ("sea", 0, "level"), "d": Const([1])})
+        assert found == (
+            "inputs",
+            [
+                key("a"),
+                Input("b", ("bee",), required=False),
+                Input("c", ("sea", 0, "level")),
+                Input("d", const=[1]),
+            ],
+        )
+
+    def test_a_list_is_exhaustive(self) -> None:
+        assert of(defaults, inputs=["c", "a"]) == ("inputs", [key("c"), key("a")])
+        assert of(defaults, inputs=("a", "b", "c")) == (
+            "inputs",
+            [key("a"), key("b", False), key("c")],
+        )
+
+    def test_keyword_arguments_get_what_inputs_name(self) -> None:
+        found = of(open_ended, inputs={"extra": "x", "b": "b"})
+        assert found == ("inputs", [key("a"), key("b", False), Input("extra", ("x",))])
+        assert of(open_ended, inputs=["a", "extra"]) == ("inputs", [key("a"), key("extra")])
+
+    def test_constants_stand_for_keys(self) -> None:
+        assert of(required, parameters={"b": 7}) == ("inputs", [key("a"), Input("b", const=7)])
+        assert of(required, inputs=["a"], parameters={"b": 7}) == (
+            "inputs",
+            [key("a"), Input("b", const=7)],
+        )
+        assert of(required, inputs={"a": "x"}, parameters={"b": None}) == (
+            "inputs",
+            [Input("a", ("x",)), Input("b")],
+        )
+        assert of(open_ended, parameters={"extra": 1})[1][-1] == Input("extra", const=1)
+
+    def test_a_constant_is_a_copy(self) -> None:
+        rates = {"eu": [19]}
+        _, inputs = of(required, inputs={"b": Const(rates)}, parameters={"a": rates})
+        rates["eu"].append(7)
+        assert [item.const for item in inputs] == [{"eu": [19]}] * 2
+
+    def test_a_task_that_is_only_a_name(self) -> None:
+        inputs = {"a": "x", "b": ("y", "z"), "c": Const(3)}
+        assert of(None, inputs=inputs, parameters={"d": 4}) == (
+            "inputs",
+            [
+                Input("a", ("x",)),
+                Input("b", ("y", "z")),
+                Input("c", const=3),
+                Input("d", const=4),
+            ],
+        )
+        assert of(None, inputs=["a"]) == ("inputs", [key("a")])
+        assert of(None, inputs=[]) == ("inputs", [])
+        assert of(None, context=True, parameters={"d": 4}) == ("context", [Input("d", const=4)])
+
+
+class TestStyle:
+    @pytest.mark.parametrize(
+        "function",
+        [
+            annotated,
+            annotated_quoted,
+            annotated_dotted,
+            annotated_default,
+            real_annotation,
+            named_context,
+            named_ctx,
+            named_position,
+        ],
+    )
+    def test_gets_the_whole_context(self, function: Any) -> None:
+        assert of(function) == ("context", [])
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            required,
+            annotated_second,
+            annotated_other,
+            named_second,
+            named_and_more,
+            optional_context,
+            similar,
+            nothing,
+        ],
+    )
+    def test_gets_its_parameters(self, function: Any) -> None:
+        assert of(function)[0] == "inputs"
+
+    def test_inputs_overrule_the_name_of_the_parameter(self) -> None:
+        assert of(named_context, inputs={"context": "text"}) == (
+            "inputs",
+            [Input("context", ("text",))],
+        )
+
+    def test_the_users_word_wins(self) -> None:
+        assert of(similar, context=True) == ("context", [])
+        assert of(named_context, context=False) == ("inputs", [key("context")])
+        assert of(annotated, context=False) == ("inputs", [key("saga")])
+
+    @pytest.mark.parametrize("function", [similar, named_ctx, annotated, optional_context])
+    def test_a_plain_function_always_gets_it(self, function: Any) -> None:
+        assert of(function, plain=True) == ("context", [])
+
+    def test_constants_come_on_top(self) -> None:
+        found = of(named_and_more, plain=True, parameters={"total": 3})
+        assert found == ("context", [Input("total", const=3)])
+        assert of(named_ctx, parameters={"n": 3, "x": 4}) == (
+            "context",
+            [Input("n", const=3), Input("x", const=4)],
+        )
+
+    def test_annotations_that_are_real_types_count(self) -> None:
+        assert typing.get_type_hints(annotated)["saga"] is SagaContext
+        assert of(real_annotation) == ("context", [])

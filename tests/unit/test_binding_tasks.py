@@ -1,0 +1,130 @@
+"""Every kind of Celery task as a step: its parameters are found behind all wrappers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Task, shared_task
+from pydantic import BaseModel
+
+from celery_saga import Saga, saga_step
+from celery_saga.plan import Call, Input
+from tests.unit.building import call_of, new_app, plan_of
+
+app = new_app("binding")
+
+INPUTS = (Input("total", ("total",)), Input("note", ("note",), required=False))
+
+
+@app.task
+def ordinary(total: float, note: str = "") -> None: ...
+
+
+@app.task(bind=True)
+def bound(self: Any, total: float, note: str = "") -> None: ...
+
+
+@app.task(autoretry_for=(ValueError,), retry_backoff=True)
+def retried(total: float, note: str = "") -> None: ...
+
+
+@app.task(bind=True, autoretry_for=(ValueError,))
+def bound_and_retried(self: Any, total: float, note: str = "") -> None: ...
+
+
+class Order(BaseModel):
+    total: float
+
+
+@app.task(pydantic=True)
+def validated(total: Order, note: str = "") -> None: ...
+
+
+@app.task(pydantic=True, bind=True, autoretry_for=(ValueError,))
+def validated_and_all(self: Any, total: Order, note: str = "") -> None: ...
+
+
+class Base(Task):  # type: ignore[type-arg]
+    """A user's base class."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+@app.task(base=Base)
+def with_base(total: float, note: str = "") -> None: ...
+
+
+class ClassBased(Task):  # type: ignore[type-arg]
+    name = "binding.class_based"
+
+    def run(self, total: float, note: str = "") -> None: ...
+
+
+class_based = app.register_task(ClassBased())
+
+
+@shared_task
+def shared(total: float, note: str = "") -> None: ...
+
+
+@shared_task(bind=True)
+def shared_and_bound(self: Any, total: float, note: str = "") -> None: ...
+
+
+KINDS = {
+    "ordinary": ordinary,
+    "bound": bound,
+    "retried": retried,
+    "bound and retried": bound_and_retried,
+    "validated": validated,
+    "validated and all": validated_and_all,
+    "with base": with_base,
+    "class based": class_based,
+    "shared": shared,
+    "shared and bound": shared_and_bound,
+}
+
+
+@pytest.mark.parametrize("task", KINDS.values(), ids=KINDS.keys())
+class TestKindsOfTasks:
+    def test_by_object(self, task: Any) -> None:
+        call = call_of(Saga(steps=[task], app=app))
+        assert call == Call(task.name, "inputs", INPUTS, rerun=False)
+
+    def test_by_name(self, task: Any) -> None:
+        by_name = call_of(Saga(steps=[task.name], app=app))
+        assert by_name == call_of(Saga(steps=[task], app=app))
+
+    def test_as_an_undo(self, task: Any) -> None:
+        saga = Saga(app=app)
+        saga.local_step(ordinary).on_failure(task, inputs=["total"])
+        undo = plan_of(saga).steps[0].compensation
+        assert undo is not None
+        assert undo.inputs == INPUTS[:1]
+
+    def test_with_the_decorators_word(self, task: Any) -> None:
+        def make(**options: Any) -> Call:
+            saga_step(**options)(task)
+            try:
+                return call_of(Saga(steps=[task], app=app))
+            finally:
+                saga_step(task)
+
+        assert make(context=True).style == "context"
+        assert make(inputs={"total": "sum"}).inputs == (
+            Input("total", ("sum",)),
+            INPUTS[1],
+        )
+        assert make(returns="payment").returns == "payment"
+
+
+def test_the_decorators_word_on_context_holds_for_an_undo_too() -> None:
+    saga_step(context=True)(bound)
+    saga = Saga(app=app)
+    saga.local_step(ordinary).on_failure(bound)
+    undo = plan_of(saga).steps[0].compensation
+    saga_step(bound)
+    assert undo is not None
+    assert undo.style == "context"

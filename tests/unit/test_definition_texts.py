@@ -1,0 +1,158 @@
+"""Every mistake that the builder sees is refused with what was expected and what was found."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_saga import LocalSagaStep, Saga, SagaOperation, saga_step
+from celery_saga.errors import DefinitionError
+from tests.unit.building import new_app
+
+app = new_app("shop")
+
+
+@app.task(name="texts.charge")
+def charge(total: float) -> None: ...
+
+
+@app.task(name="texts.refund")
+def refund(total: float) -> None: ...
+
+
+def many(*steps: LocalSagaStep) -> None:
+    Saga("checkout", steps=steps).commit()
+
+
+def with_undo(**options: Any) -> None:
+    many(LocalSagaStep(charge).on_failure(refund, **options))
+
+
+step = LocalSagaStep
+Row = tuple[Callable[[], Any], list[str]]
+
+ROWS: dict[str, Row] = {
+    "a saga's name": (lambda: Saga(7), ["name", "expected a text", "7"]),  # type: ignore[arg-type]
+    "a saga without letters": (lambda: Saga("  "), ["name", "expected a text", "'  '"]),
+    "steps is a text": (lambda: Saga("s", steps="abc"), ["steps", "expected a list", "'abc'"]),
+    "steps is one task": (lambda: Saga("s", steps=charge), ["steps", "expected a list"]),
+    "options of a step object": (
+        lambda: Saga("s").local_step(step(charge), pivot=True),
+        ["step object", "pivot"],
+    ),
+    "option of a task": (
+        lambda: Saga("s").local_step(charge, quue="fast"),
+        ["unknown option 'quue'", "a task", "expected one of", "'queue'", "parameters={...}"],
+    ),
+    "option of a name": (
+        lambda: Saga("s").local_step("shop.charge", countdown=3),
+        ["unknown option 'countdown'", "'shop.charge'", "expected one of"],
+    ),
+    "option of a step without action": (
+        lambda: Saga("s").local_step(colour="red"),
+        ["unknown option 'colour'", "expected one of", "'pivot'"],
+    ),
+    "option of an undo": (
+        lambda: Saga("s").local_step(charge).on_failure(refund, pivot=True),
+        ["unknown option 'pivot'", "expected one of", "'queue'"],
+    ),
+    "option of an operation": (
+        lambda: Saga("s").local_step(SagaOperation(charge, quue="fast")),
+        ["unknown option 'quue'", "expected one of"],
+    ),
+    "option of the decorator": (
+        lambda: saga_step(compensation=refund, quue="fast")(charge),
+        ["unknown option 'quue'", "expected one of"],
+    ),
+    "constants that are no mapping": (
+        lambda: Saga("s").local_step().on_execute(charge, [1]),  # type: ignore[arg-type]
+        ["parameters", "expected a mapping", "[1]"],
+    ),
+    "constants without names": (
+        lambda: Saga("s").local_step().on_execute(charge, {1: 1}),  # type: ignore[dict-item]
+        ["parameters", "expected a mapping", "{1: 1}"],
+    ),
+    "on_lost": (
+        lambda: Saga("s").local_step(charge, on_lost="again"),
+        ["on_lost", "expected 'rerun' or 'undo'", "found 'again'"],
+    ),
+    "pivot": (
+        lambda: Saga("s").local_step(charge, pivot="yes"),
+        ["pivot", "expected True or False", "found 'yes'"],
+    ),
+    "retriable": (
+        lambda: Saga("s").local_step(charge, retriable=3, max_attempts=3),
+        ["retriable", "expected True or False", "found 3"],
+    ),
+    "a step's name": (
+        lambda: many(step(charge, name=7)),
+        ["'checkout'", "name", "expected a text without '/'", "found 7"],
+    ),
+    "an empty step name": (lambda: many(step(charge, name="")), ["expected a text", "found ''"]),
+    "a step name with a slash": (
+        lambda: many(step(charge, name="a/b")),
+        ["expected a text without '/'", "found 'a/b'"],
+    ),
+    "duplicate names": (
+        lambda: many(step(charge, name="pay"), step(charge, name="pay")),
+        ["'checkout'", "two steps", "'pay'"],
+    ),
+    "two pivots": (
+        lambda: many(step(charge, pivot=True), step(charge), step(refund, pivot=True)),
+        ["'checkout'", "expected one pivot", "found", "1 and 3"],
+    ),
+    "an undo on the pivot": (
+        lambda: many(step(charge, refund, pivot=True)),
+        ["'checkout'", "step number 1", "compensation", "on or after the pivot"],
+    ),
+    "an undo after the pivot": (
+        lambda: many(step(charge, pivot=True), step(charge, refund)),
+        ["'checkout'", "step number 2", "compensation", "on or after the pivot"],
+    ),
+    "undo of a lost pivot": (
+        lambda: many(step(charge, pivot=True, on_lost="undo")),
+        ["'checkout'", "step number 1", "on_lost", "on or after the pivot", "'undo'"],
+    ),
+    "retriable without a limit": (
+        lambda: many(step(charge, retriable=True)),
+        ["'checkout'", "step number 1", "retriable", "max_attempts="],
+    ),
+    "a retriable pivot without a limit": (
+        lambda: many(step(charge, retriable=True, pivot=True)),
+        ["'checkout'", "step number 1", "retriable", "max_attempts="],
+    ),
+    "a limit without retriable": (
+        lambda: many(step(charge, max_attempts=3)),
+        ["'checkout'", "step number 1", "max_attempts=", "retriable=True"],
+    ),
+    "compensate_on_failure without an undo": (
+        lambda: many(step(charge, compensate_on_failure=True)),
+        ["'checkout'", "step number 1", "compensate_on_failure", "compensation"],
+    ),
+    **{
+        f"max_attempts {bad!r}": (
+            functools.partial(
+                lambda bad: many(step(charge, retriable=True, max_attempts=bad)), bad
+            ),
+            ["'checkout'", "step number 1", "max_attempts", "expected 1 or more", f"found {bad!r}"],
+        )
+        for bad in (0, -1, 2.5, "3", True)
+    },
+    "max_attempts of an undo": (
+        lambda: with_undo(max_attempts=0),
+        ["'checkout'", "step number 1", "max_attempts", "expected 1 or more", "found 0"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "parts"), ROWS.values(), ids=ROWS.keys())
+def test_the_text_names_what_was_expected_and_what_was_found(
+    build: Callable[[], Any], parts: list[str]
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        build()
+    text = str(caught.value)
+    assert [part for part in parts if part not in text] == [], text

@@ -1,0 +1,326 @@
+"""From a definition to a plan: names, what happens to lost steps, retries, classes, warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, _state, shared_task
+
+from celery_saga import LocalSagaStep, Saga, errors
+from celery_saga.errors import DefinitionError, DefinitionWarning
+from celery_saga.plan import Call, Plan, PlanStep
+from tests.unit.building import call_of, new_app, plan_of
+
+app = new_app("planner")
+
+
+@app.task(name="shop.charge", acks_late=True)
+def charge(total: float) -> None: ...
+
+
+@app.task(name="shop.refund")
+def refund(payment: str) -> None: ...
+
+
+@app.task(name="shop.ship")
+def ship(address: str = "") -> None: ...
+
+
+@app.task(name="shop.find")
+def find(payment: str = "") -> None: ...
+
+
+@shared_task(name="shared.log")
+def log() -> None: ...
+
+
+def plain(context: Any) -> None: ...
+
+
+Saga("planner", steps=[plain]).commit()
+
+step = LocalSagaStep
+
+
+class Declined(Exception):
+    class Hard(Exception): ...
+
+
+def names(*steps: Any) -> list[str]:
+    return [step.name for step in plan_of(Saga("s", steps=steps, app=app)).steps]
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("steps", "expected"),
+        [
+            ([charge, ship], ["charge", "ship"]),
+            (["far.away.task"], ["task"]),
+            ([step("task", inputs=[])], ["task"]),
+            ([plain], ["plain"]),
+            ([charge, charge, charge], ["charge", "charge_2", "charge_3"]),
+            ([charge, step(charge, name="charge_2"), charge], ["charge", "charge_2", "charge_3"]),
+            ([charge, step(charge, name="charge")], ["charge_2", "charge"]),
+            ([step(charge, name="pay"), charge], ["pay", "charge"]),
+            ([step("a/b", inputs=[]), step("c.a_b", inputs=[])], ["a_b", "a_b_2"]),
+        ],
+    )
+    def test_are_given_derived_or_numbered(self, steps: list[Any], expected: list[str]) -> None:
+        fresh = [step(one, inputs=[]) if isinstance(one, str) else _copy(one) for one in steps]
+        assert names(*fresh) == expected
+
+    def test_of_the_saga(self) -> None:
+        assert plan_of(Saga("order", steps=[charge])).saga == "order"
+        assert plan_of(Saga(steps=[charge])).saga == "saga"
+
+
+def _copy(one: Any) -> Any:
+    """A step belongs to one saga only."""
+    if not isinstance(one, LocalSagaStep) or one.action is None:
+        return one
+    return LocalSagaStep(one.action, **one.options)
+
+
+class TestRepr:
+    @pytest.mark.parametrize(
+        ("saga", "expected"),
+        [
+            (Saga("order"), "<Saga order: (no steps) (not committed)>"),
+            (Saga().commit(), "<Saga saga: (no steps)>"),
+            (
+                Saga("order", steps=[step(charge, refund), step(plain, name="book")]).commit(),
+                "<Saga order: charge <-> refund -> book>",
+            ),
+            (
+                Saga("order", steps=[step(charge, refund), step("far.book", pivot=True), ship]),
+                "<Saga order: charge <-> refund -> book (pivot) -> ship (not committed)>",
+            ),
+            (
+                Saga("order", steps=[step(on_failure=refund)]),
+                "<Saga order: ? <-> refund (not committed)>",
+            ),
+        ],
+    )
+    def test_shows_the_plan_with_arrows(self, saga: Saga, expected: str) -> None:
+        assert repr(saga) == expected
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("target", "on_lost", "rerun"),
+        [
+            (charge, None, True),
+            (charge, "undo", False),
+            (charge, "rerun", True),
+            ("shop.charge", None, True),
+            (ship, None, False),
+            (ship, "undo", False),
+            (ship, "rerun", True),
+            (plain, None, False),
+            (plain, "rerun", True),
+        ],
+    )
+    def test_on_lost_follows_acks_late(self, target: Any, on_lost: str | None, rerun: bool) -> None:
+        assert call_of(Saga(steps=[step(target, on_lost=on_lost)]), app).rerun is rerun
+
+    def test_a_task_that_is_only_a_name_counts_as_early(self) -> None:
+        assert not call_of(Saga(steps=[step("far.task", inputs=[])]), app).rerun
+
+    def test_the_apps_setting_counts(self) -> None:
+        late = new_app("late", task_acks_late=True)
+
+        @late.task(name="late.task", shared=False)
+        def task() -> None: ...
+
+        assert call_of(Saga(steps=["late.task"]), late).rerun
+
+    def test_an_undo_is_always_run_again(self) -> None:
+        saga = Saga(steps=[step(charge, ship, on_lost="undo")])
+        undo = plan_of(saga, app).steps[0].compensation
+        assert undo is not None
+        assert undo.rerun
+
+    def test_message_options_come_along(self) -> None:
+        call = call_of(Saga(steps=[step(charge, queue="slow", priority=3, name="pay")]), app)
+        assert call.options == {"queue": "slow", "priority": 3}
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, (1, 1.0, 300.0)),
+            ({"retriable": False}, (1, 1.0, 300.0)),
+            ({"retriable": True, "max_attempts": 4}, (4, 1.0, 300.0)),
+            (
+                {
+                    "retriable": True,
+                    "max_attempts": 1,
+                    "retry_backoff": 3,
+                    "retry_backoff_max": 0.5,
+                },
+                (1, 3.0, 0.5),
+            ),
+            ({"pivot": True, "retriable": True, "max_attempts": 2}, (2, 1.0, 300.0)),
+        ],
+    )
+    def test_retries_up_to_the_pivot(self, options: dict[str, Any], expected: Any) -> None:
+        assert retries(call_of(Saga(steps=[step(charge, **options)]), app)) == expected
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, (None, 1.0, 300.0)),
+            ({"max_attempts": 4, "retry_backoff": 2}, (4, 2.0, 300.0)),
+            ({"retriable": True}, (None, 1.0, 300.0)),
+        ],
+    )
+    def test_retries_after_the_pivot(self, options: dict[str, Any], expected: Any) -> None:
+        steps = [step(charge, pivot=True), step(ship, **options)]
+        plan = plan_of(Saga(steps=steps), app)
+        assert [retries(step.action) for step in plan.steps] == [(1, 1.0, 300.0), expected]
+        assert [step.pivot for step in plan.steps] == [True, False]
+
+    def test_retries_of_an_undo(self) -> None:
+        def undo(saga: Saga, on: Celery) -> Any:
+            call = plan_of(saga, on).steps[0].compensation
+            assert call is not None
+            return retries(call)
+
+        other = new_app("patient", saga_compensation_max_attempts=9)
+        assert undo(Saga(steps=[step(plain, plain)]), app) == (5, 1.0, 300.0)
+        assert undo(Saga(steps=[step(plain, plain)]), other) == (9, 1.0, 300.0)
+        own = Saga()
+        own.local_step(plain).on_failure(plain, max_attempts=2, retry_backoff=7)
+        assert undo(own, other) == (2, 7.0, 300.0)
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (True, True),
+            (False, False),
+            (Declined, (f"{__name__}.Declined",)),
+            ([Declined.Hard, ValueError], (f"{__name__}.Declined.Hard", "builtins.ValueError")),
+            ((errors.MissingInput,), ("celery_saga.errors.MissingInput",)),
+        ],
+    )
+    def test_classes_are_named(self, given: Any, expected: Any) -> None:
+        saga = Saga(steps=[step(charge, ship, compensate_on_failure=given)])
+        assert plan_of(saga, app).steps[0].compensate_on_failure == expected
+
+    def test_a_scripts_own_class_is_named_like_its_tasks(self) -> None:
+        mine = type("Mine", (Exception,), {"__module__": "__main__"})
+        saga = Saga(steps=[step(charge, ship, compensate_on_failure=mine)]).commit()
+        assert plan_of(saga, app).steps[0].compensate_on_failure == ("planner.Mine",)
+
+    def test_the_apps_limits_come_along(self) -> None:
+        other = new_app("limits", saga_max_redeliveries=7, saga_unknown_task_grace=30)
+        plan = plan_of(Saga("s", steps=[plain]), other)
+        task = f"saga:{__name__}.plain"
+        assert plan == Plan("s", (PlanStep("plain", Call(task, "context", rerun=False)),), 7, 30.0)
+        assert isinstance(plan.unknown_task_grace, float)
+
+
+def retries(call: Call) -> tuple[int | None, float, float]:
+    return call.max_attempts, call.backoff, call.backoff_max
+
+
+class TestApp:
+    def test_is_the_one_that_its_tasks_share(self) -> None:
+        assert Saga(steps=[plain, step(charge, ship), "far.task"]).app is app
+
+    def test_is_the_one_that_is_given(self) -> None:
+        other = new_app("other")
+        assert Saga(steps=[charge], app=other).app is other
+
+    def test_shared_tasks_go_with_the_others(self) -> None:
+        current = Celery("current")
+        assert Saga(steps=[log, charge]).app is app
+        assert Saga(steps=[log]).app is current
+
+    def test_is_else_the_current_one(self) -> None:
+        current = Celery("current")
+        assert Saga(steps=[plain, "far.task"]).app is current
+
+    def test_an_undo_counts(self) -> None:
+        assert Saga(steps=[step(plain, ship)]).app is app
+
+    @pytest.fixture(autouse=True)
+    def _current_app_is_put_back(self) -> Iterator[None]:
+        before = _state._tls.current_app
+        yield
+        _state._set_current_app(before)
+
+
+def warned(saga: Saga) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan_of(saga, app)
+    return [str(one.message) for one in caught if one.category is DefinitionWarning]
+
+
+class TestWarning:
+    def test_an_undo_that_requires_what_only_its_own_step_returns(self) -> None:
+        (text,) = warned(Saga("order", steps=[step(charge, refund, returns="payment")]))
+        for part in (
+            "'order'",
+            "'charge'",
+            "'shop.refund'",
+            "'payment'",
+            "forward_key",
+            "gets stuck",
+        ):
+            assert part in text
+
+    def test_what_is_stored_under_the_steps_own_name(self) -> None:
+        (text,) = warned(Saga("order", steps=[step(charge, refund, name="payment")]))
+        assert "'payment'" in text
+
+    def test_a_path_into_the_result(self) -> None:
+        saga = Saga("order")
+        saga.local_step(charge, returns="answer").on_failure(
+            refund, inputs={"payment": ("answer", "id")}
+        )
+        assert len(warned(saga)) == 1
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            [step(charge, find, returns="payment")],
+            [step(charge, refund, returns="other")],
+            [step(charge, refund, returns=False, name="payment")],
+            [step(charge, refund)],
+            [step(ship, name="payment"), step(charge, refund, returns="payment")],
+            [step(ship, returns="payment"), step(charge, refund, returns="payment")],
+            [step(refund, refund, returns="payment")],
+            [step(plain, refund, name="payment")],
+            [step(charge, plain, returns="payment")],
+        ],
+    )
+    def test_not_if_the_key_can_come_from_elsewhere_or_is_not_needed(
+        self, steps: list[Any]
+    ) -> None:
+        assert warned(Saga("order", steps=[_again(one) for one in steps])) == []
+
+    def test_not_for_a_constant(self) -> None:
+        saga = Saga("order")
+        saga.local_step(charge, returns="payment").on_failure(refund, {"payment": "p"})
+        assert warned(saga) == []
+
+    def test_can_be_made_an_error(self) -> None:
+        saga = Saga("order", steps=[step(charge, refund, returns="payment")])
+        with pytest.raises(DefinitionWarning):
+            plan_of(saga, app)
+
+
+def _again(one: LocalSagaStep) -> LocalSagaStep:
+    copy = LocalSagaStep(one.action, **one.options)
+    return copy.on_failure(one.compensation) if one.compensation else copy
+
+
+def test_a_saga_that_is_not_complete_has_no_plan() -> None:
+    with pytest.raises(errors.EmptySagaException):
+        plan_of(Saga("s"), app)
+    with pytest.raises(DefinitionError):
+        plan_of(Saga("s", steps=[step(on_failure=ship)]), app)

@@ -1,0 +1,8 @@
+"""A service of somebody else: the callers know its task by name only."""
+
+from celery import shared_task
+
+
+@shared_task(name="elsewhere.ship")
+def ship(address, express=False):
+    return {"shipped": [address, express]}

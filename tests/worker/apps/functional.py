@@ -1,0 +1,18 @@
+"""The app of the one worker that most tests share."""
+
+from celery import Celery
+
+from celery_saga import SagaManager
+
+app = Celery(
+    "functional",
+    include=[
+        "tests.worker.apps.kinds",
+        "tests.worker.apps.elsewhere",
+        "tests.worker.apps.outcomes",
+        "tests.worker.apps.failing",
+        "tests.worker.apps.steps",
+    ],
+)
+sagas = SagaManager(app)
+app.config_from_object("tests.worker.apps.settings")
