@@ -1,8 +1,4 @@
-"""One run of a saga, as immutable data.
-
-Nothing in here decides: :mod:`celery_saga.decide` makes a new execution out of an old one, a store
-keeps it, and the shell round both does the work.
-"""
+"""One run of a saga, as immutable data; :mod:`celery_saga.decide` makes a new one of an old one."""
 
 from __future__ import annotations
 

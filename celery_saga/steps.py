@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 #: Celery's own options of a message that a step may set, under Celery's names.
 MESSAGE_OPTIONS = frozenset(
-    ("queue", "exchange", "routing_key", "priority", "expires", "compression")
-    + ("time_limit", "soft_time_limit")
+    {"queue", "exchange", "routing_key", "priority", "expires", "compression"}
+    | {"time_limit", "soft_time_limit"}
 )
 _CALL_OPTIONS = frozenset(
     {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}

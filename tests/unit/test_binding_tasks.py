@@ -17,19 +17,19 @@ app = new_app("binding")
 INPUTS = (Input("total", ("total",)), Input("note", ("note",), required=False))
 
 
-@app.task
+@app.task(shared=False)
 def ordinary(total: float, note: str = "") -> None: ...
 
 
-@app.task(bind=True)
+@app.task(bind=True, shared=False)
 def bound(self: Any, total: float, note: str = "") -> None: ...
 
 
-@app.task(autoretry_for=(ValueError,), retry_backoff=True)
+@app.task(autoretry_for=(ValueError,), retry_backoff=True, shared=False)
 def retried(total: float, note: str = "") -> None: ...
 
 
-@app.task(bind=True, autoretry_for=(ValueError,))
+@app.task(bind=True, autoretry_for=(ValueError,), shared=False)
 def bound_and_retried(self: Any, total: float, note: str = "") -> None: ...
 
 
@@ -37,11 +37,11 @@ class Order(BaseModel):
     total: float
 
 
-@app.task(pydantic=True)
+@app.task(pydantic=True, shared=False)
 def validated(total: Order, note: str = "") -> None: ...
 
 
-@app.task(pydantic=True, bind=True, autoretry_for=(ValueError,))
+@app.task(pydantic=True, bind=True, autoretry_for=(ValueError,), shared=False)
 def validated_and_all(self: Any, total: Order, note: str = "") -> None: ...
 
 
@@ -52,7 +52,7 @@ class Base(Task):  # type: ignore[type-arg]
         return self.run(*args, **kwargs)
 
 
-@app.task(base=Base)
+@app.task(base=Base, shared=False)
 def with_base(total: float, note: str = "") -> None: ...
 
 

@@ -15,11 +15,11 @@ from tests.unit.building import new_app
 app = new_app("shop")
 
 
-@app.task(name="texts.charge")
+@app.task(name="texts.charge", shared=False)
 def charge(total: float) -> None: ...
 
 
-@app.task(name="texts.refund")
+@app.task(name="texts.refund", shared=False)
 def refund(total: float) -> None: ...
 
 

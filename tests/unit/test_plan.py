@@ -233,9 +233,10 @@ class TestHash:
         assert found == {FULL.hash}
 
 
-class TestInput:
-    CONTEXT = {"a": 1, "none": None, "deep": {"list": [{"x": 7}]}, "name": "Bob", "raw": b"Bob"}
+CONTEXT = {"a": 1, "none": None, "deep": {"list": [{"x": 7}]}, "name": "Bob", "raw": b"Bob"}
 
+
+class TestInput:
     @pytest.mark.parametrize(
         ("path", "value"),
         [
@@ -247,8 +248,8 @@ class TestInput:
     )
     def test_is_read_at_its_path(self, path: tuple[str | int, ...], value: Any) -> None:
         call = Call("t", inputs=(Input("p", path),))
-        assert call.missing(self.CONTEXT) is None
-        assert call.arguments(self.CONTEXT) == {"p": value}
+        assert call.missing(CONTEXT) is None
+        assert call.arguments(CONTEXT) == {"p": value}
 
     @pytest.mark.parametrize(
         ("path", "key"),
@@ -266,10 +267,10 @@ class TestInput:
     def test_what_is_missing_is_named_by_its_path(
         self, path: tuple[str | int, ...], key: str
     ) -> None:
-        assert Call("t", inputs=(Input("p", path),)).missing(self.CONTEXT) == key
+        assert Call("t", inputs=(Input("p", path),)).missing(CONTEXT) == key
         optional = Call("t", inputs=(Input("p", path, required=False),))
-        assert optional.missing(self.CONTEXT) is None
-        assert optional.arguments(self.CONTEXT) == {}
+        assert optional.missing(CONTEXT) is None
+        assert optional.arguments(CONTEXT) == {}
 
     def test_a_constant_is_never_missing(self) -> None:
         call = Call("t", inputs=(Input("p", const=None), Input("q", const=[1])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,30 +9,30 @@ import pytest
 from celery import Celery, _state, shared_task
 
 from celery_saga import LocalSagaStep, Saga, errors
-from celery_saga.errors import DefinitionError, DefinitionWarning
+from celery_saga.errors import DefinitionError
 from celery_saga.plan import Call, Plan, PlanStep
 from tests.unit.building import call_of, new_app, plan_of
 
 app = new_app("planner")
 
 
-@app.task(name="shop.charge", acks_late=True)
+@app.task(name="planner.charge", acks_late=True, shared=False)
 def charge(total: float) -> None: ...
 
 
-@app.task(name="shop.refund")
+@app.task(name="planner.refund", shared=False)
 def refund(payment: str) -> None: ...
 
 
-@app.task(name="shop.ship")
+@app.task(name="planner.ship", shared=False)
 def ship(address: str = "") -> None: ...
 
 
-@app.task(name="shop.find")
+@app.task(name="planner.find", shared=False)
 def find(payment: str = "") -> None: ...
 
 
-@shared_task(name="shared.log")
+@shared_task(name="planner.log")
 def log() -> None: ...
 
 
@@ -115,7 +114,7 @@ class TestOptions:
             (charge, None, True),
             (charge, "undo", False),
             (charge, "rerun", True),
-            ("shop.charge", None, True),
+            ("planner.charge", None, True),
             (ship, None, False),
             (ship, "undo", False),
             (ship, "rerun", True),
@@ -251,72 +250,6 @@ class TestApp:
         before = _state._tls.current_app
         yield
         _state._set_current_app(before)
-
-
-def warned(saga: Saga) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        plan_of(saga, app)
-    return [str(one.message) for one in caught if one.category is DefinitionWarning]
-
-
-class TestWarning:
-    def test_an_undo_that_requires_what_only_its_own_step_returns(self) -> None:
-        (text,) = warned(Saga("order", steps=[step(charge, refund, returns="payment")]))
-        for part in (
-            "'order'",
-            "'charge'",
-            "'shop.refund'",
-            "'payment'",
-            "forward_key",
-            "gets stuck",
-        ):
-            assert part in text
-
-    def test_what_is_stored_under_the_steps_own_name(self) -> None:
-        (text,) = warned(Saga("order", steps=[step(charge, refund, name="payment")]))
-        assert "'payment'" in text
-
-    def test_a_path_into_the_result(self) -> None:
-        saga = Saga("order")
-        saga.local_step(charge, returns="answer").on_failure(
-            refund, inputs={"payment": ("answer", "id")}
-        )
-        assert len(warned(saga)) == 1
-
-    @pytest.mark.parametrize(
-        "steps",
-        [
-            [step(charge, find, returns="payment")],
-            [step(charge, refund, returns="other")],
-            [step(charge, refund, returns=False, name="payment")],
-            [step(charge, refund)],
-            [step(ship, name="payment"), step(charge, refund, returns="payment")],
-            [step(ship, returns="payment"), step(charge, refund, returns="payment")],
-            [step(refund, refund, returns="payment")],
-            [step(plain, refund, name="payment")],
-            [step(charge, plain, returns="payment")],
-        ],
-    )
-    def test_not_if_the_key_can_come_from_elsewhere_or_is_not_needed(
-        self, steps: list[Any]
-    ) -> None:
-        assert warned(Saga("order", steps=[_again(one) for one in steps])) == []
-
-    def test_not_for_a_constant(self) -> None:
-        saga = Saga("order")
-        saga.local_step(charge, returns="payment").on_failure(refund, {"payment": "p"})
-        assert warned(saga) == []
-
-    def test_can_be_made_an_error(self) -> None:
-        saga = Saga("order", steps=[step(charge, refund, returns="payment")])
-        with pytest.raises(DefinitionWarning):
-            plan_of(saga, app)
-
-
-def _again(one: LocalSagaStep) -> LocalSagaStep:
-    copy = LocalSagaStep(one.action, **one.options)
-    return copy.on_failure(one.compensation) if one.compensation else copy
 
 
 def test_a_saga_that_is_not_complete_has_no_plan() -> None:

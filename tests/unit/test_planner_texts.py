@@ -16,31 +16,31 @@ app = new_app("shop")
 other = new_app("stock")
 
 
-@app.task(name="shop.charge")
+@app.task(name="shop.charge", shared=False)
 def charge(customer_id: str, total: float, currency: str = "EUR") -> None: ...
 
 
-@app.task(name="shop.refund")
+@app.task(name="shop.refund", shared=False)
 def refund(total: float) -> None: ...
 
 
-@app.task(name="shop.whole")
+@app.task(name="shop.whole", shared=False)
 def whole(context: SagaContext) -> None: ...
 
 
-@app.task(name="shop.unbound")
+@app.task(name="shop.unbound", shared=False)
 def unbound(self: Any, total: float) -> None: ...
 
 
-@app.task(name="shop.unbound_whole")
+@app.task(name="shop.unbound_whole", shared=False)
 def unbound_whole(self: Any, context: SagaContext) -> None: ...
 
 
-@app.task(name="shop.by_position")
+@app.task(name="shop.by_position", shared=False)
 def by_position(total: float, /) -> None: ...
 
 
-@app.task(name="shop.nothing")
+@app.task(name="shop.nothing", shared=False)
 def nothing() -> None: ...
 
 

@@ -28,14 +28,17 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import pytest
 
 from celery_saga.execution import SagaStatus, StepStatus
 from tests.unit.scenario import plan_of
 from tests.unit.walk import Bounds, Found, Violation, Walk
+
+T = TypeVar("T")
 
 FULL = os.environ.get("SAGA_WALK") == "full"
 
@@ -94,11 +97,17 @@ def walked(profile: Profile) -> list[Found]:
     lost = ("", "!") if profile.bounds.voids else ("",)
     for shape in itertools.chain.from_iterable(shapes(length, lost) for length in profile.steps):
         walk = Walk(plan_of(shape, max_redeliveries=1), profile.bounds, deadline=profile.deadline)
-        try:
-            found.append(walk.run())
-        except Violation as violation:
-            pytest.fail(f"saga {shape!r}: {violation}", pytrace=False)
+        found.append(kept(shape, walk.run))
     return found
+
+
+def kept(shape: str, walk: Callable[[], T]) -> T:
+    """What a walk gives back, or the promise that it found broken, without a traceback."""
+    try:
+        return walk()
+    except Violation as violation:
+        text = f"saga {shape!r}: {violation}"
+    pytest.fail(text, pytrace=False)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -133,8 +142,5 @@ def test_random_ways_through_sagas_of_five_steps() -> None:
     for _ in range(20_000 if FULL else 200):
         shape = generator.choice(every)
         walk = Walk(plan_of(shape, max_redeliveries=2), bounds, deadline=generator.random() < 0.2)
-        try:
-            lengths.append(walk.wander(generator))
-        except Violation as violation:
-            pytest.fail(f"saga {shape!r}: {violation}", pytrace=False)
+        lengths.append(kept(shape, partial(walk.wander, generator)))
     assert sum(lengths) / len(lengths) > 10

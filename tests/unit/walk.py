@@ -201,6 +201,7 @@ class Walk:
             fair = [move for move in moves if move[2]]
             label, world, _ = generator.choice(fair if fair and generator.random() < 0.7 else moves)
             self._came_from[length] = (length - 1, label)
+        self._complain()
         self._require(world.execution.settled, "a saga never settles")
         self._note(length - 1, "and nothing bad any more")
         self._complain()
@@ -392,12 +393,29 @@ class Walk:
         if body is not None:
             self._same(decision.execution, event, "a second copy of a report did something")
         then = world._replace(execution=decision.execution)
+        self._check_answer(before, event, decision)
         then = self._in_debt(world, then, event, body)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.slot)
         self._check(world, then, event)
         return then
+
+    def _check_answer(self, before: SagaExecution, event: ev.Event, decision: ev.Decision) -> None:
+        """What single events have to lead to, whatever else happens."""
+        after, pivot = decision.execution, self.plan.pivot
+        if isinstance(event, ev.CancelRequested) and after is not before:
+            early = pivot is None or before.steps[pivot].epoch == 0
+            self._require(early, "a saga was cancelled after its pivot was sent")
+        elif isinstance(event, ev.StepFailed) and event.final and after is not before:
+            over = after.settled or after.direction is BACKWARD
+            self._require(over, "a final failure was not final")
+        elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
+            slot, step = before.slot(before.position), before.steps[before.position]
+            waits = slot is not None and step.claim is None and after.slot(slot.step) == slot
+            if slot and waits and after.deadline == before.deadline and event.at > LONG:
+                again = ev.Dispatch(slot, step.retries)
+                self._require(again in decision.commands, "a message that is gone stays so")
 
     def _in_debt(self, world: World, then: World, event: ev.Event, body: Body | None) -> World:
         """What the state machine has to know now: an effect, reported or unknown, or an undo."""
@@ -426,6 +444,7 @@ class Walk:
         paused = then.execution.status is SagaStatus.PAUSED
         self._require(again or not paused, "a paused saga sent a step")
         if slot.direction is FORWARD:
+            self._require(again or before.unwind is None, "a step was sent after the cancel")
             return then
         running = [body.token for body in then.bodies if body.state == "running"]
         running = [token for token in running if token.startswith("f")]
@@ -455,12 +474,24 @@ class Walk:
             self._require(new.epoch >= old.epoch, "an epoch went down")
             if new.epoch == old.epoch and new.outstanding is not None:
                 self._require(new.outstanding is old.outstanding, "two dispatches under one epoch")
+        if before.direction is FORWARD and after.direction is BACKWARD:
+            self._check_turn(then)
+        elif after.direction is FORWARD and after.unwind is not None:
+            awaited = outstanding and after.steps[after.position].claim is not None
+            self._require(awaited, "nobody has the claim, and the saga does not go back")
         if after.status not in SETTLED:
             self._require(after.due_at is not None, "nobody will look at it again")
         else:
             self._require(after.due_at is None, "a settled saga is looked at")
         if before.status is not after.status:
             self._check_status(then, before.status, event)
+
+    def _check_turn(self, world: World) -> None:
+        """No way back from a pivot that has taken effect, or may have."""
+        pivot = self.plan.pivot
+        if pivot is not None and not world.by_hand:
+            owed = [truth.debt is not None for truth in world.truth[pivot:]]
+            self._require(not any(owed), "the saga went back after its pivot")
 
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
         execution = world.execution
@@ -531,9 +562,11 @@ class Walk:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
             self._same(execution, event, f"a stale {type(event).__name__} did something")
-        if not newest:
-            taken = claimed(execution, slot, Claim("stranger", "w", 9, at))
-            self._require(taken is None, "a stale message got the claim")
+        step = execution.steps[slot.step]
+        if not newest or step.claim is not None:
+            retries = step.retries if newest else 9
+            taken = claimed(execution, slot, Claim("stranger", "w", retries, at))
+            self._require(taken is None, "a stale or second message got the claim")
 
     def _require(self, condition: object, text: str) -> None:
         if not condition:

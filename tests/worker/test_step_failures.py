@@ -49,13 +49,6 @@ class TestWhichStepsAreUndone:
             "FAILED",
         ]
 
-    @pytest.mark.parametrize("how", ["memory"])
-    def test_an_error_after_which_anything_may_have_happened(self, start, outcomes, journal, how):
-        result = start((outcomes.ends, outcomes.undo), how=how)
-
-        assert result.get(timeout=30, propagate=False) == {"how": how}
-        assert journal.began(result.id) == ["a/f", "a/c"]
-
     @pytest.mark.parametrize("how", ["declined", "abort", "ignore", "reject"])
     def test_clean_errors_are_the_steps_word_that_nothing_happened(
         self, start, outcomes, journal, how
@@ -224,3 +217,17 @@ class TestUndo:
         with pytest.raises(SagaStuck, match="'receipt'"):
             result.get(timeout=30)
         assert journal.began(result.id) == ["a/f"]
+
+
+def test_a_step_that_ran_out_of_memory_is_undone(site):
+    """A worker of its own: Celery ends the worker's main process after a MemoryError."""
+    site.worker(app="tests.worker.apps.functional")
+    saga = Saga("memory", app=site.app)
+    step = saga.local_step("tests.worker.apps.outcomes.ends", name="a", inputs=["how"])
+    step.on_failure("tests.worker.apps.outcomes.undo", inputs=[])
+    result = saga.commit().delay(how="memory")
+    site.journal.wait(result.id, "began")
+    site.worker(app="tests.worker.apps.functional")
+
+    assert site.settled(result) == "COMPENSATED"
+    assert site.journal.began(result.id) == ["a/f", "a/c"]
