@@ -17,7 +17,7 @@ from celery import Celery, Task
 from celery.app.annotations import prepare
 from celery.app.task import Task as BaseTask
 
-from celery_saga.errors import SetupError
+from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import delivery_of, run_step
 from celery_saga.runtime import runtime_of
 
@@ -65,6 +65,47 @@ def around(inner: Any) -> Call:
     return __call__
 
 
+def _retrying(inner: Any) -> Call:
+    """A ``retry`` that lets an abort through: autoretry asks for one after any error it is for."""
+
+    def retry(
+        task: Task[Any, Any],
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
+        if isinstance(exc, AbortSaga) and delivery_of(task.request) is not None:
+            raise exc
+        return inner(task, args, kwargs, exc, *more, **options)
+
+    return retry
+
+
+def _replacing(inner: Any) -> Call:
+    """A ``replace`` that refuses inside a step: the engine would never hear of the other task."""
+
+    def replace(task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        if delivery_of(task.request) is not None:
+            raise SagaExecutionException(
+                f"task {task.name!r}: self.replace() inside a step of a saga is not supported; "
+                f"make the other task a step of its own, or call it with .delay()"
+            )
+        return inner(task, *args, **kwargs)
+
+    return replace
+
+
+def _hooks(cls: type[Any], inner: Any) -> dict[str, Call]:
+    """What a task class gets; ``inner`` is the ``__call__`` that it would have without."""
+    return {
+        "__call__": around(inner),
+        "retry": _retrying(cls.retry),
+        "replace": _replacing(cls.replace),
+    }
+
+
 class Annotations:
     """Stands in for ``app.annotations``: the user's own, with the hook added.
 
@@ -91,7 +132,7 @@ class _Hooking:
         if inner is None and hooked(task):
             return found
         # Ours first: the dict is applied in order, and '@__call__' of the user's wraps it.
-        return {"__call__": around(inner or task.__call__), **found}
+        return {**_hooks(task, inner or task.__call__), **found}
 
     def annotate_any(self) -> dict[str, Any] | None:
         return self._first("annotate_any")
@@ -120,7 +161,8 @@ def verify(app: Celery) -> None:
         if name.startswith("celery.") or hooked(cls):
             continue
         try:
-            cls.__call__ = around(cls.__call__)  # type: ignore[method-assign]
+            for attribute, method in _hooks(cls, cls.__call__).items():
+                setattr(cls, attribute, method)
         except (AttributeError, TypeError) as error:
             raise SetupError(
                 f"task {name!r} cannot take part in sagas: its class {cls.__name__!r} refuses a "

@@ -114,8 +114,8 @@ class TestWhichStepsAreUndone:
 
 class TestMissingInput:
     def test_mid_saga_fails_the_step_before_its_body(self, start, outcomes, journal):
-        result = start((outcomes.do, outcomes.undo), (outcomes.undo_with, None), value2=1)
-        # undo_with needs "value", which nobody supplies
+        result = start((outcomes.do, outcomes.undo), (outcomes.needs, None), other=1)
+
         with pytest.raises(SagaCompensated, match=r"step 'b' needs 'value'"):
             result.get(timeout=30)
         assert journal.began(result.id) == ["a/f", "a/c"]
@@ -125,7 +125,7 @@ class TestMissingInput:
         """The caller knows the task by its name only, and was wrong about its parameters."""
         options = {"inputs": ["one"]}
         result = start(
-            (outcomes.do, outcomes.undo), ("outcomes.two_needed", outcomes.undo, options), one=1
+            (outcomes.do, outcomes.undo), ("elsewhere.two_needed", outcomes.undo, options), one=1
         )
 
         with pytest.raises(SagaCompensated, match=r"TypeError: .*missing 1 required"):
@@ -138,19 +138,19 @@ class TestUndo:
         self, start, outcomes, journal
     ):
         result = start(
-            (outcomes.do, outcomes.undo_with, {"returns": "value"}),
+            (outcomes.do, outcomes.undo_with, {"returns": "receipt"}),
             (outcomes.ends, None),
             how="declined",
+            value="r1",
         )
 
         context = result.get(timeout=30, propagate=False)
         undo = journal.said(result.id, "began")[-1]
-        assert undo["value"] is None
-        assert undo["default"] == "default"
+        assert (undo["receipt"], undo["other"]) == ("r1", "default")
         assert undo["direction"] == "c"
         assert undo["idempotency_key"] == f"{result.id}/a/c/0"
-        assert undo["forward"] == f"{result.id}/a/f/0"
-        assert context == {"how": "declined", "value": None}
+        assert undo["forward"] == undo["forward_key"] == f"{result.id}/a/f/0"
+        assert context == {"how": "declined", "value": "r1", "receipt": "r1"}
 
     def test_in_context_style_it_sees_the_context_after_the_last_completed_step(
         self, outcomes, journal

@@ -86,9 +86,9 @@ def undo():
 
 
 @app.task
-def undo_with(value, missing_default="default"):
+def undo_with(receipt=None, other="default"):
     info = saga_info()
-    note("began", value=value, default=missing_default, forward=info.forward_key)
+    note("began", receipt=receipt, other=other, forward=info.forward_key)
     return {"value": "what an undo returns does not count"}
 
 
@@ -125,8 +125,8 @@ def undo_with_autoretry():
         raise ConnectionError("try again")
 
 
-@app.task(name="outcomes.two_needed")
-def two_needed(one, two):
+@app.task
+def needs(value):
     note("began")
 
 
