@@ -172,7 +172,7 @@ class Bench:
         Args:
             args: of the first task; left out, the chain waits for them.
         """
-        quiet = {} if self.variant.results else {"ignore_result": True}
+        quiet: dict[str, Any] = {} if self.variant.results else {"ignore_result": True}
         first = self.step.s(*args).set(**quiet)
         middle = (self.step.s().set(**quiet) for _ in range(steps - 2))
         return chain(first, *middle, self.told.s())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -138,7 +139,7 @@ class Station:
         """
         found: list[End] = []
         while len(found) < count:
-            answer = self._ends.blmpop(PATIENCE, 1, key, direction="LEFT", count=FETCH)
+            answer: Any = self._ends.blmpop(PATIENCE, 1, key, direction="LEFT", count=FETCH)
             if answer is None:
                 log = self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
                 raise BenchmarkError(

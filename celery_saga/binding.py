@@ -56,12 +56,7 @@ def bind(
         UnserializableValue: JSON cannot carry a constant.
     """
     where = f"step {step!r}, task {task!r}"
-    if context not in (None, True, False):
-        raise DefinitionError(f"{where}: context: expected True or False, found {context!r}")
-    if plain and context is False:
-        raise DefinitionError(
-            f"{where} is a plain function, which always gets the whole context: found context=False"
-        )
+    _check_style(where, plain, context)
     constants = tuple(_constant(where, name, value) for name, value in (parameters or {}).items())
     given = frozenset(parameters or ())
     sources = _sources(where, inputs, given)
@@ -75,6 +70,15 @@ def bind(
         return "inputs", _bind_unseen(where, sources) + constants
     complete = inputs is not None and not isinstance(inputs, Mapping)
     return "inputs", _bind_by_name(where, params, sources, given, complete) + constants
+
+
+def _check_style(where: str, plain: bool, context: Any) -> None:
+    if context not in (None, True, False):
+        raise DefinitionError(f"{where}: context: expected True or False, found {context!r}")
+    if plain and context is False:
+        raise DefinitionError(
+            f"{where} is a plain function, which always gets the whole context: found context=False"
+        )
 
 
 def _sources(where: str, inputs: Inputs | None, given: frozenset[str]) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery
 from kombu.exceptions import SerializationError
 
 from celery_saga.decide.events import Alert, Dispatch
@@ -128,18 +128,7 @@ class CeleryDispatcher:
         elif self._app.conf.task_always_eager:
             self._run_eagerly(request)
         else:
-            self._send(task, request)
-
-    def _send(self, task: Task[Any, Any], request: Mapping[str, Any]) -> None:
-        try:
             task.apply_async(request["args"], request["kwargs"], **request["options"])
-        except TypeError:
-            # The plan was made where the task had, or was thought to have, another signature. Sent
-            # all the same, the call fails where it runs, and the saga turns back.
-            log.info("task %s does not take what its saga's plan sends", task.name, exc_info=True)
-            self._app.send_task(
-                request["task"], request["args"], request["kwargs"], **request["options"]
-            )
 
     def _run_eagerly(self, request: Mapping[str, Any]) -> None:
         """One step after the other in a loop: a step's successor is not run inside of it."""

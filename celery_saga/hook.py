@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.app.annotations import prepare
 from celery.app.task import Task as BaseTask
+from celery.utils.functional import firstmethod
 
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import delivery_of, run_step
@@ -135,14 +136,13 @@ class _Hooking:
         return {**_hooks(task, inner or task.__call__), **found}
 
     def annotate_any(self) -> dict[str, Any] | None:
-        return self._first("annotate_any")
+        found: dict[str, Any] | None = self._first("annotate_any")
+        return found
 
-    def _first(self, method: str, *args: Any) -> dict[str, Any] | None:
-        for user in self._users:
-            found: dict[str, Any] | None = getattr(user, method)(*args)
-            if found:
-                return found
-        return None
+    def _first(self, method: str, *args: Any) -> Any:
+        # Celery's own rule, which passes over users' objects that lack the method.
+        matching: Any = firstmethod
+        return matching(method)(self._users, *args)
 
 
 def hook(app: Celery) -> None:

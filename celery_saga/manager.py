@@ -101,7 +101,7 @@ class SagaExecutionRepository:
 
 
 def _set_up(app: Celery) -> None:
-    if app.configured:
+    if getattr(app, "configured", False):
         _add_defaults(app, app.conf)
     # Each time: a later config_from_object makes a new configuration.
     app.on_after_configure.connect(_add_defaults, weak=False)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import datetime, timezone
 from typing import Any
 
@@ -225,9 +228,29 @@ class _Delivery:
 
 def _finished(result: Any) -> Any:
     """The result; that of a coroutine function is awaited here."""
-    if inspect.isawaitable(result):
-        return asyncio.run(_awaited(result))
-    return result
+    if not inspect.isawaitable(result):
+        return result
+    context, coroutine = copy_context(), _awaited(result)
+
+    def run() -> Any:
+        return context.run(asyncio.run, coroutine)
+
+    if not _loop_is_running():
+        return run()
+    # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
+    gevent: Any = sys.modules.get("gevent")
+    if gevent is not None and gevent.monkey.is_module_patched("threading"):
+        return gevent.get_hub().threadpool.apply(run)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _awaited(result: Any) -> Any:

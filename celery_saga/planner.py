@@ -94,10 +94,13 @@ def _class_names(step: str, app: Celery, given: Any) -> bool | tuple[str, ...]:
                 f"step {step!r}: compensate_on_failure: expected True, False or exception classes, "
                 f"found {cls!r}"
             )
-    modules = {"__main__": app.main or "__main__"}  # named as Celery names a script's tasks
-    return tuple(
-        f"{modules.get(cls.__module__, cls.__module__)}.{cls.__qualname__}" for cls in classes
-    )
+    names: list[str] = []
+    for cls in classes:
+        names.append(f"{cls.__module__}.{cls.__qualname__}")
+        if cls.__module__ == "__main__" and app.main:
+            # A worker imports the script under the name that Celery gives its tasks.
+            names.append(f"{app.main}.{cls.__qualname__}")
+    return tuple(names)
 
 
 class _Target:

@@ -89,10 +89,12 @@ class Heart:
     def _live(self) -> None:
         while True:
             pause = self._every - (time.monotonic() - self._last_try)
-            try:
-                news = self._inbox.get(timeout=max(pause, 0.0))
-            except queue.Empty:
+            if pause <= 0:  # before any news, of which there may be no end
                 self._guarded(self._beat)
+                continue
+            try:
+                news = self._inbox.get(timeout=pause)
+            except queue.Empty:
                 continue
             if news is None:
                 return
@@ -177,12 +179,20 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._runtime.boot()
 
     def _refuse_memory(self, parent: Any) -> None:
-        separate = parent.pool_cls.__module__.endswith("prefork")
-        if separate and isinstance(self._runtime.store, MemoryStore):
+        if not parent.pool_cls.__module__.endswith("prefork"):
+            return
+        if isinstance(self._runtime.store, MemoryStore):
             raise SetupError(
                 "saga_store_url = 'memory://' keeps sagas in one process, and the prefork pool has "
                 "several: use a redis:// URL, or --pool solo in a test"
             )
+        with parent.app.connection_for_write() as connection:
+            if connection.transport.driver_type == "memory":
+                raise SetupError(
+                    "the broker memory:// exists in one process only, and the steps that processes "
+                    "of the prefork pool send would be lost: use a real broker, or --pool solo in "
+                    "a test"
+                )
 
     def start(self, parent: Any) -> None:
         heart = Heart(self._runtime)

@@ -12,6 +12,7 @@ from celery.local import Proxy
 
 from celery_saga import callables
 from celery_saga.context import SagaContext
+from celery_saga.decide.events import Looked
 from celery_saga.definition import SagaDefinition
 from celery_saga.errors import (
     DefinitionError,
@@ -19,6 +20,7 @@ from celery_saga.errors import (
     SagaAlreadyExists,
     SagaExecutionException,
 )
+from celery_saga.orchestrator import Orchestrator
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import runtime_of
@@ -101,7 +103,24 @@ class Saga(SagaDefinition):
         )
         if not created and on_duplicate == "raise":
             raise SagaAlreadyExists(saga_id, execution.name)
+        if created and app.conf.task_always_eager:
+            _finish_eagerly(runtime.orchestrator, saga_id)
         return SagaResult(runtime, saga_id, created=created)
+
+
+def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
+    """Send what waits for its time at once: no worker's heart would, and eager calls do not wait.
+
+    Celery's own eager retries pass over their countdown in the same way.
+    """
+    execution = orchestrator.load(saga_id)
+    while not execution.settled:
+        until = execution.steps[execution.position].not_before
+        if until is None:
+            return  # a task that this process does not have was sent to the broker
+        at = max(until, orchestrator.store.now())
+        orchestrator.handle(saga_id, Looked(at), execution)
+        execution = orchestrator.load(saga_id)
 
 
 def _checked_id(saga_id: Any) -> str:

@@ -23,6 +23,8 @@ def run(fleet: Fleet, options: Options) -> Section:
     stations = fleet.stations(VARIANTS, warm_up=10)
     found: dict[str, Samples] = {}
     for label, length in SIZES.items():
+        if options.quick and label == "100 KB":
+            continue
         blob = _text(length, options.seed)
         sagas = 3 if options.quick else max(4, min(options.sagas, 20_000_000 // length) // 4)
         samples = found[label] = {(v, n): [] for v in VARIANTS for n in (FEW, MANY)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.app import order
 from benchmarks.fleet import Fleet, Sample, Station
-from benchmarks.results import Options, Section, micros, millis, ratio_row
+from benchmarks.results import Options, Row, Section, micros, millis, ratio_row
 
 STEPS = 10
 
@@ -28,37 +28,31 @@ def run(fleet: Fleet, options: Options) -> Section:
         undo.append(median(again for _, again in times))
         straight.append(station.batch(STEPS, sagas))
         back.append(_batch(station, sagas))
-    section.rows.append(
-        ratio_row(
-            f"{STEPS} steps, the last fails: time of an undo",
-            "an undo / a forward step, one saga at a time",
-            forward,
-            undo,
-            millis,
-            "undo",
-        )
-    )
-    steps = [sample.per_step(sample.used.cpu) for sample in straight]
-    undos = [
-        (bad.used.cpu - good.used.cpu) / (sagas * (STEPS - 1))
-        for good, bad in zip(straight, back, strict=True)
-    ]
-    section.rows.append(
-        ratio_row(
-            f"{STEPS} steps, the last fails: CPU of worker and server",
-            "an undo / a forward step, many sagas at once",
-            steps,
-            undos,
-            micros,
-            "undo",
-        )
-    )
+    section.rows = [_time(forward, undo), _cpu(straight, back)]
     section.batches += [
         (f"{STEPS} steps", "saga", straight),
         (f"{STEPS} steps, {STEPS - 1} undos", "saga", back),
     ]
     section.raw = {"forward_seconds": forward, "undo_seconds": undo}
     return section
+
+
+def _time(forward: list[float], undo: list[float]) -> Row:
+    what = f"{STEPS} steps, the last fails: time of an undo"
+    compared = "an undo / a forward step, one saga at a time"
+    return ratio_row(what, compared, forward, undo, millis, "undo")
+
+
+def _cpu(straight: list[Sample], back: list[Sample]) -> Row:
+    """What a failing saga uses more than a good one is its undos."""
+    steps = [sample.per_step(sample.used.cpu) for sample in straight]
+    undos = [
+        (bad.used.cpu - good.used.cpu) / (bad.sagas * (STEPS - 1))
+        for good, bad in zip(straight, back, strict=True)
+    ]
+    what = f"{STEPS} steps, the last fails: CPU of worker and server"
+    compared = "an undo / a forward step, many sagas at once"
+    return ratio_row(what, compared, steps, undos, micros, "undo")
 
 
 def _start(station: Station, number: int, key: str) -> Any:

@@ -21,6 +21,7 @@ def run(fleet: Fleet, options: Options) -> Section:
     found: dict[str, list[Reading]] = {variant: [] for variant in VARIANTS}
     for station in stations.values():
         station.meter.rest()
+    time.sleep(beat)  # a worker's first beats also connect and load scripts
     for _ in range(rounds):
         before = {variant: station.meter.read() for variant, station in stations.items()}
         time.sleep(beats * beat)

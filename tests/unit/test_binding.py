@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 import celery_saga
 from celery_saga import Const, SagaContext
 from celery_saga.binding import bind
+from celery_saga.errors import DefinitionError
 from celery_saga.plan import Input
 
 
@@ -180,3 +182,9 @@ class TestStyle:
     def test_annotations_that_are_real_types_count(self) -> None:
         assert typing.get_type_hints(annotated)["saga"] is SagaContext
         assert of(real_annotation) == ("context", [])
+
+
+@pytest.mark.parametrize("options", [{"inputs": ["a"]}, {"parameters": {"a": 1}}])
+def test_a_task_without_parameters_takes_none(options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match=r"'a'.* its parameters are none$"):
+        of(nothing, **options)

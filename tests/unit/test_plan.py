@@ -108,7 +108,7 @@ class TestText:
         assert back.const == value
         assert types_in(back.const) == types_in(value)
 
-    @pytest.mark.parametrize("value", [(1, 2), [(1, 2)], {1, 2}, object(), {"a": {1: 2}}], ids=str)
+    @pytest.mark.parametrize("value", [(1, 2), [(1, 2)], {1, 2}, Plan, {"a": {1: 2}}], ids=str)
     def test_a_constant_that_would_come_back_otherwise_is_refused(self, value: Any) -> None:
         with pytest.raises(UnserializableValue, match=r"plan\['steps'\].*\['const'\]"):
             assert one_call(inputs=(Input("p", const=value),)).text

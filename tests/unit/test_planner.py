@@ -208,10 +208,13 @@ class TestOptions:
         saga = Saga(steps=[step(charge, ship, compensate_on_failure=given)])
         assert plan_of(saga, app).steps[0].compensate_on_failure == expected
 
-    def test_a_scripts_own_class_is_named_like_its_tasks(self) -> None:
+    def test_a_scripts_own_class_is_named_like_its_tasks_too(self) -> None:
         mine = type("Mine", (Exception,), {"__module__": "__main__"})
-        saga = Saga(steps=[step(charge, ship, compensate_on_failure=mine)]).commit()
-        assert plan_of(saga, app).steps[0].compensate_on_failure == ("planner.Mine",)
+        saga = Saga(steps=[step(plain, plain, compensate_on_failure=mine)]).commit()
+        found = plan_of(saga, app).steps[0].compensate_on_failure
+        assert found == ("__main__.Mine", "planner.Mine")
+        without_main = plan_of(saga, new_app(""))
+        assert without_main.steps[0].compensate_on_failure == ("__main__.Mine",)
 
     def test_the_apps_limits_come_along(self) -> None:
         other = new_app("limits", saga_max_redeliveries=7, saga_unknown_task_grace=30)

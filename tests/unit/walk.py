@@ -623,7 +623,7 @@ _PRESENCE = frozenset(
     {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at"}
 )
 _IGNORED = frozenset(
-    {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch"}
+    {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
 )
 
@@ -670,10 +670,20 @@ def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) ->
     return (
         _key_of_record(execution),
         tuple(
-            (_key_of_record(step), epochs[index][step.epoch], step.claim is not None)
+            (
+                _key_of_record(step),
+                epochs[index][step.epoch],
+                step.claim is not None,
+                frozenset(_token_key(token, epochs[index]) for token in step.reported),
+            )
             for index, step in enumerate(execution.steps)
         ),
     )
+
+
+def _token_key(token: str, epochs: dict[int, int]) -> tuple[int, str]:
+    epoch, retries = token.partition("~")[2].split("/")
+    return epochs[int(epoch)], retries
 
 
 def _key_of_record(record: Any) -> tuple[Any, ...]:

@@ -114,10 +114,15 @@ class Site:
         return app
 
     def start(
-        self, *options: str, app: str = "tests.worker.apps.site", **settings: Any
+        self,
+        *options: str,
+        app: str = "tests.worker.apps.site",
+        env: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> Worker:
         """Start a worker; it is not waited for."""
         env = {
+            **(env or {}),
             "SAGA_TEST_URL": self.url,
             "SAGA_TEST_JOURNAL": self.journal.url,
             "SAGA_TEST_SETTINGS": json.dumps({**self.settings, **settings}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_saga import Saga, SagaCompensated, SagaStuck
-from tests.worker.apps.settings_free import QUICK_UNDO
+from tests.worker.apps.constants import QUICK_UNDO
 
 pytestmark = pytest.mark.worker
 
@@ -39,7 +39,7 @@ class TestWhichStepsAreUndone:
         do, undo = outcomes.do, outcomes.undo
         result = start((do, undo), (do, None), (do, undo), (outcomes.ends, undo), how="declined")
 
-        with pytest.raises(SagaCompensated, match="at step 'd'.*Declined: declined"):
+        with pytest.raises(SagaCompensated, match=r"at step 'd'.*Declined: declined"):
             result.get(timeout=30)
         assert journal.began(result.id) == ["a/f", "b/f", "c/f", "d/f", "c/c", "a/c"]
         assert list(result.progress.values()) == [
@@ -210,9 +210,7 @@ class TestUndo:
         self, start, outcomes, journal
     ):
         with pytest.warns(UserWarning, match="'receipt'"):
-            result = start(
-                (outcomes.over_hard_limit, outcomes.undo_needs, {"returns": "receipt"})
-            )
+            result = start((outcomes.over_hard_limit, outcomes.undo_needs, {"returns": "receipt"}))
 
         with pytest.raises(SagaStuck, match="'receipt'"):
             result.get(timeout=30)

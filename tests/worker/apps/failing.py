@@ -14,8 +14,7 @@ def _saga(name: str) -> Saga:
 
 
 SAGAS = {
-    name: _saga(name)
-    for name in ("over_soft_limit", "over_hard_limit", "unusable", "bad_context")
+    name: _saga(name) for name in ("over_soft_limit", "over_hard_limit", "unusable", "bad_context")
 }
 SAGAS["unusable_context"] = _saga("unusable_context")
 

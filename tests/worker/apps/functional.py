@@ -11,6 +11,7 @@ app = Celery(
         "tests.worker.apps.elsewhere",
         "tests.worker.apps.outcomes",
         "tests.worker.apps.failing",
+        "tests.worker.apps.results",
         "tests.worker.apps.steps",
     ],
 )

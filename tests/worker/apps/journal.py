@@ -28,6 +28,14 @@ def note(what: str, **data: Any) -> None:
     _client(os.getpid()).rpush(f"journal:{info.saga_id}", json.dumps(line, default=str))
 
 
+def bodies_of(step: str) -> int:
+    """How many lines the journal of this saga has of that step."""
+    info = saga_info()
+    assert info is not None
+    lines: Any = _client(os.getpid()).lrange(f"journal:{info.saga_id}", 0, -1)
+    return sum(json.loads(line)["step"] == step for line in lines)
+
+
 def vars_of(info: Any) -> dict[str, Any]:
     return {name: getattr(info, name) for name in info.__dataclass_fields__}
 

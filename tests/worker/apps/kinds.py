@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from celery_saga import Const, Saga, SagaContext, saga_info, saga_step
 from tests.worker.apps.functional import app
-from tests.worker.apps.journal import note
+from tests.worker.apps.journal import bodies_of, note
 
 
 @app.task
@@ -59,7 +59,7 @@ def with_base(a):
 )
 def flaky(failures):
     note("began")
-    if len_of_journal("flaky") <= failures:
+    if bodies_of("flaky") <= failures:
         raise ConnectionError("not now")
     return {"flaky_done": True}
 
@@ -70,14 +70,6 @@ def self_retry(self, failures):
     if self.request.retries < failures:
         raise self.retry(countdown=0.01)
     return self.request.retries
-
-
-def len_of_journal(step):
-    from tests.worker.apps import journal
-
-    info = saga_info()
-    lines = journal._client(journal.os.getpid()).lrange(f"journal:{info.saga_id}", 0, -1)
-    return sum(f'"step": "{step}"'.encode() in line for line in lines)
 
 
 class Order(BaseModel):
@@ -98,6 +90,12 @@ def priced(order: Order) -> Price:
 async def fetched(a):
     await asyncio.sleep(0)
     return {"fetched": a}
+
+
+@app.task
+async def slowly_fetched(a):
+    await asyncio.sleep(0.05)
+    return {"by": saga_info().saga_id}
 
 
 @app.task

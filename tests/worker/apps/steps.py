@@ -1,10 +1,12 @@
 """Tasks for tests that care about how they are run, not about what they do.
 
 Each notes its begin and end. What it does between is said by two keys of the context, which name
-steps as ``step/direction``: it waits at a gate if it is in ``hold``, and raises if it is in ``fail``.
+steps as ``step/direction``: one in ``hold`` waits at a gate, one in ``fail`` raises.
 """
 
 from __future__ import annotations
+
+import time
 
 from celery import shared_task
 
@@ -47,6 +49,4 @@ def undo(hold=(), fail=()):
 @shared_task
 def nap(seconds):
     """A task of no saga that keeps a slot busy."""
-    import time
-
     time.sleep(seconds)

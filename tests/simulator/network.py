@@ -1,0 +1,186 @@
+"""The broker, and the store seen over a network on which every write may go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
+from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
+from celery_saga.stores import Refused
+from celery_saga.stores.memory import MemoryStore
+from tests.simulator.schedule import Event, Fault
+
+T = TypeVar("T")
+
+
+class Died(BaseException):
+    """The process is gone in the midst of what it did; nothing in it can catch this."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of the simulated broker."""
+
+    saga_id: str
+    slot: Slot
+    retries: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.saga_id} {self.slot}" + (f" r{self.retries}" if self.retries else "")
+
+
+class Bystanders(Protocol):
+    """The rest of the world, as seen from the midst of an event."""
+
+    def meanwhile(self, others: Sequence[Event]) -> None:
+        """Let others act."""
+
+    def struck(self, fault: Fault) -> None:
+        """A fault came to pass."""
+
+
+class Weather:
+    """Strikes one of the writes of an event."""
+
+    def __init__(self, world: Bystanders) -> None:
+        self._world = world
+        self._fault: Fault | None = None
+        self._writes = 0
+        #: Writes of executions that the store has carried out.
+        self.saved = 0
+
+    def forecast(self, fault: Fault | None) -> Fault | None:
+        """What is to happen from now on; gives back what was to happen before."""
+        before, self._fault, self._writes = self._fault, fault, 0
+        return before
+
+    def write(self, call: Callable[[], T], kinds: Mapping[str, Exception]) -> T:
+        """Carry out a write, or not.
+
+        Args:
+            kinds: what is raised for which fault, besides those that any write may meet.
+        """
+        fault = self._due()
+        kind = fault.kind if fault else ""
+        if fault is not None:
+            if kind in kinds or kind in ("die_before", "die_after"):
+                self._world.struck(fault)
+            if kind == "others_first":
+                self._world.struck(fault)
+                self._world.meanwhile(fault.others)
+            elif kind == "die_before":
+                raise Died
+            elif kind in kinds and kind != "away_after":
+                raise kinds[kind]
+        done = call()
+        if kind == "die_after":
+            raise Died
+        if kind == "away_after" and kind in kinds:
+            raise kinds[kind]
+        if fault is not None and kind == "answer_lost" and "away_after" in kinds:
+            self._world.struck(fault)
+            self._world.meanwhile(fault.others)
+            done = call()
+        return done
+
+    def _due(self) -> Fault | None:
+        self._writes += 1
+        if self._fault is None or self._writes <= self._fault.write:
+            return None
+        fault, self._fault = self._fault, None
+        return fault
+
+
+class Broker:
+    """Keeps messages in no order, and takes them from the orchestrator."""
+
+    def __init__(self, weather: Weather, outbox: bool) -> None:
+        self._weather = weather
+        self._with_store = outbox
+        self.queue: list[Message] = []
+        #: Every message that was ever sent; any of them may come again.
+        self.sent: list[Message] = []
+        self.announced: dict[str, SagaStatus] = {}
+        self.alerts: list[str] = []
+
+    def send(self, message: Message) -> None:
+        """Into the queue."""
+        self.queue.append(message)
+        self.sent.append(message)
+
+    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+        message = Message(execution.saga_id, command.slot, command.retries)
+        return {"message": message, "step": execution.steps[command.slot.step].name}
+
+    def publish(self, request: Mapping[str, Any]) -> None:
+        away = ConnectionError("the broker is away")
+        unsendable = UnsendableStep(request["step"], "task", "its queue is not known")
+        self._weather.write(
+            lambda: self.send(request["message"]),
+            {"away_before": away, "away_after": away, "unsendable": unsendable},
+        )
+
+    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Any:
+        return [request["message"] for request in requests] if self._with_store else None
+
+    def outbox_failed(self) -> None:
+        pass
+
+    def announce(self, execution: SagaExecution) -> None:
+        self.announced[execution.saga_id] = execution.status
+
+    def alert(self, execution: SagaExecution, alert: Alert) -> None:
+        self.alerts.append(alert.name)
+
+    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
+        return not self.queue
+
+
+class FarStore(MemoryStore):
+    """The memory store behind the weather; sends what is in an outbox along with a write."""
+
+    def __init__(self, clock: Callable[[], float], weather: Weather) -> None:
+        super().__init__(clock)
+        self._weather = weather
+        self.broker = Broker(weather, False)
+
+    def create(
+        self, execution: SagaExecution, token: str, outbox: Any = None
+    ) -> tuple[SagaExecution, bool]:
+        def write() -> tuple[SagaExecution, bool]:
+            fresh = self.load(execution.saga_id) is None
+            created = super(FarStore, self).create(execution, token)
+            self._push(outbox if fresh else None)
+            return created
+
+        return self._write(write, outbox)
+
+    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+        return self._write(lambda: super(FarStore, self).claim(saga_id, slot, claim), None)
+
+    def save(
+        self, before: SagaExecution, after: SagaExecution, token: str, outbox: Any = None
+    ) -> SagaExecution | None:
+        def write() -> SagaExecution | None:
+            old = self.load(before.saga_id)
+            saved = super(FarStore, self).save(before, after, token)
+            fresh = saved is not None and saved is not old
+            self._weather.saved += fresh
+            self._push(outbox if fresh else None)
+            return saved
+
+        return self._write(write, outbox)
+
+    def _push(self, outbox: Any) -> None:
+        for message in outbox or ():
+            self.broker.send(message)
+
+    def _write(self, write: Callable[[], T], outbox: Any) -> T:
+        away = StoreUnavailable("the store is away")
+        kinds: dict[str, Exception] = {"away_before": away, "away_after": away}
+        if outbox is not None:
+            kinds["outbox_refused"] = OutboxRefused("the script is refused")
+        return self._weather.write(write, kinds)

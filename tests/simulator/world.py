@@ -1,0 +1,522 @@
+"""The simulated world: workers, their bodies, clients, operators and a clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from celery_saga.decide import events as ev
+from celery_saga.errors import SagaError, StoreUnavailable
+from celery_saga.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.stores import Refused
+from celery_saga.sweep import Sweeper
+from tests.simulator.ledger import Body, Broken, Ledger
+from tests.simulator.network import Broker, Died, FarStore, Message, Weather
+from tests.simulator.schedule import Event, Fault, Schedule
+from tests.unit.scenario import plan_of
+
+#: Seconds for which a worker is alive after a heartbeat, and most workers at a time.
+TTL, MOST_WORKERS = 6.0, 4
+#: Rounds of two seconds in which all sagas have to settle once nothing bad happens any more.
+PATIENCE = 400
+
+BOOM = Failure("Boom", "it broke")
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker with a main process, and children that run bodies.
+
+    Args:
+        deaf: whether its heart does not beat; its children go on.
+        suspected: whether its liveness ran out at some time, so that others may judge it.
+    """
+
+    instance: str
+    waiting: list[Message] = field(default_factory=list)
+    bodies: list[Body] = field(default_factory=list)
+    deaf: bool = False
+    suspected: bool = False
+    absent: frozenset[tuple[str, Slot]] = frozenset()
+
+
+class World:
+    """Runs one schedule.
+
+    Args:
+        schedule: what happens.
+        trace: whether to keep a history of it.
+    """
+
+    def __init__(self, schedule: Schedule, trace: bool = False) -> None:
+        self.schedule = schedule
+        self.history: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.clock = 1_000.0
+        self._trace = trace
+        self._weather = Weather(self)
+        self.store = FarStore(lambda: self.clock, self._weather)
+        self.broker = self.store.broker = Broker(self._weather, schedule.outbox)
+        self.orchestrator = Orchestrator(self.store, self.broker, patience=0.0)
+        self.workers: list[Worker] = []
+        self.ledgers = {
+            f"s{i}": Ledger(plan_of(shape, max_redeliveries=2))
+            for i, shape in enumerate(schedule.shapes)
+        }
+        self._shapes = dict(zip(self.ledgers, schedule.shapes, strict=True))
+        self._described: dict[str, str] = {}
+        self._booted = self._claims = 0
+        self._actor: Worker | None = None
+        self._by_hand = False
+        for _ in range(2):
+            self._boot()
+
+    def run(self) -> None:
+        """Let all events happen, then nothing bad any more, until all sagas are settled.
+
+        Raises:
+            Broken: a promise was.
+        """
+        for event in self.schedule.events:
+            self._happen(event)
+        self._settle()
+        for saga_id, ledger in self.ledgers.items():
+            execution = self.store.load(saga_id)
+            if execution is not None:
+                ledger.check_status(execution)
+                self.counts[f"ended {execution.status}"] += 1
+                self.counts["met lost attempts"] += sum(step.lost for step in execution.steps)
+                self.counts["met late effects"] += sum(step.undo_round for step in execution.steps)
+        self.counts["checks"] += sum(ledger.checks for ledger in self.ledgers.values())
+
+    def say(self, text: str) -> None:
+        """Add a line to the history."""
+        if self._trace:
+            self.history.append(f"{self.clock - 1_000:7.1f} s  {text}")
+
+    # Events, and what strikes in the midst of them.
+
+    def _happen(self, event: Event) -> None:
+        before = self._weather.forecast(event.fault), self._actor, self._by_hand
+        self._actor, self._by_hand = None, False
+        try:
+            if _EVENTS[event.kind](self, event.pick) is not False:
+                self.counts[f"event {event.kind}"] += 1
+        except Died:
+            self.say("  ... and dies")
+            if self._actor is not None:
+                self._kill(self._actor, event.pick % 2 == 0)
+        except StoreUnavailable as error:
+            self.say(f"  ... {error}")
+        finally:
+            fault, self._actor, by_hand = before
+            self._look(by_hand or self._by_hand)
+            self._weather.forecast(fault)
+            self._by_hand = by_hand or self._by_hand
+
+    def meanwhile(self, others: Sequence[Event]) -> None:
+        """Others act in the midst of an event."""
+        self.say("  ... meanwhile")
+        for other in others:
+            self._happen(other)
+        self.say("  ... and back")
+
+    def struck(self, fault: Fault) -> None:
+        """A fault came to pass."""
+        self.counts[f"fault {fault.kind}"] += 1
+        self.say(f"  ... {fault.kind}")
+
+    def _look(self, by_hand: bool) -> None:
+        for saga_id, ledger in self.ledgers.items():
+            after = self.store.load(saga_id)
+            if after is not None:
+                if self._trace and after is not ledger.seen:
+                    self._describe(after)
+                ledger.see(after, by_hand)
+        alive = self.store.alive()
+        for worker in self.workers:
+            worker.suspected = worker.suspected or worker.instance not in alive
+            if not worker.suspected:
+                for body in worker.bodies:
+                    self._check_claim(body)
+
+    def _describe(self, execution: SagaExecution) -> None:
+        steps = " ".join(step.status.value for step in execution.steps)
+        text = f"{execution.saga_id} is {execution.status}: {steps}"
+        if self._described.get(execution.saga_id) != text:
+            self._described[execution.saga_id] = text
+            self.say(f"  {text}")
+
+    def _check_claim(self, body: Body) -> None:
+        """A step on a live worker is never rerun, however long it runs."""
+        if not body.ending:
+            step = self._now(body.message.saga_id).steps[body.slot.step]
+            if step.claim is None or step.claim.token != body.claim.token:
+                raise Broken("a body on a live worker lost its claim")
+
+    def _now(self, saga_id: str) -> SagaExecution:
+        found = self.store.load(saga_id)
+        assert found is not None
+        return found
+
+    # Clients and operators.
+
+    def _start(self, pick: int) -> None:
+        saga_id = list(self.ledgers)[pick % len(self.ledgers)]
+        self.say(f"a client starts {saga_id}: {self._shapes[saga_id]!r}")
+        self.orchestrator.start(
+            plan_of(self._shapes[saga_id], max_redeliveries=2),
+            saga_id,
+            {},
+            token=f"client-{len(self.history)}-{self.counts['event start']}-{pick}",
+            countdown=self.schedule.countdown,
+            deadline=self.schedule.deadline,
+        )
+
+    def _ask(self, make: Callable[[float], ev.Event], pick: int, by_hand: bool = True) -> None:
+        saga_id = list(self.ledgers)[pick % len(self.ledgers)]
+        if self.store.load(saga_id) is not None:
+            event = make(self.clock)
+            self.say(f"an operator: {type(event).__name__} {saga_id}")
+            self._by_hand = by_hand
+            try:
+                self.orchestrator.handle(saga_id, event)
+            except StoreUnavailable:
+                raise
+            except SagaError as refusal:
+                self.say(f"  refused: {refusal}")
+
+    # The broker's ways.
+
+    def _from_queue(self, pick: int) -> Message | None:
+        queue = self.broker.queue
+        return queue.pop(pick % len(queue)) if queue else None
+
+    def _deliver(self, pick: int) -> bool | None:
+        message = self._from_queue(pick) if self.workers else None
+        if message is None:
+            return False
+        worker = self.workers[pick // 4 % len(self.workers)]
+        worker.waiting.append(message)
+        self.say(f"{worker.instance} receives {message}")
+        return None
+
+    def _lose_message(self, pick: int) -> bool | None:
+        message = self._from_queue(pick)
+        self.say(f"message {message} is lost")
+        return None if message else False
+
+    def _copy_message(self, pick: int) -> bool | None:
+        if not self.broker.queue:
+            return False
+        self.broker.queue.append(self.broker.queue[pick % len(self.broker.queue)])
+        self.say(f"message {self.broker.queue[-1]} is doubled")
+        return None
+
+    def _replay_message(self, pick: int) -> bool | None:
+        if not self.broker.sent:
+            return False
+        self.broker.queue.append(self.broker.sent[pick % len(self.broker.sent)])
+        self.say(f"message {self.broker.queue[-1]} comes again")
+        return None
+
+    # Workers.
+
+    def _boot(self, pick: int = 0) -> bool | None:
+        if len(self.workers) >= MOST_WORKERS:
+            return False
+        self._booted += 1
+        worker = Worker(f"w{self._booted}")
+        self.say(f"{worker.instance} boots")
+        self.store.beat(worker.instance, TTL, ())
+        self.workers.append(worker)
+        return None
+
+    def _kill(self, worker: Worker, redelivered: bool) -> None:
+        self.say(f"{worker.instance} is killed, {'un' * redelivered}acknowledged its messages")
+        self.workers.remove(worker)
+        if redelivered:
+            self.broker.queue += worker.waiting
+            self.broker.queue += [body.message for body in worker.bodies]
+
+    def _kill_worker(self, pick: int) -> bool | None:
+        if not self.workers:
+            return False
+        worker = self.workers[pick % len(self.workers)]
+        if worker is self._actor:
+            return False
+        self._kill(worker, pick // 4 % 2 == 0)
+        return None
+
+    def _deafen(self, pick: int, deaf: bool = True) -> bool | None:
+        found = [worker for worker in self.workers if worker.deaf is not deaf]
+        if not found:
+            return False
+        worker = found[pick % len(found)]
+        worker.deaf = deaf
+        self.say(f"the heart of {worker.instance} {'stops' if deaf else 'beats again'}")
+        return None
+
+    def _beat(self, pick: int) -> bool | None:
+        found = [worker for worker in self.workers if not worker.deaf]
+        if not found:
+            return False
+        self._beat_of(found[pick % len(found)])
+        return None
+
+    def _beat_of(self, worker: Worker) -> None:
+        self._actor = worker
+        self.say(f"{worker.instance} beats")
+        held = [message.slot.task_id(message.saga_id) for message in worker.waiting]
+        pulse = self.store.beat(worker.instance, TTL, held)
+        sweeper = Sweeper(self.orchestrator)
+        self._judge_own(worker, sweeper)
+        if pulse.sweeper:
+            sweeper.bury(pulse)
+            sweeper.sweep()
+
+    def _judge_own(self, worker: Worker, sweeper: Sweeper) -> None:
+        """As the heart does it: claims whose task was not there twice running."""
+        there = {(body.message.saga_id, body.slot) for body in worker.bodies}
+        absent = frozenset(self.store.claims_of(worker.instance)) - there
+        for saga_id, slot in sorted(absent & worker.absent, key=str):
+            self.say(f"{worker.instance} has lost {saga_id} {slot}")
+            sweeper.void(saga_id, slot, worker.instance)
+        worker.absent = absent
+
+    def _waiting(self, pick: int) -> tuple[Worker, Message] | None:
+        free = [worker for worker in self.workers if worker is not self._actor]
+        found = [(worker, message) for worker in free for message in worker.waiting]
+        if not found:
+            return None
+        worker, message = found[pick % len(found)]
+        worker.waiting.remove(message)
+        self._actor = worker
+        return worker, message
+
+    def _begin(self, pick: int) -> bool | None:
+        found = self._waiting(pick)
+        if found is None:
+            return False
+        worker, message = found
+        self._claims += 1
+        claim = Claim(f"{worker.instance}-{self._claims}", worker.instance, message.retries)
+        try:
+            taken = self.orchestrator.claim(message.saga_id, message.slot, claim)
+        except StoreUnavailable:
+            self.broker.queue.append(message)
+            raise
+        if isinstance(taken, Refused):
+            self.say(f"{worker.instance} drops {message}: {taken.reason}")
+            return None
+        self.say(f"{worker.instance} begins {message}")
+        key = taken.idempotency_key(message.slot.step, message.slot.direction)
+        worker.bodies.append(Body(message, claim, taken, key))
+        return None
+
+    def _forget_task(self, pick: int) -> bool | None:
+        found = self._waiting(pick)
+        if found is None:
+            return False
+        worker, message = found
+        self.say(f"{worker.instance} does not know the task of {message}")
+        self.orchestrator.handle(message.saga_id, ev.TaskUnknown(self.clock, message.slot))
+        return None
+
+    def _revoke(self, pick: int) -> bool | None:
+        found = self._waiting(pick)
+        if found is None:
+            return False
+        worker, message = found
+        if any(body.message.saga_id == message.saga_id for body in worker.bodies):
+            return False  # a worker cannot tell the copy that it drops from the one that it runs
+        self.say(f"{worker.instance} drops {message}: revoked")
+        event = ev.StepRevoked(self.clock, message.slot, BOOM, worker.instance)
+        self.orchestrator.handle(message.saga_id, event)
+        return None
+
+    # Bodies.
+
+    def _bodies(self, forward_only: bool = False) -> Iterator[tuple[Worker, Body]]:
+        for worker in self.workers:
+            if worker is not self._actor:
+                for body in worker.bodies:
+                    forward = body.slot.direction is Direction.FORWARD
+                    if not body.ending and (forward or not forward_only):
+                        yield worker, body
+
+    def _body(self, pick: int) -> tuple[Worker, Body] | None:
+        found = list(self._bodies())
+        if not found:
+            return None
+        self._actor, body = found[pick % len(found)]
+        return self._actor, body
+
+    def _take_effect(self, body: Body) -> None:
+        if not body.happened:
+            now = self._now(body.message.saga_id)
+            self.ledgers[body.message.saga_id].happens(body, now)
+
+    def _happen_early(self, pick: int) -> bool | None:
+        found = self._body(pick)
+        if found is None:
+            return False
+        self._take_effect(found[1])
+        self.say(f"{found[0].instance}: {found[1].message} takes effect")
+        return None
+
+    def _end(self, pick: int, how: str) -> bool | None:
+        found = self._body(pick)
+        if found is None:
+            return False
+        worker, body = found
+        if how in ("ok", "effect") or (how == "maybe" and pick % 2):
+            self._take_effect(body)
+        elif body.happened and how in ("fail", "final", "retry", "requeue"):
+            return False  # that would be a task which breaks its word
+        body.ending = True
+        self.say(f"{worker.instance}: {body.message} ends: {how}")
+        retries = body.message.retries + (how == "retry")
+        if how in ("retry", "requeue"):
+            self.broker.send(Message(body.message.saga_id, body.slot, retries))
+        self._report(worker, body, self._outcome(body, how, retries))
+        return None
+
+    def _outcome(self, body: Body, how: str, retries: int) -> ev.Event:
+        at, slot, token = self.clock, body.slot, body.claim.token
+        if how in ("retry", "requeue"):
+            return ev.StepReleased(at, slot, token, retries, at + 1)
+        if how == "ok":
+            return ev.StepSucceeded(at, slot, token, {f"{slot}": at})
+        failed = partial(ev.StepFailed, at, slot, BOOM, token)
+        return failed(effect=how in ("maybe", "effect"), final=how == "final")
+
+    def _report(self, worker: Worker, body: Body, event: ev.Event) -> None:
+        saved = self._weather.saved
+        try:
+            self.orchestrator.report(body.message.saga_id, event, body.execution)
+            body.heard = True
+        except StoreUnavailable:
+            # The delivery goes back to the broker.
+            self.broker.queue.append(body.message)
+            raise
+        finally:
+            body.heard = body.heard or self._weather.saved > saved
+            if body in worker.bodies:
+                worker.bodies.remove(body)
+
+    def _kill_child(self, pick: int) -> bool | None:
+        """The main process may notice it at once, as a lost child or as a hard time limit."""
+        found = self._body(pick)
+        if found is None:
+            return False
+        worker, body = found
+        if pick // 4 % 2:
+            self._take_effect(body)
+        body.ending = True
+        worker.bodies.remove(body)
+        self.say(f"{worker.instance}: the child that ran {body.message} is killed")
+        if worker.deaf or pick % 3 == 0:
+            return None
+        event: ev.Event = ev.ClaimVoided(self.clock, body.slot, instance=worker.instance)
+        if pick % 3 == 1:
+            event = ev.StepFailed(
+                self.clock, body.slot, BOOM, instance=worker.instance, effect=True
+            )
+        self.orchestrator.handle(body.message.saga_id, event)
+        return None
+
+    # Time.
+
+    def _wait(self, pick: int) -> None:
+        self.clock += 0.5 + pick % 4
+
+    def _jump(self, pick: int) -> None:
+        self.clock += (5, 9, 40, 400)[pick % 4]
+        self.say("the clock jumps")
+
+    def _jump_back(self, pick: int) -> None:
+        self.clock -= pick % 8
+        self.say("the clock jumps back")
+
+    # The end.
+
+    def _settle(self) -> None:
+        self.say("from here on nothing bad happens any more")
+        for worker in [worker for worker in self.workers if worker.deaf]:
+            if self.schedule.deaf_die:
+                self._kill(worker, redelivered=False)
+            worker.deaf = False
+        for _ in range(PATIENCE):
+            if self._is_over():
+                return
+            self._round()
+        raise Broken("a saga never settles")
+
+    def _is_over(self) -> bool:
+        executions = [self.store.load(saga_id) for saga_id in self.ledgers]
+        settled = all(each is None or each.settled for each in executions)
+        return settled and not self.broker.queue and not any(self._bodies())
+
+    def _round(self) -> None:
+        self.clock += 2
+        if not self.workers:
+            self._boot()
+        for worker in list(self.workers):
+            self._actor = None
+            self._beat_of(worker)
+            self._look(False)
+        for kind in ("deliver", "begin", "succeed"):
+            while self._happened(kind):
+                pass
+        for saga_id in self.ledgers:
+            execution = self.store.load(saga_id)
+            if execution is not None and execution.status is SagaStatus.PAUSED:
+                self.orchestrator.handle(saga_id, ev.ResumeRequested(self.clock))
+                self._look(True)
+
+    def _happened(self, kind: str) -> bool:
+        self._actor = None
+        happened = _EVENTS[kind](self, 0) is not False
+        self._look(False)
+        return happened
+
+
+def _operator(make: Callable[[float], ev.Event], by_hand: bool = True) -> Callable[..., None]:
+    return lambda world, pick: world._ask(make, pick, by_hand)
+
+
+_EVENTS: dict[str, Callable[[World, int], bool | None]] = {
+    "start": World._start,
+    "deliver": World._deliver,
+    "begin": World._begin,
+    "succeed": lambda world, pick: world._end(pick, "ok"),
+    "beat": World._beat,
+    "wait": World._wait,
+    "happen": World._happen_early,
+    "fail": lambda world, pick: world._end(pick, "fail"),
+    "fail_with_effect": lambda world, pick: world._end(pick, "maybe"),
+    "abort": lambda world, pick: world._end(pick, "final"),
+    "retry": lambda world, pick: world._end(pick, "retry"),
+    "requeue": lambda world, pick: world._end(pick, "requeue"),
+    "lose_message": World._lose_message,
+    "copy_message": World._copy_message,
+    "replay_message": World._replay_message,
+    "kill_child": World._kill_child,
+    "kill_worker": World._kill_worker,
+    "boot": World._boot,
+    "deafen": World._deafen,
+    "hear": lambda world, pick: world._deafen(pick, deaf=False),
+    "jump": World._jump,
+    "jump_back": World._jump_back,
+    "forget_task": World._forget_task,
+    "revoke": World._revoke,
+    "cancel": _operator(lambda at: ev.CancelRequested(at, "ann")),
+    "pause": _operator(lambda at: ev.PauseRequested(at, "ann"), by_hand=False),
+    "resume": _operator(lambda at: ev.ResumeRequested(at, "ann"), by_hand=False),
+    "operator_retry": _operator(lambda at: ev.RetryRequested(at, "ann")),
+    "operator_skip": _operator(lambda at: ev.SkipRequested(at, "ann")),
+}

@@ -1,0 +1,187 @@
+"""A worker's heart, with a store in this process: when it beats, and whom it judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_saga import Saga, SagaManager, recovery
+from celery_saga.decide.events import Looked
+from celery_saga.errors import StoreUnavailable
+from celery_saga.execution import Claim
+from celery_saga.recovery import Heart
+from celery_saga.runtime import runtime_of
+from celery_saga.stores import memory
+from tests.helpers import wait_for
+
+TTL, EVERY = 6.0, 2.0
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = Celery("heart", broker="memory://", set_as_current=False)
+    SagaManager(app)
+    app.conf.update(saga_store_url="memory://", saga_heartbeat=EVERY, saga_heartbeat_ttl=TTL)
+    yield app
+    app.close()
+
+
+class Clock:
+    """Time that the test moves."""
+
+    def __init__(self) -> None:
+        self.at = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    fake = SimpleNamespace(monotonic=clock, time=clock)
+    monkeypatch.setattr(recovery, "time", fake)
+    return clock
+
+
+class Fleet:
+    """Our heart, which beats when told to, and another boot that runs a step."""
+
+    def __init__(self, app: Celery, clock: Clock) -> None:
+        @app.task(name="heart.step", acks_late=True, shared=False)
+        def step() -> None:
+            pass
+
+        self.clock, self.away = clock, False
+        runtime = runtime_of(app)
+        self.store: Any = runtime.store
+        self.store._clock = clock
+        beat = self.store.beat
+
+        def sometimes(*args: Any) -> Any:
+            if self.away:
+                raise StoreUnavailable("away")
+            return beat(*args)
+
+        self.store.beat = sometimes
+        result = Saga("heart", app=app, steps=[step]).commit().delay()
+        slot = result.execution.slot(0)
+        self.store.beat("other", TTL, ())
+        self.store.claim(result.id, slot, Claim("other:1", "other"))
+        self.result = result
+        runtime.boot()
+        self.heart = Heart(runtime)
+        self.heart._thread = SimpleNamespace(start=lambda: None)  # the test beats
+        self.heart.start()
+
+    def pass_time(self, seconds: float, other: bool) -> None:
+        """Beats of ours every two seconds, and of the other one if it is alive."""
+        for _ in range(int(seconds / EVERY)):
+            self.clock.at += EVERY
+            if other and not self.away:
+                self.store.beat("other", TTL, ())
+            self.heart._guarded(self.heart._beat)
+
+    @property
+    def lost(self) -> int:
+        return int(self.result.execution.steps[0].lost)
+
+
+@pytest.fixture
+def fleet(app, clock) -> Fleet:
+    return Fleet(app, clock)
+
+
+class TestJudgingOthers:
+    def test_a_boot_that_is_alive_keeps_its_claim(self, fleet):
+        fleet.pass_time(60, other=True)
+        assert fleet.lost == 0
+
+    def test_the_claim_of_a_boot_that_fell_silent_is_void(self, fleet):
+        fleet.pass_time(20, other=True)
+        fleet.pass_time(8, other=False)
+        assert fleet.lost == 1
+
+    def test_a_fresh_worker_finds_an_old_death_within_ten_seconds(self, fleet):
+        fleet.pass_time(10, other=False)
+        assert fleet.lost == 1
+
+    def test_an_outage_of_the_store_voids_nothing(self, fleet):
+        fleet.pass_time(20, other=True)
+        fleet.away = True
+        fleet.pass_time(60, other=True)
+        fleet.away = False
+
+        fleet.pass_time(2, other=False)  # ours is back before the other
+        fleet.pass_time(60, other=True)
+
+        assert fleet.lost == 0
+
+    def test_after_an_outage_the_dead_are_found_all_the_same(self, fleet):
+        fleet.pass_time(20, other=True)
+        fleet.away = True
+        fleet.pass_time(60, other=False)
+        fleet.away = False
+
+        fleet.pass_time(10, other=False)
+
+        assert fleet.lost == 1
+
+
+def test_news_without_end_does_not_keep_it_from_beating(app):
+    app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
+    runtime = runtime_of(app)
+    store: Any = runtime.store
+    beats = []
+    beat = store.beat
+    store.beat = lambda *args: beats.append(args) or beat(*args)
+    runtime.boot()
+    heart = Heart(runtime)
+
+    def news(at: float) -> Looked:
+        heart.post("nobody", news)
+        return Looked(at)
+
+    heart.post("nobody", news)
+    heart.start()
+    try:
+        wait_for(lambda: len(beats) > 5)
+    finally:
+        heart.stop()
+
+
+def test_what_goes_wrong_does_not_stop_it(app):
+    app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
+    runtime = runtime_of(app)
+    store: Any = runtime.store
+    beats = []
+    beat = store.beat
+    runtime.boot()
+    heart = Heart(runtime)
+    heart.start()
+
+    def failing(*args: Any) -> Any:
+        beats.append(args)
+        if len(beats) < 5:
+            raise StoreUnavailable("away")
+        return beat(*args)
+
+    store.beat = failing
+    try:
+        wait_for(lambda: len(beats) > 8)
+        assert heart.instance in store.alive()
+    finally:
+        heart.stop()
+
+
+def test_nothing_of_memory_is_shared_by_two_apps(app):
+    other = Celery("other", broker="memory://", set_as_current=False)
+    SagaManager(other)
+    other.conf.saga_store_url = "memory://"
+
+    assert isinstance(runtime_of(app).store, memory.MemoryStore)
+    assert runtime_of(app).store is not runtime_of(other).store

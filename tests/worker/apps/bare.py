@@ -1,0 +1,15 @@
+"""A process that starts a saga and has forgotten SagaManager."""
+
+from celery import Celery
+
+from celery_saga import Saga
+
+app = Celery("bare", set_as_current=False)
+
+
+@app.task(shared=False)
+def step():
+    pass
+
+
+saga = Saga("bare", steps=[step]).commit()
