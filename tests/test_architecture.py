@@ -30,6 +30,7 @@ FLOORS = {
     "info": 0,
     "callables": 0,
     "plan": 0,
+    "partial": 0,
     "binding": 0,
     "steps": 0,
     "definition": 0,

@@ -46,7 +46,9 @@ class MemoryStore:
     def load(self, saga_id: str) -> SagaExecution | None:
         return self._sagas.get(saga_id)
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
         with self._changed:
             found = self._sagas.get(saga_id)
             if found is None:

@@ -25,8 +25,9 @@ from redis.exceptions import (
 
 from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable
 from celery_saga.execution import TERMINAL, Claim, SagaExecution, SagaStatus, Slot
+from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Pulse, Push, Refused, redis_scripts
-from celery_saga.stores.redis_fields import changes, creation, from_hash
+from celery_saga.stores.redis_fields import changes, creation, fields_for, from_hash, partly
 
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
@@ -35,6 +36,9 @@ CLOCK_TRUST = 10.0
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
+
+#: Plans that are kept by their hash, to read no more of a saga than its plan says is needed.
+KNOWN_PLANS = 512
 
 
 @contextmanager
@@ -71,6 +75,7 @@ class RedisStore:
         self._clock: tuple[float, float] | None = None
         self._lock = threading.Lock()
         self._scripts: dict[str, Any] = {}
+        self._plans: dict[str, Plan] = {}
 
     @property
     def client(self) -> redis.Redis:
@@ -145,7 +150,11 @@ class RedisStore:
             found = self.client.hgetall(self._saga(saga_id))
         return from_hash(saga_id, found) if found else None  # type: ignore[arg-type]
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
+        known = self._plans.get(plan) if plan else None
+        fields = fields_for(known, slot) if known else []
         answer = self._run(
             redis_scripts.CLAIM,
             [self._saga(saga_id)],
@@ -157,13 +166,20 @@ class RedisStore:
                 claim.instance,
                 self._key("claims", ""),
                 slot.task_id(saga_id),
+                *fields,
             ],
         )
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
         self._set_clock(answer[1], answer[2])
-        return from_hash(saga_id, _pairs(answer[3]))
+        if known and fields:
+            return partly(saga_id, known, fields, answer[3])
+        whole = from_hash(saga_id, _pairs(answer[3]))
+        if len(self._plans) >= KNOWN_PLANS:
+            self._plans.clear()
+        self._plans[whole.plan.hash] = whole.plan
+        return whole
 
     def save(
         self,
@@ -195,6 +211,7 @@ class RedisStore:
                 [before.revision, token, after.saga_id, due, ttl, notify, keep],
                 self._box(outbox),
                 change.set,
+                change.places,
                 change.delete,
                 ended,
                 self._indexes(before.status, before.name) if moved else [],
