@@ -36,6 +36,7 @@ FLOORS = {
     "definition": 0,
     "execution": 0,
     "checkpoint": 0,
+    "claims": 0,
     "decide": 0,
     "stores": 1,
     "orchestrator": 2,

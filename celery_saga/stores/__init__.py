@@ -91,7 +91,7 @@ class Store(Protocol):
     def claim(
         self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
     ) -> SagaExecution | Refused:
-        """Take ``slot`` by the rule of :func:`celery_saga.execution.claimed`, atomically.
+        """Take ``slot`` by the rule of :func:`celery_saga.claims.claimed`, atomically.
 
         The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
         answer with no more of the execution than a step that succeeds needs
