@@ -122,7 +122,16 @@ class MemoryStore:
             now = self.now()
             self._beats[instance] = now + ttl
             self._held[instance] = frozenset(held)
-            dead = tuple(sorted(boot for boot, until in self._beats.items() if until < now))
+            owing = {
+                step.claim.instance
+                for saga in self._sagas.values()
+                for step in saga.steps
+                if step.claim is not None
+            }
+            owing |= {boot for boot, held in self._held.items() if held}
+            dead = tuple(
+                sorted(b for b, until in self._beats.items() if until < now and b in owing)
+            )
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
@@ -148,9 +157,9 @@ class MemoryStore:
                 and (slot := saga.slot(index)) is not None
             ]
 
-    def forget(self, instance: str) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
         with self._changed:
-            self._beats.pop(instance, None)
+            self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
             self._held.pop(instance, None)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from redis.exceptions import (
 
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.execution import Slot
-from celery_saga.stores import Pulse, redis_scripts
+from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
 
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
@@ -80,7 +80,13 @@ class RedisBoots:
         answer = self._run(
             redis_scripts.BEAT,
             [self._key("instances"), self._key("held"), self._key("sweeper")],
-            [instance, ttl, json.dumps(sorted(held)) if held else ""],
+            [
+                instance,
+                ttl,
+                json.dumps(sorted(held)) if held else "",
+                self._key("claims", ""),
+                REMEMBERED,
+            ],
         )
         seconds, micros, mine, *dead = answer
         self._set_clock(seconds, micros)
@@ -107,11 +113,13 @@ class RedisBoots:
             key=str,
         )
 
-    def forget(self, instance: str) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
         with guarded():
-            self.client.zrem(self._key("instances"), instance)
+            self.client.zadd(self._key("instances"), {instance: self.now() - 0.001}, lt=True)
             self.client.hdel(self._key("held"), instance)
-            self.client.delete(self._key("claims", instance))
+            members = [slot.task_id(saga_id) for saga_id, slot in claims]
+            if members:
+                self.client.srem(self._key("claims", instance), *members)
 
     def close(self) -> None:
         if not callable(self._client):

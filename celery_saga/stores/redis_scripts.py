@@ -157,8 +157,9 @@ return {1}
 """
 )
 
-# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or ''.
-# Answers {seconds, microseconds, 1 if this boot sweeps, dead boots...}.
+# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '', prefix
+# of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds, 1 if
+# this boot sweeps, dead boots that hold something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -172,8 +173,10 @@ if not sweeper or sweeper == ARGV[1] then
   mine = 1
 end
 local out = {time[1], time[2], mine}
-for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT', 0, 20)) do
-  out[#out + 1] = boot
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
+for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
+  local owes = redis.call('EXISTS', ARGV[4] .. boot) == 1 or redis.call('HEXISTS', KEYS[2], boot) == 1
+  if owes then out[#out + 1] = boot end
 end
 return out
 """
