@@ -128,14 +128,12 @@ class MemoryStore:
                 for step in saga.steps
                 if step.claim is not None
             }
-            owing |= {boot for boot, held in self._held.items() if held}
-            dead = tuple(
-                sorted(b for b, until in self._beats.items() if until < now and b in owing)
-            )
+            owing |= {boot for boot, waiting in self._held.items() if waiting}
+            dead = {boot for boot, until in self._beats.items() if until < now}
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
-            return Pulse(now, dead, self._sweeper[0] == instance)
+            return Pulse(now, tuple(sorted(dead & owing)), self._sweeper[0] == instance)
 
     def holders(self) -> dict[str, str]:
         with self._changed:

@@ -157,8 +157,8 @@ return {1}
 """
 )
 
-# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '', prefix
-# of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds, 1 if
+# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
+# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds, 1 if
 # this boot sweeps, dead boots that hold something...}.
 BEAT = """
 local time = redis.call('TIME')
@@ -175,8 +175,9 @@ end
 local out = {time[1], time[2], mine}
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
 for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
-  local owes = redis.call('EXISTS', ARGV[4] .. boot) == 1 or redis.call('HEXISTS', KEYS[2], boot) == 1
-  if owes then out[#out + 1] = boot end
+  local claims = redis.call('EXISTS', ARGV[4] .. boot)
+  local messages = redis.call('HEXISTS', KEYS[2], boot)
+  if claims + messages > 0 then out[#out + 1] = boot end
 end
 return out
 """
