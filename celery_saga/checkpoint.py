@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any
@@ -79,7 +79,7 @@ def from_parts(
     *,
     plan: Plan,
     values: Mapping[str, Any],
-    steps: tuple[SagaStepExecution, ...],
+    steps: Sequence[SagaStepExecution],
     history: tuple[Note, ...],
     revision: int,
 ) -> SagaExecution:

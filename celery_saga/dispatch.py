@@ -66,13 +66,8 @@ class CeleryDispatcher:
             "argsrepr": "(<SagaContext>,)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
             "headers": {
-                HEADER: {
-                    "id": execution.saga_id,
-                    "name": execution.name,
-                    "step": name,
-                    "slot": str(slot),
-                    "plan": execution.plan.hash,
-                }
+                # Saga, step, direction and epoch are in the task's id.
+                HEADER: {"step": name, "plan": execution.plan.hash}
             },
         }
         return {"task": call.task, "args": args, "kwargs": kwargs, "options": options}

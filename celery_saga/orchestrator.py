@@ -32,6 +32,7 @@ from celery_saga.errors import (
     UnsendableStep,
 )
 from celery_saga.execution import Claim, Failure, SagaExecution, Slot
+from celery_saga.partial import NotLoaded
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Refused, Store
 
@@ -157,9 +158,12 @@ class Orchestrator:
             raise SagaExecutionNotFoundException(saga_id)
         return found
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
         """Take a slot before its body runs, waiting out a store that is away."""
-        return patiently(lambda: self.store.claim(saga_id, slot, claim), patience=self.patience)
+        take = partial(self.store.claim, saga_id, slot, claim, plan)
+        return patiently(take, patience=self.patience)
 
     def handle(
         self,
@@ -181,12 +185,16 @@ class Orchestrator:
         patient = partial(patiently, patience=patience)
         execution = known if known is not None else patient(lambda: self.load(saga_id))
         while True:
-            decision = decide(execution, event)
+            try:
+                decision = decide(execution, event)
+                requests = self._requests(decision)
+            except NotLoaded:
+                execution = patient(lambda: self.load(saga_id))
+                continue
             if decision.refusal is not None:
                 raise decision.refusal
             if decision.execution is execution:
                 return execution
-            requests = self._requests(decision)
             save = partial(self.store.save, execution, decision.execution, uuid.uuid4().hex)
             saved, left = self._with_outbox(requests, save, patience)
             if saved is not None:

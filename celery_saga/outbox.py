@@ -42,6 +42,8 @@ class _CollectingChannel:
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
         kwargs.pop("_publish_batch", None)
+        for name in ("argsrepr", "kwargsrepr"):  # Celery puts them among the headers as well
+            message["properties"].pop(name, None)
         return self._channel.basic_publish(
             message, exchange, routing_key, _publish_batch=self, **kwargs
         )

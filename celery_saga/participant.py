@@ -70,7 +70,8 @@ def run_step(
     if claim is None:
         claim = Claim(runtime.token(slot), runtime.instance, request.retries or 0)
     try:
-        execution = runtime.orchestrator.claim(saga_id, slot, claim)
+        plan = (request.headers or {}).get(HEADER, {}).get("plan")
+        execution = runtime.orchestrator.claim(saga_id, slot, claim, plan)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if isinstance(execution, Refused):

@@ -84,8 +84,9 @@ class Sweeper:
             found = Slot.parse(task_id) if holder == instance else None
             if found is not None:
                 done.append(self._guarded(self._lost, *found))
+        dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
-            self._store.forget(instance)
+            self._store.forget(instance, dealt_with)
         return len(claims)
 
     def _guarded(self, call: object, saga_id: str, *args: object) -> bool:

@@ -31,7 +31,6 @@ ResolveRequested
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.decide import events
@@ -53,7 +52,7 @@ from celery_saga.decide.outcomes import (
     on_step_succeeded,
     on_task_unknown,
 )
-from celery_saga.execution import SagaExecution
+from celery_saga.execution import SagaExecution, evolved
 
 __all__ = ["decide"]
 
@@ -80,4 +79,4 @@ def decide(execution: SagaExecution, event: Event) -> Decision:
     decision = _HANDLERS[type(event)](execution, event)
     if decision.execution is execution:
         return decision
-    return replace(decision, execution=replace(decision.execution, updated_at=event.at))
+    return evolved(decision, execution=evolved(decision.execution, updated_at=event.at))

@@ -7,11 +7,9 @@ operator's verb.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.decide.events import Alert, Decision, StepFailed, StepSucceeded
 from celery_saga.decide.moves import LOOK_AGAIN, go_back, look_at, noted
-from celery_saga.execution import Direction, SagaExecution, SagaStatus, StepStatus
+from celery_saga.execution import Direction, SagaExecution, SagaStatus, StepStatus, evolved
 
 _UNDO_BEGAN = frozenset(
     {StepStatus.COMPENSATING, StepStatus.COMPENSATED, StepStatus.COMPENSATION_FAILED}
@@ -64,12 +62,12 @@ def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Deci
     in_flight = step.outstanding is Direction.BACKWARD
     began = step.status in _UNDO_BEGAN
     if isinstance(event, StepSucceeded):
-        execution = replace(execution, values={**execution.values, **event.update})
+        execution = execution.with_values(event.update)
     execution = execution.with_step(
         index, reopened=in_flight, undo_round=step.undo_round + (began and not in_flight)
     )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     if execution.status is not SagaStatus.COMPENSATED:
         return Decision(execution)  # the unwind comes by, or the saga is stuck and stays so
-    execution = replace(execution, status=SagaStatus.COMPENSATING)
+    execution = evolved(execution, status=SagaStatus.COMPENSATING)
     return go_back(look_at(execution, event.at + LOOK_AGAIN), event.at)

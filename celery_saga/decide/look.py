@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.decide.events import Alert, Decision, Dispatch, Looked, MessageState, Started
 from celery_saga.decide.moves import (
     LOOK_AGAIN,
@@ -24,6 +22,7 @@ from celery_saga.execution import (
     SagaStepExecution,
     Slot,
     StepStatus,
+    evolved,
 )
 
 #: A message that may still wait in its queue is sent again after this many seconds, doubling with
@@ -62,7 +61,7 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     failure = deadline_failure(execution)
     if not past_pivot(execution):
         return give_up_forward(execution, failure, at)
-    execution = noted(replace(execution, deadline=None), at, "deadline passed after the pivot")
+    execution = noted(evolved(execution, deadline=None), at, "deadline passed after the pivot")
     text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
     return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
 

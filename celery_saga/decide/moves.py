@@ -5,8 +5,6 @@ Going forward and going back are one idea with two answers to "which step is nex
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.decide.events import Announce, Command, Decision, Dispatch
 from celery_saga.execution import (
     Direction,
@@ -16,6 +14,7 @@ from celery_saga.execution import (
     SagaStatus,
     Slot,
     StepStatus,
+    evolved,
 )
 from celery_saga.plan import Call
 
@@ -36,13 +35,13 @@ def noted(
     execution: SagaExecution, at: float, what: str, by: str = "", detail: str = ""
 ) -> SagaExecution:
     """The execution with one more line of history."""
-    return replace(execution, history=(*execution.history, Note(at, what, by, detail)))
+    return evolved(execution, history=(*execution.history, Note(at, what, by, detail)))
 
 
 def look_at(execution: SagaExecution, when: float) -> SagaExecution:
     """Due for a look at ``when``, or at the deadline if that comes first."""
     deadline = execution.deadline
-    return replace(execution, due_at=when if deadline is None else min(when, deadline))
+    return evolved(execution, due_at=when if deadline is None else min(when, deadline))
 
 
 def past_pivot(execution: SagaExecution) -> bool:
@@ -74,7 +73,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         unknown_since=None,
         started_at=step.started_at if step.started_at is not None else at,
     )
-    execution = replace(execution, position=index)
+    execution = evolved(execution, position=index)
     return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
 
 
@@ -91,7 +90,7 @@ def wait(execution: SagaExecution, index: int, until: float) -> Decision:
     """Nothing is sent before ``until``; the sweep sends it then."""
     execution = execution.with_step(index, outstanding=None, claim=None, not_before=until)
     due = until if execution.due_at is None else min(until, execution.due_at)
-    return Decision(look_at(replace(execution, position=index), due))
+    return Decision(look_at(evolved(execution, position=index), due))
 
 
 def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
@@ -100,12 +99,12 @@ def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
         return go_back(execution, at)
     if index == len(execution.steps):
         return end(execution, SagaStatus.COMPLETED, at)
-    execution = replace(execution, position=index)
+    execution = evolved(execution, position=index)
     if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
         return turn_back(execution, deadline_failure(execution), at)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
-    execution = replace(execution, status=SagaStatus.RUNNING)
+    execution = evolved(execution, status=SagaStatus.RUNNING)
     call = call_of(execution, index, Direction.FORWARD)
     key = call.missing(execution.values)
     if key is None:
@@ -135,7 +134,7 @@ def missing_input(execution: SagaExecution, index: int, key: str, call: Call) ->
 def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """The way forward is over because of ``failure``."""
     error = execution.error or failure
-    return go_back(replace(execution, unwind=execution.unwind or failure, error=error), at)
+    return go_back(evolved(execution, unwind=execution.unwind or failure, error=error), at)
 
 
 def go_back(execution: SagaExecution, at: float) -> Decision:
@@ -143,7 +142,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
     status = execution.status
     if status is not SagaStatus.PAUSED:
         status = SagaStatus.COMPENSATING
-    execution = replace(
+    execution = evolved(
         execution,
         status=status,
         direction=Direction.BACKWARD,
@@ -154,7 +153,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
     if index is None:
         return _end_of_unwind(execution, at)
     if status is SagaStatus.PAUSED:
-        return Decision(replace(execution, position=index))
+        return Decision(evolved(execution, position=index))
     step = execution.steps[index]
     if step.status is not StepStatus.COMPENSATING:
         execution = execution.with_step(index, attempts=0, lost=0)
@@ -198,13 +197,13 @@ def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """A person is needed; both the first error and what holds it up are kept."""
-    execution = replace(execution, error=execution.error or failure)
+    execution = evolved(execution, error=execution.error or failure)
     execution = noted(execution, at, "stuck", detail=f"{failure.step}: {failure}")
     return end(execution, SagaStatus.STUCK, at)
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
     """Settled: nobody looks at it any more, and waiters are told."""
-    execution = replace(execution, status=status, due_at=None, deadline=None, updated_at=at)
+    execution = evolved(execution, status=status, due_at=None, deadline=None, updated_at=at)
     commands: tuple[Command, ...] = (Announce(status),)
     return Decision(execution, commands)

@@ -5,8 +5,6 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.decide.events import (
     CancelRequested,
     Decision,
@@ -35,6 +33,7 @@ from celery_saga.execution import (
     SagaExecution,
     SagaStatus,
     StepStatus,
+    evolved,
 )
 
 
@@ -55,7 +54,7 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
     failure = Failure("Cancelled", event.reason, execution.steps[execution.position].name)
     if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
-        execution = replace(execution, status=SagaStatus.RUNNING)
+        execution = evolved(execution, status=SagaStatus.RUNNING)
     return give_up_forward(execution, failure, event.at)
 
 
@@ -65,7 +64,7 @@ def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> De
     step = execution.steps[index]
     if execution.direction is Direction.BACKWARD:
         return Decision(execution)
-    execution = look_at(replace(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
+    execution = look_at(evolved(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
     if step.claim is not None:
         return Decision(execution)
     if step.outstanding is not None or step.status is StepStatus.WAITING:
@@ -92,7 +91,7 @@ def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decis
     if execution.settled or execution.status is SagaStatus.PAUSED:
         return _refused(execution, "pause")
     execution = noted(execution, event.at, "pause", event.by)
-    return Decision(replace(execution, status=SagaStatus.PAUSED))
+    return Decision(evolved(execution, status=SagaStatus.PAUSED))
 
 
 def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Decision:
@@ -106,7 +105,7 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
 def _go_on(execution: SagaExecution, at: float) -> Decision:
     backward = execution.direction is Direction.BACKWARD
     status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
-    execution = look_at(replace(execution, status=status), at + LOOK_AGAIN)
+    execution = look_at(evolved(execution, status=status), at + LOOK_AGAIN)
     step = execution.steps[execution.position]
     if step.outstanding is not None:
         return Decision(execution)
@@ -125,14 +124,14 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
     execution = noted(execution, event.at, "retry", event.by, detail)
-    execution = replace(execution, values={**execution.values, **event.update})
+    execution = execution.with_values(event.update)
     for index, step in enumerate(execution.steps):
         if step.status is StepStatus.COMPENSATION_FAILED:
             execution = execution.with_step(
                 index, status=StepStatus.COMPENSATING, attempts=0, lost=0
             )
     if execution.direction is Direction.FORWARD:
-        execution = replace(execution, error=None).with_step(
+        execution = evolved(execution, error=None).with_step(
             execution.position, status=StepStatus.PENDING, attempts=0, lost=0
         )
     return _go_on(execution, event.at)
@@ -146,7 +145,7 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     if execution.direction is Direction.FORWARD:
         index = execution.position
         execution = execution.with_step(index, status=StepStatus.SKIPPED)
-        execution = replace(execution, status=SagaStatus.RUNNING, error=None)
+        execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
         execution = look_at(execution, event.at + LOOK_AGAIN)
         return go_forward(execution, index + 1, event.at)
     for index, step in enumerate(execution.steps):
@@ -161,7 +160,7 @@ def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> D
         return _refused(execution, "resolve")
     execution = noted(execution, event.at, "resolve", event.by, event.status.value)
     if event.status is SagaStatus.COMPENSATED:
-        execution = replace(execution, direction=Direction.BACKWARD)
+        execution = evolved(execution, direction=Direction.BACKWARD)
         for index, step in enumerate(execution.steps):
             if step.effect:
                 execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)

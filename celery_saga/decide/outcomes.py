@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.decide.events import (
     ClaimVoided,
     Decision,
@@ -66,7 +64,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     index, step = event.slot.step, current(execution, event)
     if step is None:
         return late_effect(execution, event)
-    execution = replace(execution, values=_updated(execution, event))
+    execution = execution.with_values(event.update, event.remove)
     if event.slot.direction is Direction.BACKWARD:
         return _undone(execution, index, step, event.at)
     execution = execution.with_step(
@@ -79,13 +77,6 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         ended_at=event.at,
     )
     return go_forward(execution, index + 1, event.at)
-
-
-def _updated(execution: SagaExecution, event: StepSucceeded) -> dict[str, object]:
-    values = {**execution.values, **event.update}
-    for key in event.remove:
-        values.pop(key, None)
-    return values
 
 
 def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: float) -> Decision:

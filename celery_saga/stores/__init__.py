@@ -22,7 +22,7 @@ class Pulse:
 
     Args:
         at: store time.
-        dead: boots whose liveness has run out and that may still hold claims.
+        dead: boots whose liveness has run out and that still hold claims or messages.
         sweeper: whether this boot is the one that sweeps now.
     """
 
@@ -43,6 +43,9 @@ class Refused:
     reason: str
     owner: Claim | None = None
 
+
+#: Seconds for which a boot that has ended is remembered.
+REMEMBERED = 86400.0
 
 #: A broker's command, its key and its value.
 Push = tuple[str, str, Any]
@@ -88,10 +91,14 @@ class Store(Protocol):
         """The execution, or ``None``."""
         ...
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
-        """Take ``slot`` by the rule of :func:`celery_saga.execution.claimed`, atomically.
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
+        """Take ``slot`` by the rule of :func:`celery_saga.claims.claimed`, atomically.
 
-        The claim's ``at`` is set by the store.
+        The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
+        answer with no more of the execution than a step that succeeds needs
+        (:mod:`celery_saga.partial`).
         """
         ...
 
@@ -145,8 +152,12 @@ class Store(Protocol):
         """Saga ids and slots that ``instance`` has claimed and not given up."""
         ...
 
-    def forget(self, instance: str) -> None:
-        """Drop a boot that ended or whose claims are all void."""
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+        """A boot has ended, and ``claims`` of it are dealt with: drop these and what it held.
+
+        The boot itself is remembered for :data:`REMEMBERED`: a process of it that lives on may
+        still claim, and that claim has to be judged as well.
+        """
         ...
 
     def close(self) -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot, claimed
+from celery_saga.claims import claimed
+from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
 from celery_saga.stores import Outbox, Pulse, Refused
 
 
@@ -46,7 +47,9 @@ class MemoryStore:
     def load(self, saga_id: str) -> SagaExecution | None:
         return self._sagas.get(saga_id)
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
         with self._changed:
             found = self._sagas.get(saga_id)
             if found is None:
@@ -119,11 +122,18 @@ class MemoryStore:
             now = self.now()
             self._beats[instance] = now + ttl
             self._held[instance] = frozenset(held)
-            dead = tuple(sorted(boot for boot, until in self._beats.items() if until < now))
+            owing = {
+                step.claim.instance
+                for saga in self._sagas.values()
+                for step in saga.steps
+                if step.claim is not None
+            }
+            owing |= {boot for boot, waiting in self._held.items() if waiting}
+            dead = {boot for boot, until in self._beats.items() if until < now}
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
-            return Pulse(now, dead, self._sweeper[0] == instance)
+            return Pulse(now, tuple(sorted(dead & owing)), self._sweeper[0] == instance)
 
     def holders(self) -> dict[str, str]:
         with self._changed:
@@ -145,9 +155,9 @@ class MemoryStore:
                 and (slot := saga.slot(index)) is not None
             ]
 
-    def forget(self, instance: str) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
         with self._changed:
-            self._beats.pop(instance, None)
+            self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
             self._held.pop(instance, None)
 
     def close(self) -> None:

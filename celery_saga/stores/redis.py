@@ -1,54 +1,33 @@
 """The store on Redis or Valkey: one hash a saga, every change one script.
 
-Durability is the server's: see the guide on guarantees for what its persistence settings mean.
+Durability is the server's: see the README for what its persistence settings mean.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import redis
-from redis.exceptions import (
-    BusyLoadingError,
-    ConnectionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    TimeoutError,
-)
 
-from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable
+from celery_saga.errors import OutboxRefused
 from celery_saga.execution import TERMINAL, Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import Outbox, Pulse, Push, Refused, redis_scripts
-from celery_saga.stores.redis_fields import changes, creation, from_hash
-
-_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
-
-#: Seconds for which an estimate of the server's clock is used before the server is asked again.
-CLOCK_TRUST = 10.0
+from celery_saga.plan import Plan
+from celery_saga.stores import Outbox, Push, Refused, redis_scripts
+from celery_saga.stores.redis_boots import RedisBoots, guarded
+from celery_saga.stores.redis_fields import changes, creation, fields_for, from_hash, partly
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
 
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Driver errors as the library's own; the driver's is the cause."""
-    try:
-        yield
-    except _AWAY as error:
-        raise StoreUnavailable(f"the saga store does not answer: {error}") from error
-    except RedisError as error:
-        raise StoreError(f"the saga store failed: {error}") from error
+#: Plans that are kept by their hash, to read no more of a saga than its plan says is needed.
+KNOWN_PLANS = 512
 
 
-class RedisStore:
+class RedisStore(RedisBoots):
     """Keeps executions on one Redis server.
 
     Args:
@@ -65,46 +44,15 @@ class RedisStore:
         prefix: str = "saga:",
         expires: float | None = 86400.0,
     ) -> None:
-        self._client = client
-        self._prefix = prefix
+        super().__init__(client, prefix)
         self._expires = "" if expires is None else str(max(1, int(expires)))
-        self._clock: tuple[float, float] | None = None
-        self._lock = threading.Lock()
-        self._scripts: dict[str, Any] = {}
-
-    @property
-    def client(self) -> redis.Redis:
-        """The redis-py client in use here."""
-        return self._client() if callable(self._client) else self._client
-
-    def _run(self, source: str, keys: list[str], args: list[Any]) -> Any:
-        with _guarded():
-            client = self.client
-            script = self._scripts.get(source)
-            if script is None:
-                script = self._scripts[source] = client.register_script(source)
-            return script(keys=keys, args=args, client=client)
-
-    def _key(self, *parts: str) -> str:
-        return self._prefix + ":".join(parts)
+        self._plans: dict[str, Plan] = {}
 
     def _saga(self, saga_id: str) -> str:
         return self._key("execution", saga_id)
 
     def _indexes(self, status: SagaStatus, name: str) -> list[str]:
         return [self._key("status", status.value), self._key("name", name, status.value)]
-
-    def now(self) -> float:
-        clock = self._clock
-        if clock is None or time.monotonic() - clock[0] > CLOCK_TRUST:
-            with _guarded():
-                seconds, micros = self.client.time()
-            self._set_clock(seconds, micros)
-            return float(seconds) + micros / 1e6
-        return clock[1] + time.monotonic() - clock[0]
-
-    def _set_clock(self, seconds: Any, micros: Any) -> None:
-        self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)
 
     def create(
         self, execution: SagaExecution, token: str, outbox: Outbox | None = None
@@ -141,11 +89,15 @@ class RedisStore:
         return [int(own), outbox.database, *(part for push in outbox.pushes for part in push)]
 
     def load(self, saga_id: str) -> SagaExecution | None:
-        with _guarded():
+        with guarded():
             found = self.client.hgetall(self._saga(saga_id))
         return from_hash(saga_id, found) if found else None  # type: ignore[arg-type]
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
+        known = self._plans.get(plan) if plan else None
+        fields = fields_for(known, slot) if known else []
         answer = self._run(
             redis_scripts.CLAIM,
             [self._saga(saga_id)],
@@ -157,13 +109,20 @@ class RedisStore:
                 claim.instance,
                 self._key("claims", ""),
                 slot.task_id(saga_id),
+                *fields,
             ],
         )
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
         self._set_clock(answer[1], answer[2])
-        return from_hash(saga_id, _pairs(answer[3]))
+        if known and fields:
+            return partly(saga_id, known, fields, answer[3])
+        whole = from_hash(saga_id, _pairs(answer[3]))
+        if len(self._plans) >= KNOWN_PLANS:
+            self._plans.clear()
+        self._plans[whole.plan.hash] = whole.plan
+        return whole
 
     def save(
         self,
@@ -195,6 +154,7 @@ class RedisStore:
                 [before.revision, token, after.saga_id, due, ttl, notify, keep],
                 self._box(outbox),
                 change.set,
+                change.places,
                 change.delete,
                 ended,
                 self._indexes(before.status, before.name) if moved else [],
@@ -213,20 +173,20 @@ class RedisStore:
         return bool(self._run(redis_scripts.DELETE, keys, args))
 
     def due(self, limit: int) -> list[str]:
-        with _guarded():
+        with guarded():
             found = self.client.zrangebyscore(self._key("due"), "-inf", self.now(), 0, limit)
         return [saga_id.decode() for saga_id in found]  # type: ignore[union-attr]
 
     def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
         every, named = self._indexes(status, name or "")
-        with _guarded():
+        with guarded():
             found = self.client.zrevrange(every if name is None else named, 0, limit - 1)
         return [saga_id.decode() for saga_id in found]  # type: ignore[union-attr]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
         give_up = time.monotonic() + timeout
         client: Any = self.client
-        with _guarded(), client.pubsub(ignore_subscribe_messages=True) as notices:
+        with guarded(), client.pubsub(ignore_subscribe_messages=True) as notices:
             notices.subscribe(self._key("settled", saga_id))
             notices.get_message(timeout=LOOK_EVERY)  # the subscription stands from here on
             while True:
@@ -235,47 +195,6 @@ class RedisStore:
                 if found is None or found.settled or left <= 0:
                     return found
                 notices.get_message(timeout=min(left, LOOK_EVERY))
-
-    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
-        answer = self._run(
-            redis_scripts.BEAT,
-            [self._key("instances"), self._key("held"), self._key("sweeper")],
-            [instance, ttl, json.dumps(sorted(held)) if held else ""],
-        )
-        seconds, micros, mine, *dead = answer
-        self._set_clock(seconds, micros)
-        at = int(seconds) + int(micros) / 1e6
-        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine))
-
-    def holders(self) -> dict[str, str]:
-        with _guarded():
-            found: Any = self.client.hgetall(self._key("held"))
-        return {
-            task_id: boot.decode() for boot, held in found.items() for task_id in json.loads(held)
-        }
-
-    def alive(self) -> frozenset[str]:
-        with _guarded():
-            found: Any = self.client.zrangebyscore(self._key("instances"), self.now(), "+inf")
-        return frozenset(boot.decode() for boot in found)
-
-    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
-        with _guarded():
-            found: Any = self.client.smembers(self._key("claims", instance))
-        return sorted(
-            (parsed for member in found if (parsed := Slot.parse(member.decode()))),
-            key=str,
-        )
-
-    def forget(self, instance: str) -> None:
-        with _guarded():
-            self.client.zrem(self._key("instances"), instance)
-            self.client.hdel(self._key("held"), instance)
-            self.client.delete(self._key("claims", instance))
-
-    def close(self) -> None:
-        if not callable(self._client):
-            self._client.close()
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

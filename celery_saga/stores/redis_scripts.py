@@ -89,8 +89,9 @@ return {1}
 """
 )
 
-# KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of claim sets, task id.
-# Answers {'ok', seconds, microseconds, hash} or {reason, claim or ''}.
+# KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of claim sets, task id,
+# fields to answer with; none: all. Answers {'ok', seconds, microseconds, hash or the values of the
+# fields}, or {reason, claim or ''}.
 CLAIM = """
 local i = ARGV[1]
 local held = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'r' .. i, 'k' .. i)
@@ -103,23 +104,26 @@ if not (claim and claim.token == ARGV[4]) then
   if retries < seen or (claim and retries == seen) then return {'claimed', held[4] or ''} end
   if claim then redis.call('SREM', ARGV[6] .. claim.instance, ARGV[7]) end
   local at = time[1] + time[2] / 1000000
-  redis.call('HSET', KEYS[1], 'r' .. i, ARGV[3], 'k' .. i, cjson.encode(
-    {token = ARGV[4], instance = ARGV[5], retries = retries, at = at}))
-  redis.call('HINCRBY', KEYS[1], 'rev', 1)
+  redis.call('HSET', KEYS[1], 'r' .. i, ARGV[3], 'rev', tonumber(held[1]) + 1, 'k' .. i,
+    cjson.encode({token = ARGV[4], instance = ARGV[5], retries = retries, at = at}))
   redis.call('SADD', ARGV[6] .. ARGV[5], ARGV[7])
+end
+if #ARGV > 7 then
+  return {'ok', time[1], time[2], redis.call('HMGET', KEYS[1], unpack(ARGV, 8))}
 end
 return {'ok', time[1], time[2], redis.call('HGETALL', KEYS[1])}
 """
 
 # KEYS: saga hash, due. ARGV: lists of: revision, token, saga id, due score | '-' | '', seconds to
 # live | 'persist' | '', channel or '', retention of the status keys or ''; messages; field, value
-# ... to set; fields to delete; claim set, task id... of claims that end; old status keys; new ones.
+# ... to set; the same to set if they are new; fields to delete; claim set, task id... of claims
+# that end; old status keys; new ones.
 # Answers {1} when saved (also by this token before), {0} when the revision has moved on,
 # {-1, why the broker refused}.
 SAVE = (
     _COMMON
     + """
-local main, box, set, drop = take(), take(), take(), take()
+local main, box, set, places, drop = take(), take(), take(), take(), take()
 local claims, old, new = take(), take(), take()
 local rev = redis.call('HMGET', KEYS[1], 'rev', 'w')
 if rev[1] ~= main[1] then
@@ -128,8 +132,9 @@ if rev[1] ~= main[1] then
 end
 local refused = send(box)
 if refused then return {-1, refused} end
+for _, item in ipairs({'rev', tonumber(main[1]) + 1, 'w', main[2]}) do set[#set + 1] = item end
 write(KEYS[1], set)
-redis.call('HSET', KEYS[1], 'rev', tonumber(main[1]) + 1, 'w', main[2])
+for j = 1, #places, 2 do redis.call('HSETNX', KEYS[1], places[j], places[j + 1]) end
 if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end
 for j = 1, #claims, 2 do redis.call('SREM', claims[j], claims[j + 1]) end
 for _, key in ipairs(old) do redis.call('ZREM', key, main[3]) end
@@ -152,8 +157,9 @@ return {1}
 """
 )
 
-# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or ''.
-# Answers {seconds, microseconds, 1 if this boot sweeps, dead boots...}.
+# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
+# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds, 1 if
+# this boot sweeps, dead boots that hold something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -167,8 +173,11 @@ if not sweeper or sweeper == ARGV[1] then
   mine = 1
 end
 local out = {time[1], time[2], mine}
-for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT', 0, 20)) do
-  out[#out + 1] = boot
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
+for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
+  local claims = redis.call('EXISTS', ARGV[4] .. boot)
+  local messages = redis.call('HEXISTS', KEYS[2], boot)
+  if claims + messages > 0 then out[#out + 1] = boot end
 end
 return out
 """

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from celery_saga.claims import claimed
 from celery_saga.decide import decide
 from celery_saga.decide import events as ev
 from celery_saga.execution import (
@@ -35,7 +36,6 @@ from celery_saga.execution import (
     SagaExecution,
     SagaStatus,
     Slot,
-    claimed,
 )
 from celery_saga.plan import Call, Input, Plan, PlanStep
 

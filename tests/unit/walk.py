@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from celery_saga.claims import claimed
 from celery_saga.decide import decide
 from celery_saga.decide import events as ev
 from celery_saga.execution import (
@@ -39,7 +40,6 @@ from celery_saga.execution import (
     SagaStatus,
     Slot,
     StepStatus,
-    claimed,
 )
 from celery_saga.plan import Plan
 

@@ -1,0 +1,108 @@
+"""Parts of an execution, for the common case that a step needs no more than them.
+
+A worker that claims a step reads that step, the next one, and the context keys which the next
+message needs. As long as the step succeeds nothing else is looked at, however many steps the saga
+has and however large its context is. Whatever is looked at and was not read raises
+:class:`NotLoaded`, and the whole execution is read then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar, overload
+
+T = TypeVar("T")
+
+
+class NotLoaded(Exception):
+    """Something was looked at which a partial execution does not hold.
+
+    Not a LookupError: nobody may take it for a key that is missing.
+    """
+
+
+class PartialSteps(Sequence[T]):
+    """Some records of a sequence, by their place.
+
+    Args:
+        known: the records that were read.
+        length: of the whole sequence.
+    """
+
+    def __init__(self, known: Mapping[int, T], length: int) -> None:
+        self._known, self._length = known, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        if isinstance(place, slice) or place not in self._known:
+            raise NotLoaded(f"step {place}")
+        return self._known[place]
+
+    def __iter__(self) -> Iterator[T]:
+        raise NotLoaded("all steps")
+
+    def replacing(self, place: int, record: T) -> PartialSteps[T]:
+        """These, with one record replaced."""
+        return PartialSteps({**self._known, place: record}, self._length)
+
+    def items(self) -> Iterable[tuple[int, T]]:
+        """The records that are known, with their places."""
+        return self._known.items()
+
+
+class PartialValues(Mapping[str, Any]):
+    """Some values of a context, and what was done to them.
+
+    Args:
+        known: key and value of what was read.
+        absent: keys that were asked for and are not there.
+        update: keys that were set since.
+        removed: keys that were deleted since.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, Any],
+        absent: frozenset[str],
+        update: Mapping[str, Any] | None = None,
+        removed: frozenset[str] = frozenset(),
+    ) -> None:
+        self.known, self.absent = known, absent
+        self.update, self.removed = update or {}, removed
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self.update:
+            return self.update[key]
+        if key in self.removed or key in self.absent:
+            raise KeyError(key)
+        if key not in self.known:
+            raise NotLoaded(f"context key {key!r}")
+        return self.known[key]
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotLoaded("the whole context")
+
+    def __len__(self) -> int:
+        raise NotLoaded("the whole context")
+
+    def changed(self, update: Mapping[str, Any], remove: Iterable[str]) -> PartialValues:
+        """These, with keys set and deleted."""
+        gone = frozenset(remove)
+        kept = {key: value for key, value in {**self.update, **update}.items() if key not in gone}
+        return PartialValues(self.known, self.absent, kept, self.removed.difference(update) | gone)
+
+
+class _Unread(tuple[Any, ...]):
+    """Stands for a history that was not read."""
+
+    def __iter__(self) -> NoReturn:
+        raise NotLoaded("the history")
+
+
+UNREAD: tuple[Any, ...] = _Unread()

@@ -1,0 +1,126 @@
+"""The connection of a Redis store, and what it keeps of worker boots."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
+
+from celery_saga.errors import StoreError, StoreUnavailable
+from celery_saga.execution import Slot
+from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
+
+_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+
+#: Seconds for which an estimate of the server's clock is used before the server is asked again.
+CLOCK_TRUST = 10.0
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Driver errors as the library's own; the driver's is the cause."""
+    try:
+        yield
+    except _AWAY as error:
+        raise StoreUnavailable(f"the saga store does not answer: {error}") from error
+    except RedisError as error:
+        raise StoreError(f"the saga store failed: {error}") from error
+
+
+class RedisBoots:
+    """Runs scripts, knows the server's time, and keeps the facts about worker boots."""
+
+    def __init__(self, client: redis.Redis | Callable[[], redis.Redis], prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._clock: tuple[float, float] | None = None
+        self._scripts: dict[str, Any] = {}
+
+    @property
+    def client(self) -> redis.Redis:
+        """The redis-py client in use here."""
+        return self._client() if callable(self._client) else self._client
+
+    def _run(self, source: str, keys: list[str], args: list[Any]) -> Any:
+        with guarded():
+            client = self.client
+            script = self._scripts.get(source)
+            if script is None:
+                script = self._scripts[source] = client.register_script(source)
+            return script(keys=keys, args=args, client=client)
+
+    def _key(self, *parts: str) -> str:
+        return self._prefix + ":".join(parts)
+
+    def now(self) -> float:
+        clock = self._clock
+        if clock is None or time.monotonic() - clock[0] > CLOCK_TRUST:
+            with guarded():
+                seconds, micros = self.client.time()
+            self._set_clock(seconds, micros)
+            return float(seconds) + micros / 1e6
+        return clock[1] + time.monotonic() - clock[0]
+
+    def _set_clock(self, seconds: Any, micros: Any) -> None:
+        self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)
+
+    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+        answer = self._run(
+            redis_scripts.BEAT,
+            [self._key("instances"), self._key("held"), self._key("sweeper")],
+            [
+                instance,
+                ttl,
+                json.dumps(sorted(held)) if held else "",
+                self._key("claims", ""),
+                REMEMBERED,
+            ],
+        )
+        seconds, micros, mine, *dead = answer
+        self._set_clock(seconds, micros)
+        at = int(seconds) + int(micros) / 1e6
+        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine))
+
+    def holders(self) -> dict[str, str]:
+        with guarded():
+            found: Any = self.client.hgetall(self._key("held"))
+        return {
+            task_id: boot.decode() for boot, held in found.items() for task_id in json.loads(held)
+        }
+
+    def alive(self) -> frozenset[str]:
+        with guarded():
+            found: Any = self.client.zrangebyscore(self._key("instances"), self.now(), "+inf")
+        return frozenset(boot.decode() for boot in found)
+
+    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+        with guarded():
+            found: Any = self.client.smembers(self._key("claims", instance))
+        return sorted(
+            (parsed for member in found if (parsed := Slot.parse(member.decode()))),
+            key=str,
+        )
+
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+        with guarded():
+            self.client.zadd(self._key("instances"), {instance: self.now() - 0.001}, lt=True)
+            self.client.hdel(self._key("held"), instance)
+            members = [slot.task_id(saga_id) for saga_id, slot in claims]
+            if members:
+                self.client.srem(self._key("claims", instance), *members)
+
+    def close(self) -> None:
+        if not callable(self._client):
+            self._client.close()
