@@ -158,8 +158,8 @@ return {1}
 )
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
-# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds, 1 if
-# this boot sweeps, dead boots that hold something...}.
+# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds,
+# 1 if this boot sweeps, dead boots that hold something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

@@ -158,7 +158,9 @@ class FarStore(MemoryStore):
 
         return self._write(write, outbox)
 
-    def claim(self, saga_id: str, slot: Slot, claim: Claim) -> SagaExecution | Refused:
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+    ) -> SagaExecution | Refused:
         return self._write(lambda: super(FarStore, self).claim(saga_id, slot, claim), None)
 
     def save(
