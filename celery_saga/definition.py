@@ -215,5 +215,7 @@ def _check_retries(saga: str, steps: list[LocalSagaStep]) -> None:
                 f"{where} is retriable and does not stand after the pivot: say how often with "
                 f"max_attempts="
             )
-        if limit is not None and not retriable:
-            raise DefinitionError(f"{where} has max_attempts= without retriable=True")
+        given = step.action.options if step.action else {}
+        for option in ("max_attempts", "retry_backoff", "retry_backoff_max"):
+            if given.get(option) is not None and not retriable:
+                raise DefinitionError(f"{where} has {option}= without retriable=True")

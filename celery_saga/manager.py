@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 
 from celery_saga import callables, reports
-from celery_saga.errors import SagaExecutionNotFoundException, SetupError
+from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import SagaExecution
 from celery_saga.hook import hook, verify
 from celery_saga.recovery import RecoveryStep
@@ -58,7 +58,7 @@ class SagaManager:
         """
         name = callables.wire_name(function, None)
         if name is None:
-            raise SetupError(
+            raise DefinitionError(
                 f"manager.register: expected a function at the top level of a module, found "
                 f"{function.__qualname__}"
             )
@@ -132,10 +132,11 @@ def _verify(sender: Celery, **kwargs: Any) -> None:
 
 def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
     """A plain function as a task of the app, under the name by which sagas call it."""
-    name = callables.task_name(name, app.main)
+    wire_name, name = name, callables.task_name(name, app.main)
 
     def run(context: Any, /, **parameters: Any) -> Any:
-        return function(context, **parameters)
+        # Looked up anew: its module may have been imported a second time.
+        return (callables.known(wire_name) or function)(context, **parameters)
 
     if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
         run.__name__ = function.__name__

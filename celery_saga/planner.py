@@ -45,8 +45,10 @@ def _names(steps: list[LocalSagaStep]) -> list[str]:
     """One name a step; a task that is used twice gets a number from its second use on."""
     given = {step.options["name"] for step in steps if step.options.get("name")}
     names: list[str] = []
-    for step in steps:
-        base = name = step.name.replace("/", "_")
+    for number, step in enumerate(steps, start=1):
+        # A lambda has no name to speak of, and the name is part of idempotency keys.
+        label = f"step_{number}" if step.name == "<lambda>" else step.name
+        base = name = label.replace("/", "_")
         count = 1
         while name in names or (name in given and not step.options.get("name")):
             count += 1

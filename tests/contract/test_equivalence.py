@@ -1,0 +1,179 @@
+"""What a worker reads of a saga is enough: the same history ends the same on every store.
+
+The Redis store answers a claim with no more than a step that succeeds needs, and the rest is read
+when something else happens. The memory store always has everything.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import redis
+
+from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.decide import events
+from celery_saga.errors import SagaError
+from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.plan import Call, Input, Plan, PlanStep
+from celery_saga.stores import Store
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.stores.redis import RedisStore
+
+SEEDS, EVENTS = 150, 40
+
+
+class Outlet:
+    """A dispatcher that remembers what it was asked to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Mapping[str, Any]]] = []
+
+    def request(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
+        step = execution.plan.steps[command.slot.step]
+        call = step.action if command.slot.direction is Direction.FORWARD else step.compensation
+        assert call is not None
+        whole = dict(execution.values) if call.style == "context" else {}
+        return {"slot": str(command.slot), "with": call.arguments(execution.values) | whole}
+
+    def publish(self, request: Mapping[str, Any]) -> None:
+        self.sent.append((request["slot"], request["with"]))
+
+    def outbox(self, requests: Any) -> None:
+        return None
+
+    def outbox_failed(self) -> None:
+        raise AssertionError("there is no outbox")
+
+    def announce(self, execution: SagaExecution) -> None:
+        self.sent.append((execution.status.value, {}))
+
+    def alert(self, execution: SagaExecution, alert: events.Alert) -> None:
+        self.sent.append((alert.name, {}))
+
+    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool:
+        return True
+
+
+def random_plan(dice: random.Random) -> Plan:
+    count = dice.randint(1, 5)
+    pivot = dice.choice([None, *range(count)])
+    keys = [("k0",), ("k1",), ("deep", "er"), ("missing",)]
+    steps = []
+    for index in range(count):
+        inputs = tuple(
+            Input(f"p{n}", path, required=path != ("missing",))
+            for n, path in enumerate(dice.sample(keys, dice.randint(0, 3)))
+        )
+        style = dice.choice(["inputs", "inputs", "context"])
+        action = Call(
+            f"do{index}", style, () if style == "context" else inputs, rerun=dice.random() < 0.7
+        )
+        undo = Call(f"undo{index}", inputs=inputs, max_attempts=2)
+        undoable = (pivot is None or index < pivot) and dice.random() < 0.8
+        steps.append(PlanStep(f"s{index}", action, undo if undoable else None, index == pivot))
+    return Plan("equal", tuple(steps), max_redeliveries=1)
+
+
+def plain(execution: SagaExecution | None) -> Any:
+    """All that does not depend on clocks and on who claimed."""
+    if execution is None:
+        return None
+    left_out = {"claim", "retries", "expected_at", "not_before", "started_at", "ended_at"}
+    steps = [
+        {key: value for key, value in vars(step).items() if key not in left_out}
+        # The retry count is kept for as long as a message is out.
+        | {"claimed": bool(step.claim), "retries": step.outstanding and step.retries}
+        for step in execution.steps
+    ]
+    notes = [(note.what, note.by, note.detail) for note in execution.history]
+    return (
+        list(execution.values.items()), steps, execution.status, execution.direction,
+        execution.position, execution.revision, execution.unwind, execution.error, notes,
+    )  # fmt: skip
+
+
+class Twin:
+    """One store with its orchestrator, and the claims that were granted on it."""
+
+    def __init__(self, store: Store) -> None:
+        self.outlet = Outlet()
+        self.orchestrator = Orchestrator(store, self.outlet, patience=0)
+        self.store = store
+        self.read: dict[str, SagaExecution] = {}
+
+    def claim(self, saga_id: str, slot: Slot, token: str, retries: int, plan: Plan) -> bool:
+        claim = Claim(token, f"boot-{token[-1]}", retries)
+        answer = self.orchestrator.claim(saga_id, slot, claim, plan.hash)
+        if isinstance(answer, SagaExecution):
+            self.read[token] = answer
+        return isinstance(answer, SagaExecution)
+
+    def tell(self, saga_id: str, event: Any) -> str:
+        try:
+            self.orchestrator.handle(saga_id, event, self.read.get(getattr(event, "token", "")))
+        except SagaError as error:
+            return type(error).__name__
+        return "told"
+
+
+def random_event(dice: random.Random, slots: list[Slot], tokens: list[str]) -> Any:
+    slot, token = dice.choice(slots), dice.choice([*tokens, "nobody"])
+    at = 2e9 + dice.random()
+    failure = Failure("Boom", "bang", f"s{slot.step}")
+    update = {dice.choice(["k0", "k1", "new", "deep"]): dice.choice([1, "x", {"er": 2}])}
+    return dice.choice(
+        [
+            *[events.StepSucceeded(at, slot, token, update, dice.choice([(), ("k1",)]))] * 6,
+            events.StepFailed(at, slot, failure, token),
+            events.StepFailed(at, slot, failure, token, effect=True),
+            events.StepFailed(at, slot, failure, token, final=True),
+            events.StepReleased(at, slot, token, 1, at),
+            events.ClaimVoided(at, slot, token),
+            events.StepRevoked(at, slot, failure, "boot-1"),
+            events.Looked(at, dice.choice(list(events.MessageState))),
+            events.CancelRequested(at, "me"),
+            events.PauseRequested(at, "me"),
+            events.ResumeRequested(at, "me"),
+            events.RetryRequested(at, "me", {"missing": 1}),
+            events.SkipRequested(at, "me"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[redis.Redis]:
+    with EmbeddedValkey() as server, redis.Redis.from_url(server.url(0)) as client:
+        yield client
+
+
+def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
+    outcomes = set()
+    for seed in range(SEEDS):
+        dice = random.Random(seed)
+        plan, saga_id = random_plan(dice), f"equal-{seed}"
+        twins = [Twin(MemoryStore()), Twin(RedisStore(client))]
+        start = {"k1": 1, "k0": [1, {"a": None}], "deep": {"er": "value"}, "big": "x" * 1000}
+        for twin in twins:
+            twin.orchestrator.start(plan, saga_id, start, token="start")
+        tokens: list[str] = []
+        for number in range(EVENTS):
+            execution = twins[0].orchestrator.load(saga_id)
+            now = execution.slot(execution.position)
+            slots = [slot for slot in (now,) if slot] * 3 + [Slot(0, Direction.FORWARD, 1)]
+            if now and dice.random() < 0.4:
+                token, retries = f"token-{number}", dice.choice([0, 0, 1])
+                answers = {twin.claim(saga_id, now, token, retries, plan) for twin in twins}
+                assert len(answers) == 1
+                tokens.append(token)
+            event = random_event(dice, slots, tokens[-2:])
+            answers = {twin.tell(saga_id, event) for twin in twins}
+            states = [plain(twin.store.load(saga_id)) for twin in twins]
+            assert len(answers) == 1, (seed, number, event, answers)
+            assert states[0] == states[1], (seed, number, event)
+            assert twins[0].outlet.sent == twins[1].outlet.sent, (seed, number, event)
+        outcomes.add(twins[0].orchestrator.load(saga_id).status)
+    assert len(outcomes) >= 4, "the dice were too kind"
