@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
 
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
-from celery_saga.errors import SagaExecutionNotFoundException
+from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.stores import Pulse
 
 log = logging.getLogger("celery_saga")
+
+T = TypeVar("T")
 
 #: Seconds for which a saga that could not be looked at is left alone, so that it does not keep
 #: others from being looked at.
@@ -42,20 +46,42 @@ class Sweeper:
         due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
         if not due:
             return 0
+        # All are looked at before anything is sent: what is sent for one saga would make the queue
+        # look as if the others' messages waited there.
         holders, alive = self._store.holders(), self._store.alive()
-        for saga_id in due:
-            try:
-                self._look(saga_id, holders, alive)
-            except Exception:
-                self._left_alone[saga_id] = now + LEAVE_ALONE
-                log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
+        looks = [(saga_id, self._look(saga_id, holders, alive)) for saga_id in due]
+        for saga_id, look in looks:
+            if look is not None:
+                self._tried(saga_id, partial(self._act, *look))
         return len(due)
 
-    def _look(self, saga_id: str, holders: Mapping[str, str], alive: frozenset[str]) -> None:
-        execution = self._store.load(saga_id)
-        if execution is not None:
-            state = self._message_state(execution, holders, alive)
-            self._orchestrator.handle(saga_id, Looked(self._store.now(), state), execution)
+    def _look(
+        self, saga_id: str, holders: Mapping[str, str], alive: frozenset[str]
+    ) -> tuple[SagaExecution, MessageState] | None:
+        """The saga and what is known of its message; ``None`` if there is nothing to be done."""
+        execution = self._tried(saga_id, partial(self._store.load, saga_id))
+        if execution is None:
+            return None
+        find = partial(self._message_state, execution, holders, alive)
+        state = self._tried(saga_id, find)
+        return None if state is None else (execution, state)
+
+    def _act(self, execution: SagaExecution, state: MessageState) -> None:
+        event = Looked(self._store.now(), state)
+        self._orchestrator.handle(execution.saga_id, event, execution)
+
+    def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
+        """The call's answer. One saga's trouble is logged, and it is left alone for a while; an
+        outage of the store is everybody's.
+        """
+        try:
+            return call()
+        except StoreUnavailable:
+            raise
+        except Exception:
+            self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+            log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
+            return None
 
     def _message_state(
         self, execution: SagaExecution, holders: Mapping[str, str], alive: frozenset[str]
@@ -92,6 +118,8 @@ class Sweeper:
     def _guarded(self, call: object, saga_id: str, *args: object) -> bool:
         try:
             call(saga_id, *args)  # type: ignore[operator]
+        except StoreUnavailable:
+            raise
         except Exception:
             log.exception("saga %s cannot be recovered now", saga_id, extra={"saga_id": saga_id})
             return False

@@ -48,8 +48,9 @@ def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Sag
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     """A person has said how the step or the saga ended: tell one, and change nothing else."""
     step = execution.steps[event.slot.step]
-    if not any(note.by for note in execution.history) and step.status is StepStatus.SUCCEEDED:
-        return Decision(execution)
+    resolved = any(note.what == "resolve" for note in execution.history)
+    if step.status is not StepStatus.SKIPPED and not resolved:
+        return Decision(execution)  # it completed by itself
     execution = execution.with_step(event.slot.step, reported=(*step.reported, event.token))
     execution = noted(execution, event.at, "late effect", detail=step.name)
     text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"

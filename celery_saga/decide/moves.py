@@ -149,19 +149,18 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         error=execution.error or execution.unwind,
         deadline=None,
     )
-    index = next_undo(execution)
-    if index is None:
-        return _end_of_unwind(execution, at)
-    if status is SagaStatus.PAUSED:
-        return Decision(evolved(execution, position=index))
-    step = execution.steps[index]
-    if step.status is not StepStatus.COMPENSATING:
-        execution = execution.with_step(index, attempts=0, lost=0)
-    call = call_of(execution, index, Direction.BACKWARD)
-    key = call.missing(execution.values)
-    if key is None:
-        return send(execution, index, Direction.BACKWARD, at)
-    return undo_failed(execution, index, missing_input(execution, index, key, call), at)
+    while (index := next_undo(execution)) is not None:
+        if status is SagaStatus.PAUSED:
+            return Decision(evolved(execution, position=index))
+        if execution.steps[index].status is not StepStatus.COMPENSATING:
+            execution = execution.with_step(index, attempts=0, lost=0)
+        call = call_of(execution, index, Direction.BACKWARD)
+        key = call.missing(execution.values)
+        if key is None:
+            return send(execution, index, Direction.BACKWARD, at)
+        failure = missing_input(execution, index, key, call)
+        execution = _with_failed_undo(execution, index, failure)
+    return _end_of_unwind(execution, at)
 
 
 def next_undo(execution: SagaExecution) -> int | None:
@@ -176,7 +175,11 @@ def next_undo(execution: SagaExecution) -> int | None:
 
 def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
     """An undo failed for good: keep it, and undo the others all the same."""
-    execution = execution.with_step(
+    return go_back(_with_failed_undo(execution, index, failure), at)
+
+
+def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:
+    return execution.with_step(
         index,
         status=StepStatus.COMPENSATION_FAILED,
         outstanding=None,
@@ -184,7 +187,6 @@ def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: floa
         not_before=None,
         undo_error=failure,
     )
-    return go_back(execution, at)
 
 
 def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:

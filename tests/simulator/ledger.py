@@ -33,6 +33,7 @@ class Body:
         with_claim: whether it had the claim at that moment.
         ending: whether it is about to report.
         heard: whether its report reached the store.
+        in_time: whether it had the claim then.
     """
 
     message: Message
@@ -43,6 +44,7 @@ class Body:
     with_claim: bool = False
     ending: bool = False
     heard: bool = False
+    in_time: bool | None = None
 
     @property
     def slot(self) -> Slot:
@@ -58,6 +60,8 @@ class StepTruth:
     standing: Body | None = None
     #: Keys of the undos that were carried out; a second one of the same key does nothing.
     undone: set[str] = field(default_factory=set)
+    #: How many bodies told of an effect when their claim was void already.
+    late: int = 0
 
 
 class Ledger:
@@ -69,6 +73,7 @@ class Ledger:
 
     def __init__(self, plan: Plan) -> None:
         self._undoable = [step.compensation is not None for step in plan.steps]
+        self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot
         self.steps = [StepTruth() for _ in plan.steps]
         self.seen: SagaExecution | None = None
         self.checks = 0
@@ -93,6 +98,16 @@ class Ledger:
             body = self.steps[above].standing
             late = body is None or not body.with_claim or now.steps[above].status in left
             self._require(late or not self._undoable[above], "an undo ran before a later step's")
+            self._require(late or above < self._pivot, "an undo ran after the pivot")
+
+    def told(self, body: Body, before: SagaExecution, effect: bool) -> None:
+        """A body's report has changed ``before``; ``effect`` is whether it told of one."""
+        body.heard = True
+        if body.in_time is None:
+            claim = before.steps[body.slot.step].claim
+            body.in_time = claim is not None and claim.token == body.claim.token
+            if effect and not body.in_time:
+                self.steps[body.slot.step].late += 1
 
     def see(self, after: SagaExecution, by_hand: bool) -> None:
         """Hold a checkpoint against the one before it, and against the truth.
@@ -120,6 +135,9 @@ class Ledger:
             self._require(not outstanding, "a settled saga has an outstanding step")
         else:
             self._require(after.due_at is not None, "nobody will look at it again")
+        for step, truth in zip(after.steps, self.steps, strict=True):
+            late = step.undo_round <= truth.late
+            self._require(late, "an undo began a new round without a late effect")
 
     def _check_change(self, before: SagaExecution, after: SagaExecution, by_hand: bool) -> None:
         self._require(after.revision > before.revision, "the revision did not rise")
@@ -127,6 +145,11 @@ class Ledger:
             self._require(new.epoch >= old.epoch, "an epoch went down")
             same = old.outstanding is None or new.outstanding in (None, old.outstanding)
             self._require(same or new.epoch > old.epoch, "a new dispatch has an old epoch")
+            if new.epoch > old.epoch and new.outstanding is not None:
+                forward = new.outstanding is Direction.FORWARD
+                self._require(not (forward and before.unwind), "a step was sent after the cancel")
+                paused = before.status is after.status is SagaStatus.PAUSED
+                self._require(not paused, "a paused saga sent a step")
         if before.status is after.status or by_hand:
             return
         if before.status is SagaStatus.STUCK:
@@ -141,6 +164,7 @@ class Ledger:
         if any(note.what == "resolve" for note in execution.history):
             return
         if execution.status is SagaStatus.COMPLETED:
+            self._require(execution.unwind is None, "COMPLETED after a cancel")
             for step, truth in zip(execution.steps, self.steps, strict=True):
                 there = step.status is StepStatus.SUCCEEDED and truth.standing is not None
                 skipped = step.status is StepStatus.SKIPPED

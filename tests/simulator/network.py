@@ -41,6 +41,9 @@ class Bystanders(Protocol):
     def struck(self, fault: Fault) -> None:
         """A fault came to pass."""
 
+    def saved(self, before: SagaExecution) -> None:
+        """The store has put another execution in the place of ``before``."""
+
 
 class Weather:
     """Strikes one of the writes of an event."""
@@ -49,8 +52,6 @@ class Weather:
         self._world = world
         self._fault: Fault | None = None
         self._writes = 0
-        #: Writes of executions that the store has carried out.
-        self.saved = 0
 
     def forecast(self, fault: Fault | None) -> Fault | None:
         """What is to happen from now on; gives back what was to happen before."""
@@ -142,9 +143,9 @@ class Broker:
 class FarStore(MemoryStore):
     """The memory store behind the weather; sends what is in an outbox along with a write."""
 
-    def __init__(self, clock: Callable[[], float], weather: Weather) -> None:
+    def __init__(self, clock: Callable[[], float], weather: Weather, world: Bystanders) -> None:
         super().__init__(clock)
-        self._weather = weather
+        self._weather, self._world = weather, world
         self.broker = Broker(weather, False)
 
     def create(
@@ -170,8 +171,9 @@ class FarStore(MemoryStore):
             old = self.load(before.saga_id)
             saved = super(FarStore, self).save(before, after, token)
             fresh = saved is not None and saved is not old
-            self._weather.saved += fresh
-            self._push(outbox if fresh else None)
+            if fresh:
+                self._world.saved(before)
+                self._push(outbox)
             return saved
 
         return self._write(write, outbox)

@@ -18,10 +18,11 @@ ORDINARY = {
 UNUSUAL = {
     "happen": 8.0,
     "fail": 3.0,
-    "fail_with_effect": 3.0,
+    "fail_with_effect": 4.0,
     "abort": 0.5,
     "retry": 6.0,
     "requeue": 2.0,
+    "report_again": 4.0,
     "lose_message": 3.0,
     "copy_message": 5.0,
     "replay_message": 3.0,

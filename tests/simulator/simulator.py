@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
+from celery_saga import sweep
 from tests.simulator.ledger import Broken
 from tests.simulator.schedule import Schedule, draw, shorten
 from tests.simulator.world import World
@@ -20,6 +22,7 @@ class Totals:
     seeds: int = 0
     failed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    longest: float = 0.0
 
 
 TOTALS = Totals()
@@ -36,11 +39,23 @@ def quiet() -> Iterator[None]:
         logger.disabled = before
 
 
+@contextmanager
+def clock_of(world: World) -> Iterator[None]:
+    """The sweeper's own clock is the world's."""
+    before = sweep.time
+    sweep.time = SimpleNamespace(monotonic=lambda: world.clock)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sweep.time = before
+
+
 def broken_by(schedule: Schedule) -> tuple[str, World]:
     """The promise that a run breaks, if it does, and the world afterwards."""
     world = World(schedule)
     try:
-        world.run()
+        with clock_of(world):
+            world.run()
     except Broken as broken:
         return str(broken), world
     except Exception as error:
@@ -60,6 +75,7 @@ def run(seeds: Iterable[int]) -> str:
             promise, world = broken_by(schedule)
             TOTALS.seeds += 1
             TOTALS.counts += world.counts
+            TOTALS.longest = max(TOTALS.longest, world.longest)
             if promise:
                 TOTALS.failed += 1
                 return _explained(schedule, promise)
@@ -71,7 +87,8 @@ def _explained(schedule: Schedule, promise: str) -> str:
     world = World(short, trace=True)
     error = ""
     try:
-        world.run()
+        with clock_of(world):
+            world.run()
     except Exception as raised:
         error = str(raised)
     history = [line for line in world.history if not _dull(line)]
@@ -104,6 +121,7 @@ def report() -> str:
             f"{TOTALS.seeds} seeds, {TOTALS.failed} failed; {TOTALS.counts['checks']} checks",
             f"{sums['event']} events: {', '.join(parts['event'])}",
             f"{sums['fault']} faults at writes: {', '.join(parts['fault'])}",
-            f"{sums['ended']} sagas: {', '.join(parts['ended'])}; {', '.join(parts['met'])}",
+            f"{sums['ended']} sagas: {', '.join(parts['ended'])}; {', '.join(parts['met'])}; "
+            f"longest wait for recovery {TOTALS.longest:g} s",
         ]
     )

@@ -22,8 +22,13 @@ from tests.unit.scenario import plan_of
 TTL, MOST_WORKERS = 6.0, 4
 #: Rounds of two seconds in which all sagas have to settle once nothing bad happens any more.
 PATIENCE = 400
+#: Seconds after which a saga has to move that waits for nothing but recovery, in a world that is
+#: looked at every two seconds.
+STILL = 10.0
 
 BOOM = Failure("Boom", "it broke")
+
+_Report = ev.StepSucceeded | ev.StepFailed | ev.StepReleased
 
 
 @dataclass(eq=False)
@@ -40,6 +45,7 @@ class Worker:
     bodies: list[Body] = field(default_factory=list)
     deaf: bool = False
     suspected: bool = False
+    sweeper: Sweeper | None = None
     absent: frozenset[tuple[str, Slot]] = frozenset()
 
 
@@ -58,7 +64,7 @@ class World:
         self.clock = 1_000.0
         self._trace = trace
         self._weather = Weather(self)
-        self.store = FarStore(lambda: self.clock, self._weather)
+        self.store = FarStore(lambda: self.clock, self._weather, self)
         self.broker = self.store.broker = Broker(self._weather, schedule.outbox)
         self.orchestrator = Orchestrator(self.store, self.broker, patience=0.0)
         self.workers: list[Worker] = []
@@ -67,10 +73,16 @@ class World:
             for i, shape in enumerate(schedule.shapes)
         }
         self._shapes = dict(zip(self.ledgers, schedule.shapes, strict=True))
+        self._moved: dict[str, tuple[object, float]] = {}
+        #: Seconds for which a saga waited for recovery at most, once nothing bad happened.
+        self.longest = 0.0
+        self._set_back = 0
         self._described: dict[str, str] = {}
-        self._booted = self._claims = 0
+        self._booted = self._claims = self._starts = 0
         self._actor: Worker | None = None
         self._by_hand = False
+        self._reporting: tuple[Body, bool] | None = None
+        self._reports: list[tuple[Body, _Report]] = []
         for _ in range(2):
             self._boot()
 
@@ -86,7 +98,10 @@ class World:
         for saga_id, ledger in self.ledgers.items():
             execution = self.store.load(saga_id)
             if execution is not None:
-                ledger.check_status(execution)
+                if execution.status is not SagaStatus.STUCK:
+                    # A stuck saga stays so when a zombie tells of an effect: its operator's retry
+                    # undoes that as well.
+                    ledger.check_status(execution)
                 self.counts[f"ended {execution.status}"] += 1
                 self.counts["met lost attempts"] += sum(step.lost for step in execution.steps)
                 self.counts["met late effects"] += sum(step.undo_round for step in execution.steps)
@@ -100,19 +115,20 @@ class World:
     # Events, and what strikes in the midst of them.
 
     def _happen(self, event: Event) -> None:
-        before = self._weather.forecast(event.fault), self._actor, self._by_hand
-        self._actor, self._by_hand = None, False
+        before = self._actor, self._by_hand, self._reporting
+        self._actor, self._by_hand, self._reporting = None, False, None
+        fault = self._weather.forecast(event.fault)
         try:
             if _EVENTS[event.kind](self, event.pick) is not False:
                 self.counts[f"event {event.kind}"] += 1
         except Died:
             self.say("  ... and dies")
-            if self._actor is not None:
+            if self._actor is not None and self._actor in self.workers:
                 self._kill(self._actor, event.pick % 2 == 0)
         except StoreUnavailable as error:
             self.say(f"  ... {error}")
         finally:
-            fault, self._actor, by_hand = before
+            self._actor, by_hand, self._reporting = before
             self._look(by_hand or self._by_hand)
             self._weather.forecast(fault)
             self._by_hand = by_hand or self._by_hand
@@ -128,6 +144,12 @@ class World:
         """A fault came to pass."""
         self.counts[f"fault {fault.kind}"] += 1
         self.say(f"  ... {fault.kind}")
+
+    def saved(self, before: SagaExecution) -> None:
+        """Somebody's news have changed a saga."""
+        if self._reporting is not None:
+            body, effect = self._reporting
+            self.ledgers[before.saga_id].told(body, before, effect)
 
     def _look(self, by_hand: bool) -> None:
         for saga_id, ledger in self.ledgers.items():
@@ -166,12 +188,13 @@ class World:
 
     def _start(self, pick: int) -> None:
         saga_id = list(self.ledgers)[pick % len(self.ledgers)]
+        self._starts += 1
         self.say(f"a client starts {saga_id}: {self._shapes[saga_id]!r}")
         self.orchestrator.start(
             plan_of(self._shapes[saga_id], max_redeliveries=2),
             saga_id,
             {},
-            token=f"client-{len(self.history)}-{self.counts['event start']}-{pick}",
+            token=f"client-{self._starts}",
             countdown=self.schedule.countdown,
             deadline=self.schedule.deadline,
         )
@@ -229,7 +252,7 @@ class World:
         if len(self.workers) >= MOST_WORKERS:
             return False
         self._booted += 1
-        worker = Worker(f"w{self._booted}")
+        worker = Worker(f"w{self._booted}", sweeper=Sweeper(self.orchestrator))
         self.say(f"{worker.instance} boots")
         self.store.beat(worker.instance, TTL, ())
         self.workers.append(worker)
@@ -245,10 +268,7 @@ class World:
     def _kill_worker(self, pick: int) -> bool | None:
         if not self.workers:
             return False
-        worker = self.workers[pick % len(self.workers)]
-        if worker is self._actor:
-            return False
-        self._kill(worker, pick // 4 % 2 == 0)
+        self._kill(self.workers[pick % len(self.workers)], pick // 4 % 2 == 0)
         return None
 
     def _deafen(self, pick: int, deaf: bool = True) -> bool | None:
@@ -272,7 +292,8 @@ class World:
         self.say(f"{worker.instance} beats")
         held = [message.slot.task_id(message.saga_id) for message in worker.waiting]
         pulse = self.store.beat(worker.instance, TTL, held)
-        sweeper = Sweeper(self.orchestrator)
+        sweeper = worker.sweeper
+        assert sweeper is not None
         self._judge_own(worker, sweeper)
         if pulse.sweeper:
             sweeper.bury(pulse)
@@ -288,8 +309,7 @@ class World:
         worker.absent = absent
 
     def _waiting(self, pick: int) -> tuple[Worker, Message] | None:
-        free = [worker for worker in self.workers if worker is not self._actor]
-        found = [(worker, message) for worker in free for message in worker.waiting]
+        found = [(worker, message) for worker in self.workers for message in worker.waiting]
         if not found:
             return None
         worker, message = found[pick % len(found)]
@@ -340,13 +360,11 @@ class World:
 
     # Bodies.
 
-    def _bodies(self, forward_only: bool = False) -> Iterator[tuple[Worker, Body]]:
+    def _bodies(self) -> Iterator[tuple[Worker, Body]]:
         for worker in self.workers:
-            if worker is not self._actor:
-                for body in worker.bodies:
-                    forward = body.slot.direction is Direction.FORWARD
-                    if not body.ending and (forward or not forward_only):
-                        yield worker, body
+            for body in worker.bodies:
+                if not body.ending:
+                    yield worker, body
 
     def _body(self, pick: int) -> tuple[Worker, Body] | None:
         found = list(self._bodies())
@@ -385,7 +403,7 @@ class World:
         self._report(worker, body, self._outcome(body, how, retries))
         return None
 
-    def _outcome(self, body: Body, how: str, retries: int) -> ev.Event:
+    def _outcome(self, body: Body, how: str, retries: int) -> _Report:
         at, slot, token = self.clock, body.slot, body.claim.token
         if how in ("retry", "requeue"):
             return ev.StepReleased(at, slot, token, retries, at + 1)
@@ -394,8 +412,9 @@ class World:
         failed = partial(ev.StepFailed, at, slot, BOOM, token)
         return failed(effect=how in ("maybe", "effect"), final=how == "final")
 
-    def _report(self, worker: Worker, body: Body, event: ev.Event) -> None:
-        saved = self._weather.saved
+    def _report(self, worker: Worker, body: Body, event: _Report) -> None:
+        self._reports.append((body, event))
+        self._reporting = body, _tells_of_effect(event)
         try:
             self.orchestrator.report(body.message.saga_id, event, body.execution)
             body.heard = True
@@ -404,9 +423,19 @@ class World:
             self.broker.queue.append(body.message)
             raise
         finally:
-            body.heard = body.heard or self._weather.saved > saved
+            self._reporting = None
             if body in worker.bodies:
                 worker.bodies.remove(body)
+
+    def _report_again(self, pick: int) -> bool | None:
+        """Somebody did not get the answer to a report, and repeats it."""
+        if not self._reports:
+            return False
+        body, event = self._reports[pick % len(self._reports)]
+        self.say(f"the report on {body.message} comes again: {type(event).__name__}")
+        self._reporting = body, _tells_of_effect(event)
+        self.orchestrator.handle(body.message.saga_id, event)
+        return None
 
     def _kill_child(self, pick: int) -> bool | None:
         """The main process may notice it at once, as a lost child or as a hard time limit."""
@@ -440,6 +469,7 @@ class World:
 
     def _jump_back(self, pick: int) -> None:
         self.clock -= pick % 8
+        self._set_back += pick % 8
         self.say("the clock jumps back")
 
     # The end.
@@ -469,20 +499,42 @@ class World:
             self._actor = None
             self._beat_of(worker)
             self._look(False)
-        for kind in ("deliver", "begin", "succeed"):
-            while self._happened(kind):
-                pass
+        while any(map(self._happened, ("deliver", "begin", "succeed"))):
+            pass
         for saga_id in self.ledgers:
             execution = self.store.load(saga_id)
             if execution is not None and execution.status is SagaStatus.PAUSED:
                 self.orchestrator.handle(saga_id, ev.ResumeRequested(self.clock))
                 self._look(True)
+            elif execution is not None and not execution.settled:
+                self._check_still(execution)
+
+    def _check_still(self, execution: SagaExecution) -> None:
+        """A saga that only recovery can move is moved soon."""
+        state = [(s.status, s.epoch, s.claim, s.republished) for s in execution.steps]
+        before, since = self._moved.get(execution.saga_id, (None, 0.0))
+        if state != before:
+            self._moved[execution.saga_id] = state, self.clock
+            return
+        step = execution.steps[execution.position]
+        since = max(since, step.not_before or 0.0, step.expected_at or 0.0)
+        if execution.status is SagaStatus.CREATED:
+            since = max(since, execution.due_at or 0.0)
+        still = self.clock - since - self._set_back
+        self.longest = max(self.longest, still)
+        if still > STILL:
+            raise Broken("a saga does not move")
 
     def _happened(self, kind: str) -> bool:
         self._actor = None
         happened = _EVENTS[kind](self, 0) is not False
         self._look(False)
         return happened
+
+
+def _tells_of_effect(event: _Report) -> bool:
+    effect = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
+    return effect and event.slot.direction is Direction.FORWARD
 
 
 def _operator(make: Callable[[float], ev.Event], by_hand: bool = True) -> Callable[..., None]:
@@ -502,6 +554,7 @@ _EVENTS: dict[str, Callable[[World, int], bool | None]] = {
     "abort": lambda world, pick: world._end(pick, "final"),
     "retry": lambda world, pick: world._end(pick, "retry"),
     "requeue": lambda world, pick: world._end(pick, "requeue"),
+    "report_again": World._report_again,
     "lose_message": World._lose_message,
     "copy_message": World._copy_message,
     "replay_message": World._replay_message,

@@ -173,3 +173,15 @@ def test_the_idempotency_key_outlives_redeliveries_and_changes_with_a_new_undo_r
     assert scenario.execution.idempotency_key(1, Direction.BACKWARD) == "s/b/c/0"
     scenario.play("c1 ok, f1~1 ok")
     assert scenario.execution.idempotency_key(1, Direction.BACKWARD) == "s/b/c/1"
+
+
+def test_a_long_saga_of_which_no_undo_has_its_input_ends_stuck() -> None:
+    length = 800
+    scenario = Scenario.of(" ".join(["a>k"] * length))
+    scenario.play("start")
+    for index in range(length - 1):
+        scenario.play(f"f{index} ok")
+    scenario.play(f"f{length - 1} fails")
+    assert spoken(scenario) == "announce STUCK"
+    failed = [step for step in scenario.execution.steps if step.undo_error is not None]
+    assert len(failed) == length - 1

@@ -35,8 +35,10 @@ from typing import NamedTuple, TypeVar
 import pytest
 
 from celery_saga.execution import SagaStatus, StepStatus
+from tests.unit.promises import Found
 from tests.unit.scenario import plan_of
-from tests.unit.walk import Bounds, Found, Violation, Walk
+from tests.unit.walk import Violation, Walk
+from tests.unit.worlds import Bounds
 
 T = TypeVar("T")
 
@@ -121,6 +123,7 @@ def test_no_state_breaks_a_promise(name: str) -> None:
     if not profile.bounds.pauses:
         expected.remove(SagaStatus.PAUSED)
     assert statuses == expected, "the walk has become too short to say anything"
+    assert all(each.enough for each in found), "no report was decided on parts of a saga"
 
 
 def test_the_walk_meets_every_status_of_a_step() -> None:

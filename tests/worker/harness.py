@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,12 @@ class Site:
                 step.on_failure(undo[0])
         return saga.commit()
 
+    def alive(self) -> int:
+        """How many worker boots count as alive."""
+        seconds, micros = self.client.time()  # type: ignore[misc]
+        count: Any = self.client.zcount("saga:instances", seconds + micros / 1e6, "+inf")
+        return int(count)
+
     def queued(self) -> int:
         return int(self.client.llen("celery"))  # type: ignore[arg-type]
 
@@ -204,6 +210,3 @@ def _over(client: redis.Redis, member: str) -> bool:
 
 def _keys(client: redis.Redis) -> Iterator[bytes]:
     return iter(client.scan_iter(count=500))
-
-
-Start = Callable[..., Worker]

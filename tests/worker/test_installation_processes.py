@@ -31,8 +31,7 @@ class TestProjects:
         assert site.journal.began(result.id) == ["ready.step/f".rpartition(".")[2]]
 
     @pytest.mark.parametrize("project", ["discovered", "packaged"])
-    def test_sagas_py_is_found_beside_the_tasks(self, site, project, monkeypatch):
-        monkeypatch.setenv("SAGA_TEST_URL", site.url)
+    def test_sagas_py_is_found_beside_the_tasks(self, site, project):
         worker = site.worker(app=f"tests.worker.apps.{project}")
         assert f"saga:{project}.1.action" in worker.text()
 

@@ -169,12 +169,12 @@ class TestShutdown:
 
     def test_a_worker_that_ends_in_good_order_takes_its_leave(self, site):
         worker = site.worker()
-        assert site.client.zcard("saga:instances") == 1
+        assert site.alive() == 1
 
         worker.signal(signal.SIGTERM)
         wait_for(lambda: not worker.process.alive)
 
-        assert site.client.zcard("saga:instances") == 0
+        assert site.alive() == 0
 
     @pytest.mark.parametrize(
         ("task", "status", "bodies"),

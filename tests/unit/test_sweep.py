@@ -1,0 +1,108 @@
+"""The sweep over many sagas: neither an outage nor one saga's trouble makes the others wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_saga import sweep
+from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.errors import StoreUnavailable
+from celery_saga.execution import SagaExecution, Slot
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.sweep import Sweeper
+from tests.unit.scenario import plan_of
+
+#: Seconds after which a message that nobody has is missed.
+MISSED = 5.0
+
+
+class Queue:
+    """A dispatcher whose messages stay in one list."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.broken: set[str] = set()
+
+    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+        return {"saga_id": execution.saga_id}
+
+    def publish(self, request: Mapping[str, Any]) -> None:
+        self.messages.append(request["saga_id"])
+
+    def outbox(self, requests: Any) -> None:
+        return None
+
+    def outbox_failed(self) -> None: ...
+
+    def announce(self, execution: SagaExecution) -> None: ...
+
+    def alert(self, execution: SagaExecution, alert: Alert) -> None: ...
+
+    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool:
+        if execution.saga_id in self.broken:
+            raise LookupError("its queue is not known")
+        return not self.messages
+
+
+class Fixture:
+    """Sagas whose first messages are lost, and a sweeper."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.store = MemoryStore(lambda: self.now)
+        self.queue = Queue()
+        orchestrator = Orchestrator(self.store, self.queue, patience=0.0)
+        for number in range(5):
+            orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
+        self.ids = set(self.queue.messages)
+        self.queue.messages.clear()
+        self.sweeper = Sweeper(orchestrator)
+
+    def sweep(self, later: float) -> None:
+        self.now += later
+        self.sweeper.sweep()
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> Fixture:
+    fixture = Fixture()
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: fixture.now))
+    return fixture
+
+
+def test_all_lost_messages_of_an_empty_queue_are_sent_again(lost: Fixture) -> None:
+    lost.sweep(later=MISSED)
+    assert set(lost.queue.messages) == lost.ids
+
+
+def test_a_saga_that_cannot_be_looked_at_does_not_keep_others(lost: Fixture) -> None:
+    lost.queue.broken = {"s2"}
+    for _ in range(3):
+        lost.sweep(later=MISSED)
+        lost.queue.messages.clear()
+    lost.queue.broken.clear()
+    lost.sweep(later=MISSED)
+    assert "s2" not in lost.queue.messages, "it is left alone for a while"
+    lost.sweep(later=60)
+    assert "s2" in lost.queue.messages
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, verb: str) -> None:
+    back = getattr(lost.store, verb)
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    setattr(lost.store, verb, away)
+    with suppress(StoreUnavailable):  # whether it is told of the outage is the sweep's affair
+        lost.sweep(later=MISSED)
+    setattr(lost.store, verb, back)
+    lost.sweep(later=MISSED)
+    assert set(lost.queue.messages) == lost.ids
