@@ -23,6 +23,9 @@ log = logging.getLogger("celery_saga")
 #: The message header that marks a step of a saga.
 HEADER = "saga"
 
+#: What a dict literal can hold as it is; other values are shown by their text.
+_LITERALS = (str, int, float, bool, type(None))
+
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
 
@@ -79,11 +82,15 @@ class CeleryDispatcher:
             shown["undo"] = True
         size = 0
         for key, value in kwargs.items():
-            text = repr(masked({key: value}, self._mask_keys())[key])
-            size += len(text)
+            safe = masked({key: value}, self._mask_keys())[key]
+            text = repr(safe)
+            size += min(len(text), VALUE_REPR)
             if size > ARGUMENTS_REPR:
                 break
-            shown[key] = text if len(text) <= VALUE_REPR else text[:VALUE_REPR] + "..."
+            if len(text) > VALUE_REPR:
+                shown[key] = text[:VALUE_REPR] + "..."
+            else:
+                shown[key] = safe if type(safe) in _LITERALS else text
         return repr(shown)
 
     def _mask_keys(self) -> Collection[str]:

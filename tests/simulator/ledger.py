@@ -19,8 +19,11 @@ from celery_saga.plan import Plan
 from tests.simulator.network import Message
 
 
-class Broken(Exception):
-    """A promise was broken; the text says which, without details that differ between runs."""
+class Broken(BaseException):
+    """A promise was broken; the text says which, without details that differ between runs.
+
+    The engine goes on after errors of all kinds, but not after this one.
+    """
 
 
 @dataclass(eq=False)

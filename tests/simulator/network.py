@@ -41,8 +41,8 @@ class Bystanders(Protocol):
     def struck(self, fault: Fault) -> None:
         """A fault came to pass."""
 
-    def saved(self, before: SagaExecution) -> None:
-        """The store has put another execution in the place of ``before``."""
+    def saved(self, before: SagaExecution, after: SagaExecution) -> None:
+        """The store has put ``after`` in the place of ``before``."""
 
 
 class Weather:
@@ -171,8 +171,8 @@ class FarStore(MemoryStore):
             old = self.load(before.saga_id)
             saved = super(FarStore, self).save(before, after, token)
             fresh = saved is not None and saved is not old
-            if fresh:
-                self._world.saved(before)
+            if saved is not None and fresh:
+                self._world.saved(before, saved)
                 self._push(outbox)
             return saved
 

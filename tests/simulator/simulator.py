@@ -89,7 +89,7 @@ def _explained(schedule: Schedule, promise: str) -> str:
     try:
         with clock_of(world):
             world.run()
-    except Exception as raised:
+    except (Broken, Exception) as raised:
         error = str(raised)
     history = [line for line in world.history if not _dull(line)]
     shapes = ", ".join(map(repr, short.shapes))

@@ -128,10 +128,9 @@ class World:
         except StoreUnavailable as error:
             self.say(f"  ... {error}")
         finally:
-            self._actor, by_hand, self._reporting = before
-            self._look(by_hand or self._by_hand)
+            self._actor, self._by_hand, self._reporting = before
+            self._look()
             self._weather.forecast(fault)
-            self._by_hand = by_hand or self._by_hand
 
     def meanwhile(self, others: Sequence[Event]) -> None:
         """Others act in the midst of an event."""
@@ -145,19 +144,23 @@ class World:
         self.counts[f"fault {fault.kind}"] += 1
         self.say(f"  ... {fault.kind}")
 
-    def saved(self, before: SagaExecution) -> None:
+    def saved(self, before: SagaExecution, after: SagaExecution) -> None:
         """Somebody's news have changed a saga."""
         if self._reporting is not None:
             body, effect = self._reporting
             self.ledgers[before.saga_id].told(body, before, effect)
+        self._see(after)
 
-    def _look(self, by_hand: bool) -> None:
-        for saga_id, ledger in self.ledgers.items():
-            after = self.store.load(saga_id)
-            if after is not None:
-                if self._trace and after is not ledger.seen:
-                    self._describe(after)
-                ledger.see(after, by_hand)
+    def _see(self, execution: SagaExecution) -> None:
+        if self._trace:
+            self._describe(execution)
+        self.ledgers[execution.saga_id].see(execution, self._by_hand)
+
+    def _look(self) -> None:
+        for saga_id in self.ledgers:
+            execution = self.store.load(saga_id)
+            if execution is not None:
+                self._see(execution)
         alive = self.store.alive()
         for worker in self.workers:
             worker.suspected = worker.suspected or worker.instance not in alive
@@ -498,14 +501,14 @@ class World:
         for worker in list(self.workers):
             self._actor = None
             self._beat_of(worker)
-            self._look(False)
+            self._look()
         while any(map(self._happened, ("deliver", "begin", "succeed"))):
             pass
         for saga_id in self.ledgers:
             execution = self.store.load(saga_id)
             if execution is not None and execution.status is SagaStatus.PAUSED:
                 self.orchestrator.handle(saga_id, ev.ResumeRequested(self.clock))
-                self._look(True)
+                self._look()
             elif execution is not None and not execution.settled:
                 self._check_still(execution)
 
@@ -528,7 +531,7 @@ class World:
     def _happened(self, kind: str) -> bool:
         self._actor = None
         happened = _EVENTS[kind](self, 0) is not False
-        self._look(False)
+        self._look()
         return happened
 
 
