@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -136,6 +136,22 @@ class Plan:
     def hash(self) -> str:
         """A short digest of :attr:`text`, sent along with every message."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    def with_options(self, options: Mapping[str, Any]) -> Plan:
+        """This plan, with message options for all calls that have none of their own."""
+
+        def given(call: Call) -> Call:
+            return replace(call, options={**options, **call.options})
+
+        steps = (
+            replace(
+                step,
+                action=given(step.action),
+                compensation=given(step.compensation) if step.compensation else None,
+            )
+            for step in self.steps
+        )
+        return replace(self, steps=tuple(steps))
 
     @classmethod
     def from_text(cls, text: str) -> Plan:

@@ -54,13 +54,17 @@ def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
 
 
 def _on_revoked(
-    sender: Any = None, request: Any = None, expired: bool = False, **kwargs: Any
+    sender: Any = None,
+    request: Any = None,
+    terminated: bool = False,
+    expired: bool = False,
+    **kwargs: Any,
 ) -> None:
     what = "expired before it was started" if expired else "revoked"
     failure = Failure("celery.exceptions.TaskRevokedError", what)
 
     def revoked(at: float, slot: Slot, instance: str) -> StepRevoked:
-        return StepRevoked(at, slot, failure, instance=instance)
+        return StepRevoked(at, slot, failure, instance, terminated)
 
     _post(sender.app, request.id, revoked)
 

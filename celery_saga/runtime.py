@@ -67,7 +67,7 @@ class Runtime:
         self._count = itertools.count(1)
         self._pid = 0
         self._orchestrator: Orchestrator | None = None
-        self._plans: WeakKeyDictionary[SagaDefinition, Plan] = WeakKeyDictionary()
+        self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
 
@@ -130,12 +130,19 @@ class Runtime:
         """A new owner token: instance, process, counter, and the slot of the message behind it."""
         return f"{self.instance}:{os.getpid()}:{next(self._count)}:{slot}"
 
-    def plan(self, definition: SagaDefinition) -> Plan:
-        """The plan of a definition on this app; made once, as a committed saga cannot change."""
-        found = self._plans.get(definition)
-        if found is None:
-            found = self._plans[definition] = build_plan(definition, self.app)
-        return found
+    def plan(self, definition: SagaDefinition, **options: Any) -> Plan:
+        """The plan of a definition on this app; made once, as a committed saga cannot change.
+
+        Args:
+            options: message options of this run, for all steps that have none of their own.
+        """
+        plans = self._plans.setdefault(definition, {})
+        key = tuple(sorted(options.items()))
+        if () not in plans:
+            plans[()] = build_plan(definition, self.app)
+        if key not in plans:
+            plans[key] = plans[()].with_options(options)
+        return plans[key]
 
 
 def install(app: Celery) -> tuple[Runtime, bool]:

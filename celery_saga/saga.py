@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery, Task, current_app
@@ -25,6 +26,7 @@ from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import runtime_of
 from celery_saga.steps import LocalSagaStep
+from celery_saga.timing import ends_in, starts_in
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -71,6 +73,11 @@ class Saga(SagaDefinition):
         context: Mapping[str, Any] | None = None,
         *,
         saga_id: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        deadline: float | timedelta | datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         on_duplicate: str = "return",
     ) -> SagaResult:
         """Start a run.
@@ -78,8 +85,11 @@ class Saga(SagaDefinition):
         Args:
             context: what the saga begins with.
             saga_id: its id, ``[A-Za-z0-9._-]{1,64}``; left out, a new uuid4.
-            on_duplicate: if the id is taken: ``"return"`` that saga's handle, with ``created``
-                False, or ``"raise"``.
+            countdown: seconds until the first step is sent, at most a heartbeat late.
+            eta: the same as a time; a naive one is in the app's time zone.
+            deadline: seconds, or a time, by which it must be past its pivot or at its end.
+            queue: for all steps that name none of their own; so ``priority``, 0 to 255.
+            on_duplicate: if the id is taken: ``"return"`` that saga's handle, or ``"raise"``.
 
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
@@ -87,23 +97,31 @@ class Saga(SagaDefinition):
             MissingInput: the first step needs a key that the context lacks.
             UnserializableValue: a value cannot be stored.
             SagaAlreadyExists: the id is taken, and ``on_duplicate`` is ``"raise"``.
-            StoreUnavailable: the store is away; it is not known whether the saga was created, and
-                calling again with the same id is safe.
+            StoreUnavailable: the store is away; calling again with the same id is safe.
+            ValueError: another argument is not what it should be.
         """
         if on_duplicate not in ("return", "raise"):
             raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
-        saga_id = _checked_id(saga_id)
-        app = self.app
-        runtime = runtime_of(app)
-        plan = runtime.plan(self)
-        values = _values(context)
+        start = starts_in(self.app, countdown, eta)
+        times = {"countdown": start, "deadline": ends_in(self.app, deadline, start)}
+        result = self._start(context, _checked_id(saga_id), _routing(queue, priority), times)
+        if not result.created and on_duplicate == "raise":
+            raise SagaAlreadyExists(result.id, result.execution.name)
+        return result
+
+    def _start(
+        self,
+        context: Mapping[str, Any] | None,
+        saga_id: str,
+        routing: dict[str, Any],
+        times: dict[str, float | None],
+    ) -> SagaResult:
+        runtime = runtime_of(self.app)
+        plan, values = runtime.plan(self, **routing), _values(context)
         _check_first_step(plan, values)
-        execution, created = runtime.orchestrator.start(
-            plan, saga_id, values, token=uuid.uuid4().hex
-        )
-        if not created and on_duplicate == "raise":
-            raise SagaAlreadyExists(saga_id, execution.name)
-        if created and app.conf.task_always_eager:
+        token = uuid.uuid4().hex
+        _, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **times)
+        if created and self.app.conf.task_always_eager:
             _finish_eagerly(runtime.orchestrator, saga_id)
         return SagaResult(runtime, saga_id, created=created)
 
@@ -121,6 +139,16 @@ def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
         at = max(until, orchestrator.store.now())
         orchestrator.handle(saga_id, Looked(at), execution)
         execution = orchestrator.load(saga_id)
+
+
+def _routing(queue: Any, priority: Any) -> dict[str, Any]:
+    if queue is not None and not (isinstance(queue, str) and queue):
+        raise ValueError(f"queue: expected a queue's name, found {queue!r}")
+    whole = isinstance(priority, int) and not isinstance(priority, bool)
+    if priority is not None and not (whole and 0 <= priority <= 255):
+        raise ValueError(f"priority: expected 0 to 255, found {priority!r}")
+    given = {"queue": queue, "priority": priority}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _checked_id(saga_id: Any) -> str:

@@ -42,6 +42,7 @@ FLOORS = {
     "orchestrator": 2,
     "sweep": 2,
     "settings": 3,
+    "timing": 3,
     "planner": 3,
     "dispatch": 3,
     "runtime": 3,

@@ -92,12 +92,18 @@ class ClaimVoided:
 
 @dataclass(frozen=True)
 class StepRevoked:
-    """Celery dropped the message (revoked or expired), or killed its task on a revoke."""
+    """Celery dropped the message (revoked or expired), or killed its task on a revoke.
+
+    Args:
+        terminated: whether a running task was killed. Without it only a message was dropped, which
+            may be a copy of one that runs.
+    """
 
     at: float
     slot: Slot
     failure: Failure
     instance: str = ""
+    terminated: bool = False
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
 def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
     """Dropped before it was claimed: nothing happened. Killed while it ran: it may have."""
     step = current(execution, event)
-    if step is None:
+    if step is None or (step.claim is not None and not event.terminated):
         return Decision(execution)
     failed = StepFailed(
         event.at,

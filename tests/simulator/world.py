@@ -354,8 +354,6 @@ class World:
         if found is None:
             return False
         worker, message = found
-        if any(body.message.saga_id == message.saga_id for body in worker.bodies):
-            return False  # a worker cannot tell the copy that it drops from the one that it runs
         self.say(f"{worker.instance} drops {message}: revoked")
         event = ev.StepRevoked(self.clock, message.slot, BOOM, worker.instance)
         self.orchestrator.handle(message.saga_id, event)

@@ -181,6 +181,10 @@ def _process_gone(at: float, slot: Slot, claim: Claim, instance: str = "worker")
 
 
 def _revoked(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.StepRevoked(at, slot, boom("TaskRevokedError"), instance, terminated=True)
+
+
+def _dropped(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
     return ev.StepRevoked(at, slot, boom("TaskRevokedError"), instance)
 
 
@@ -199,6 +203,7 @@ _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "void": _voided,
     "gone": _process_gone,
     "revoked": _revoked,
+    "dropped": _dropped,
     "unknown": _unknown,
 }
 

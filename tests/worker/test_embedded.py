@@ -112,8 +112,10 @@ class TestEmbeddedValkey:
         assert not any(valkey.password in " ".join(process.cmdline()) for process in started)
 
     def test_stop_leaves_no_process_and_no_folder(self):
+        before = psutil.Process().children(recursive=True)
         valkey = EmbeddedValkey().start()
-        started, folder = psutil.Process().children(recursive=True), valkey.folder
+        now, folder = psutil.Process().children(recursive=True), valkey.folder
+        started = [process for process in now if process not in before]
         assert valkey.pid in [process.pid for process in started]
 
         valkey.stop()

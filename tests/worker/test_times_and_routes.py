@@ -1,0 +1,104 @@
+"""When a saga starts, until when it may run, and on which queue: as for a task."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from celery_saga import SagaStatus
+from tests.helpers import wait_for
+from tests.worker.apps.steps import late, undo
+
+pytestmark = pytest.mark.worker
+
+
+class TestStart:
+    def test_a_countdown_is_awaited_without_a_message(self, site):
+        site.worker()
+        result = site.saga(("a", late)).apply_async({}, countdown=1.5)
+
+        assert result.status is SagaStatus.CREATED
+        assert site.queued() == 0
+        assert site.settled(result) == "COMPLETED"
+        found = result.execution
+        assert found.steps[0].started_at - found.created_at >= 1.5
+
+    @pytest.mark.parametrize("zone", [timezone.utc, timezone(timedelta(hours=5)), None])
+    def test_an_eta_is_a_time(self, site, zone):
+        site.app.conf.update(timezone="UTC")
+        eta = (datetime.now(timezone.utc) + timedelta(hours=2)).astimezone(zone or timezone.utc)
+        result = site.saga(("a", late)).apply_async(
+            {}, eta=eta if zone else eta.replace(tzinfo=None)
+        )
+
+        found = result.execution
+        assert found.steps[0].not_before - found.created_at == pytest.approx(7200, abs=60)
+        assert result.cancel()
+        assert result.status is SagaStatus.COMPENSATED
+
+    def test_a_time_that_is_over_is_now(self, site):
+        past = datetime.now(timezone.utc) - timedelta(hours=1)
+        assert site.saga(("a", late)).apply_async({}, eta=past).status is SagaStatus.RUNNING
+        assert site.queued() == 1
+
+    @pytest.mark.parametrize(
+        "times",
+        [
+            {"countdown": -1},
+            {"countdown": "soon"},
+            {"countdown": float("nan")},
+            {"countdown": True},
+            {"eta": 7},
+            {"countdown": 1, "eta": datetime(2030, 1, 1)},
+            {"deadline": 0},
+            {"deadline": -5},
+            {"deadline": "late"},
+            {"deadline": 5, "countdown": 10},
+            {"deadline": datetime(2020, 1, 1)},
+            {"queue": ""},
+            {"queue": 7},
+            {"priority": "high"},
+            {"priority": 256},
+            {"priority": True},
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_is_refused_and_nothing_is_started(self, site, times):
+        name = next(iter(times))
+        with pytest.raises(ValueError, match=f"{name}.*: expected"):
+            site.saga(("a", late)).apply_async({}, saga_id="refused", **times)
+        assert not site.client.exists("saga:execution:refused")
+
+
+class TestDeadline:
+    @pytest.mark.parametrize("deadline", [1.0, timedelta(seconds=1)], ids=["seconds", "timedelta"])
+    def test_a_saga_that_is_not_through_by_then_is_undone(self, site, deadline):
+        site.worker()
+        saga = site.saga(("a", late, undo), ("b", late, undo))
+        result = saga.apply_async({"hold": ["b/f"]}, deadline=deadline)
+        site.journal.wait(result.id, "began", 2)
+        wait_for(lambda: result.execution.unwind is not None, 20)
+        assert result.execution.unwind.type == "DeadlineExceeded"
+
+        site.journal.open(result.id, "b/f")
+        assert site.settled(result) == "COMPENSATED"
+        assert site.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
+
+
+class TestRoutes:
+    def test_queue_and_priority_are_for_steps_that_name_none(self, site):
+        saga = site.saga(("a", late, undo), ("b", late))
+        result = saga.apply_async({}, queue="express", priority=3)
+        (raw,) = site.client.lrange("express", 0, -1) or site.client.lrange(
+            "express\x06\x163", 0, -1
+        )
+        assert json.loads(raw)["properties"]["priority"] == 3
+        steps = result.execution.plan.steps
+        assert steps[0].compensation.options == {"queue": "express", "priority": 3}
+        assert site.queued() == 0
+
+        site.worker("-Q", "express")
+        assert site.settled(result) == "COMPLETED"
+        assert saga.delay().execution.plan.steps[0].action.options == {}
