@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_saga import callables
-from celery_saga.binding import Inputs
 from celery_saga.context import SagaContext
 from celery_saga.errors import (
     AlreadyCommittedException,
@@ -155,7 +155,7 @@ def _operation(
     return made, {**about, **step}
 
 
-class SagaStep:
+class SagaStep(ABC):
     """A step of a saga; its methods hand on to the saga, so that a definition reads as a chain."""
 
     def __init__(self) -> None:
@@ -184,9 +184,9 @@ class SagaStep:
                 f"saga {self._saga.name!r} is committed: its steps cannot change"
             )
 
+    @abstractmethod
     def validate(self) -> None:
         """Raise if the step is not complete."""
-        raise NotImplementedError
 
     def local_step(self, step: Any = None, **options: Any) -> LocalSagaStep:
         """Check this step and add the next one to its saga."""
@@ -295,6 +295,3 @@ class LocalSagaStep(SagaStep):
         arrow = f" <-> {self.compensation.label}" if self.compensation else ""
         pivot = " (pivot)" if self.options.get("pivot") else ""
         return f"{self.name}{arrow}{pivot}"
-
-
-__all__ = ["Inputs", "LocalSagaStep", "SagaOperation", "SagaStep", "declared", "saga_step"]
