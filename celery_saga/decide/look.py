@@ -84,7 +84,7 @@ def _unclaimed(
     at, since = event.at, step.expected_at if step.expected_at is not None else event.at
     if step.not_before is not None:
         return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
-    if event.message is MessageState.LOST:
+    if event.message is MessageState.LOST and at >= since:  # Celery's own countdown is kept
         return _send_again(execution, step, slot, at)
     if at < since + LOOK_AGAIN:
         return Decision(look_at(execution, since + LOOK_AGAIN))
