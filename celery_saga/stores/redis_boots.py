@@ -67,10 +67,15 @@ class RedisBoots:
     def now(self) -> float:
         clock = self._clock
         if clock is None or time.monotonic() - clock[0] > CLOCK_TRUST:
-            with guarded():
-                seconds, micros = self.client.time()
-            self._set_clock(seconds, micros)
-            return float(seconds) + micros / 1e6
+            try:
+                with guarded():
+                    self._set_clock(*self.client.time())
+            except StoreUnavailable:
+                if clock is None:
+                    raise
+                # An old estimate will do: a step that ends while the store is away has to be dated.
+            clock = self._clock
+        assert clock is not None
         return clock[1] + time.monotonic() - clock[0]
 
     def _set_clock(self, seconds: Any, micros: Any) -> None:

@@ -12,7 +12,7 @@ import redis
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.execution import SagaStatus
-from celery_saga.stores import Store
+from celery_saga.stores import Store, redis_boots
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.builders import claim, create, granted, save
@@ -30,6 +30,12 @@ def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.url(5)) as client:
         client.flushdb()
         yield client
+
+
+def server_gone() -> str:
+    """The address of a server that is no more."""
+    with EmbeddedValkey() as server:
+        return server.url(0)
 
 
 class TestMemoryStore(StoreContract):
@@ -88,6 +94,17 @@ class TestRedisStore(StoreContract):
             store.load("any")
         with pytest.raises(StoreUnavailable):
             store.beat("boot", 6, ())
+
+    def test_the_time_is_known_while_the_server_is_away(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with EmbeddedValkey() as server:
+            store = RedisStore(redis.Redis.from_url(server.url(0), retry=None))
+            before = store.now()
+        monkeypatch.setattr(redis_boots, "CLOCK_TRUST", 0.0)
+        assert before <= store.now() < before + 60
+        with pytest.raises(StoreUnavailable):
+            RedisStore(redis.Redis.from_url(server_gone(), retry=None)).now()
 
     def test_a_server_that_refuses_is_an_error(self, client: redis.Redis) -> None:
         store = RedisStore(client)
