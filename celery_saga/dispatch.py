@@ -11,11 +11,11 @@ from celery import Celery
 from kombu.exceptions import SerializationError
 
 from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, masked
 from celery_saga.outbox import RedisOutbox
-from celery_saga.plan import Call
 from celery_saga.stores import Outbox
 
 log = logging.getLogger("celery_saga")
@@ -28,14 +28,6 @@ _LITERALS = (str, int, float, bool, type(None))
 
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
-
-
-def call_of(execution: SagaExecution, slot: Slot) -> Call:
-    """The task that a slot stands for."""
-    step = execution.plan.steps[slot.step]
-    call = step.action if slot.direction is Direction.FORWARD else step.compensation
-    assert call is not None
-    return call
 
 
 class CeleryDispatcher:
@@ -53,7 +45,7 @@ class CeleryDispatcher:
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         slot = command.slot
-        call = call_of(execution, slot)
+        call = call_of(execution, slot.step, slot.direction)
         name = execution.steps[slot.step].name
         kwargs = call.arguments(execution.values)
         args = [dict(execution.values)] if call.style == "context" else []
@@ -171,7 +163,7 @@ class CeleryDispatcher:
         )
 
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
-        call = call_of(execution, slot)
+        call = call_of(execution, slot.step, slot.direction)
         task = self._app.tasks.get(call.task)
         options = {"queue": getattr(task, "queue", None), **call.options}
         options = {key: value for key, value in options.items() if value is not None}

@@ -24,7 +24,8 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_saga import codec, info
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import Event, StepFailed, StepReleased, StepSucceeded
-from celery_saga.dispatch import HEADER, call_of
+from celery_saga.decide.moves import call_of
+from celery_saga.dispatch import HEADER
 from celery_saga.errors import AbortSaga, BadStepResult, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.plan import PlanStep
@@ -93,7 +94,7 @@ class _Delivery:
     ) -> None:
         self._runtime, self._task, self._execution = runtime, task, execution
         self._slot, self._claim = slot, claim
-        self._call = call_of(execution, slot)
+        self._call = call_of(execution, slot.step, slot.direction)
         self._step: PlanStep = execution.plan.steps[slot.step]
         self._context: SagaContext | None = None
 
