@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from celery_saga.errors import UnsupportedCheckpoint
@@ -17,6 +18,7 @@ from celery_saga.execution import (
     SagaStatus,
     SagaStepExecution,
     StepStatus,
+    evolved,
 )
 from celery_saga.plan import Plan
 
@@ -26,24 +28,41 @@ SCHEMA_VERSION = 1
 _NESTED = {"claim": Claim, "error": Failure, "undo_error": Failure, "unwind": Failure}
 _ENUMS = {"outstanding": Direction, "direction": Direction}
 
+#: What JSON has as it is.
+_PLAIN = (str, int, float, bool)
+
+
+@lru_cache(maxsize=32)
+def _defaults(cls: Any, leave_out: frozenset[str]) -> tuple[tuple[str, Any], ...]:
+    """Names and default values of a record's fields."""
+    return tuple(
+        (
+            spec.name,
+            spec.default_factory() if spec.default_factory is not MISSING else spec.default,
+        )
+        for spec in fields(cls)
+        if spec.name not in leave_out
+    )
+
 
 def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
     """A record's fields as plain data, without those that have their default value."""
-    out: dict[str, Any] = {}
-    for spec in fields(record):
-        value = getattr(record, spec.name)
-        default = spec.default_factory() if spec.default_factory is not MISSING else spec.default
-        if spec.name in leave_out or value == default:
+    cls: Any = type(record)
+    held, out = record.__dict__, {}
+    for name, default in _defaults(cls, leave_out):
+        value = held[name]
+        if value is default or value == default:
             continue
-        nested = spec.name in _NESTED
-        out[spec.name] = record_to_dict(value) if nested else _plain(value)
+        out[name] = value if type(value) in _PLAIN else _plain(value)
     return out
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
-    return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return value.value
+    return record_to_dict(value) if is_dataclass(value) else value
 
 
 def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,9 +79,18 @@ def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
 def step_from_dict(data: Mapping[str, Any]) -> SagaStepExecution:
     """The reverse of :func:`record_to_dict` for a step."""
     out = _fields_from(data)
-    out["status"] = StepStatus(out.get("status", StepStatus.PENDING))
-    out["reported"] = tuple(out.get("reported", ()))
-    return SagaStepExecution(**out)
+    if "status" in out:
+        out["status"] = StepStatus(out["status"])
+    if "reported" in out:
+        out["reported"] = tuple(out["reported"])
+    unknown = out.keys() - _STEP.__dict__.keys()
+    if unknown:
+        raise TypeError(f"a step's record has no {', '.join(sorted(unknown))}")
+    return evolved(_STEP, **out)
+
+
+#: A step of which nothing is known but that it is there.
+_STEP = SagaStepExecution("")
 
 
 HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "saga_id"})

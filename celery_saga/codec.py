@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, KeysView, Mapping, Set
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -77,39 +77,28 @@ def loads(text: str | bytes) -> Any:
         raise ValueError(f"not a stored value: {error!r}") from error
 
 
-def encode_context(values: Mapping[str, Any]) -> dict[str, str]:
-    """Each value of a context as JSON text of its own, under its key.
+def encode_item(key: str, value: Any) -> str:
+    """One value of a context as JSON text.
 
     Raises:
-        UnserializableValue: a key or a value cannot be stored; names the key path.
+        UnserializableValue: the key or the value cannot be stored; names the key path.
     """
-    # Either key alone is harmless, the two together would be mistaken in a message's arguments.
-    if values.keys() >= _MARKER:
+    path = f"context{_segment(key)}"
+    try:
+        _check_key(key)
+    except _Refused as refused:
+        raise UnserializableValue(path, *refused.args) from None
+    return dumps(value, path)
+
+
+def check_keys(keys: KeysView[str]) -> None:
+    """Refuse a context with the two keys that a message would take for kombu's own.
+
+    Raises:
+        UnserializableValue: both are there; either alone is harmless.
+    """
+    if keys >= _MARKER:
         raise UnserializableValue("context", *_MARKER_REFUSAL)
-    texts = {}
-    for key, value in values.items():
-        path = f"context{_segment(key)}"
-        try:
-            _check_key(key)
-        except _Refused as refused:
-            raise UnserializableValue(path, *refused.args) from None
-        texts[key] = dumps(value, path)
-    return texts
-
-
-def decode_context(texts: Mapping[str, str | bytes]) -> dict[str, Any]:
-    """The values that :func:`encode_context` wrote.
-
-    Raises:
-        ValueError: a text is not a stored value; names its key.
-    """
-    values = {}
-    for key, text in texts.items():
-        try:
-            values[key] = loads(text)
-        except ValueError as error:
-            raise ValueError(f"context[{key!r}] cannot be read: {error}") from error
-    return values
 
 
 def check(value: Any, path: str = "") -> None:

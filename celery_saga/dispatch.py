@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import SerializationError
 
+from celery_saga import codec
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
-from celery_saga.masking import DEFAULT_MASK_KEYS, masked
-from celery_saga.outbox import RedisOutbox
+from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
+from celery_saga.outbox import RedisOutbox, send
 from celery_saga.stores import Outbox
+from celery_saga.values import values_of
 
 log = logging.getLogger("celery_saga")
 
 #: The message header that marks a step of a saga.
 HEADER = "saga"
-
-#: What a dict literal can hold as it is; other values are shown by their text.
-_LITERALS = (str, int, float, bool, type(None))
 
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
@@ -44,11 +45,13 @@ class CeleryDispatcher:
         self._eager: deque[Mapping[str, Any]] | None = None
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+        """One step's message as plain data; its arguments are JSON texts."""
         slot = command.slot
         call = call_of(execution, slot.step, slot.direction)
         name = execution.steps[slot.step].name
-        kwargs = call.arguments(execution.values)
-        args = [dict(execution.values)] if call.style == "context" else []
+        values = values_of(execution.values)
+        kwargs = call.texts(values)
+        args = [_json_object(values.texts())] if call.style == "context" else []
         options: dict[str, Any] = {
             **call.options,
             "task_id": slot.task_id(execution.saga_id),
@@ -56,7 +59,7 @@ class CeleryDispatcher:
             "parent_id": _parent_id(execution, slot),
             "add_to_parent": False,
             "serializer": "json",
-            "ignore_result": not self._app.conf.saga_store_step_results,
+            "ignore_result": not self._store_results,
             "retries": command.retries,
             "argsrepr": "(<SagaContext>,)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
@@ -65,29 +68,35 @@ class CeleryDispatcher:
                 HEADER: {"step": name, "plan": execution.plan.hash}
             },
         }
-        return {"task": call.task, "args": args, "kwargs": kwargs, "options": options}
+        return {
+            "task": call.task,
+            "args": args,
+            "kwargs": kwargs,
+            "options": options,
+            "template": call.alike,
+        }
 
-    def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, Any]) -> str:
+    def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, str]) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one."""
         shown: dict[str, Any] = {"saga_id": saga_id, "step": step}
         if slot.direction is Direction.BACKWARD:
             shown["undo"] = True
-        size = 0
-        for key, value in kwargs.items():
-            safe = masked({key: value}, self._mask_keys())[key]
-            text = repr(safe)
-            size += min(len(text), VALUE_REPR)
+        size, words = 0, self._mask_keys
+        for key, text in kwargs.items():
+            shown[key] = MASK if is_sensitive(key, words) else _shown(text)
+            size += len(str(shown[key]))
             if size > ARGUMENTS_REPR:
                 break
-            if len(text) > VALUE_REPR:
-                shown[key] = text[:VALUE_REPR] + "..."
-            else:
-                shown[key] = safe if type(safe) in _LITERALS else text
         return repr(shown)
 
-    def _mask_keys(self) -> Collection[str]:
+    @cached_property
+    def _store_results(self) -> bool:
+        return bool(self._app.conf.saga_store_step_results)
+
+    @cached_property
+    def _mask_keys(self) -> frozenset[str]:
         keys = self._app.conf.saga_mask_keys
-        return DEFAULT_MASK_KEYS if keys is None else keys
+        return DEFAULT_MASK_KEYS if keys is None else frozenset(keys)
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
         box = self._outbox
@@ -114,15 +123,10 @@ class CeleryDispatcher:
             raise UnsendableStep(step, request["task"], text) from error
 
     def _send(self, request: Mapping[str, Any]) -> None:
-        task = self._app.tasks.get(request["task"])
-        if task is None:
-            self._app.send_task(
-                request["task"], request["args"], request["kwargs"], **request["options"]
-            )
-        elif self._app.conf.task_always_eager:
+        if self._app.conf.task_always_eager and request["task"] in self._app.tasks:
             self._run_eagerly(request)
-        else:
-            task.apply_async(request["args"], request["kwargs"], **request["options"])
+        elif self._outbox is None or not self._outbox.deliver(request):
+            send(self._app, request)
 
     def _run_eagerly(self, request: Mapping[str, Any]) -> None:
         """One step after the other in a loop: a step's successor is not run inside of it."""
@@ -133,9 +137,8 @@ class CeleryDispatcher:
         try:
             while self._eager:
                 step = self._eager.popleft()
-                task = self._app.tasks[step["task"]]
                 options = {k: v for k, v in step["options"].items() if k != "retries"}
-                task.apply_async(step["args"], step["kwargs"], **options)
+                send(self._app, {**step, "options": options})
         finally:
             self._eager = None
 
@@ -178,6 +181,23 @@ class CeleryDispatcher:
             except connection.recoverable_connection_errors:
                 return None
         return bool(found.message_count == 0)
+
+
+def _json_object(texts: Mapping[str, str]) -> str:
+    """A JSON object of values that are JSON texts."""
+    return f"{{{','.join(f'{json.dumps(key)}:{text}' for key, text in texts.items())}}}"
+
+
+def _shown(text: str) -> Any:
+    """A value for people to read: itself if it is short and plain, else how large it is."""
+    kind = text[0]
+    if kind in "{[":
+        if len(text) <= VALUE_REPR and text.startswith('{"__type__"'):
+            return str(codec.loads(text))  # a date and the like
+        return f"<{'dict' if kind == '{' else 'list'}, {len(text)} bytes>"
+    if len(text) > VALUE_REPR:
+        return text[1:VALUE_REPR] + "..."
+    return json.loads(text)
 
 
 def _parent_id(execution: SagaExecution, slot: Slot) -> str:

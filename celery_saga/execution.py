@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
 from celery_saga.context import SagaContext
-from celery_saga.partial import PartialSteps, PartialValues
+from celery_saga.partial import PartialSteps
 from celery_saga.plan import Plan
+from celery_saga.values import Values, values_of
 
 T = TypeVar("T")
 
@@ -236,7 +237,7 @@ class SagaExecution:
         return cls(
             saga_id,
             plan,
-            dict(values),
+            Values(values),
             steps,
             deadline=deadline,
             created_at=at,
@@ -276,14 +277,11 @@ class SagaExecution:
             return evolved(self, steps=steps.replacing(index, step))
         return evolved(self, steps=(*steps[:index], step, *steps[index + 1 :]))
 
-    def with_values(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> SagaExecution:
+    def with_values(self, update: Mapping[str, Any], remove: Collection[str] = ()) -> SagaExecution:
         """This execution with keys of its context set and deleted."""
-        if isinstance(self.values, PartialValues):
-            return evolved(self, values=self.values.changed(update, remove))
-        values = {**self.values, **update}
-        for key in remove:
-            values.pop(key, None)
-        return evolved(self, values=values)
+        if not update and not remove:
+            return self
+        return evolved(self, values=values_of(self.values).changed(update, remove))
 
     def idempotency_key(self, index: int, direction: Direction) -> str:
         """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""

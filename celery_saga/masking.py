@@ -70,7 +70,7 @@ def _masked(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:
         value = value._asdict()
     if isinstance(value, Mapping):
         return {
-            key: MASK if _is_sensitive(str(key), words) else _masked(item, words, parents)
+            key: MASK if is_sensitive(str(key), words) else _masked(item, words, parents)
             for key, item in value.items()
         }
     if isinstance(value, (set, frozenset)):
@@ -89,7 +89,8 @@ def _masked_set(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> 
 
 
 @lru_cache(maxsize=2048)
-def _is_sensitive(key: str, words: frozenset[str]) -> bool:
+def is_sensitive(key: str, words: frozenset[str]) -> bool:
+    """Whether ``key`` contains one of ``words``, in any spelling."""
     bare_key = _bare(key)
     return any(bare and bare in bare_key for bare in map(_bare, words))
 

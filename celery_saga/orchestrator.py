@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from celery_saga import codec
 from celery_saga.decide import decide
 from celery_saga.decide.events import (
     Alert,
@@ -35,6 +34,7 @@ from celery_saga.execution import Claim, Failure, SagaExecution, Slot
 from celery_saga.partial import NotLoaded
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Refused, Store
+from celery_saga.values import Values
 
 log = logging.getLogger("celery_saga")
 
@@ -133,7 +133,8 @@ class Orchestrator:
         Returns:
             The execution and whether this call created it.
         """
-        codec.check(dict(values), "context")
+        values = Values(values)
+        values.texts()  # refuses what could not be saved
         at = self.store.now()
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)

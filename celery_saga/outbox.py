@@ -15,14 +15,17 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import redis
 from celery import Celery
 from kombu import Producer
 
-from celery_saga.stores import Push
+from celery_saga import codec
+from celery_saga.stores import Push, Store
 from celery_saga.stores.redis import RedisStore
+from celery_saga.templates import Templates
 
 log = logging.getLogger("celery_saga")
 
@@ -77,32 +80,50 @@ class RedisOutbox:
 
     Args:
         app: the Celery app whose broker is used.
-        store: the store that will carry the commands out.
+        store: the store that will carry the commands out, if it is on Redis.
     """
 
-    def __init__(self, app: Celery, store: RedisStore) -> None:
-        self._app, self._store = app, store
+    def __init__(self, app: Celery, store: Store) -> None:
+        self._app = app
+        self._store = store if isinstance(store, RedisStore) else None
         self._collector = _Collector()
+        self._templates = Templates(app)
         # Not one collector a thread: a greenlet pool makes a new thread for every task.
         self._lock = threading.RLock()
-        self._trial: tuple[float, bool] | None = None
+        self._trials: dict[str, tuple[float, bool]] = {}
         self._told = False
 
     def forget(self) -> None:
         """A connection was lost: try again before the next use."""
-        self._trial = None
+        self._trials = {}
+        self._templates.forget()
 
     def usable(self) -> bool:
         """Whether store and broker are known to be one server that lets the store push."""
-        with self._lock:
-            trial = self._trial
-            if trial is None or time.monotonic() - trial[0] > TRUST:
-                trial = self._trial = (time.monotonic(), self._try())
-            return trial[1]
+        return self._store is not None and self._trusted("with the checkpoint", self._push_by_store)
 
-    def _try(self) -> bool:
+    def deliver(self, request: Mapping[str, Any]) -> bool:
+        """Send ``request`` over the broker's own connection, if that is known to work."""
+        if not self._trusted("by themselves", self._push):
+            return False
         try:
-            passed = self._passes()
+            self._push(self.collect(request))
+        except redis.exceptions.RedisError:
+            self.forget()
+            return False
+        return True
+
+    def _trusted(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
+        trial = self._trials.get(what)
+        if trial is None or time.monotonic() - trial[0] > TRUST:
+            with self._lock:
+                self._templates.forget()
+                trial = self._trials[what] = (time.monotonic(), self._try(what, push))
+        return trial[1]
+
+    def _try(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
+        try:
+            passed = self._passes(push)
         except Exception as error:
             passed = False
             reason = f"{type(error).__name__}: {error}"
@@ -110,43 +131,72 @@ class RedisOutbox:
             reason = "the broker is not on the store's server"
         if not passed and not self._told:
             self._told = True
-            log.info("steps are published after their checkpoint, not with it: %s", reason)
+            log.info("steps are not published %s: %s", what, reason)
         return passed
 
-    def _passes(self) -> bool:
+    def _passes(self, push: Callable[[Sequence[Push]], None]) -> bool:
         self._collector.open(self._app)
         channel = self._collector.channel
         if not hasattr(channel, "create_publish_batch"):
             return False
         key, value = f"celery_saga-trial-{uuid.uuid4().hex}", uuid.uuid4().hex
-        self._store.push([("lpush", f"{channel.global_keyprefix}{key}", value)], self.database())
+        push([("lpush", f"{channel.global_keyprefix}{key}", value)])
         client = channel.client
         found = client.lrange(key, 0, -1)
         client.delete(key)
-        return [bytes(item) for item in found] == [value.encode()]
+        return {bytes(item) for item in found} == {value.encode()}
+
+    def _push_by_store(self, pushes: Sequence[Push]) -> None:
+        assert self._store is not None
+        self._store.push(pushes, self.database())
+
+    def _push(self, pushes: Sequence[Push]) -> None:
+        self._collector.open(self._app)
+        # Without the prefix that the channel's own client adds: it is in the keys already.
+        client: Any = redis.Redis(connection_pool=self._collector.channel.client.connection_pool)
+        for command, key, value in pushes:
+            client.execute_command(command, key, value)
 
     def database(self) -> int:
         """The number of the broker's database."""
-        with self._lock:
-            self._collector.open(self._app)
-            pool = self._collector.channel.client.connection_pool
-            return int(pool.connection_kwargs.get("db") or 0)
+        self._collector.open(self._app)
+        pool = self._collector.channel.client.connection_pool
+        return int(pool.connection_kwargs.get("db") or 0)
 
     def collect(self, request: Mapping[str, Any]) -> Sequence[Push]:
         """The commands that send ``request``."""
-        with self._lock:
-            self._collector.open(self._app)
-            channel, declared = self._collector.channel, self._collector.declared
-            channel.collected = []
-            name, options = request["task"], dict(request["options"])
-            if name in declared:
-                options["declare"] = ()  # kombu would look the queue up each time
-            options.update(producer=self._collector.producer, retry=False)
-            task = self._app.tasks.get(name)
-            if task is None:
-                self._app.send_task(name, request["args"], request["kwargs"], **options)
-            else:
-                task.apply_async(request["args"], request["kwargs"], **options)
-            declared.add(name)
-            collected: Sequence[Push] = channel.collected
-            return collected
+        found = self._templates.filled(request)
+        if found is None:
+            with self._lock:
+                found = self._made_by_celery(request)
+                self._templates.learn(request, found)
+        return found
+
+    def _made_by_celery(self, request: Mapping[str, Any]) -> Sequence[Push]:
+        self._collector.open(self._app)
+        channel, declared = self._collector.channel, self._collector.declared
+        channel.collected = []
+        options: dict[str, Any] = {"producer": self._collector.producer, "retry": False}
+        if request["template"] in declared:
+            options["declare"] = ()  # kombu would look the queue up each time
+        send(self._app, request, **options)
+        declared.add(request["template"])
+        collected: Sequence[Push] = channel.collected
+        return collected
+
+
+def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
+    """Send a step as Celery does.
+
+    Args:
+        request: as the dispatcher makes it: arguments are JSON texts.
+        options: more options of the message.
+    """
+    args = [codec.loads(text) for text in request["args"]]
+    kwargs = {name: codec.loads(text) for name, text in request["kwargs"].items()}
+    options = {**request["options"], **options}
+    task: Any = app.tasks.get(request["task"])
+    if task is None:
+        app.send_task(request["task"], args, kwargs, **options)
+    else:
+        task.apply_async(args, kwargs, **options)

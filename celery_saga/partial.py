@@ -56,48 +56,6 @@ class PartialSteps(Sequence[T]):
         return self._known.items()
 
 
-class PartialValues(Mapping[str, Any]):
-    """Some values of a context, and what was done to them.
-
-    Args:
-        known: key and value of what was read.
-        absent: keys that were asked for and are not there.
-        update: keys that were set since.
-        removed: keys that were deleted since.
-    """
-
-    def __init__(
-        self,
-        known: Mapping[str, Any],
-        absent: frozenset[str],
-        update: Mapping[str, Any] | None = None,
-        removed: frozenset[str] = frozenset(),
-    ) -> None:
-        self.known, self.absent = known, absent
-        self.update, self.removed = update or {}, removed
-
-    def __getitem__(self, key: str) -> Any:
-        if key in self.update:
-            return self.update[key]
-        if key in self.removed or key in self.absent:
-            raise KeyError(key)
-        if key not in self.known:
-            raise NotLoaded(f"context key {key!r}")
-        return self.known[key]
-
-    def __iter__(self) -> Iterator[str]:
-        raise NotLoaded("the whole context")
-
-    def __len__(self) -> int:
-        raise NotLoaded("the whole context")
-
-    def changed(self, update: Mapping[str, Any], remove: Iterable[str]) -> PartialValues:
-        """These, with keys set and deleted."""
-        gone = frozenset(remove)
-        kept = {key: value for key, value in {**self.update, **update}.items() if key not in gone}
-        return PartialValues(self.known, self.absent, kept, self.removed.difference(update) | gone)
-
-
 class _Unread(tuple[Any, ...]):
     """Stands for a history that was not read."""
 

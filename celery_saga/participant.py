@@ -21,7 +21,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_saga import codec, info
+from celery_saga import info
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.decide.moves import call_of
@@ -31,6 +31,7 @@ from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.plan import PlanStep
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
+from celery_saga.values import Values, values_of
 
 log = logging.getLogger("celery_saga")
 
@@ -161,8 +162,8 @@ class _Delivery:
         """What the result does to the context: new values, and keys that are gone."""
         if self._context is not None:
             return self._context_changes(result)
-        update = self._merged(result)
-        codec.encode_context(update)  # refuses now what could not be saved later
+        update = Values(self._merged(result))
+        update.texts()  # refuses now what could not be saved later
         return update, []
 
     def _merged(self, result: Any) -> dict[str, Any]:
@@ -184,10 +185,9 @@ class _Delivery:
                 "a SagaContext, a mapping, None or True",
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
-        old = codec.encode_context(self._execution.values)
-        new = codec.encode_context(result)
-        update = {key: result[key] for key, text in new.items() if old.get(key) != text}
-        return update, [key for key in old if key not in new]
+        before, after = values_of(self._execution.values), Values(result)
+        texts, _, gone = after.since(before)
+        return Values(texts=texts), gone
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
         name = type(error)

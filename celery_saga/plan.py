@@ -8,12 +8,14 @@ does not touch a saga that is on its way.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from celery_saga import codec
+from celery_saga.values import Values
 
 Style = Literal["context", "inputs"]
 
@@ -50,6 +52,12 @@ class Input:
                 return _MISSING
         return value
 
+    def stands_in(self, context: Mapping[str, Any]) -> bool:
+        """Whether ``context`` has it; a plain key is not decoded for that."""
+        if len(self.path) == 1:
+            return self.path[0] in context
+        return self.read(context) is not _MISSING
+
 
 @dataclass(frozen=True)
 class Call:
@@ -78,10 +86,15 @@ class Call:
     backoff: float = 1.0
     backoff_max: float = 300.0
 
+    @cached_property
+    def alike(self) -> str:
+        """Equal for calls whose messages differ in no more than their arguments and ids."""
+        return json.dumps([self.task, self.style, sorted(self.options.items())], default=repr)
+
     def missing(self, context: Mapping[str, Any]) -> str | None:
         """The first required input which ``context`` lacks, as a readable key path."""
         for item in self.inputs:
-            if item.required and item.read(context) is _MISSING:
+            if item.required and not item.stands_in(context):
                 return ".".join(map(str, item.path))
         return None
 
@@ -89,6 +102,17 @@ class Call:
         """The keyword arguments to send; what is missing is left to the task's defaults."""
         found = ((item.param, item.read(context)) for item in self.inputs)
         return {param: value for param, value in found if value is not _MISSING}
+
+    def texts(self, context: Values) -> dict[str, str]:
+        """As :meth:`arguments`, each as JSON text."""
+        texts = {}
+        for item in self.inputs:
+            if len(item.path) == 1:
+                if item.path[0] in context:
+                    texts[item.param] = context.text(str(item.path[0]))
+            elif (value := item.read(context)) is not _MISSING:
+                texts[item.param] = codec.dumps(value, item.param)
+        return texts
 
     def delay(self, attempts: int) -> float:
         """Seconds to wait after ``attempts`` failed attempts (exponential, capped)."""

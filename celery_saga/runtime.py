@@ -93,8 +93,8 @@ class Runtime:
         """An orchestrator with a store connection of its own."""
         patience = float(self.app.conf.saga_commit_patience)
         store = self._new_store()
-        outbox = RedisOutbox(self.app, store) if isinstance(store, RedisStore) else None
-        return Orchestrator(store, CeleryDispatcher(self.app, outbox), patience)
+        dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store))
+        return Orchestrator(store, dispatcher, patience)
 
     def _new_store(self) -> Store:
         """

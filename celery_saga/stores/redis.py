@@ -14,11 +14,11 @@ from typing import Any
 import redis
 
 from celery_saga.errors import OutboxRefused
-from celery_saga.execution import TERMINAL, Claim, SagaExecution, SagaStatus, Slot
+from celery_saga.execution import TERMINAL, Claim, Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Push, Refused, redis_scripts
 from celery_saga.stores.redis_boots import RedisBoots, guarded
-from celery_saga.stores.redis_fields import changes, creation, fields_for, from_hash, partly
+from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
@@ -46,7 +46,7 @@ class RedisStore(RedisBoots):
     ) -> None:
         super().__init__(client, prefix)
         self._expires = "" if expires is None else str(max(1, int(expires)))
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, _KnownPlan] = {}
 
     def _saga(self, saga_id: str) -> str:
         return self._key("execution", saga_id)
@@ -71,7 +71,7 @@ class RedisStore(RedisBoots):
         _not_refused(answer)
         if answer[0] == 1:
             return replace(execution, revision=1), True
-        return from_hash(execution.saga_id, _pairs(answer[1])), False
+        return wholly(execution.saga_id, answer[1]), False
 
     def push(self, pushes: Sequence[Push], database: int) -> None:
         """Send messages alone, as :meth:`save` sends them with a checkpoint.
@@ -89,15 +89,14 @@ class RedisStore(RedisBoots):
         return [int(own), outbox.database, *(part for push in outbox.pushes for part in push)]
 
     def load(self, saga_id: str) -> SagaExecution | None:
-        with guarded():
-            found = self.client.hgetall(self._saga(saga_id))
-        return from_hash(saga_id, found) if found else None  # type: ignore[arg-type]
+        found = self._run(redis_scripts.LOAD, [self._saga(saga_id)], [])
+        return wholly(saga_id, found) if found else None
 
     def claim(
         self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
     ) -> SagaExecution | Refused:
-        known = self._plans.get(plan) if plan else None
-        fields = fields_for(known, slot) if known else []
+        known = self._plans.get(plan or "")
+        part = known.part(slot) if known else None
         answer = self._run(
             redis_scripts.CLAIM,
             [self._saga(saga_id)],
@@ -109,20 +108,26 @@ class RedisStore(RedisBoots):
                 claim.instance,
                 self._key("claims", ""),
                 slot.task_id(saga_id),
-                *fields,
+                "1" if known else "",
+                *(part.fields if part else ()),
             ],
         )
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
-        self._set_clock(answer[1], answer[2])
-        if known and fields:
-            return partly(saga_id, known, fields, answer[3])
-        whole = from_hash(saga_id, _pairs(answer[3]))
+        seconds, micros, *records = json.loads(answer[1])
+        self._set_clock(seconds, micros)
+        if known and part:
+            return partly(saga_id, known.plan, part, records, answer[2:])
+        whole = wholly(saga_id, answer[2], known.plan if known else None)
+        if known is None:
+            self._know(whole.plan)
+        return whole
+
+    def _know(self, plan: Plan) -> None:
         if len(self._plans) >= KNOWN_PLANS:
             self._plans.clear()
-        self._plans[whole.plan.hash] = whole.plan
-        return whole
+        self._plans[plan.hash] = _KnownPlan(plan)
 
     def save(
         self,
@@ -197,8 +202,18 @@ class RedisStore(RedisBoots):
                 notices.get_message(timeout=min(left, LOOK_EVERY))
 
 
-def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+class _KnownPlan:
+    """A plan, and what the claims of its steps read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._parts: dict[tuple[int, Direction], Part | None] = {}
+
+    def part(self, slot: Slot) -> Part | None:
+        where = (slot.step, slot.direction)
+        if where not in self._parts:
+            self._parts[where] = part_for(self.plan, slot)
+        return self._parts[where]
 
 
 def _lists(*parts: Sequence[Any]) -> list[Any]:

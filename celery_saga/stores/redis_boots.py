@@ -21,6 +21,7 @@ from redis.exceptions import (
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.execution import Slot
 from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
+from celery_saga.stores.redis_wire import Wire
 
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
@@ -46,7 +47,7 @@ class RedisBoots:
         self._client = client
         self._prefix = prefix
         self._clock: tuple[float, float] | None = None
-        self._scripts: dict[str, Any] = {}
+        self._wire = Wire(lambda: self.client)
 
     @property
     def client(self) -> redis.Redis:
@@ -55,11 +56,7 @@ class RedisBoots:
 
     def _run(self, source: str, keys: list[str], args: list[Any]) -> Any:
         with guarded():
-            client = self.client
-            script = self._scripts.get(source)
-            if script is None:
-                script = self._scripts[source] = client.register_script(source)
-            return script(keys=keys, args=args, client=client)
+            return self._wire.run(source, keys, args)
 
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)
@@ -127,5 +124,6 @@ class RedisBoots:
                 self.client.srem(self._key("claims", instance), *members)
 
     def close(self) -> None:
+        self._wire.close()
         if not callable(self._client):
             self._client.close()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
-from celery_saga import codec
 from celery_saga.checkpoint import from_parts, head_to_dict, record_to_dict, step_from_dict
 from celery_saga.execution import (
     Claim,
@@ -19,8 +18,9 @@ from celery_saga.execution import (
     Slot,
     evolved,
 )
-from celery_saga.partial import UNREAD, PartialSteps, PartialValues
+from celery_saga.partial import UNREAD, PartialSteps
 from celery_saga.plan import Plan
+from celery_saga.values import PartialValues, Values, values_of
 
 #: Fields of a step that have a field of their own, because the claim script reads them.
 _APART = frozenset({"claim", "retries"})
@@ -60,7 +60,7 @@ class Change:
 def creation(execution: SagaExecution) -> list[Any]:
     """All fields of a new execution: field, value, field, value..."""
     fields: list[Any] = ["head", _dumps(head_to_dict(execution)), "plan", execution.plan.text]
-    for place, (key, value) in enumerate(codec.encode_context(execution.values).items()):
+    for place, (key, value) in enumerate(values_of(execution.values).texts().items()):
         fields += [f"c:{key}", value, f"n:{key}", place]
     for index, step in enumerate(execution.steps):
         slot = execution.slot(index)
@@ -76,9 +76,7 @@ def creation(execution: SagaExecution) -> list[Any]:
 def changes(before: SagaExecution, after: SagaExecution) -> Change:
     """The difference; what is the same object is the same."""
     change = Change()
-    old_head, head = head_to_dict(before), head_to_dict(after)
-    if head != old_head:
-        change.set += ["head", _dumps(head)]
+    change.set += ["head", _dumps(head_to_dict(after))]  # it has the time of the change
     if after.history is not before.history:
         change.set += ["h", _history(after.history)]
     _context_changes(change, before.values, after.values, before.revision)
@@ -98,21 +96,10 @@ def _context_changes(
 ) -> None:
     if after is before:
         return
-    if isinstance(after, PartialValues):
-        known: Mapping[str, Any] = after.known
-        changed, gone = dict(after.update), list(after.removed)
-    else:
-        known = before
-        gone = [key for key in before if key not in after]
-        changed = {
-            key: value
-            for key, value in after.items()
-            if key not in before or before[key] is not value
-        }
-    for key, value in codec.encode_context(changed).items():
-        change.set += [f"c:{key}", value]
+    texts, new, gone = values_of(after).since(values_of(before))
+    for key, text in texts.items():
+        change.set += [f"c:{key}", text]
     # Keys that are new come after all that are there, in their own order.
-    new = [key for key in changed if key not in known]
     for place, key in enumerate(new, start=revision * MAX_KEYS):
         change.places += [f"n:{key}", place]
     for key in gone:
@@ -139,77 +126,97 @@ def _step_changes(
             change.given_up.append((old.claim, was))
 
 
-def fields_for(plan: Plan, slot: Slot) -> list[str]:
-    """The fields that a forward step and its successor need; empty: all of them are needed."""
-    last = slot.step + 1 >= len(plan.steps)
+@dataclass(frozen=True)
+class Part:
+    """What a claim reads of a saga.
+
+    Args:
+        steps: the steps whose records are read.
+        keys: the keys of the context.
+    """
+
+    steps: tuple[int, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @cached_property
+    def records(self) -> list[str]:
+        """The fields that hold records, each JSON."""
+        return ["rev", "head", "z", *(f"{kind}{i}" for i in self.steps for kind in "srk")]
+
+    @cached_property
+    def fields(self) -> list[Any]:
+        """As the claim script takes them: how many records, and all fields."""
+        return [len(self.records), *self.records, *(f"c:{key}" for key in self.keys)]
+
+
+def part_for(plan: Plan, slot: Slot) -> Part | None:
+    """What a forward step and its successor need; ``None``: all of it is needed."""
     calls = [step.action for step in plan.steps[slot.step : slot.step + 2]]
     if slot.direction is Direction.BACKWARD or any(call.style == "context" for call in calls):
-        return []
-    steps = [slot.step] if last else [slot.step, slot.step + 1]
-    found = ["rev", "head"]
-    for index in steps:
-        found += [f"s{index}", f"r{index}", f"k{index}"]
-    if not last:
-        paths = [item.path for item in calls[1].inputs]
-        found += [f"c:{key}" for key in dict.fromkeys(path[0] for path in paths if path)]
-    return found
+        return None
+    paths = [item.path for call in calls[1:] for item in call.inputs]
+    keys = dict.fromkeys(str(path[0]) for path in paths if path)
+    return Part(tuple(range(slot.step, slot.step + len(calls))), tuple(keys))
 
 
-def partly(saga_id: str, plan: Plan, fields: Sequence[str], values: Sequence[Any]) -> SagaExecution:
-    """The execution of which only :func:`fields_for` was read."""
-    found = {
-        name.encode(): value
-        for name, value in zip(fields, values, strict=True)
-        if value is not None
+def partly(
+    saga_id: str, plan: Plan, part: Part, records: Sequence[Any], texts: Sequence[bytes | None]
+) -> SagaExecution:
+    """The execution of which only a part was read.
+
+    Args:
+        records: the values of :attr:`Part.records`, out of their JSON.
+        texts: those of :attr:`Part.keys`.
+    """
+    known = {key: text for key, text in zip(part.keys, texts, strict=True) if text is not None}
+    revision, head, size, *rest = records
+    steps = {
+        index: _read_step(plan, index, *rest[3 * place : 3 * place + 3])
+        for place, index in enumerate(part.steps)
     }
-    asked = [name for name in fields if name.startswith("c:")]
-    known = {
-        name[2:]: codec.loads(found[name.encode()]) for name in asked if name.encode() in found
-    }
-    places = [int(name[1:]) for name in fields if name[0] == "s"]
     return from_parts(
         saga_id,
-        json.loads(found[b"head"]),
+        head,
         plan=plan,
-        values=PartialValues(known, frozenset(name[2:] for name in asked) - known.keys()),
-        steps=PartialSteps({i: _step(found, plan, i) for i in places}, len(plan.steps)),
+        values=PartialValues(known, frozenset(part.keys).difference(known), size or 0),
+        steps=PartialSteps(steps, len(plan.steps)),
         history=UNREAD,
-        revision=int(found[b"rev"]),
+        revision=revision,
     )
 
 
-def from_hash(saga_id: str, found: Mapping[bytes, bytes]) -> SagaExecution:
-    """The execution that a hash holds."""
-    plan = plan_of(found[b"plan"].decode())
-    keys = [field[2:] for field in found if field.startswith(b"c:")]
-    keys.sort(key=lambda key: int(found.get(b"n:" + key, 0)))
-    values = {key.decode(): codec.loads(found[b"c:" + key]) for key in keys}
-    steps = tuple(_step(found, plan, index) for index in range(len(plan.steps)))
-    history = tuple(Note(**note) for note in json.loads(found.get(b"h", b"[]")))
+def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> SagaExecution:
+    """The execution as the scripts' ``whole`` gives it.
+
+    Args:
+        found: the records as one JSON object, the plan, then key, text... of the context.
+        plan: the plan, if it was not read because it is known.
+    """
+    records = json.loads(found[0])
+    plan = plan or plan_of(found[1].decode())
+    texts = {key.decode(): text for key, text in zip(found[2::2], found[3::2], strict=True)}
+    steps = tuple(
+        _read_step(plan, i, *(records.get(f"{kind}{i}") for kind in "srk"))
+        for i in range(len(plan.steps))
+    )
     return from_parts(
         saga_id,
-        json.loads(found[b"head"]),
+        records["head"],
         plan=plan,
-        values=values,
+        values=Values(texts=texts),
         steps=steps,
-        history=history,
-        revision=int(found[b"rev"]),
+        history=tuple(Note(**note) for note in records.get("h", ())),
+        revision=records["rev"],
     )
 
 
-def _step(found: Mapping[bytes, bytes], plan: Plan, index: int) -> SagaStepExecution:
-    record = found.get(b"s%d" % index)
-    step = _record(record) if record else _untouched(plan.steps[index].name)
-    retries = int(found.get(b"r%d" % index, b"0"))
-    claim = found.get(b"k%d" % index)
+def _read_step(
+    plan: Plan, index: int, record: Any, retries: int | None, claim: Any
+) -> SagaStepExecution:
+    step = step_from_dict(record) if record else _untouched(plan.steps[index].name)
     if claim is None and not retries:
         return step
-    return evolved(step, retries=retries, claim=Claim(**json.loads(claim)) if claim else None)
-
-
-@lru_cache(maxsize=4096)
-def _record(text: bytes) -> SagaStepExecution:
-    return step_from_dict(json.loads(text))
+    return evolved(step, retries=retries or 0, claim=Claim(**claim) if claim else None)
 
 
 _untouched = lru_cache(maxsize=4096)(SagaStepExecution)

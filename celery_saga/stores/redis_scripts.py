@@ -15,6 +15,7 @@ s<i>      record of step i, JSON
 o<i>      slot of step i that is sent and not over; absent otherwise
 r<i>      highest Celery retry count seen for that slot
 k<i>      the claim on it, JSON
+z         characters of all context values
 c:<key>   one context value, JSON
 n:<key>   its place among the keys, written when the key is new
 ========  =====================================================================================
@@ -50,6 +51,39 @@ local function send(box)
   if apart then redis.call('SELECT', box[1]) end
   return refused
 end
+local function whole(key, known)
+  local flat, plan = redis.call('HGETALL', key), ''
+  local records, keys, texts, places = {}, {}, {}, {}
+  for j = 1, #flat, 2 do
+    local name, value = flat[j], flat[j + 1]
+    local kind, rest = string.sub(name, 1, 2), string.sub(name, 3)
+    if kind == 'c:' then keys[#keys + 1], texts[rest] = rest, value
+    elseif kind == 'n:' then places[rest] = tonumber(value)
+    elseif name == 'plan' then plan = not known and value or ''
+    elseif string.find(name, '^[srkhz]') or name == 'rev' then
+      records[#records + 1] = '"' .. name .. '":' .. value
+    end
+  end
+  table.sort(keys, function(a, b) return (places[a] or 0) < (places[b] or 0) end)
+  local out = {'{' .. table.concat(records, ',') .. '}', plan}
+  for _, name in ipairs(keys) do
+    out[#out + 1] = name
+    out[#out + 1] = texts[name]
+  end
+  return out
+end
+local function grown(key, set, drop)
+  local by = 0
+  for j = 1, #set, 2 do
+    if string.sub(set[j], 1, 2) == 'c:' then
+      by = by + #set[j + 1] - redis.call('HSTRLEN', key, set[j])
+    end
+  end
+  for _, name in ipairs(drop) do
+    if string.sub(name, 1, 2) == 'c:' then by = by - redis.call('HSTRLEN', key, name) end
+  end
+  if by ~= 0 then redis.call('HINCRBY', key, 'z', by) end
+end
 local function write(key, set)
   for j = 1, #set, 1000 do
     redis.call('HSET', key, unpack(set, j, math.min(j + 999, #set)))
@@ -76,12 +110,13 @@ CREATE = (
 local main, box, indexes, fields = take(), take(), take(), take()
 if redis.call('EXISTS', KEYS[1]) == 1 then
   if redis.call('HGET', KEYS[1], 'by') == main[1] then return {1} end
-  return {0, redis.call('HGETALL', KEYS[1])}
+  return {0, whole(KEYS[1])}
 end
 local refused = send(box)
 if refused then return {-1, refused} end
 local now = redis.call('TIME')[1]
 for _, key in ipairs(indexes) do redis.call('ZADD', key, now, main[2]) end
+grown(KEYS[1], fields, {})
 write(KEYS[1], fields)
 redis.call('HSET', KEYS[1], 'by', main[1], 'rev', 1)
 if main[3] ~= '' then redis.call('ZADD', KEYS[2], main[3], main[2]) end
@@ -89,10 +124,22 @@ return {1}
 """
 )
 
+# KEYS: saga hash. Answers the whole saga, or nothing.
+LOAD = (
+    _COMMON
+    + """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+return whole(KEYS[1])
+"""
+)
+
 # KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of claim sets, task id,
-# fields to answer with; none: all. Answers {'ok', seconds, microseconds, hash or the values of the
-# fields}, or {reason, claim or ''}.
-CLAIM = """
+# '1' if the plan is known; then, to read a part: how many records, their fields, other fields.
+# Answers {reason, claim or ''}, or {'ok', JSON of seconds, microseconds and the records, the other
+# fields...}, or {'ok', JSON of seconds and microseconds, whole saga}.
+CLAIM = (
+    _COMMON
+    + """
 local i = ARGV[1]
 local held = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'r' .. i, 'k' .. i)
 local time = redis.call('TIME')
@@ -108,11 +155,18 @@ if not (claim and claim.token == ARGV[4]) then
     cjson.encode({token = ARGV[4], instance = ARGV[5], retries = retries, at = at}))
   redis.call('SADD', ARGV[6] .. ARGV[5], ARGV[7])
 end
-if #ARGV > 7 then
-  return {'ok', time[1], time[2], redis.call('HMGET', KEYS[1], unpack(ARGV, 8))}
+if #ARGV == 8 then
+  return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[8] == '1')}
 end
-return {'ok', time[1], time[2], redis.call('HGETALL', KEYS[1])}
+local count = tonumber(ARGV[9])
+local found = redis.call('HMGET', KEYS[1], unpack(ARGV, 10))
+local answer, records = {'ok', ''}, {time[1], time[2]}
+for j = 1, count do records[j + 2] = found[j] or 'null' end
+for j = count + 1, #found do answer[#answer + 1] = found[j] end
+answer[2] = '[' .. table.concat(records, ',') .. ']'
+return answer
 """
+)
 
 # KEYS: saga hash, due. ARGV: lists of: revision, token, saga id, due score | '-' | '', seconds to
 # live | 'persist' | '', channel or '', retention of the status keys or ''; messages; field, value
@@ -133,6 +187,7 @@ end
 local refused = send(box)
 if refused then return {-1, refused} end
 for _, item in ipairs({'rev', tonumber(main[1]) + 1, 'w', main[2]}) do set[#set + 1] = item end
+grown(KEYS[1], set, drop)
 write(KEYS[1], set)
 for j = 1, #places, 2 do redis.call('HSETNX', KEYS[1], places[j], places[j + 1]) end
 if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end

@@ -19,12 +19,6 @@ from celery_saga.testing.builders import claim, create, granted, save
 from celery_saga.testing.contract import StoreContract
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[EmbeddedValkey]:
-    with EmbeddedValkey() as server:
-        yield server
-
-
 @pytest.fixture
 def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.url(5)) as client:

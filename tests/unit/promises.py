@@ -18,8 +18,9 @@ from celery_saga.execution import (
     StepStatus,
     evolved,
 )
-from celery_saga.partial import UNREAD, NotLoaded, PartialSteps, PartialValues
+from celery_saga.partial import UNREAD, NotLoaded, PartialSteps
 from celery_saga.plan import Plan
+from celery_saga.values import PartialValues
 from tests.unit.worlds import BACKWARD, FORWARD, Body, World, key_of_record, told
 
 BOOM = Failure("Boom", "it broke")

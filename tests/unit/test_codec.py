@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -412,53 +412,6 @@ class TestDepthAndCycles:
                 codec.dumps([10**700])
         finally:
             sys.set_int_max_str_digits(before)
-
-
-class TestContext:
-    @given(st.dictionaries(text, values))
-    def test_each_key_has_its_own_text(self, context: dict[str, Any]) -> None:
-        texts = codec.encode_context(SagaContext(**context))
-
-        assert list(texts) == list(context)
-        assert all(type(text) is str for text in texts.values())
-        assert_same(codec.decode_context(texts), context)
-
-    def test_any_mapping_is_taken(self) -> None:
-        expected = {"order_id": "7", "paid": "true"}
-
-        assert codec.encode_context({"order_id": 7, "paid": True}) == expected
-        assert codec.encode_context(MappingProxyType({"order_id": 7, "paid": True})) == expected
-
-    def test_text_may_come_as_bytes(self) -> None:
-        assert codec.decode_context({"name": '"é"'.encode()}) == {"name": "é"}
-
-    @pytest.mark.parametrize(
-        ("context", "text"),
-        [
-            ({"a": 1, "order": {"lines": [{1}]}}, "context['order']['lines'][0]: a set cannot be"),
-            ({"a": {1}}, "context['a']: a set cannot be stored; use a list"),
-            ({1: 1}, "context[1]: an int cannot be stored as a key; use a plain str"),
-            ({"\ud800": 1}, "context['\\ud800']: a str with lone surrogates"),
-            (
-                {"__type__": 1, "__value__": 2, "a": 3},
-                "context: the keys '__type__' and '__value__'",
-            ),
-        ],
-    )
-    def test_what_cannot_be_stored_is_named(self, context: Mapping[Any, Any], text: str) -> None:
-        with pytest.raises(UnserializableValue) as refused:
-            codec.encode_context(context)
-
-        assert str(refused.value).startswith(text)
-
-    def test_one_marker_key_alone_is_data(self) -> None:
-        context = {"__type__": "datetime", "a": 1}
-
-        assert codec.decode_context(codec.encode_context(context)) == context
-
-    def test_a_text_that_cannot_be_read_is_named(self) -> None:
-        with pytest.raises(ValueError, match=r"^context\['b'\] cannot be read: "):
-            codec.decode_context({"a": "1", "b": "{"})
 
 
 @pytest.mark.parametrize(

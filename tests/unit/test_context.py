@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from kombu.serialization import dumps as kombu_dumps
 from kombu.serialization import loads as kombu_loads
 
-from celery_saga import codec
 from celery_saga.context import SagaContext
+from celery_saga.values import Values
 
 METHOD_NAMES = sorted(name for name in vars(MutableMapping) | vars(Mapping) if name[0] != "_")
 
@@ -54,7 +54,7 @@ def through_message(context: SagaContext) -> SagaContext:
 
 
 def through_checkpoint(context: SagaContext) -> SagaContext:
-    return SagaContext(**codec.decode_context(codec.encode_context(context)))
+    return SagaContext(**Values(texts=Values(context).texts()))
 
 
 class TestAttributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from celery_saga import checkpoint, codec
 from celery_saga.errors import UnsupportedCheckpoint
 from celery_saga.execution import Direction, Note, SagaExecution
 from celery_saga.plan import Plan
+from celery_saga.values import Values
 from tests.unit.scenario import Scenario, spoken
 
 #: Step b ran twice, as epoch 1 (void) and epoch 2; epoch 3 is its undo.
@@ -96,10 +97,11 @@ def _looked_up(scenario: Scenario, where: str) -> Iterator[tuple[str, object, ob
             elif isinstance(found, tuple):
                 found = found[int(name)]
             else:
-                found = found[name] if isinstance(found, dict) else getattr(found, name)
+                found = found[name] if isinstance(found, Mapping) else getattr(found, name)
         if expected.startswith("+"):
             yield path, found, scenario.now + float(expected)
         else:
+            found = dict(found) if isinstance(found, Mapping) else found
             yield path, str(found).replace(": ", ":"), expected.replace("+", " ")
 
 
@@ -130,7 +132,7 @@ def through_checkpoint(execution: SagaExecution) -> SagaExecution:
         execution.saga_id,
         codec.loads(codec.dumps(checkpoint.head_to_dict(execution))),
         plan=Plan.from_text(execution.plan.text),
-        values=codec.decode_context(codec.encode_context(execution.values)),
+        values=Values(texts=Values(execution.values).texts()),
         steps=tuple(checkpoint.step_from_dict(codec.loads(text)) for text in steps),
         history=tuple(Note(**codec.loads(text)) for text in notes),
         revision=execution.revision,

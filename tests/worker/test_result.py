@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 import uuid
@@ -23,6 +24,7 @@ from celery_saga import (
 from celery_saga.errors import (
     UnsupportedCheckpoint,
 )
+from celery_saga.stores import redis_scripts
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 
@@ -68,7 +70,8 @@ class TestGet:
 
         assert any(line.startswith("SUBSCRIBE") and result.id in line for line in seen)
         # Once at once, once at the end, and once between in case that a notice was lost.
-        asked = [line for line in seen if line == f"HGETALL saga:execution:{result.id}"]
+        load = "EVALSHA " + hashlib.sha1(redis_scripts.LOAD.encode()).hexdigest()
+        asked = [line for line in seen if line == f"{load} 1 saga:execution:{result.id}"]
         assert 2 <= len(asked) <= 4
 
     def until_mark(self, monitor):

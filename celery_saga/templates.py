@@ -1,0 +1,199 @@
+"""Messages that are written from what earlier ones had in common.
+
+Celery and kombu take longer to make a message than a saga takes for all the rest of a step, and
+make nearly the same one each time. The first two messages of a task are made by them; if these are
+the same in all but the places that a step is known to differ in, later ones are written by filling
+in those places. Where anything has a say in a single message (a receiver of a publish signal, a
+route that is a function, a method that was overridden or patched, stamps), all are made by Celery.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.app.amqp import AMQP
+from celery.app.routes import MapRoute
+from celery.app.task import Task as BaseTask
+from kombu import Producer
+
+from celery_saga.stores import Push
+
+#: Where a message of one task differs from the next one: section and name.
+_PLACES = (
+    ("headers", "id"),
+    ("headers", "root_id"),
+    ("headers", "parent_id"),
+    ("headers", "retries"),
+    ("headers", "kwargsrepr"),
+    ("headers", "saga"),
+    ("properties", "correlation_id"),
+    ("properties", "reply_to"),
+    ("properties", "delivery_tag"),
+)
+
+#: Receivers of these may change a message, or want to know of each.
+_SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+
+_EMPTY_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
+
+
+def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
+    """Whether Celery's and kombu's own code makes all messages of ``task``, in the same way."""
+    cls: Any = type(task)
+    amqp: Any = app.amqp
+    codes = (
+        (cls.apply_async, BaseTask),
+        (cls.shadow_name, BaseTask),
+        (cls._get_exec_options, BaseTask),
+        (type(app).send_task, Celery),
+        (type(amqp).as_task_v2, AMQP),
+        (type(amqp)._create_task_sender, AMQP),
+        (Producer.publish, Producer),
+        (Producer._publish, Producer),
+    )
+    return (
+        all(_is_own(method, owner) for method, owner in codes)
+        and not {"apply_async", "shadow_name"} & vars(task).keys()
+        and "send_task" not in vars(app)
+        and all(type(route) is MapRoute for route in amqp.router.routes or ())
+        and app.conf.task_protocol == 2
+        and not app.conf.task_send_sent_event
+    )
+
+
+def _is_own(method: Any, owner: type[Any]) -> bool:
+    """Whether a method is its library's: a tool that traces messages puts its own in its place."""
+    written = type(method) is FunctionType and method.__code__.co_filename
+    return bool(written) and written == sys.modules[owner.__module__].__file__
+
+
+class Templates:
+    """The templates of one process.
+
+    Args:
+        app: the Celery app that makes the messages.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._seen: dict[str, dict[str, Any] | None] = {}
+        self._ready: dict[str, _Template] = {}
+
+    def forget(self) -> None:
+        """Learn anew."""
+        self._seen, self._ready = {}, {}
+
+    def filled(self, request: Mapping[str, Any]) -> Sequence[Push] | None:
+        """The commands that send ``request``; ``None``: Celery has to make the message."""
+        template = self._ready.get(request["template"])
+        if template is None or any(signal.receivers for signal in _SIGNALS):
+            return None
+        if template.check is not None:
+            # As Celery does: arguments that the task's signature does not take are refused.
+            template.check(*request["args"], **request["kwargs"])
+        return [(template.command, template.key, template.text(request, self._app))]
+
+    def learn(self, request: Mapping[str, Any], pushes: Sequence[Push]) -> None:
+        """Look at what Celery made of ``request``."""
+        name = request["template"]
+        if name in self._ready or (name in self._seen and self._seen[name] is None):
+            return
+        task = self._app.tasks.get(request["task"])
+        frame = None
+        if task is not None and by_celery_alone(self._app, task):
+            frame = _frame(request, pushes)
+        before = self._seen.get(name)
+        self._seen[name] = frame
+        if frame is not None and before is not None:
+            if frame == before:
+                self._ready[name] = _Template(task, frame)
+            else:
+                self._seen[name] = None
+
+
+def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any] | None:
+    """What a message has beside what is this step's own; ``None`` if it is not as it should be."""
+    if len(pushes) != 1:
+        return None
+    command, key, text = pushes[0]
+    message = json.loads(text)
+    body = json.loads(base64.b64decode(message["body"]))
+    wanted = [
+        [json.loads(arg) for arg in request["args"]],
+        {name: json.loads(arg) for name, arg in request["kwargs"].items()},
+        json.loads(_EMPTY_EMBED),
+    ]
+    options = request["options"]
+    said = {
+        ("headers", "id"): options["task_id"],
+        ("headers", "root_id"): options["root_id"],
+        ("headers", "parent_id"): options["parent_id"],
+        ("headers", "retries"): options["retries"],
+        ("headers", "kwargsrepr"): options["kwargsrepr"],
+        ("headers", "saga"): options["headers"]["saga"],
+        ("properties", "correlation_id"): options["task_id"],
+    }
+    if body != wanted or any(
+        message[part].pop(name, None) != it for (part, name), it in said.items()
+    ):
+        return None
+    for part, name in _PLACES:
+        message[part].pop(name, None)
+    del message["body"]
+    return {"command": command, "key": key, "message": message}
+
+
+class _Template:
+    """The message of one task, with holes.
+
+    Args:
+        task: the task.
+        frame: what its messages have in common.
+    """
+
+    def __init__(self, task: Any, frame: Mapping[str, Any]) -> None:
+        self.command, self.key = frame["command"], frame["key"]
+        self.check = getattr(task, "__header__", None) if task.typing else None
+        message = json.loads(json.dumps(frame["message"]))
+        mark = uuid.uuid4().hex
+        holes = {f"{mark}{number}": place for number, place in enumerate(_PLACES)}
+        for hole, (part, name) in holes.items():
+            message[part][name] = hole
+        text = json.dumps({"body": f"{mark}body", **message}, separators=(",", ":"))
+        # Cut at the holes, quotes and all: every second piece is the name of what goes there.
+        pieces = text.split(f'"{mark}')
+        self._pieces = [pieces[0]]
+        for piece in pieces[1:]:
+            hole, _, rest = piece.partition('"')
+            self._pieces += ["body" if hole == "body" else _PLACES[int(hole)][1], rest]
+        self._names = self._pieces[1::2]
+
+    def text(self, request: Mapping[str, Any], app: Celery) -> str:
+        """The message of ``request``, as kombu's Redis transport would push it."""
+        options = request["options"]
+        kwargs = ",".join([f'"{name}":{text}' for name, text in request["kwargs"].items()])
+        body = f"[[{','.join(request['args'])}],{{{kwargs}}},{_EMPTY_EMBED}]"
+        parent = options["parent_id"]
+        task_id = f'"{options["task_id"]}"'
+        known = {
+            "body": f'"{base64.b64encode(body.encode()).decode()}"',
+            "id": task_id,
+            "root_id": f'"{options["root_id"]}"',
+            "parent_id": f'"{parent}"' if parent else "null",
+            "retries": str(options["retries"]),
+            "kwargsrepr": json.dumps(options["kwargsrepr"]),
+            "saga": json.dumps(options["headers"]["saga"], separators=(",", ":")),
+            "correlation_id": task_id,
+            "reply_to": json.dumps(app.thread_oid),
+            "delivery_tag": f'"{uuid.uuid4()}"',
+        }
+        pieces = self._pieces.copy()
+        pieces[1::2] = [known[name] for name in self._names]
+        return "".join(pieces)

@@ -1,0 +1,198 @@
+"""The values of a context, each kept as a value, as JSON text, or as both.
+
+A value goes from a checkpoint into a message and back without being looked at, so its text is
+handed on as it is: it is encoded once, by whoever brings it in, and decoded where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from celery_saga import codec
+from celery_saga.partial import NotLoaded
+
+_UNKNOWN: Any = object()
+
+
+class _Entry:
+    """One value; what of it is not known yet is made when it is asked for."""
+
+    __slots__ = ("_text", "_value")
+
+    def __init__(self, value: Any = _UNKNOWN, text: str | bytes | None = None) -> None:
+        self._value, self._text = value, text
+
+    def value(self) -> Any:
+        if self._value is _UNKNOWN:
+            self._value = codec.loads(self._text or b"")
+        return self._value
+
+    def text(self, key: str) -> str:
+        text = self._text
+        if text is None:
+            text = codec.encode_item(key, self._value)
+        self._text = text if isinstance(text, str) else text.decode()
+        return self._text
+
+    def same(self, other: _Entry) -> bool:
+        if self is other or (self._value is not _UNKNOWN and self._value is other._value):
+            return True
+        return self._text is not None and self._text == other._text
+
+
+class Values(Mapping[str, Any]):
+    """A whole context; immutable, although the values in it may not be.
+
+    Args:
+        values: keys and values.
+        texts: keys and JSON texts, as :meth:`texts` gives them.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        texts: Mapping[str, str | bytes] | None = None,
+    ) -> None:
+        self._entries: dict[str, _Entry]
+        if isinstance(values, Values):
+            self._entries = dict(values._entries)
+        else:
+            self._entries = {key: _Entry(value) for key, value in (values or {}).items()}
+        for key, text in (texts or {}).items():
+            self._entries[key] = _Entry(text=text)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._entries[key].value()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(map(repr, self._entries))}>"
+
+    def text(self, key: str) -> str:
+        """The value of ``key`` as JSON text.
+
+        Raises:
+            KeyError: there is no such key.
+            UnserializableValue: it cannot be stored; names the key path.
+        """
+        if key not in self:
+            raise KeyError(key)
+        return self._entries[key].text(key)
+
+    def texts(self) -> dict[str, str]:
+        """Each value as JSON text.
+
+        Raises:
+            UnserializableValue: one cannot be stored; names the key path.
+        """
+        codec.check_keys(self.keys())
+        return {key: self._entries[key].text(key) for key in self}
+
+    @property
+    def size(self) -> int:
+        """Characters of all values as JSON text."""
+        return sum(len(text) for text in self.texts().values())
+
+    def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
+        """These, with keys set and deleted; an update that is Values brings its texts along."""
+        new = Values(self)
+        new._entries.update(Values(update)._entries)
+        for key in remove:
+            new._entries.pop(key, None)
+        return new
+
+    def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
+        """What became of ``before``: texts of changed keys, those of them that are new, lost keys.
+
+        Raises:
+            UnserializableValue: a new value cannot be stored.
+        """
+        old = before._entries
+        texts = {
+            key: entry.text(key)
+            for key, entry in self._entries.items()
+            if key not in old or not entry.same(old[key])
+        }
+        codec.check_keys(texts.keys())
+        return (
+            texts,
+            [key for key in texts if key not in old],
+            [key for key in old if key not in self],
+        )
+
+
+class PartialValues(Values):
+    """Some values of a context, and what was done to them.
+
+    Args:
+        texts: what was read.
+        absent: keys that were asked for and are not there.
+        size: of the whole context.
+    """
+
+    def __init__(
+        self, texts: Mapping[str, str | bytes], absent: Iterable[str] = (), size: int = 0
+    ) -> None:
+        super().__init__(texts=texts)
+        self._absent = frozenset(absent)
+        self._removed: frozenset[str] = frozenset()
+        self._updated: dict[str, None] = {}
+        self._size = size
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self:
+            return self._entries[key].value()
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._entries:
+            return True
+        if key in self._absent or key in self._removed:
+            return False
+        raise NotLoaded(f"context key {key!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotLoaded("the whole context")
+
+    def __len__(self) -> int:
+        raise NotLoaded("the whole context")
+
+    @property
+    def size(self) -> int:
+        """Characters of the whole context, or more if what was replaced in it was not read."""
+        return self._size
+
+    def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
+        """These, with keys set and deleted."""
+        new = PartialValues({}, self._absent, self._size)
+        new._entries = super().changed(update, remove)._entries
+        gone = frozenset(remove)
+        new._updated = {key: None for key in (*self._updated, *update) if key not in gone}
+        new._removed = self._removed.difference(update) | gone
+        return new
+
+    def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
+        """As :meth:`Values.since`; a key that was not read counts as new, it may be."""
+        texts = {
+            key: self._entries[key].text(key)
+            for key in self._updated
+            if key not in before._entries or not self._entries[key].same(before._entries[key])
+        }
+        codec.check_keys(texts.keys())
+        new = [key for key in texts if key not in before._entries]
+        return texts, new, list(self._removed)
+
+
+def values_of(values: Mapping[str, Any]) -> Values:
+    """``values`` as :class:`Values`."""
+    return values if isinstance(values, Values) else Values(values)

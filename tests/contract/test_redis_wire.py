@@ -1,0 +1,102 @@
+"""Script calls over connections of our own."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import ResponseError
+
+from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.stores.redis_wire import Wire, packed
+from tests.helpers import wait_for
+
+ECHO = "return {KEYS[1], ARGV[1]}"
+
+
+@pytest.fixture
+def client(valkey: EmbeddedValkey) -> Any:
+    with redis.Redis.from_url(valkey.url(9)) as client:
+        yield client
+
+
+@given(st.lists(st.one_of(st.text(), st.integers(), st.floats(allow_nan=False)), min_size=1))
+def test_a_command_is_packed_as_redis_py_packs_it(parts: list[Any]) -> None:
+    connection = redis.connection.Connection()
+
+    assert packed(["EVALSHA", *parts]) == b"".join(connection.pack_command("EVALSHA", *parts))
+
+
+def test_an_answer(client: Any) -> None:
+    wire = Wire(lambda: client)
+
+    assert wire.run(ECHO, ["k"], ["é\r\n$1"]) == [b"k", "é\r\n$1".encode()]
+
+
+def test_a_server_that_forgot_its_scripts(client: Any) -> None:
+    wire = Wire(lambda: client)
+    wire.run(ECHO, ["k"], [1])
+
+    client.script_flush()
+
+    assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+def test_a_connection_that_was_closed_meanwhile(client: Any) -> None:
+    wire = Wire(lambda: client)
+    wire.run(ECHO, ["k"], [1])
+
+    client.client_kill_filter(_type="normal", skipme=True)
+
+    assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+def test_an_error_of_the_script_is_raised_and_the_connection_goes_on(client: Any) -> None:
+    wire = Wire(lambda: client)
+    with pytest.raises(ResponseError, match="on purpose"):
+        wire.run("return redis.error_reply('on purpose')", [], [])
+
+    assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+def test_threads_do_not_get_each_others_answers(client: Any) -> None:
+    wire = Wire(lambda: client)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda n: wire.run(ECHO, ["k"], [n])[1], range(500)))
+
+    assert found == [str(n).encode() for n in range(500)]
+
+
+def test_a_forked_child_does_not_get_the_parents_answers(client: Any) -> None:
+    wire = Wire(lambda: client)
+    wire.run(ECHO, ["k"], ["before"])
+
+    def right(who: str) -> bool:
+        return all(wire.run(ECHO, [who], [n]) == [who.encode(), b"%d" % n] for n in range(300))
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if right("child") else 1)
+
+    assert right("parent")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_closing_gives_connections_back(client: Any) -> None:
+    def connections() -> int:
+        return len(client.client_list())
+
+    before = connections()
+    wire = Wire(lambda: client)
+    wire.run(ECHO, ["k"], [1])
+    assert connections() == before + 1
+
+    wire.close()
+
+    wait_for(lambda: connections() == before)
