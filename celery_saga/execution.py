@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,9 +10,25 @@ from typing import Any, TypeVar
 from celery_saga.context import SagaContext
 from celery_saga.partial import PartialSteps
 from celery_saga.plan import Plan
+from celery_saga.slots import Direction, Slot
 from celery_saga.values import Values, values_of
 
 T = TypeVar("T")
+
+__all__ = [
+    "SETTLED",
+    "TERMINAL",
+    "Claim",
+    "Direction",
+    "Failure",
+    "Note",
+    "SagaExecution",
+    "SagaStatus",
+    "SagaStepExecution",
+    "Slot",
+    "StepStatus",
+    "evolved",
+]
 
 
 class SagaStatus(str, Enum):
@@ -51,47 +66,6 @@ class StepStatus(str, Enum):
 TERMINAL = frozenset({SagaStatus.COMPLETED, SagaStatus.COMPENSATED})
 #: Those that ``get()`` no longer waits for.
 SETTLED = TERMINAL | {SagaStatus.STUCK}
-
-
-class Direction(str, Enum):
-    """Which of a step's two tasks is meant. The value is the letter used in message ids."""
-
-    FORWARD = "f"
-    BACKWARD = "c"
-
-    __str__ = str.__str__
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Names one dispatch of one step; :meth:`task_id` makes it a Celery task id.
-
-    A step that is sent again because its claim was void gets a new epoch, and the old messages are
-    stale by that. A message that was merely lost is sent again under the same slot.
-    """
-
-    step: int
-    direction: Direction
-    epoch: int
-
-    def __str__(self) -> str:
-        return f"{self.direction}{self.step}~{self.epoch}"
-
-    def task_id(self, saga_id: str) -> str:
-        """``<saga>~<f|c><step index>~<epoch>``."""
-        return f"{saga_id}~{self}"
-
-    @classmethod
-    def parse(cls, task_id: str) -> tuple[str, Slot] | None:
-        """Saga id and slot from a task id; ``None`` for the id of an ordinary task."""
-        match = _TASK_ID.fullmatch(task_id or "")
-        if match is None:
-            return None
-        saga_id, letter, step, epoch = match.groups()
-        return saga_id, cls(int(step), Direction(letter), int(epoch))
-
-
-_TASK_ID = re.compile(r"([A-Za-z0-9._-]{1,64})~([fc])(\d+)~(\d+)")
 
 
 @dataclass(frozen=True)
@@ -173,6 +147,11 @@ class SagaStepExecution:
     started_at: float | None = None
     ended_at: float | None = None
 
+    @property
+    def undoable(self) -> bool:
+        """Whether its effect stands, and its undo has not failed for good."""
+        return self.effect and self.status is not StepStatus.COMPENSATION_FAILED
+
 
 @dataclass(frozen=True)
 class Note:
@@ -196,6 +175,7 @@ class SagaExecution:
         status: see :class:`SagaStatus`.
         direction: forward, or backward once the unwind began.
         position: index of the step that is due, running or being undone.
+        reach: no step above this index has an effect that an undo could take back; ``None``: any.
         revision: raised by every saved change; a save names the one that it read.
         unwind: why the saga is to go back as soon as no forward claim is alive.
         error: why it failed.
@@ -213,6 +193,7 @@ class SagaExecution:
     status: SagaStatus = SagaStatus.CREATED
     direction: Direction = Direction.FORWARD
     position: int = 0
+    reach: int | None = None
     revision: int = 0
     unwind: Failure | None = None
     error: Failure | None = None
@@ -239,6 +220,7 @@ class SagaExecution:
             plan,
             Values(values),
             steps,
+            reach=-1,
             deadline=deadline,
             created_at=at,
             updated_at=at,
@@ -272,10 +254,12 @@ class SagaExecution:
 
     def with_step(self, index: int, **changes: Any) -> SagaExecution:
         """This execution with some fields of one step replaced."""
-        steps, step = self.steps, evolved(self.steps[index], **changes)
+        step, steps, reach = evolved(self.steps[index], **changes), self.steps, self.reach
+        if reach is not None and index > reach and step.undoable:
+            reach = index
         if isinstance(steps, PartialSteps):
-            return evolved(self, steps=steps.replacing(index, step))
-        return evolved(self, steps=(*steps[:index], step, *steps[index + 1 :]))
+            return evolved(self, steps=steps.replacing(index, step), reach=reach)
+        return evolved(self, steps=(*steps[:index], step, *steps[index + 1 :]), reach=reach)
 
     def with_values(self, update: Mapping[str, Any], remove: Collection[str] = ()) -> SagaExecution:
         """This execution with keys of its context set and deleted."""

@@ -7,8 +7,8 @@ through the same door with its own event. There is no second path.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -196,7 +196,7 @@ class Orchestrator:
                 raise decision.refusal
             if decision.execution is execution:
                 return execution
-            save = partial(self.store.save, execution, decision.execution, uuid.uuid4().hex)
+            save = partial(self.store.save, execution, decision.execution, secrets.token_hex(8))
             saved, left = self._with_outbox(requests, save, patience)
             if saved is not None:
                 return self._carry_out(saved, decision.commands, left)

@@ -35,6 +35,7 @@ FLOORS = {
     "binding": 0,
     "steps": 0,
     "definition": 0,
+    "slots": 0,
     "execution": 0,
     "checkpoint": 0,
     "claims": 0,

@@ -150,6 +150,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         deadline=None,
     )
     while (index := next_undo(execution)) is not None:
+        execution = evolved(execution, reach=index)
         if status is SagaStatus.PAUSED:
             return Decision(evolved(execution, position=index))
         if execution.steps[index].status is not StepStatus.COMPENSATING:
@@ -165,10 +166,9 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
 
 def next_undo(execution: SagaExecution) -> int | None:
     """Index of the last step whose effect stands and can be undone; ``None`` if none is left."""
-    for index in range(len(execution.steps) - 1, -1, -1):
-        step = execution.steps[index]
-        undoable = execution.plan.steps[index].compensation is not None
-        if undoable and step.effect and step.status is not StepStatus.COMPENSATION_FAILED:
+    reach = len(execution.steps) - 1 if execution.reach is None else execution.reach
+    for index in range(reach, -1, -1):
+        if execution.plan.steps[index].compensation is not None and execution.steps[index].undoable:
             return index
     return None
 

@@ -74,6 +74,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         claim=None,
         effect=True,
         reported=(*step.reported, event.token),
+        expected_at=None,
         ended_at=event.at,
     )
     return go_forward(execution, index + 1, event.at)

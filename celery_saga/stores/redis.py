@@ -106,8 +106,7 @@ class RedisStore(RedisBoots):
                 claim.retries,
                 claim.token,
                 claim.instance,
-                self._key("claims", ""),
-                slot.task_id(saga_id),
+                self._prefix,
                 "1" if known else "",
                 *(part.fields if part else ()),
             ],
@@ -142,11 +141,7 @@ class RedisStore(RedisBoots):
         ttl = ""
         if terminal is not (before.status in TERMINAL):
             ttl = self._expires if terminal else "persist"
-        ended = [
-            part
-            for claim, slot in change.given_up
-            for part in (self._key("claims", claim.instance), slot.task_id(before.saga_id))
-        ]
+        ended = [part for claim, slot in change.given_up for part in (claim.instance, str(slot))]
         due = ""
         if before.due_at != after.due_at:
             due = "-" if after.due_at is None else repr(after.due_at)
@@ -156,7 +151,7 @@ class RedisStore(RedisBoots):
             redis_scripts.SAVE,
             [self._saga(after.saga_id), self._key("due")],
             _lists(
-                [before.revision, token, after.saga_id, due, ttl, notify, keep],
+                [before.revision, token, self._prefix, due, ttl, notify, keep],
                 self._box(outbox),
                 change.set,
                 change.places,

@@ -22,8 +22,8 @@ from celery_saga.partial import UNREAD, PartialSteps
 from celery_saga.plan import Plan
 from celery_saga.values import PartialValues, Values, values_of
 
-#: Fields of a step that have a field of their own, because the claim script reads them.
-_APART = frozenset({"claim", "retries"})
+#: What a step's record leaves out: the plan has its name, and the claim script reads the rest.
+_APART = frozenset({"name", "claim", "retries"})
 
 #: Keys that one change may add: the place of a new key is its revision times this, and upwards.
 MAX_KEYS = 1_000_000
@@ -150,13 +150,23 @@ class Part:
 
 
 def part_for(plan: Plan, slot: Slot) -> Part | None:
-    """What a forward step and its successor need; ``None``: all of it is needed."""
-    calls = [step.action for step in plan.steps[slot.step : slot.step + 2]]
-    if slot.direction is Direction.BACKWARD or any(call.style == "context" for call in calls):
+    """What a step that succeeds needs, and its successor; ``None``: all of it is needed."""
+    index, steps = slot.step, plan.steps
+    if slot.direction is Direction.FORWARD:
+        own, after = steps[index].action, index + 1 if index + 1 < len(steps) else None
+        call = steps[after].action if after is not None else None
+    else:
+        undo = steps[index].compensation
+        below = (i for i in range(index - 1, -1, -1) if steps[i].compensation is not None)
+        after = next(below, None)
+        if undo is None or after is None:
+            return None  # the end of the way back looks at every step
+        own, call = undo, steps[after].compensation
+    if own.style == "context" or (call and call.style == "context"):
         return None
-    paths = [item.path for call in calls[1:] for item in call.inputs]
+    paths = [item.path for item in call.inputs] if call else []
     keys = dict.fromkeys(str(path[0]) for path in paths if path)
-    return Part(tuple(range(slot.step, slot.step + len(calls))), tuple(keys))
+    return Part((index,) if after is None else (index, after), tuple(keys))
 
 
 def partly(
@@ -213,10 +223,11 @@ def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> Saga
 def _read_step(
     plan: Plan, index: int, record: Any, retries: int | None, claim: Any
 ) -> SagaStepExecution:
-    step = step_from_dict(record) if record else _untouched(plan.steps[index].name)
-    if claim is None and not retries:
-        return step
-    return evolved(step, retries=retries or 0, claim=Claim(**claim) if claim else None)
+    name = plan.steps[index].name
+    if not record and not retries and claim is None:
+        return _untouched(name)
+    held = Claim(**claim) if claim else None
+    return evolved(step_from_dict(record or {}), name=name, retries=retries or 0, claim=held)
 
 
 _untouched = lru_cache(maxsize=4096)(SagaStepExecution)

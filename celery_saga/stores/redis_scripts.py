@@ -51,6 +51,9 @@ local function send(box)
   if apart then redis.call('SELECT', box[1]) end
   return refused
 end
+local function id_of(key, prefix)
+  return string.sub(key, #prefix + #'execution:' + 1)
+end
 local function whole(key, known)
   local flat, plan = redis.call('HGETALL', key), ''
   local records, keys, texts, places = {}, {}, {}, {}
@@ -133,8 +136,8 @@ return whole(KEYS[1])
 """
 )
 
-# KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of claim sets, task id,
-# '1' if the plan is known; then, to read a part: how many records, their fields, other fields.
+# KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of all keys, '1' if the
+# plan is known; then, to read a part: how many records, their fields, other fields.
 # Answers {reason, claim or ''}, or {'ok', JSON of seconds, microseconds and the records, the other
 # fields...}, or {'ok', JSON of seconds and microseconds, whole saga}.
 CLAIM = (
@@ -144,22 +147,23 @@ local i = ARGV[1]
 local held = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'r' .. i, 'k' .. i)
 local time = redis.call('TIME')
 if not held[1] then return {'unknown saga', ''} end
-local claim = held[4] and cjson.decode(held[4])
+local claim, claims = held[4] and cjson.decode(held[4]), ARGV[6] .. 'claims:'
 if held[2] ~= ARGV[2] then return {'stale', held[4] or ''} end
 if not (claim and claim.token == ARGV[4]) then
   local retries, seen = tonumber(ARGV[3]), tonumber(held[3] or '0')
   if retries < seen or (claim and retries == seen) then return {'claimed', held[4] or ''} end
-  if claim then redis.call('SREM', ARGV[6] .. claim.instance, ARGV[7]) end
+  local task = id_of(KEYS[1], ARGV[6]) .. '~' .. ARGV[2]
+  if claim then redis.call('SREM', claims .. claim.instance, task) end
   local at = time[1] + time[2] / 1000000
   redis.call('HSET', KEYS[1], 'r' .. i, ARGV[3], 'rev', tonumber(held[1]) + 1, 'k' .. i,
     cjson.encode({token = ARGV[4], instance = ARGV[5], retries = retries, at = at}))
-  redis.call('SADD', ARGV[6] .. ARGV[5], ARGV[7])
+  redis.call('SADD', claims .. ARGV[5], task)
 end
-if #ARGV == 8 then
-  return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[8] == '1')}
+if #ARGV == 7 then
+  return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[7] == '1')}
 end
-local count = tonumber(ARGV[9])
-local found = redis.call('HMGET', KEYS[1], unpack(ARGV, 10))
+local count = tonumber(ARGV[8])
+local found = redis.call('HMGET', KEYS[1], unpack(ARGV, 9))
 local answer, records = {'ok', ''}, {time[1], time[2]}
 for j = 1, count do records[j + 2] = found[j] or 'null' end
 for j = count + 1, #found do answer[#answer + 1] = found[j] end
@@ -168,9 +172,9 @@ return answer
 """
 )
 
-# KEYS: saga hash, due. ARGV: lists of: revision, token, saga id, due score | '-' | '', seconds to
-# live | 'persist' | '', channel or '', retention of the status keys or ''; messages; field, value
-# ... to set; the same to set if they are new; fields to delete; claim set, task id... of claims
+# KEYS: saga hash, due. ARGV: lists of: revision, token, prefix of all keys, due score | '-' | '',
+# seconds to live | 'persist' | '', channel or '', retention of the status keys or ''; messages;
+# field, value... to set; the same to set if they are new; fields to delete; boot, slot... of claims
 # that end; old status keys; new ones.
 # Answers {1} when saved (also by this token before), {0} when the revision has moved on,
 # {-1, why the broker refused}.
@@ -179,7 +183,7 @@ SAVE = (
     + """
 local main, box, set, places, drop = take(), take(), take(), take(), take()
 local claims, old, new = take(), take(), take()
-local rev = redis.call('HMGET', KEYS[1], 'rev', 'w')
+local rev, id = redis.call('HMGET', KEYS[1], 'rev', 'w'), id_of(KEYS[1], main[3])
 if rev[1] ~= main[1] then
   local mine = rev[2] == main[2] and tonumber(rev[1]) == tonumber(main[1]) + 1
   return {mine and 1 or 0}
@@ -191,20 +195,22 @@ grown(KEYS[1], set, drop)
 write(KEYS[1], set)
 for j = 1, #places, 2 do redis.call('HSETNX', KEYS[1], places[j], places[j + 1]) end
 if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end
-for j = 1, #claims, 2 do redis.call('SREM', claims[j], claims[j + 1]) end
-for _, key in ipairs(old) do redis.call('ZREM', key, main[3]) end
+for j = 1, #claims, 2 do
+  redis.call('SREM', main[3] .. 'claims:' .. claims[j], id .. '~' .. claims[j + 1])
+end
+for _, key in ipairs(old) do redis.call('ZREM', key, id) end
 if #new > 0 then
   local now, keep = tonumber(redis.call('TIME')[1]), main[7]
   for _, key in ipairs(new) do
-    redis.call('ZADD', key, now, main[3])
+    redis.call('ZADD', key, now, id)
     if keep ~= '' then
       redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
       redis.call('EXPIRE', key, keep)
     end
   end
 end
-if main[4] == '-' then redis.call('ZREM', KEYS[2], main[3])
-elseif main[4] ~= '' then redis.call('ZADD', KEYS[2], main[4], main[3]) end
+if main[4] == '-' then redis.call('ZREM', KEYS[2], id)
+elseif main[4] ~= '' then redis.call('ZADD', KEYS[2], main[4], id) end
 if main[5] == 'persist' then redis.call('PERSIST', KEYS[1])
 elseif main[5] ~= '' then redis.call('EXPIRE', KEYS[1], main[5]) end
 if main[6] ~= '' then redis.call('PUBLISH', main[6], '1') end

@@ -96,10 +96,13 @@ class Promises:
     def _check_parts(
         self, before: SagaExecution, slot: Slot, event: ev.Event, decision: ev.Decision
     ) -> None:
-        """A worker that has read only its own step and the next one decides the same."""
-        if slot.direction is BACKWARD or before.slot(slot.step) != slot:
+        """A worker that has read only its own step and the one after it decides the same."""
+        if before.slot(slot.step) != slot:
             return
-        places = range(slot.step, min(slot.step + 2, len(before.steps)))
+        places = [slot.step, slot.step + 1][: len(before.steps) - slot.step]
+        if slot.direction is BACKWARD:
+            below = [index for index in range(slot.step) if self._undoable[index]]
+            places = [slot.step, *below[-1:]]
         known = {place: before.steps[place] for place in places}
         steps = PartialSteps(known, len(before.steps))
         nothing = PartialValues({}, frozenset())
