@@ -20,7 +20,7 @@ from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
 from celery_saga.outbox import RedisOutbox, send
 from celery_saga.stores import Outbox
-from celery_saga.values import values_of
+from celery_saga.values import Values, values_of
 
 log = logging.getLogger("celery_saga")
 
@@ -51,7 +51,7 @@ class CeleryDispatcher:
         name = execution.steps[slot.step].name
         values = values_of(execution.values)
         kwargs = call.texts(values)
-        args = [_json_object(values.texts())] if call.style == "context" else []
+        args = [self._context(execution.saga_id, values)] if call.style == "context" else []
         options: dict[str, Any] = {
             **call.options,
             "task_id": slot.task_id(execution.saga_id),
@@ -76,6 +76,15 @@ class CeleryDispatcher:
             "template": call.alike,
         }
 
+    def _context(self, saga_id: str, values: Values) -> str:
+        """The whole context, or above the limit a reference: the checkpoint is read in any case.
+
+        Hohpe and Woolf's claim check.
+        """
+        if values.size > self._inline_limit:
+            return codec.dumps({"saga_context": saga_id})
+        return _json_object(values.texts())
+
     def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, str]) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one."""
         shown: dict[str, Any] = {"saga_id": saga_id, "step": step}
@@ -88,6 +97,10 @@ class CeleryDispatcher:
             if size > ARGUMENTS_REPR:
                 break
         return repr(shown)
+
+    @cached_property
+    def _inline_limit(self) -> int:
+        return int(self._app.conf.saga_context_inline_limit)
 
     @cached_property
     def _store_results(self) -> bool:

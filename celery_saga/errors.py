@@ -16,6 +16,7 @@
           MultipleOnFailureException
       SetupError                                      the app or the store is not set up for sagas
       UnserializableValue (ValueError)                JSON cannot carry it; names the key path
+      ContextTooLarge (ValueError)                    more than saga_context_limit allows
       MissingInput (LookupError)                      a step needs a key that the context lacks
       BadStepResult (TypeError)                       what a step returned cannot be its result
       UnsendableStep                                Celery cannot make a message of a step
@@ -117,6 +118,27 @@ class UnserializableValue(SagaError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.found}" + (f"; {self.advice}" if self.advice else "")
+
+
+class ContextTooLarge(SagaError, ValueError):
+    """A context is larger than the setting ``saga_context_limit`` allows.
+
+    Args:
+        size: characters of all its values as JSON text.
+        limit: the setting.
+        largest: its largest keys with their sizes, in words.
+    """
+
+    def __init__(self, size: int, limit: int, largest: str) -> None:
+        super().__init__(size, limit, largest)
+        self.size, self.limit, self.largest = size, limit, largest
+
+    def __str__(self) -> str:
+        return (
+            f"context: {self.size} characters as JSON, and saga_context_limit allows "
+            f"{self.limit}; its largest keys are {self.largest}; keep large data elsewhere and "
+            f"its id in the context, or raise the setting"
+        )
 
 
 class MissingInput(SagaError, LookupError):

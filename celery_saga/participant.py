@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -28,6 +28,7 @@ from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import HEADER
 from celery_saga.errors import AbortSaga, BadStepResult, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.partial import NotLoaded
 from celery_saga.plan import PlanStep
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
@@ -150,6 +151,7 @@ class _Delivery:
     def _succeed(self, result: Any) -> None:
         try:
             update, remove = self._changes(result)
+            self._check_size(update, remove)
         except Exception as error:
             # The body ran: its effect is there, and only its answer cannot be used.
             self._fail(error, effect=True)
@@ -165,6 +167,15 @@ class _Delivery:
         update = Values(self._merged(result))
         update.texts()  # refuses now what could not be saved later
         return update, []
+
+    def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
+        limit = self._runtime.context_limit
+        try:
+            values_of(self._execution.values).changed(update, remove).check_size(limit)
+        except NotLoaded:
+            # Close to the limit: what the update replaces has to be known.
+            found = self._runtime.orchestrator.load(self._execution.saga_id)
+            values_of(found.values).changed(update, remove).check_size(limit)
 
     def _merged(self, result: Any) -> dict[str, Any]:
         returns = self._call.returns

@@ -24,6 +24,7 @@ from celery_saga.execution import Slot
 from celery_saga.hook import verify
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.runtime import News, Runtime, runtime_of
+from celery_saga.stores import Pulse
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.sweep import Sweeper
 
@@ -121,7 +122,7 @@ class Heart:
         if self._steady_since is None or now - self._last_beat > self._ttl:
             self._steady_since = now
         self._last_beat = now
-        self._judge_own(held)
+        self._judge_own(held, pulse)
         if not pulse.sweeper:
             return
         # Others are judged only after a while without a gap: an outage of the store must not make
@@ -130,14 +131,15 @@ class Heart:
             self._sweeper.bury(pulse)
         self._sweeper.sweep(self._limit)
 
-    def _judge_own(self, held: frozenset[str]) -> None:
+    def _judge_own(self, held: frozenset[str], pulse: Pulse) -> None:
         """Void claims whose task this worker no longer has, at the second time of looking.
 
         The first time, the main process may not have dealt with the end of the task yet, and what
         it reports says more.
         """
-        claims = self._shell.store.claims_of(self.instance)
-        absent = frozenset(claim for claim in claims if claim[1].task_id(claim[0]) not in held)
+        absent = frozenset(
+            (saga_id, slot) for saga_id, slot in pulse.claims if slot.task_id(saga_id) not in held
+        )
         for saga_id, slot in absent & self._absent:
             self._sweeper.void(saga_id, slot, self.instance)
         self._absent = absent

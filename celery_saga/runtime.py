@@ -126,6 +126,12 @@ class Runtime:
             return None
         return float(getattr(expires, "total_seconds", lambda: expires)())
 
+    @property
+    def context_limit(self) -> int | None:
+        """Characters that a context may have, as JSON."""
+        limit: int | None = self.app.conf.saga_context_limit
+        return limit
+
     def token(self, slot: Slot) -> str:
         """A new owner token: instance, process, counter, and the slot of the message behind it."""
         return f"{self.instance}:{os.getpid()}:{next(self._count)}:{slot}"

@@ -27,6 +27,7 @@ from celery_saga.result import SagaResult
 from celery_saga.runtime import runtime_of
 from celery_saga.steps import LocalSagaStep
 from celery_saga.timing import ends_in, starts_in
+from celery_saga.values import Values
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -95,7 +96,7 @@ class Saga(SagaDefinition):
             SetupError: the app has no SagaManager here, or no usable store.
             DefinitionError: the saga cannot be run.
             MissingInput: the first step needs a key that the context lacks.
-            UnserializableValue: a value cannot be stored.
+            UnserializableValue, ContextTooLarge: the context cannot be stored.
             SagaAlreadyExists: the id is taken, and ``on_duplicate`` is ``"raise"``.
             StoreUnavailable: the store is away; calling again with the same id is safe.
             ValueError: another argument is not what it should be.
@@ -117,7 +118,8 @@ class Saga(SagaDefinition):
         times: dict[str, float | None],
     ) -> SagaResult:
         runtime = runtime_of(self.app)
-        plan, values = runtime.plan(self, **routing), _values(context)
+        plan, values = runtime.plan(self, **routing), Values(_values(context))
+        values.check_size(runtime.context_limit)
         _check_first_step(plan, values)
         token = uuid.uuid4().hex
         _, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **times)

@@ -25,6 +25,10 @@ DEFAULTS: dict[str, Any] = {
     "saga_heartbeat_ttl": 6.0,
     # How many sagas one pass of the sweep looks at.
     "saga_sweep_limit": 100,
+    # Characters of all values of a context as JSON: more is refused; None: no limit.
+    "saga_context_limit": 4 * 1024 * 1024,
+    # Up to so many, a step that takes the whole context gets it in its message; above, a reference.
+    "saga_context_inline_limit": 64 * 1024,
     # Keep each step's result as a Celery result too.
     "saga_store_step_results": False,
     # Words: values under keys that contain one of them are masked wherever they are shown.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from celery_saga import codec
+from celery_saga.errors import ContextTooLarge
 from celery_saga.partial import NotLoaded
 
 _UNKNOWN: Any = object()
@@ -103,6 +104,22 @@ class Values(Mapping[str, Any]):
         """Characters of all values as JSON text."""
         return sum(len(text) for text in self.texts().values())
 
+    def check_size(self, limit: int | None) -> None:
+        """Refuse a context that is too large.
+
+        Args:
+            limit: characters of all values as JSON text; ``None``: there is none.
+
+        Raises:
+            ContextTooLarge: names the largest keys.
+        """
+        if limit is None or self.size <= limit:
+            return
+        sizes = {key: len(text) for key, text in self.texts().items()}
+        largest = sorted(sizes, key=lambda key: -sizes[key])[:3]
+        shown = ", ".join(f"{key!r} ({sizes[key]})" for key in largest)
+        raise ContextTooLarge(self.size, limit, shown)
+
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
         """These, with keys set and deleted; an update that is Values brings its texts along."""
         new = Values(self)
@@ -147,6 +164,7 @@ class PartialValues(Values):
         self._absent = frozenset(absent)
         self._removed: frozenset[str] = frozenset()
         self._updated: dict[str, None] = {}
+        self._read = self._entries
         self._size = size
 
     def __getitem__(self, key: str) -> Any:
@@ -170,12 +188,14 @@ class PartialValues(Values):
     @property
     def size(self) -> int:
         """Characters of the whole context, or more if what was replaced in it was not read."""
-        return self._size
+        texts = {key: self._entries[key].text(key) for key in self._updated}
+        replaced = (self._read[key].text(key) for key in texts if key in self._read)
+        return self._size + sum(map(len, texts.values())) - sum(map(len, replaced))
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
         """These, with keys set and deleted."""
         new = PartialValues({}, self._absent, self._size)
-        new._entries = super().changed(update, remove)._entries
+        new._entries, new._read = super().changed(update, remove)._entries, self._read
         gone = frozenset(remove)
         new._updated = {key: None for key in (*self._updated, *update) if key not in gone}
         new._removed = self._removed.difference(update) | gone

@@ -24,11 +24,13 @@ class Pulse:
         at: store time.
         dead: boots whose liveness has run out and that still hold claims or messages.
         sweeper: whether this boot is the one that sweeps now.
+        claims: saga ids and slots that this boot has claimed and not given up.
     """
 
     at: float
     dead: tuple[str, ...] = ()
     sweeper: bool = False
+    claims: tuple[tuple[str, Slot], ...] = ()
 
 
 @dataclass(frozen=True)

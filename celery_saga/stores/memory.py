@@ -21,7 +21,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # over a lock that its owner may take again
         self._sagas: dict[str, SagaExecution] = {}
         self._creators: dict[str, str] = {}
         self._writers: dict[str, tuple[str, int]] = {}
@@ -133,7 +133,8 @@ class MemoryStore:
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
-            return Pulse(now, tuple(sorted(dead & owing)), self._sweeper[0] == instance)
+            mine = self._sweeper[0] == instance
+            return Pulse(now, tuple(sorted(dead & owing)), mine, tuple(self.claims_of(instance)))
 
     def holders(self) -> dict[str, str]:
         with self._changed:

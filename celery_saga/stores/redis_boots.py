@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,10 +90,10 @@ class RedisBoots:
                 REMEMBERED,
             ],
         )
-        seconds, micros, mine, *dead = answer
+        seconds, micros, mine, claims, *dead = answer
         self._set_clock(seconds, micros)
         at = int(seconds) + int(micros) / 1e6
-        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine))
+        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine), _slots(claims))
 
     def holders(self) -> dict[str, str]:
         with guarded():
@@ -110,10 +110,7 @@ class RedisBoots:
     def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
         with guarded():
             found: Any = self.client.smembers(self._key("claims", instance))
-        return sorted(
-            (parsed for member in found if (parsed := Slot.parse(member.decode()))),
-            key=str,
-        )
+        return list(_slots(found))
 
     def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
         with guarded():
@@ -127,3 +124,9 @@ class RedisBoots:
         self._wire.close()
         if not callable(self._client):
             self._client.close()
+
+
+def _slots(members: Iterable[bytes]) -> tuple[tuple[str, Slot], ...]:
+    """Task ids as saga ids and slots, in one order."""
+    found = (parsed for member in members if (parsed := Slot.parse(member.decode())))
+    return tuple(sorted(found, key=str))

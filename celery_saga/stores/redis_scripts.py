@@ -220,7 +220,7 @@ return {1}
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
 # prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds,
-# 1 if this boot sweeps, dead boots that hold something...}.
+# 1 if this boot sweeps, task ids of its claims, dead boots that hold something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -233,7 +233,7 @@ if not sweeper or sweeper == ARGV[1] then
   redis.call('SET', KEYS[3], ARGV[1], 'PX', math.floor(tonumber(ARGV[2]) * 1000))
   mine = 1
 end
-local out = {time[1], time[2], mine}
+local out = {time[1], time[2], mine, redis.call('SMEMBERS', ARGV[4] .. ARGV[1])}
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
 for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
   local claims = redis.call('EXISTS', ARGV[4] .. boot)

@@ -144,6 +144,8 @@ class StoreContract:
         assert taken.steps[0].retries == 2
         assert store.claims_of("one") == []
         assert store.claims_of("three") == [(first.saga_id, first.slot(0))]
+        assert store.beat("three", 5.0, ()).claims == ((first.saga_id, first.slot(0)),)
+        assert store.beat("one", 5.0, ()).claims == ()
 
     def test_after_a_release_only_the_awaited_retry_is_let_in(self, store: Store) -> None:
         first = granted(claim(store, create(store)))

@@ -11,7 +11,7 @@ from celery_saga.decide import events as ev
 from celery_saga.errors import SagaError, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
 from celery_saga.orchestrator import Orchestrator
-from celery_saga.stores import Refused
+from celery_saga.stores import Pulse, Refused
 from celery_saga.sweep import Sweeper
 from tests.simulator.ledger import Body, Broken, Ledger
 from tests.simulator.network import Broker, Died, FarStore, Message, Weather
@@ -297,15 +297,15 @@ class World:
         pulse = self.store.beat(worker.instance, TTL, held)
         sweeper = worker.sweeper
         assert sweeper is not None
-        self._judge_own(worker, sweeper)
+        self._judge_own(worker, sweeper, pulse)
         if pulse.sweeper:
             sweeper.bury(pulse)
             sweeper.sweep()
 
-    def _judge_own(self, worker: Worker, sweeper: Sweeper) -> None:
+    def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: Pulse) -> None:
         """As the heart does it: claims whose task was not there twice running."""
         there = {(body.message.saga_id, body.slot) for body in worker.bodies}
-        absent = frozenset(self.store.claims_of(worker.instance)) - there
+        absent = frozenset(pulse.claims) - there
         for saga_id, slot in sorted(absent & worker.absent, key=str):
             self.say(f"{worker.instance} has lost {saga_id} {slot}")
             sweeper.void(saga_id, slot, worker.instance)

@@ -1,0 +1,63 @@
+"""What a saga writes depends on what its steps add, not on what is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.decide.events import StepSucceeded
+from celery_saga.execution import Claim
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.plan import Call, Plan, PlanStep
+from celery_saga.stores.redis import RedisStore
+from celery_saga.values import Values
+
+STEPS, ADDED = 50, 20_000
+
+
+class Nobody:
+    """Sends nothing: only what the store writes is looked at."""
+
+    def request(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+    def publish(self, request: Any) -> None: ...
+
+    def outbox(self, requests: Any) -> None: ...
+
+    def announce(self, execution: Any) -> None: ...
+
+
+def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -> None:
+    client: Any = redis.Redis.from_url(valkey.url(7))
+    orchestrator: Any = Orchestrator(RedisStore(client, prefix="large:"), Nobody())  # type: ignore[arg-type]
+    plan = Plan("large", tuple(PlanStep(f"s{n}", Call(f"t{n}")) for n in range(STEPS)))
+    execution, _ = orchestrator.start(plan, "large", {"first": 1}, token="t")
+    written: list[int] = []
+
+    def seen() -> int:
+        return int(client.info("stats")["total_net_input_bytes"])
+
+    for index in range(STEPS):
+        before = seen()
+        execution = orchestrator.load("large")
+        slot = execution.slot(index)
+        execution = orchestrator.claim("large", slot, Claim(f"c{index}", "boot"), plan.hash)
+        update = Values({f"added_{index}": "x" * ADDED})
+        at = orchestrator.store.now()
+        execution = orchestrator.handle(
+            "large", StepSucceeded(at, slot, f"c{index}", update), execution
+        )
+        written.append(seen() - before)
+
+    assert execution.status.value == "COMPLETED"
+    found = orchestrator.load("large")
+    assert found.values.size == 1 + STEPS * (ADDED + 2)
+    assert client.hget("large:execution:large", "z") == str(found.values.size).encode()
+    # Each step wrote what it added and some two kilobytes, the last ones as the first ones; the
+    # very first one taught the server the scripts.
+    assert max(written[1:]) < ADDED + 3_000
+    assert sum(written[-10:]) < 1.05 * sum(written[1:11])
+    client.close()

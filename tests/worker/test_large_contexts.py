@@ -1,0 +1,110 @@
+"""The limits of a context, and how a large one travels."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_saga import ContextTooLarge, SagaCompensated
+from celery_saga.contrib.embedded import EmbeddedValkey
+from tests.worker.harness import Journal, Site
+
+pytestmark = pytest.mark.worker
+
+
+@pytest.fixture(scope="module")
+def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Site]:
+    """One worker for all tests here, with low limits."""
+    os.environ["SAGA_TEST_URL"] = valkey.url(14)
+    found = Site(valkey.url(14), journal, folder)
+    found.worker(app="tests.worker.apps.large")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def large(site: Site) -> Any:
+    """The worker's app in this process."""
+    return importlib.import_module("tests.worker.apps.large")
+
+
+class TestClaimCheck:
+    def first_argument(self, site: Site) -> Any:
+        """What the message in a queue that nobody consumes has for its only argument."""
+        (raw,) = site.client.lrange("nobody", 0, -1)  # type: ignore[misc]
+        site.client.delete("nobody")
+        (argument,), kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+        assert kwargs == {}
+        return argument
+
+    def test_a_small_context_is_the_argument(self, site: Site, large: Any) -> None:
+        large.looking.apply_async({"filled": "z" * 100}, queue="nobody")
+
+        assert self.first_argument(site) == {"filled": "z" * 100}
+
+    def test_of_a_large_one_a_reference_travels(self, site: Site, large: Any) -> None:
+        started = large.looking.apply_async({"filled": "z" * large.INLINE}, queue="nobody")
+
+        assert self.first_argument(site) == {"saga_context": started.id}
+
+    def test_the_step_sees_all_of_it(self, site: Site, large: Any) -> None:
+        result = large.looking.delay(filled="z" * large.INLINE)
+
+        assert result.get(timeout=30)["seen"] == large.INLINE
+
+
+class TestLimit:
+    def test_a_start_with_more_is_refused(self, site: Site, large: Any) -> None:
+        context = {"fill_with": 1, "much": "z" * large.LIMIT, "little": 1}
+        with pytest.raises(ContextTooLarge) as refused:
+            large.filling.apply_async(context, queue="nobody")
+
+        text = str(refused.value)
+        assert f"context: {large.LIMIT + 4} characters" in text
+        assert f"its largest keys are 'much' ({large.LIMIT + 2}), " in text
+        assert "saga_context_limit" in text
+        assert not site.client.exists("nobody")
+
+    def test_none_is_no_limit(self, site: Site, large: Any) -> None:
+        context = {"fill_with": 1, "much": "z" * large.LIMIT}
+        large.app.conf.saga_context_limit = None
+        try:
+            large.filling.apply_async(context, queue="nobody")
+        finally:
+            large.app.conf.saga_context_limit = large.LIMIT
+
+        assert site.client.delete("nobody") == 1
+
+    def test_a_step_that_returns_more_fails_and_is_undone(self, site: Site, large: Any) -> None:
+        result = large.filling.delay(fill_with=large.LIMIT)
+
+        with pytest.raises(SagaCompensated, match="saga_context_limit allows 50000"):
+            result.get(timeout=30)
+
+        assert site.journal.began(result.id) == ["fill/f", "fill/c"]
+        assert "filled" not in result.context
+
+    def test_what_a_result_replaces_does_not_count(self, site: Site, large: Any) -> None:
+        """Both together would be too much; the step that replaces one has not read the other."""
+        most = large.LIMIT - 1_000
+
+        result = large.filling.delay(fill_with=most, fill_again_with=most)
+
+        assert result.get(timeout=30)["filled"] == "y" * most
+
+    def test_a_second_step_that_makes_it_too_large(self, site: Site, large: Any) -> None:
+        result = large.filling.delay(fill_with=10, fill_again_with=large.LIMIT)
+
+        assert site.settled(result) == "COMPENSATED"
+
+        assert site.journal.began(result.id) == [
+            "fill/f", "fill_again/f", "fill_again/c", "fill/c",
+        ]  # fmt: skip
+        assert result.context["filled"] == "x" * 10
