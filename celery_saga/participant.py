@@ -169,9 +169,11 @@ class _Delivery:
         return update, []
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
-        limit = self._runtime.context_limit
+        limit, values = self._runtime.context_limit, values_of(self._execution.values)
+        if limit is None or values.size + values_of(update).size <= limit:
+            return  # whatever it replaces
         try:
-            values_of(self._execution.values).changed(update, remove).check_size(limit)
+            values.changed(update, remove).check_size(limit)
         except NotLoaded:
             # Close to the limit: what the update replaces has to be known.
             found = self._runtime.orchestrator.load(self._execution.saga_id)

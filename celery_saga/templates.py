@@ -41,6 +41,8 @@ _PLACES = (
 #: Receivers of these may change a message, or want to know of each.
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
+
 _EMPTY_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 
 
@@ -166,7 +168,7 @@ class _Template:
         holes = {f"{mark}{number}": place for number, place in enumerate(_PLACES)}
         for hole, (part, name) in holes.items():
             message[part][name] = hole
-        text = json.dumps({"body": f"{mark}body", **message}, separators=(",", ":"))
+        text = _dumps({"body": f"{mark}body", **message})
         # Cut at the holes, quotes and all: every second piece is the name of what goes there.
         pieces = text.split(f'"{mark}')
         self._pieces = [pieces[0]]
@@ -189,7 +191,7 @@ class _Template:
             "parent_id": f'"{parent}"' if parent else "null",
             "retries": str(options["retries"]),
             "kwargsrepr": json.dumps(options["kwargsrepr"]),
-            "saga": json.dumps(options["headers"]["saga"], separators=(",", ":")),
+            "saga": _dumps(options["headers"]["saga"]),
             "correlation_id": task_id,
             "reply_to": json.dumps(app.thread_oid),
             "delivery_tag": f'"{uuid.uuid4()}"',

@@ -8,13 +8,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import redis
 
 from celery_saga.errors import OutboxRefused
-from celery_saga.execution import TERMINAL, Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.execution import (
+    TERMINAL,
+    Claim,
+    Direction,
+    SagaExecution,
+    SagaStatus,
+    Slot,
+    evolved,
+)
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Push, Refused, redis_scripts
 from celery_saga.stores.redis_boots import RedisBoots, guarded
@@ -70,7 +77,7 @@ class RedisStore(RedisBoots):
         )
         _not_refused(answer)
         if answer[0] == 1:
-            return replace(execution, revision=1), True
+            return evolved(execution, revision=1), True
         return wholly(execution.saga_id, answer[1]), False
 
     def push(self, pushes: Sequence[Push], database: int) -> None:
@@ -162,7 +169,7 @@ class RedisStore(RedisBoots):
             ),
         )
         _not_refused(answer)
-        return replace(after, revision=before.revision + 1) if answer[0] == 1 else None
+        return evolved(after, revision=before.revision + 1) if answer[0] == 1 else None
 
     def delete(self, saga_id: str) -> bool:
         found = self.load(saga_id)

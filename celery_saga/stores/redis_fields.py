@@ -32,8 +32,7 @@ MAX_KEYS = 1_000_000
 plan_of = lru_cache(maxsize=512)(Plan.from_text)
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _history(notes: tuple[Note, ...]) -> str:
