@@ -135,6 +135,8 @@ class RedisOutbox:
         return passed
 
     def _passes(self, push: Callable[[Sequence[Push]], None]) -> bool:
+        if self._app.connection_for_write().transport.driver_type != "redis":  # not connected yet
+            return False
         self._collector.open(self._app)
         channel = self._collector.channel
         if not hasattr(channel, "create_publish_batch"):

@@ -164,9 +164,8 @@ class _Delivery:
         """What the result does to the context: new values, and keys that are gone."""
         if self._context is not None:
             return self._context_changes(result)
-        update = Values(self._merged(result))
-        update.texts()  # refuses now what could not be saved later
-        return update, []
+        # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
+        return Values(texts=Values(self._merged(result)).texts()), []
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
         limit, values = self._runtime.context_limit, values_of(self._execution.values)
@@ -198,8 +197,8 @@ class _Delivery:
                 "a SagaContext, a mapping, None or True",
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
-        before, after = values_of(self._execution.values), Values(result)
-        texts, _, gone = after.since(before)
+        after = Values(texts=Values(result).texts())
+        texts, _, gone = after.since(values_of(self._execution.values))
         return Values(texts=texts), gone
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:

@@ -22,18 +22,17 @@ class _Entry:
     __slots__ = ("_text", "_value")
 
     def __init__(self, value: Any = _UNKNOWN, text: str | bytes | None = None) -> None:
-        self._value, self._text = value, text
+        self._value = value
+        self._text = text.decode() if isinstance(text, bytes) else text
 
     def value(self) -> Any:
         if self._value is _UNKNOWN:
-            self._value = codec.loads(self._text or b"")
+            self._value = codec.loads(self._text or "")
         return self._value
 
     def text(self, key: str) -> str:
-        text = self._text
-        if text is None:
-            text = codec.encode_item(key, self._value)
-        self._text = text if isinstance(text, str) else text.decode()
+        if self._text is None:
+            self._text = codec.encode_item(key, self._value)
         return self._text
 
     def same(self, other: _Entry) -> bool:
@@ -130,6 +129,8 @@ class Values(Mapping[str, Any]):
 
     def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
         """What became of ``before``: texts of changed keys, those of them that are new, lost keys.
+
+        A value that is another object, and whose text is not known yet, counts as changed.
 
         Raises:
             UnserializableValue: a new value cannot be stored.

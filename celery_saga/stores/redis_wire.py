@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import redis
-from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
 
 class Wire:
@@ -56,12 +56,13 @@ class Wire:
 
     def _exchange(self, connection: Any, source: str, parts: list[Any]) -> Any:
         try:
-            connection.send_packed_command([packed(["EVALSHA", _digest(source), *parts])])
-            answer = connection.read_response()
-        except NoScriptError:
-            connection.send_packed_command([packed(["EVAL", source, *parts])])
-            answer = connection.read_response()
-        except redis.exceptions.ResponseError:
+            try:
+                connection.send_packed_command([packed(["EVALSHA", _digest(source), *parts])])
+                answer = connection.read_response()
+            except NoScriptError:
+                connection.send_packed_command([packed(["EVAL", source, *parts])])
+                answer = connection.read_response()
+        except ResponseError:  # an answer too: the connection goes on
             self._idle.append(connection)
             raise
         self._idle.append(connection)

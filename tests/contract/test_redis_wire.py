@@ -58,10 +58,13 @@ def test_a_connection_that_was_closed_meanwhile(client: Any) -> None:
 
 def test_an_error_of_the_script_is_raised_and_the_connection_goes_on(client: Any) -> None:
     wire = Wire(lambda: client)
-    with pytest.raises(ResponseError, match="on purpose"):
-        wire.run("return redis.error_reply('on purpose')", [], [])
+    before = len(client.client_list())
+    for _ in range(3):
+        with pytest.raises(ResponseError, match="on purpose"):
+            wire.run("return redis.error_reply('on purpose')", [], [])
 
     assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
+    assert len(client.client_list()) == before + 1
 
 
 def test_threads_do_not_get_each_others_answers(client: Any) -> None:

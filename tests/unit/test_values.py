@@ -117,6 +117,11 @@ class TestChanges:
 
         assert values_of({"order": order}).since(before) == ({}, [], [])
 
+    def test_texts_compare_whatever_they_came_as(self) -> None:
+        before = Values(texts={"items": b"[1,2]"})
+
+        assert Values(texts=Values({"items": [1, 2]}).texts()).since(before) == ({}, [], [])
+
     def test_a_difference_that_cannot_be_stored_is_named(self) -> None:
         with pytest.raises(UnserializableValue, match="context\\['a'\\]"):
             Values().changed({"a": {1}}).since(Values())

@@ -59,6 +59,22 @@ class TestClaimCheck:
 
         assert result.get(timeout=30)["seen"] == large.INLINE
 
+    def test_a_step_with_all_of_it_writes_what_it_changed(self, site: Site, large: Any) -> None:
+        much = ["y" * 100] * (large.LIMIT // 200)
+
+        def written() -> int:
+            return int(site.client.info("stats")["total_net_input_bytes"])  # type: ignore[arg-type]
+
+        result = large.looking.apply_async({"much": much}, queue="nobody")
+        raw = site.client.lrange("nobody", 0, -1)[0]  # type: ignore[index]
+        site.client.delete("nobody")
+        site.client.lpush("celery", raw)  # the start itself wrote all
+        before = written()
+
+        assert result.get(timeout=30)["much"] == much
+
+        assert written() - before < large.LIMIT / 4
+
 
 class TestLimit:
     def test_a_start_with_more_is_refused(self, site: Site, large: Any) -> None:
