@@ -205,7 +205,15 @@ def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
-    """Settled: nobody looks at it any more, and waiters are told."""
-    execution = evolved(execution, status=status, due_at=None, deadline=None, updated_at=at)
+    """Settled: waiters are told; it is looked at until its result is known to be stored."""
+    pending = execution.wants_result or execution.origin is not None
+    execution = evolved(
+        execution,
+        status=status,
+        due_at=at + LOOK_AGAIN if pending else None,
+        deadline=None,
+        updated_at=at,
+        result_pending=pending,
+    )
     commands: tuple[Command, ...] = (Announce(status),)
     return Decision(execution, commands)
