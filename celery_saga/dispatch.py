@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import SerializationError
 
+from celery_saga import codec
+from celery_saga.announce import announce
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
@@ -28,6 +32,19 @@ _LITERALS = (str, int, float, bool, type(None))
 
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
+
+#: The saga that runs in this very call, as it does in an eager one.
+_run_here: ContextVar[str] = ContextVar("celery_saga_run_here", default="")
+
+
+@contextmanager
+def run_here(saga_id: str) -> Iterator[None]:
+    """Run the saga's steps in this process and call, whatever ``task_always_eager`` says."""
+    token = _run_here.set(saga_id)
+    try:
+        yield
+    finally:
+        _run_here.reset(token)
 
 
 class CeleryDispatcher:
@@ -91,7 +108,7 @@ class CeleryDispatcher:
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
         box = self._outbox
-        if box is None or self._app.conf.task_always_eager or not box.usable():
+        if box is None or any(map(self._is_eager, requests)) or not box.usable():
             return None
         try:
             pushes = [push for request in requests for push in box.collect(request)]
@@ -113,13 +130,17 @@ class CeleryDispatcher:
             text = f"{type(error).__name__}: {error}"
             raise UnsendableStep(step, request["task"], text) from error
 
+    def _is_eager(self, request: Mapping[str, Any]) -> bool:
+        here = request["options"]["root_id"] == _run_here.get()
+        return here or bool(self._app.conf.task_always_eager)
+
     def _send(self, request: Mapping[str, Any]) -> None:
         task = self._app.tasks.get(request["task"])
         if task is None:
             self._app.send_task(
                 request["task"], request["args"], request["kwargs"], **request["options"]
             )
-        elif self._app.conf.task_always_eager:
+        elif self._is_eager(request):
             self._run_eagerly(request)
         else:
             task.apply_async(request["args"], request["kwargs"], **request["options"])
@@ -135,24 +156,17 @@ class CeleryDispatcher:
                 step = self._eager.popleft()
                 task = self._app.tasks[step["task"]]
                 options = {k: v for k, v in step["options"].items() if k != "retries"}
-                task.apply_async(step["args"], step["kwargs"], **options)
+                args, kwargs = step["args"], step["kwargs"]
+                if self._app.conf.task_always_eager:
+                    task.apply_async(args, kwargs, **options)
+                else:
+                    args, kwargs = codec.loads(codec.dumps([args, kwargs]))  # as if it travelled
+                    task.apply(args, kwargs, **options)
         finally:
             self._eager = None
 
     def announce(self, execution: SagaExecution) -> None:
-        level = logging.WARNING if execution.status.value == "STUCK" else logging.INFO
-        log.log(
-            level,
-            "saga %s %s: %s",
-            execution.name,
-            execution.saga_id,
-            execution.status.value,
-            extra={
-                "saga_id": execution.saga_id,
-                "saga_name": execution.name,
-                "saga_status": execution.status.value,
-            },
-        )
+        announce(self._app, execution)
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         log.error(

@@ -98,6 +98,12 @@ class PartialValues(Mapping[str, Any]):
         return PartialValues(self.known, self.absent, kept, self.removed.difference(update) | gone)
 
 
+def is_whole(execution: Any) -> bool:
+    """Whether all of an execution was read."""
+    parts = isinstance(execution.steps, PartialSteps), isinstance(execution.values, PartialValues)
+    return not any(parts)
+
+
 class _Unread(tuple[Any, ...]):
     """Stands for a history that was not read."""
 
