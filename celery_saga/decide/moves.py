@@ -132,8 +132,8 @@ def missing_input(execution: SagaExecution, index: int, key: str, call: Call) ->
 
 
 def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
-    """The way forward is over because of ``failure``."""
-    error = execution.error or failure
+    """The way forward is over because of ``failure``, or of what was asked for before it."""
+    error = execution.error or execution.unwind or failure
     return go_back(evolved(execution, unwind=execution.unwind or failure, error=error), at)
 
 
