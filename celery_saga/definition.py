@@ -12,9 +12,13 @@ from celery_saga.errors import (
     EmptySagaException,
     SagaNotCommittedException,
 )
+from celery_saga.registry import Registry
 from celery_saga.steps import LocalSagaStep, SagaStep
 
 Self = TypeVar("Self", bound="SagaDefinition")
+
+#: All committed sagas that have a name.
+SAGAS: Registry[SagaDefinition] = Registry()
 
 #: The name of a saga that was given none.
 ANONYMOUS = "saga"
@@ -103,9 +107,12 @@ class SagaDefinition:
         for index, step in enumerate(steps):
             _check_options(f"saga {self.name!r}: step number {index + 1}", step)
         _check_retries(self.name, steps)
-        if callables.importing():
+        importing = callables.importing()
+        if importing:
             self._register(steps)
         self._committed = True
+        if self._name is not None:
+            SAGAS.add(self._name, self, importing)
         return self
 
     def _register(self, steps: list[LocalSagaStep]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +15,13 @@ from celery import Celery
 from kombu.exceptions import SerializationError
 
 from celery_saga import codec
+from celery_saga.announce import announce
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
-from celery_saga.outbox import RedisOutbox, send
+from celery_saga.outbox import RedisOutbox, arguments, send
 from celery_saga.stores import Outbox
 from celery_saga.values import Values, values_of
 
@@ -29,6 +32,19 @@ HEADER = "saga"
 
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
+
+#: The saga that runs in this very call, as it does in an eager one.
+_run_here: ContextVar[str] = ContextVar("celery_saga_run_here", default="")
+
+
+@contextmanager
+def run_here(saga_id: str) -> Iterator[None]:
+    """Run the saga's steps in this process and call, whatever ``task_always_eager`` says."""
+    token = _run_here.set(saga_id)
+    try:
+        yield
+    finally:
+        _run_here.reset(token)
 
 
 class CeleryDispatcher:
@@ -113,7 +129,7 @@ class CeleryDispatcher:
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
         box = self._outbox
-        if box is None or self._app.conf.task_always_eager or not box.usable():
+        if box is None or any(map(self._is_eager, requests)) or not box.usable():
             return None
         try:
             pushes = [push for request in requests for push in box.collect(request)]
@@ -135,8 +151,12 @@ class CeleryDispatcher:
             text = f"{type(error).__name__}: {error}"
             raise UnsendableStep(step, request["task"], text) from error
 
+    def _is_eager(self, request: Mapping[str, Any]) -> bool:
+        here = request["options"]["root_id"] == _run_here.get()
+        return here or bool(self._app.conf.task_always_eager)
+
     def _send(self, request: Mapping[str, Any]) -> None:
-        if self._app.conf.task_always_eager and request["task"] in self._app.tasks:
+        if request["task"] in self._app.tasks and self._is_eager(request):
             self._run_eagerly(request)
         elif self._outbox is None or not self._outbox.deliver(request):
             send(self._app, request)
@@ -151,24 +171,16 @@ class CeleryDispatcher:
             while self._eager:
                 step = self._eager.popleft()
                 options = {k: v for k, v in step["options"].items() if k != "retries"}
-                send(self._app, {**step, "options": options})
+                if self._app.conf.task_always_eager:
+                    send(self._app, {**step, "options": options})
+                else:
+                    args, kwargs = arguments(step)
+                    self._app.tasks[step["task"]].apply(args, kwargs, **options)
         finally:
             self._eager = None
 
     def announce(self, execution: SagaExecution) -> None:
-        level = logging.WARNING if execution.status.value == "STUCK" else logging.INFO
-        log.log(
-            level,
-            "saga %s %s: %s",
-            execution.name,
-            execution.saga_id,
-            execution.status.value,
-            extra={
-                "saga_id": execution.saga_id,
-                "saga_name": execution.name,
-                "saga_status": execution.status.value,
-            },
-        )
+        announce(self._app, execution)
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         log.error(

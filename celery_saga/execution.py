@@ -181,6 +181,9 @@ class SagaExecution:
         error: why it failed.
         deadline: store time at which the way forward is given up, unless the pivot was sent.
         due_at: when the sweep looks next, store time; ``None``: never.
+        wants_result: its end is to be stored as the Celery result of its id.
+        result_pending: it is settled, and that is not stored, or its callers are not told.
+        origin: what its callers want to be told, as plain JSON (:mod:`celery_saga.announce`).
         history: what operators and exceptional events did.
         created_at: store time of the start.
         updated_at: store time of the last transition.
@@ -199,6 +202,9 @@ class SagaExecution:
     error: Failure | None = None
     deadline: float | None = None
     due_at: float | None = None
+    wants_result: bool = False
+    result_pending: bool = False
+    origin: Mapping[str, Any] | None = None
     history: tuple[Note, ...] = ()
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -215,16 +221,8 @@ class SagaExecution:
     ) -> SagaExecution:
         """A new run; nothing of it is sent or saved yet."""
         steps = tuple(SagaStepExecution(step.name) for step in plan.steps)
-        return cls(
-            saga_id,
-            plan,
-            Values(values),
-            steps,
-            reach=-1,
-            deadline=deadline,
-            created_at=at,
-            updated_at=at,
-        )
+        new = cls(saga_id, plan, Values(values), steps, reach=-1, deadline=deadline)
+        return evolved(new, created_at=at, updated_at=at)
 
     @property
     def name(self) -> str:

@@ -129,6 +129,8 @@ class _Hooking:
 
     def annotate(self, task: type[Any]) -> dict[str, Any]:
         found = dict(self._first("annotate", task) or {})
+        if (task.name or "").startswith("celery_saga."):
+            return found
         inner = found.pop("__call__", None)
         if inner is None and hooked(task):
             return found
@@ -158,7 +160,7 @@ def verify(app: Celery) -> None:
     """
     for name, task in app.tasks.items():
         cls = type(task)
-        if name.startswith("celery.") or hooked(cls):
+        if name.startswith(("celery.", "celery_saga.")) or hooked(cls):
             continue
         try:
             for attribute, method in _hooks(cls, cls.__call__).items():

@@ -17,6 +17,7 @@ from celery_saga.recovery import RecoveryStep
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime, install
 from celery_saga.settings import DEFAULTS
+from celery_saga.tasks import declare_tasks
 
 
 class SagaManager:
@@ -106,6 +107,7 @@ def _set_up(app: Celery) -> None:
     # Each time: a later config_from_object makes a new configuration.
     app.on_after_configure.connect(_add_defaults, weak=False)
     hook(app)
+    declare_tasks(app)
     app.steps["worker"].add(RecoveryStep)
     reports.connect()
     names: set[str] = set()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from celery_saga.decide import decide
 from celery_saga.decide.events import (
@@ -21,20 +20,24 @@ from celery_saga.decide.events import (
     Decision,
     Dispatch,
     Event,
+    ResultStored,
     Started,
     StepFailed,
 )
+from celery_saga.dispatcher import Dispatcher
+from celery_saga.errands import Errands
 from celery_saga.errors import (
     OutboxRefused,
     SagaExecutionNotFoundException,
     StoreUnavailable,
     UnsendableStep,
 )
-from celery_saga.execution import Claim, Failure, SagaExecution, Slot
+from celery_saga.execution import Claim, Failure, SagaExecution, SagaStatus, Slot, evolved
 from celery_saga.partial import NotLoaded
+from celery_saga.patience import patiently
 from celery_saga.plan import Plan
-from celery_saga.stores import Outbox, Refused, Store
-from celery_saga.values import Values
+from celery_saga.stores import Refused, Store
+from celery_saga.values import Values, is_whole
 
 log = logging.getLogger("celery_saga")
 
@@ -42,60 +45,6 @@ T = TypeVar("T")
 
 #: A slot, and all that is needed to send its step.
 Request = tuple[Slot, Mapping[str, Any]]
-
-#: Pauses between two attempts at a store or broker that is away, in seconds; the last one repeats.
-PATIENCE_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-
-
-def patiently(call: Callable[[], T], patience: float) -> T:
-    """Repeat ``call`` while the store is away, for ``patience`` seconds."""
-    give_up, tried = time.monotonic() + patience, 0
-    while True:
-        try:
-            return call()
-        except StoreUnavailable:
-            pause = PATIENCE_STEPS[min(tried, len(PATIENCE_STEPS) - 1)]
-            if time.monotonic() + pause > give_up:
-                raise
-            time.sleep(pause)
-            tried += 1
-
-
-class Dispatcher(Protocol):
-    """Sends what the orchestrator decided; building a request is apart from sending it."""
-
-    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
-        """All that is needed to send one step, as plain data."""
-        ...
-
-    def publish(self, request: Mapping[str, Any]) -> None:
-        """Send it.
-
-        Raises:
-            UnsendableStep: it can never be sent: the step fails. Any other error is logged, and
-                left to the sweep.
-        """
-        ...
-
-    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
-        """The requests as what the store can send with a checkpoint; ``None``: publish them."""
-        ...
-
-    def outbox_failed(self) -> None:
-        """The store could not send; :meth:`outbox` has to find out anew whether it can."""
-        ...
-
-    def announce(self, execution: SagaExecution) -> None:
-        """The saga is settled."""
-        ...
-
-    def alert(self, execution: SagaExecution, alert: Alert) -> None:
-        """A person should know."""
-        ...
-
-    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
-        """Whether the queue of a slot's message holds nothing; ``None`` if that is not known."""
-        ...
 
 
 class Orchestrator:
@@ -106,12 +55,20 @@ class Orchestrator:
         dispatcher: sends the steps.
         patience: seconds for which a store that is away is tried again, where nothing else could
             keep the news.
+        errands: takes over announcements, for those who must not wait for a result backend.
     """
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        patience: float = 60.0,
+        errands: Errands | None = None,
+    ) -> None:
         self.store = store
         self.dispatcher = dispatcher
         self.patience = patience
+        self._errands = errands
 
     def start(
         self,
@@ -122,6 +79,8 @@ class Orchestrator:
         token: str,
         countdown: float | None = None,
         deadline: float | None = None,
+        wants_result: bool = False,
+        origin: Mapping[str, Any] | None = None,
     ) -> tuple[SagaExecution, bool]:
         """Create a saga and send its first step; or give back the one that has the id.
 
@@ -129,6 +88,8 @@ class Orchestrator:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the way forward is given up.
+            wants_result: whether its end is to be stored as a Celery result.
+            origin: what its callers want to be told, as plain JSON.
 
         Returns:
             The execution and whether this call created it.
@@ -138,6 +99,7 @@ class Orchestrator:
         at = self.store.now()
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
+        execution = evolved(execution, wants_result=wants_result, origin=origin)
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         requests = self._requests(decision)
@@ -237,12 +199,37 @@ class Orchestrator:
     ) -> SagaExecution:
         for command in commands:
             if isinstance(command, Announce):
-                self.dispatcher.announce(execution)
+                execution = self._announce(execution, command)
             elif isinstance(command, Alert):
                 self.dispatcher.alert(execution, command)
         for slot, request in left:
             execution = self._publish(execution, slot, request)
         return execution
+
+    def _announce(self, execution: SagaExecution, command: Announce) -> SagaExecution:
+        if not command.again:
+            _log_end(execution)
+        if self._errands is None or not execution.result_pending:
+            return self._tell(execution)
+        saga_id = execution.saga_id
+        self._errands(saga_id, lambda: self._tell(self.load(saga_id)))
+        return execution
+
+    def _tell(self, execution: SagaExecution) -> SagaExecution:
+        """The end stands: what goes wrong with telling it is logged, and the sweep repeats it."""
+        saga_id = execution.saga_id
+        try:
+            if execution.result_pending and not is_whole(execution):
+                execution = self.load(saga_id)
+            if not execution.result_pending:
+                return execution
+            self.dispatcher.announce(execution)
+            stored = ResultStored(self.store.now(), execution.status)
+            return self.handle(saga_id, stored, execution)
+        except Exception:
+            text = "saga %s: its end could not be told, the sweep will repeat it"
+            log.warning(text, saga_id, exc_info=True, extra={"saga_id": saga_id})
+            return execution
 
     def _publish(
         self, execution: SagaExecution, slot: Slot, request: Mapping[str, Any]
@@ -264,3 +251,10 @@ class Orchestrator:
                 extra=extra,
             )
         return execution
+
+
+def _log_end(execution: SagaExecution) -> None:
+    saga_id, name, status = execution.saga_id, execution.name, execution.status.value
+    level = logging.WARNING if execution.status is SagaStatus.STUCK else logging.INFO
+    extra = {"saga_id": saga_id, "saga_name": name, "saga_status": status}
+    log.log(level, "saga %s %s: %s", name, saga_id, status, extra=extra)

@@ -194,11 +194,16 @@ def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
         request: as the dispatcher makes it: arguments are JSON texts.
         options: more options of the message.
     """
-    args = [codec.loads(text) for text in request["args"]]
-    kwargs = {name: codec.loads(text) for name, text in request["kwargs"].items()}
+    args, kwargs = arguments(request)
     options = {**request["options"], **options}
     task: Any = app.tasks.get(request["task"])
     if task is None:
         app.send_task(request["task"], args, kwargs, **options)
     else:
         task.apply_async(args, kwargs, **options)
+
+
+def arguments(request: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a step, as they arrive."""
+    args = tuple(codec.loads(text) for text in request["args"])
+    return args, {name: codec.loads(text) for name, text in request["kwargs"].items()}

@@ -19,6 +19,7 @@ from celery import bootsteps
 from celery.worker import state
 
 from celery_saga.discovery import import_sagas
+from celery_saga.errands import Errands
 from celery_saga.errors import SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import Slot
 from celery_saga.hook import verify
@@ -57,7 +58,7 @@ class Heart:
 
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
-        self._orchestrator = self._runtime.new_orchestrator()
+        self._orchestrator = self._runtime.new_orchestrator(Errands())
         self._sweeper = Sweeper(self._orchestrator)
         self._beat()
         self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,26 @@ from celery_saga.errors import (
     SagaCompensated,
     SagaExecutionNotFoundException,
     SagaFailedExecutionException,
+    SagaNotActionable,
     SagaStuck,
 )
-from celery_saga.execution import Direction, Note, SagaExecution, SagaStatus, StepStatus
+from celery_saga.execution import (
+    TERMINAL,
+    Direction,
+    Note,
+    SagaExecution,
+    SagaStatus,
+    StepStatus,
+)
 
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime
 
 #: Seconds of one wait in the store when no timeout is given; it then waits on.
 FOREVER = 3600.0
+
+#: Seconds for which :meth:`SagaResult.forget` waits for a result to be stored.
+TOLD_IN_TIME = 10.0
 
 
 class SagaResult:
@@ -115,8 +127,23 @@ class SagaResult:
             raise failure_of(found)
         return found.context
 
-    def cancel(self, reason: str = "cancelled", by: str = "") -> bool:
+    def cancel(
+        self,
+        reason: str = "cancelled",
+        by: str = "",
+        *,
+        terminate: bool = False,
+        signal: str = "SIGTERM",
+    ) -> bool:
         """Have the saga undone; whether this call changed how it ends.
+
+        Args:
+            reason: in words, for the history.
+            by: who wants it.
+            terminate: kill the process that runs the step, where one does, and do not wait for its
+                end. The step counts as one that may have happened: it is undone with the rest. An
+                undo is never killed. Pools that cannot kill a task (threads, solo) let it end.
+            signal: how it is killed.
 
         Raises:
             SagaPastPivot: its pivot was dispatched.
@@ -124,8 +151,36 @@ class SagaResult:
         orchestrator = self._runtime.orchestrator
         event = CancelRequested(orchestrator.store.now(), by, reason)
         after = orchestrator.handle(self.id, event, self.execution)
+        running = after.slot(after.position)
+        forward = running is not None and running.direction is Direction.FORWARD
+        if terminate and running and forward and after.unwind is not None:
+            control = self._runtime.app.control
+            control.revoke(running.task_id(self.id), terminate=True, signal=signal)
         # Many may cancel at once: the one whose line stands in the history did it.
         return Note(event.at, "cancel", by, reason) in after.history
+
+    def forget(self) -> None:
+        """Drop the checkpoint and the Celery result of a saga that is over.
+
+        The id is free then.
+
+        Raises:
+            SagaNotActionable: it is not over, or is stuck, or its result could not be stored yet.
+            SagaExecutionNotFoundException: there is no such saga.
+        """
+        give_up = time.monotonic() + TOLD_IN_TIME
+        while True:
+            found = self.execution
+            if found.status not in TERMINAL:
+                raise SagaNotActionable(self.id, "forget", found.status.value)
+            if not found.result_pending and self._runtime.store.delete(self.id, found.revision):
+                break
+            if found.result_pending and time.monotonic() > give_up:
+                status = f"{found.status.value}, and its result is not stored yet"
+                raise SagaNotActionable(self.id, "forget", status)
+            time.sleep(0.01)
+        if found.wants_result:
+            self._runtime.app.backend.forget(self.id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SagaResult) and other.id == self.id

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import redis
-from celery import Celery
+from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
 from celery_saga.decide.events import Event
-from celery_saga.definition import SagaDefinition
+from celery_saga.definition import SAGAS, SagaDefinition
 from celery_saga.dispatch import CeleryDispatcher
-from celery_saga.errors import SetupError
+from celery_saga.errands import Errands
+from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.execution import Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
@@ -89,12 +90,12 @@ class Runtime:
         """The store of this process."""
         return self.orchestrator.store
 
-    def new_orchestrator(self) -> Orchestrator:
-        """An orchestrator with a store connection of its own."""
+    def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
+        """An orchestrator with a store connection of its own; see there for ``errands``."""
         patience = float(self.app.conf.saga_commit_patience)
         store = self._new_store()
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store))
-        return Orchestrator(store, dispatcher, patience)
+        return Orchestrator(store, dispatcher, patience, errands)
 
     def _new_store(self) -> Store:
         """
@@ -149,6 +150,29 @@ class Runtime:
         if key not in plans:
             plans[key] = plans[()].with_options(options)
         return plans[key]
+
+    def drop_old_result(self, saga_id: str) -> bool:
+        """Drop the Celery result that an earlier saga of this id has left, if it is gone itself.
+
+        Returns whether there was one.
+
+        Raises:
+            StoreUnavailable: the store or the result backend is away.
+        """
+        if self.store.load(saga_id) is not None:
+            return False
+        try:
+            old = self.app.backend.get_state(saga_id) in states.READY_STATES
+            if old:
+                self.app.backend.forget(saga_id)
+        except Exception as error:
+            raise StoreUnavailable(f"the result backend does not answer: {error}") from error
+        return old
+
+    def definitions(self, name: str, importable: bool = True) -> list[SagaDefinition]:
+        """The committed sagas of that name which differ; ``importable``: that every worker has."""
+        found = {self.plan(each).hash: each for each in SAGAS.named(name, importable)}
+        return list(found.values())
 
 
 def install(app: Celery) -> tuple[Runtime, bool]:

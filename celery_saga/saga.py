@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery import Celery, Task, current_app
+from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import callables
+from celery_saga import announce, callables, codec
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import Looked
 from celery_saga.definition import SagaDefinition
+from celery_saga.dispatch import run_here
 from celery_saga.errors import (
     DefinitionError,
     MissingInput,
@@ -24,7 +25,7 @@ from celery_saga.errors import (
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
-from celery_saga.runtime import runtime_of
+from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.steps import LocalSagaStep
 from celery_saga.timing import ends_in, starts_in
 from celery_saga.values import Values
@@ -105,7 +106,7 @@ class Saga(SagaDefinition):
             raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
         start = starts_in(self.app, countdown, eta)
         times = {"countdown": start, "deadline": ends_in(self.app, deadline, start)}
-        result = self._start(context, _checked_id(saga_id), _routing(queue, priority), times)
+        result = self._start(context, saga_id, _routing(queue, priority), times)
         if not result.created and on_duplicate == "raise":
             raise SagaAlreadyExists(result.id, result.execution.name)
         return result
@@ -113,19 +114,97 @@ class Saga(SagaDefinition):
     def _start(
         self,
         context: Mapping[str, Any] | None,
-        saga_id: str,
+        saga_id: str | None,
         routing: dict[str, Any],
-        times: dict[str, float | None],
+        times: dict[str, Any],
     ) -> SagaResult:
         runtime = runtime_of(self.app)
-        plan, values = runtime.plan(self, **routing), Values(_values(context))
-        values.check_size(runtime.context_limit)
-        _check_first_step(plan, values)
+        plan, values = runtime.plan(self, **routing), values_of(context)
+        checked = None if saga_id is None else checked_id("saga_id", saga_id)
+        return begin(runtime, plan, values, checked, times)
+
+    def s(self, **context: Any) -> Signature[Any]:
+        """The start of a run with this context, as a signature for canvas and beat.
+
+        As a link of a chain or as a callback it gets the result before it, which must be a mapping
+        or None; keys that are given here win. The result of the signature is the final context.
+
+        Raises:
+            DefinitionError: the saga has no name, by which a worker could find it.
+            SagaNotCommittedException: ``commit()`` is missing.
+            UnserializableValue: a value of the context cannot be sent.
+        """
+        return self.signature(context)
+
+    def si(self, **context: Any) -> Signature[Any]:
+        """As :meth:`s`, without the result before it."""
+        return self.signature(context, immutable=True)
+
+    def signature(
+        self, context: Mapping[str, Any] | None = None, *, immutable: bool = False, **options: Any
+    ) -> Signature[Any]:
+        """As :meth:`s`, with the options of the message that starts the run.
+
+        Args:
+            context: what the saga begins with.
+            immutable: leave out the result before it.
+            options: Celery's, such as ``queue``, ``countdown``, ``priority``, ``task_id``; the
+                task's id is the saga's.
+        """
+        self.validate()
+        if self._name is None:
+            raise DefinitionError(
+                "a saga without a name cannot be a signature, for no worker could find it: give it "
+                "one with Saga('name')"
+            )
+        values = values_of(context)
+        codec.check(values, "context")
+        given = {"saga": self._name, "context": values}
+        return Signature(
+            announce.START, kwargs=given, options=options, immutable=immutable, app=self.app
+        )
+
+
+def begin(
+    runtime: Runtime,
+    plan: Plan,
+    values: Mapping[str, Any],
+    saga_id: str | None,
+    times: Mapping[str, Any],
+    *,
+    ignore_result: bool | None = False,
+    origin: Mapping[str, Any] | None = None,
+    eager: bool = False,
+) -> SagaResult:
+    """Start a run.
+
+    Args:
+        saga_id: its id; ``None``: a new one.
+        times: ``countdown`` and ``deadline`` in seconds.
+        ignore_result: whether it is to have no Celery result.
+        origin: what its callers want to be told, as plain JSON.
+        eager: whether to run it to its end here and now.
+
+    Raises:
+        MissingInput: the first step needs a key that the context lacks.
+        ContextTooLarge: it has more than ``saga_context_limit`` characters.
+    """
+    values = Values(values)
+    values.check_size(runtime.context_limit)
+    _check_first_step(plan, values)
+    wanted = not eager and announce.wanted(runtime.app, ignore_result)
+    dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
+    saga_id = saga_id or str(uuid.uuid4())
+    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, **times}
+    with run_here(saga_id if eager else ""):
         token = uuid.uuid4().hex
-        _, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **times)
-        if created and self.app.conf.task_always_eager:
+        execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)
+        if created and (eager or runtime.app.conf.task_always_eager):
             _finish_eagerly(runtime.orchestrator, saga_id)
-        return SagaResult(runtime, saga_id, created=created)
+    if dropped and not created and execution.settled and not execution.result_pending:
+        # It was started and ended meanwhile, and what was dropped was its own.
+        announce.announce(runtime.app, execution)
+    return SagaResult(runtime, saga_id, created=created)
 
 
 def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
@@ -153,18 +232,26 @@ def _routing(queue: Any, priority: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _checked_id(saga_id: Any) -> str:
-    if saga_id is None:
-        return str(uuid.uuid4())
+def checked_id(what: str, saga_id: Any) -> str:
+    """The id of a saga, if it can be one; ``what`` names it in the error.
+
+    Raises:
+        SagaExecutionException: it cannot.
+    """
     text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
     if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
         raise SagaExecutionException(
-            f"saga_id: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
+            f"{what}: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
         )
     return text
 
 
-def _values(context: Mapping[str, Any] | None) -> dict[str, Any]:
+def values_of(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a saga begins with, as a dict.
+
+    Raises:
+        TypeError: it is no mapping.
+    """
     if context is not None and not isinstance(context, Mapping):
         raise TypeError(
             f"context: expected a mapping or SagaContext, found a {type(context).__name__}"

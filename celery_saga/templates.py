@@ -125,8 +125,11 @@ def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any]
     if len(pushes) != 1:
         return None
     command, key, text = pushes[0]
-    message = json.loads(text)
-    body = json.loads(base64.b64decode(message["body"]))
+    try:
+        message = json.loads(text)
+        body = json.loads(base64.b64decode(message["body"]))
+    except ValueError:  # compressed, for one
+        return None
     wanted = [
         [json.loads(arg) for arg in request["args"]],
         {name: json.loads(arg) for name, arg in request["kwargs"].items()},

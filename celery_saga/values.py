@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_saga import codec
 from celery_saga.errors import ContextTooLarge
-from celery_saga.partial import NotLoaded
+from celery_saga.partial import NotLoaded, PartialSteps
 
 _UNKNOWN: Any = object()
 
@@ -217,3 +217,9 @@ class PartialValues(Values):
 def values_of(values: Mapping[str, Any]) -> Values:
     """``values`` as :class:`Values`."""
     return values if isinstance(values, Values) else Values(values)
+
+
+def is_whole(execution: Any) -> bool:
+    """Whether all of an execution was read."""
+    parts = isinstance(execution.steps, PartialSteps), isinstance(execution.values, PartialValues)
+    return not any(parts)

@@ -20,7 +20,9 @@ ClaimVoided            sent again in a new epoch, or UNKNOWN and unwind; from th
                        undos always sent again, up to the cap
 StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
-Looked                 deadline; delays that are over; messages that are lost
+Looked                 deadline; delays that are over; messages that are lost; settled: the
+                       result is announced again until it is stored
+ResultStored           settled: nobody looks at it any more
 CancelRequested        unwind, at once or when the claimed step has ended
 Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK
@@ -35,7 +37,7 @@ from typing import Any
 
 from celery_saga.decide import events
 from celery_saga.decide.events import Decision, Event
-from celery_saga.decide.look import on_looked, on_started
+from celery_saga.decide.look import on_looked, on_result_stored, on_started
 from celery_saga.decide.operators import (
     on_cancel_requested,
     on_pause_requested,
@@ -65,6 +67,7 @@ _HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
     events.StepRevoked: on_step_revoked,
     events.TaskUnknown: on_task_unknown,
     events.Looked: on_looked,
+    events.ResultStored: on_result_stored,
     events.CancelRequested: on_cancel_requested,
     events.PauseRequested: on_pause_requested,
     events.ResumeRequested: on_resume_requested,
@@ -79,4 +82,7 @@ def decide(execution: SagaExecution, event: Event) -> Decision:
     decision = _HANDLERS[type(event)](execution, event)
     if decision.execution is execution:
         return decision
-    return evolved(decision, execution=evolved(decision.execution, updated_at=event.at))
+    # A saga that goes on has no result yet.
+    pending = decision.execution.result_pending and decision.execution.settled
+    after = evolved(decision.execution, updated_at=event.at, result_pending=pending)
+    return evolved(decision, execution=after)

@@ -123,6 +123,14 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class ResultStored:
+    """That the saga settled in ``status`` is stored as its result, and its callers are told."""
+
+    at: float
+    status: SagaStatus
+
+
+@dataclass(frozen=True)
 class CancelRequested:
     """Somebody wants the saga undone."""
 
@@ -182,6 +190,7 @@ Event = (
     | StepRevoked
     | TaskUnknown
     | Looked
+    | ResultStored
     | CancelRequested
     | PauseRequested
     | ResumeRequested
@@ -201,9 +210,10 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class Announce:
-    """The saga is settled: tell whoever waits."""
+    """The saga is settled: tell whoever waits; ``again`` if that was tried before."""
 
     status: SagaStatus
+    again: bool = False
 
 
 @dataclass(frozen=True)

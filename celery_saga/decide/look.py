@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from celery_saga.decide.events import Alert, Decision, Dispatch, Looked, MessageState, Started
+from celery_saga.decide.events import (
+    Alert,
+    Announce,
+    Decision,
+    Dispatch,
+    Looked,
+    MessageState,
+    ResultStored,
+    Started,
+)
 from celery_saga.decide.moves import (
     LOOK_AGAIN,
     deadline_failure,
@@ -15,7 +24,6 @@ from celery_saga.decide.moves import (
 )
 from celery_saga.decide.operators import give_up_forward
 from celery_saga.execution import (
-    TERMINAL,
     Direction,
     SagaExecution,
     SagaStatus,
@@ -28,6 +36,9 @@ from celery_saga.execution import (
 #: A message that may still wait in its queue is sent again after this many seconds, doubling with
 #: each further time up to the second figure.
 QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
+
+#: The pause before a result is stored again doubles with each time, up to this many seconds.
+RESULT_DELAY_MAX = 60.0
 
 
 def on_started(execution: SagaExecution, event: Started) -> Decision:
@@ -42,8 +53,8 @@ def on_started(execution: SagaExecution, event: Started) -> Decision:
 
 def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     """See whether the saga waits for something that will not come by itself."""
-    if execution.status in TERMINAL or execution.status is SagaStatus.STUCK:
-        return Decision(execution)
+    if execution.settled:
+        return _announced_again(execution, event.at)
     deadline = execution.deadline
     if deadline is not None and event.at >= deadline:
         return _deadline_passed(execution, event.at)
@@ -55,6 +66,24 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     if step.claim is not None:
         return Decision(look_at(execution, event.at + LOOK_AGAIN))
     return _unclaimed(execution, step, slot, event)
+
+
+def _announced_again(execution: SagaExecution, at: float) -> Decision:
+    if not execution.result_pending:
+        return Decision(execution)
+    last = (execution.due_at or at) - execution.updated_at
+    delay = min(RESULT_DELAY_MAX, 2 * max(LOOK_AGAIN, last))
+    return Decision(look_at(execution, at + delay), (Announce(execution.status, again=True),))
+
+
+def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
+    """The end is told; callers are told of the first one only."""
+    if execution.result_pending and execution.status is event.status:
+        stored = evolved(execution, result_pending=False, origin=None, due_at=None)
+        return Decision(stored)
+    if execution.origin is not None:
+        return Decision(evolved(execution, origin=None))  # it has gone on since
+    return Decision(execution)
 
 
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:

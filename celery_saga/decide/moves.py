@@ -132,8 +132,8 @@ def missing_input(execution: SagaExecution, index: int, key: str, call: Call) ->
 
 
 def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
-    """The way forward is over because of ``failure``."""
-    error = execution.error or failure
+    """The way forward is over because of ``failure``, or of what was asked for before it."""
+    error = execution.error or execution.unwind or failure
     return go_back(evolved(execution, unwind=execution.unwind or failure, error=error), at)
 
 
@@ -205,7 +205,15 @@ def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
-    """Settled: nobody looks at it any more, and waiters are told."""
-    execution = evolved(execution, status=status, due_at=None, deadline=None, updated_at=at)
+    """Settled: waiters are told; it is looked at until its result is known to be stored."""
+    pending = execution.wants_result or execution.origin is not None
+    execution = evolved(
+        execution,
+        status=status,
+        due_at=at + LOOK_AGAIN if pending else None,
+        deadline=None,
+        updated_at=at,
+        result_pending=pending,
+    )
     commands: tuple[Command, ...] = (Announce(status),)
     return Decision(execution, commands)

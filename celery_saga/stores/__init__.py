@@ -119,12 +119,15 @@ class Store(Protocol):
         """
         ...
 
-    def delete(self, saga_id: str) -> bool:
-        """Forget an execution; whether there was one."""
+    def delete(self, saga_id: str, revision: int | None = None) -> bool:
+        """Forget an execution, if it has that ``revision``; whether there was one."""
         ...
 
     def due(self, limit: int) -> list[str]:
-        """Ids of live sagas whose next look is due, the longest overdue first."""
+        """Ids of sagas whose next look is due, the longest overdue first.
+
+        One that is gone without :meth:`delete` (it expired, or somebody dropped it) is not due.
+        """
         ...
 
     def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:

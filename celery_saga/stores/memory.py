@@ -82,8 +82,11 @@ class MemoryStore:
             self._changed.notify_all()
             return saved
 
-    def delete(self, saga_id: str) -> bool:
+    def delete(self, saga_id: str, revision: int | None = None) -> bool:
         with self._changed:
+            found = self._sagas.get(saga_id)
+            if found is not None and revision not in (None, found.revision):
+                return False
             self._creators.pop(saga_id, None)
             self._writers.pop(saga_id, None)
             return self._sagas.pop(saga_id, None) is not None

@@ -171,18 +171,18 @@ class RedisStore(RedisBoots):
         _not_refused(answer)
         return evolved(after, revision=before.revision + 1) if answer[0] == 1 else None
 
-    def delete(self, saga_id: str) -> bool:
+    def delete(self, saga_id: str, revision: int | None = None) -> bool:
         found = self.load(saga_id)
         if found is None:
             return False
         keys = [self._saga(saga_id), self._key("due")]
-        args = [saga_id, *self._indexes(found.status, found.name)]
+        wanted = "" if revision is None else revision
+        args = [saga_id, wanted, *self._indexes(found.status, found.name)]
         return bool(self._run(redis_scripts.DELETE, keys, args))
 
     def due(self, limit: int) -> list[str]:
-        with guarded():
-            found = self.client.zrangebyscore(self._key("due"), "-inf", self.now(), 0, limit)
-        return [saga_id.decode() for saga_id in found]  # type: ignore[union-attr]
+        found = self._run(redis_scripts.DUE, [self._key("due")], [limit, self._saga("")])
+        return [saga_id.decode() for saga_id in found]
 
     def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
         every, named = self._indexes(status, name or "")

@@ -243,9 +243,22 @@ end
 return out
 """
 
-# KEYS: saga hash, due. ARGV: saga id, then keys of the status indexes. Answers 1 if there was one.
+# KEYS: due. ARGV: how many, prefix of saga hashes. Answers ids; one without a hash is dropped.
+DUE = """
+local time = redis.call('TIME')
+local now, out = time[1] + time[2] / 1000000, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
+  if redis.call('EXISTS', ARGV[2] .. id) == 1 then out[#out + 1] = id
+  else redis.call('ZREM', KEYS[1], id) end
+end
+return out
+"""
+
+# KEYS: saga hash, due. ARGV: saga id, revision or '', then keys of the status indexes. Answers 1 if
+# there was one of that revision.
 DELETE = """
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'rev') ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-for j = 2, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
+for j = 3, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
 return redis.call('DEL', KEYS[1])
 """

@@ -11,7 +11,6 @@ A test module for a store derives a class and supplies the store::
 from __future__ import annotations
 
 import threading
-import uuid
 from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -20,6 +19,7 @@ from celery_saga.decide import decide
 from celery_saga.decide.events import StepReleased
 from celery_saga.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.stores import Refused, Store
+from celery_saga.testing.boots import TTL, BootContract
 from celery_saga.testing.builders import (
     at_once,
     claim,
@@ -29,14 +29,10 @@ from celery_saga.testing.builders import (
     make_execution,
     save,
     succeed,
-    until,
 )
 
-#: Seconds that a boot of these tests stays alive without a beat.
-TTL = 0.3
 
-
-class StoreContract:
+class StoreContract(BootContract):
     """Derive from it and supply the fixture ``store``."""
 
     def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:
@@ -206,6 +202,21 @@ class StoreContract:
         save(store, past, replace(past, status=SagaStatus.STUCK, due_at=None))
         assert first.saga_id not in store.due(1000)
 
+    def test_a_settled_saga_whose_result_is_not_stored_is_due(self, store: Store) -> None:
+        origin = {"callbacks": [{"task": "t", "kwargs": {"n": [1, None]}}], "priority": 3}
+        new = replace(make_execution(store), wants_result=True, origin=origin)
+        first, _ = store.create(new, "token")
+        past = replace(first, result_pending=True, due_at=store.now() - 1)
+        ended = save(store, first, replace(past, status=SagaStatus.COMPLETED))
+        assert ended is not None
+        assert store.load(first.saga_id) == ended
+        assert (ended.origin, ended.wants_result) == (origin, True)
+        assert first.saga_id in store.due(1000)
+        told = replace(ended, result_pending=False, due_at=None, origin=None)
+        told = save(store, ended, told) or told
+        assert store.load(first.saga_id) == told
+        assert first.saga_id not in store.due(1000)
+
     def test_sagas_are_found_by_status_and_name(self, store: Store) -> None:
         first = create(store)
         assert first.saga_id in store.find(SagaStatus.RUNNING, 1000)
@@ -223,6 +234,16 @@ class StoreContract:
         assert first.saga_id not in store.due(1000)
         assert save(store, first, replace(first, values={"n": 1})) is None
 
+    def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
+        first = create(store)
+        second = save(store, first, replace(first, values={"n": 1}, due_at=store.now() - 1))
+        assert store.delete(first.saga_id, first.revision) is False
+        assert store.load(first.saga_id) == second
+        assert first.saga_id in store.due(1000)
+        assert second is not None
+        assert store.delete(first.saga_id, second.revision) is True
+        assert store.load(first.saga_id) is None
+
     def test_waiting_ends_with_the_saga(self, store: Store) -> None:
         first = create(store)
         ended = replace(first, status=SagaStatus.COMPLETED, due_at=None)
@@ -237,57 +258,6 @@ class StoreContract:
         first = create(store)
         assert store.wait(first.saga_id, 0.05) == first
         assert store.wait("contract-nothing", 0.05) is None
-
-    def test_a_boot_lives_as_long_as_it_beats(self, store: Store) -> None:
-        one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        store.beat(one, TTL, ["a~f0~1"])
-        assert one in store.alive()
-        until(lambda: one in store.beat(two, TTL, ()).dead)
-        assert one not in store.alive()
-        assert two in store.alive()
-        store.forget(one)
-        assert one not in store.beat(two, TTL, ()).dead
-
-    def test_a_boot_that_ended_takes_leave(self, store: Store) -> None:
-        one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        store.beat(one, 60.0, ["a~f0~1"])
-        store.forget(one)
-        assert one not in store.alive()
-        assert one not in store.holders().values()
-        assert one not in store.beat(two, TTL, ()).dead
-
-    def test_a_claim_of_a_boot_that_was_forgotten_is_judged_too(self, store: Store) -> None:
-        one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        store.beat(one, TTL, ())
-        store.forget(one)
-        first = granted(claim(store, create(store), one))
-        until(lambda: one in store.beat(two, TTL, ()).dead)
-        store.forget(one)
-        assert store.claims_of(one) == [(first.saga_id, first.slot(0))]
-        assert one in store.beat(two, TTL, ()).dead
-
-    def test_claims_that_are_dealt_with_are_no_longer_owed(self, store: Store) -> None:
-        one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        store.beat(one, TTL, ())
-        first = granted(claim(store, create(store), one))
-        until(lambda: one in store.beat(two, TTL, ()).dead)
-        store.delete(first.saga_id)
-        store.forget(one, store.claims_of(one))
-        assert one not in store.beat(two, TTL, ()).dead
-
-    def test_one_boot_sweeps(self, store: Store) -> None:
-        one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        until(lambda: store.beat(one, TTL, ()).sweeper)
-        assert store.beat(two, TTL, ()).sweeper is False
-        assert store.beat(one, TTL, ()).sweeper is True
-        until(lambda: store.beat(two, TTL, ()).sweeper)
-
-    def test_what_boots_hold_is_known(self, store: Store) -> None:
-        boot = f"boot-{uuid.uuid4()}"
-        store.beat(boot, TTL, ["a~f0~1", "b~f0~1"])
-        assert {"a~f0~1": boot, "b~f0~1": boot}.items() <= store.holders().items()
-        store.beat(boot, TTL, [])
-        assert boot not in store.holders().values()
 
     def test_times_are_the_stores(self, store: Store) -> None:
         first, second = store.now(), store.beat("clock", TTL, ()).at

@@ -31,6 +31,7 @@ class Outlet:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
+        self.away = False
 
     def request(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
         step = execution.plan.steps[command.slot.step]
@@ -49,7 +50,9 @@ class Outlet:
         raise AssertionError("there is no outbox")
 
     def announce(self, execution: SagaExecution) -> None:
-        self.sent.append((execution.status.value, {}))
+        self.sent.append((execution.status.value, dict(execution.values)))
+        if self.away:
+            raise ConnectionError("the result backend is away")
 
     def alert(self, execution: SagaExecution, alert: events.Alert) -> None:
         self.sent.append((alert.name, {}))
@@ -93,6 +96,7 @@ def plain(execution: SagaExecution | None) -> Any:
     return (
         list(execution.values.items()), steps, execution.status, execution.direction,
         execution.position, execution.revision, execution.unwind, execution.error, notes,
+        execution.wants_result, execution.result_pending, execution.origin,
     )  # fmt: skip
 
 
@@ -156,9 +160,12 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
         dice = random.Random(seed)
         plan, saga_id = random_plan(dice), f"equal-{seed}"
         twins = [Twin(MemoryStore()), Twin(RedisStore(client))]
+        wants: dict[str, Any] = {}
+        if seed % 2:
+            wants = {"wants_result": True, "origin": {"chain": [seed]}}
         start = {"k1": 1, "k0": [1, {"a": None}], "deep": {"er": "value"}, "big": "x" * 1000}
         for twin in twins:
-            twin.orchestrator.start(plan, saga_id, start, token="start")
+            twin.orchestrator.start(plan, saga_id, start, token="start", **wants)
         tokens: list[str] = []
         for number in range(EVENTS):
             execution = twins[0].orchestrator.load(saga_id)
@@ -170,6 +177,9 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
                 assert len(answers) == 1
                 tokens.append(token)
             event = random_event(dice, slots, tokens[-2:])
+            away = dice.random() < 0.5
+            for twin in twins:
+                twin.outlet.away = away
             answers = {twin.tell(saga_id, event) for twin in twins}
             states = [plain(twin.store.load(saga_id)) for twin in twins]
             assert len(answers) == 1, (seed, number, event, answers)

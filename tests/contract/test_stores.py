@@ -58,6 +58,16 @@ class TestRedisStore(StoreContract):
         save(store, again, replace(again, status=SagaStatus.STUCK))
         assert client.ttl(key) == -1
 
+    def test_a_saga_that_is_gone_is_no_longer_due(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        kept, expired = create(store), create(store)
+        for each in (kept, expired):
+            assert save(store, each, replace(each, due_at=store.now() - 1)) is not None
+        assert sorted(store.due(10)) == sorted([kept.saga_id, expired.saga_id])
+        client.delete(f"saga:execution:{expired.saga_id}")
+        assert store.due(10) == [kept.saga_id]
+        assert client.zrange("saga:due", 0, -1) == [kept.saga_id.encode()]
+
     def test_a_step_writes_what_it_changed_and_nothing_else(self, client: redis.Redis) -> None:
         store = RedisStore(client)
         first = create(store, big="x" * 100_000, small=1)

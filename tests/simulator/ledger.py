@@ -136,6 +136,8 @@ class Ledger:
         self._require(outstanding in ([], [after.position]), "not the position is outstanding")
         if after.status in SETTLED:
             self._require(not outstanding, "a settled saga has an outstanding step")
+            looked_at = after.due_at is not None
+            self._require(looked_at is after.result_pending, "its result is not looked after")
         else:
             self._require(after.due_at is not None, "nobody will look at it again")
         for step, truth in zip(after.steps, self.steps, strict=True):

@@ -104,7 +104,9 @@ class Broker:
         self.queue: list[Message] = []
         #: Every message that was ever sent; any of them may come again.
         self.sent: list[Message] = []
-        self.announced: dict[str, SagaStatus] = {}
+        #: The result backend, and how often the callers of each saga were told of its end.
+        self.results: dict[str, SagaStatus] = {}
+        self.told: dict[str, int] = {}
         self.alerts: list[str] = []
 
     def send(self, message: Message) -> None:
@@ -131,7 +133,13 @@ class Broker:
         pass
 
     def announce(self, execution: SagaExecution) -> None:
-        self.announced[execution.saga_id] = execution.status
+        def tell() -> None:
+            saga_id = execution.saga_id
+            self.results[saga_id] = execution.status
+            self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
+
+        away = ConnectionError("the result backend is away")
+        self._weather.write(tell, {"away_before": away, "away_after": away})
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         self.alerts.append(alert.name)

@@ -106,6 +106,7 @@ class Schedule:
         shapes: of the sagas, in the words of :mod:`tests.unit.scenario`.
         deadline: of all of them, in seconds.
         outbox: whether store and broker share a server.
+        result: whether the sagas have results, and callers who want to be told.
         deaf_die: whether workers without a heartbeat are killed at the end, or heard again.
         events: in order.
     """
@@ -115,6 +116,7 @@ class Schedule:
     deadline: float | None
     countdown: float | None
     outbox: bool
+    result: bool
     deaf_die: bool
     events: tuple[Event, ...]
 
@@ -140,6 +142,8 @@ def draw(seed: int) -> Schedule:
         generator.choice((None, None, None, 30.0, 90.0)),
         generator.choice((None, None, None, 5.0)),
         generator.random() < 0.5,
+        # Not drawn from the generator: seeds that are known keep their schedules.
+        seed % 3 != 0,
         generator.random() < 0.5,
         tuple(
             _event(generator, kind, list(weights), faults, faulty)

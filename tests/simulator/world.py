@@ -102,10 +102,26 @@ class World:
                     # A stuck saga stays so when a zombie tells of an effect: its operator's retry
                     # undoes that as well.
                     ledger.check_status(execution)
+                self._check_result(execution)
                 self.counts[f"ended {execution.status}"] += 1
                 self.counts["met lost attempts"] += sum(step.lost for step in execution.steps)
                 self.counts["met late effects"] += sum(step.undo_round for step in execution.steps)
         self.counts["checks"] += sum(ledger.checks for ledger in self.ledgers.values())
+
+    def _check_result(self, execution: SagaExecution) -> None:
+        """The result is that of the end; callers are told of it, of one end and mostly once."""
+        result = self.broker.results.get(execution.saga_id)
+        told = self.broker.told.get(execution.saga_id, 0)
+        if not self.schedule.result:
+            if result or told:
+                raise Broken("an unwanted result")
+            return
+        if result is not execution.status:
+            raise Broken("the result is not that of the end")
+        quiet = all(event.fault is None for event in self.schedule.events)
+        if not told or (quiet and told > 1):
+            raise Broken("callers were not told once")
+        self.counts["met callers told again"] += told - 1
 
     def say(self, text: str) -> None:
         """Add a line to the history."""
@@ -200,6 +216,8 @@ class World:
             token=f"client-{self._starts}",
             countdown=self.schedule.countdown,
             deadline=self.schedule.deadline,
+            wants_result=self.schedule.result,
+            origin={"callbacks": []} if self.schedule.result else None,
         )
 
     def _ask(self, make: Callable[[float], ev.Event], pick: int, by_hand: bool = True) -> None:
@@ -489,7 +507,9 @@ class World:
 
     def _is_over(self) -> bool:
         executions = [self.store.load(saga_id) for saga_id in self.ledgers]
-        settled = all(each is None or each.settled for each in executions)
+        settled = all(
+            each is None or (each.settled and not each.result_pending) for each in executions
+        )
         return settled and not self.broker.queue and not any(self._bodies())
 
     def _round(self) -> None:

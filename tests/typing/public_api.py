@@ -1,6 +1,8 @@
 """The types that users see; checked by mypy, never run."""
 
-from celery import Celery
+from typing import Any
+
+from celery import Celery, Signature
 from typing_extensions import assert_type
 
 from celery_saga import (
@@ -28,6 +30,11 @@ assert_type(result.get(timeout=10), SagaContext)
 assert_type(result.status, SagaStatus)
 assert_type(result.execution, SagaExecution)
 assert_type(result.cancel(), bool)
+assert_type(result.cancel("why", by="ann", terminate=True, signal="SIGKILL"), bool)
+result.forget()
+assert_type(saga.s(order_id=7), Signature[Any])
+assert_type(saga.si(order_id=7), Signature[Any])
+assert_type(saga.signature({"order_id": 7}, immutable=True, queue="q"), Signature[Any])
 assert_type(sagas.get("id"), SagaResult)
 assert_type(saga.apply_async({"order_id": 7}, saga_id="order-7"), SagaResult)
 assert_type(saga_info(), SagaInfo | None)

@@ -71,6 +71,7 @@ class Promises:
         if body is not None:
             self._check_parts(before, body.slot, event, decision)
         then = self._in_debt(world, then, event, body)
+        self._check_announced(before, decision)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.slot)
@@ -92,6 +93,18 @@ class Promises:
             if slot and waits and after.deadline == before.deadline and event.at > LONG:
                 again = ev.Dispatch(slot, step.retries)
                 self.require(again in decision.commands, "a message that is gone stays so")
+
+    def _check_announced(self, before: SagaExecution, decision: ev.Decision) -> None:
+        """Who settles, or is looked at with a result that is not stored, is announced."""
+        after, events = decision.execution, ev.Announce
+        said = [command for command in decision.commands if isinstance(command, events)]
+        if after.settled and not before.settled:
+            self.require(said == [ev.Announce(after.status)], "a saga settled in silence")
+            wanted = before.wants_result or before.origin is not None
+            self.require(after.result_pending is wanted, "a result is forgotten, or unwanted")
+        elif said and before.status is after.status:
+            again = ev.Announce(after.status, again=True)
+            self.require(said == [again] and before.result_pending, "announced for nothing")
 
     def _check_parts(
         self, before: SagaExecution, slot: Slot, event: ev.Event, decision: ev.Decision
@@ -185,7 +198,12 @@ class Promises:
         if after.status not in SETTLED:
             self.require(after.due_at is not None, "nobody will look at it again")
         else:
-            self.require(after.due_at is None, "a settled saga is looked at")
+            looked_at = after.due_at is not None
+            self.require(looked_at is after.result_pending, "a settled saga is looked at")
+        self.require(after.settled or not after.result_pending, "the result of a saga that runs")
+        if before.origin is not None and after.origin is None:
+            stored = isinstance(event, ev.ResultStored)
+            self.require(stored, "the callers were forgotten before they were told")
         if before.status is not after.status:
             self._check_status(then, before.status, event)
 

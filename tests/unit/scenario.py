@@ -36,6 +36,7 @@ from celery_saga.execution import (
     SagaExecution,
     SagaStatus,
     Slot,
+    evolved,
 )
 from celery_saga.plan import Call, Input, Plan, PlanStep
 
@@ -96,11 +97,19 @@ class Scenario:
     seen: list[SagaExecution] = field(default_factory=list)
 
     @classmethod
-    def of(cls, shape: str, deadline: float | None = None, **limits: Any) -> Scenario:
-        """A saga of ``shape`` that has not begun; ``deadline`` is in seconds from its start."""
+    def of(
+        cls, shape: str, deadline: float | None = None, result: int = 0, **limits: Any
+    ) -> Scenario:
+        """A saga of ``shape`` that has not begun; ``deadline`` is in seconds from its start.
+
+        With ``result=1`` its result is to be stored, with ``result=2`` it has callers besides, and
+        with ``result=3`` callers only.
+        """
         until = None if deadline is None else START + deadline
         plan = plan_of(shape, **limits)
         execution = SagaExecution.create("s", plan, {"input": 1}, at=START, deadline=until)
+        origin = {"callbacks": [{"task": "t"}]} if result > 1 else None
+        execution = evolved(execution, wants_result=result in (1, 2), origin=origin)
         return cls(execution, seen=[execution])
 
     def play(self, script: str) -> Scenario:
@@ -223,6 +232,7 @@ def _retry(at: float, *changes: str) -> ev.Event:
 _SAGA_WORDS: dict[str, Callable[..., ev.Event]] = {
     "start": _start,
     "looked": _looked,
+    "stored": lambda at, status: ev.ResultStored(at, SagaStatus(status)),
     "cancel": lambda at: ev.CancelRequested(at, "ann"),
     "pause": lambda at: ev.PauseRequested(at, "ann"),
     "resume": lambda at: ev.ResumeRequested(at, "ann"),
@@ -245,5 +255,5 @@ def _spoken(command: ev.Command) -> str:
     if isinstance(command, ev.Dispatch):
         return f"send {command.slot}" + (f" r{command.retries}" if command.retries else "")
     if isinstance(command, ev.Announce):
-        return f"announce {command.status}"
+        return f"announce {command.status}" + " again" * command.again
     return f"alert {command.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 
 from celery_saga import checkpoint, codec
 from celery_saga.errors import UnsupportedCheckpoint
-from celery_saga.execution import Direction, Note, SagaExecution
+from celery_saga.execution import Direction, Note, SagaExecution, evolved
 from celery_saga.plan import Plan
 from celery_saga.values import Values
 from tests.unit.scenario import Scenario, spoken
@@ -152,6 +153,20 @@ def test_a_checkpoint_of_a_newer_version_is_refused() -> None:
         checkpoint.from_parts(
             "s", head, plan=execution.plan, values={}, steps=(), history=(), revision=1
         )
+
+
+def test_a_checkpoint_from_before_there_were_results_is_read() -> None:
+    execution = Scenario.of("a").play("start").execution
+    head = json.loads(
+        '{"version": 1, "status": "RUNNING", "due_at": 1005.0, "created_at": 1000.0, '
+        '"updated_at": 1001.0}'
+    )
+    steps, plan = execution.steps, execution.plan
+    old = checkpoint.from_parts(
+        "s", head, plan=plan, values={"input": 1}, steps=steps, history=(), revision=0
+    )
+    assert old == evolved(execution, reach=None)
+    assert (old.wants_result, old.result_pending, old.origin) == (False, False, None)
 
 
 def test_a_refused_request_leaves_the_execution_as_it_is() -> None:

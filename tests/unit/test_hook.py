@@ -44,6 +44,20 @@ def delivered(task: Any) -> Any:
         task.request_stack.pop()
 
 
+def test_the_engines_own_tasks_are_passed_over(app: Celery) -> None:
+    verify(app)
+    start = app.tasks["celery_saga.start"]
+    assert not hooked(type(start))
+    assert (start.acks_late, start.reject_on_worker_lost, start.serializer) == (True, True, "json")
+
+
+def test_users_annotations_are_for_the_engines_tasks_too() -> None:
+    app = Celery("hook", broker="memory://", set_as_current=False)
+    app.conf.task_annotations = {"celery_saga.start": {"queue": "starts"}}
+    SagaManager(app)
+    assert app.tasks["celery_saga.start"].queue == "starts"
+
+
 class TestWhatPasses:
     @pytest.mark.parametrize(
         "request_",

@@ -12,6 +12,7 @@ people      1        a void claim, a cancel, a pause and an operator's verb
 operators   2        a pause and an operator's verb
 unknown     1        two reports of an unknown task, a cancel and an operator's verb
 deadline    1, 2     a deadline and a pause
+results     1, 2     a result and callers, late news of them, a cancel and an operator's verb
 long        3        a void claim
 longer      4        none of these: failures, undos that fail, duplicates, stale reports
 ==========  =======  =====================================================================
@@ -51,6 +52,7 @@ class Profile(NamedTuple):
     steps: tuple[int, ...]
     bounds: Bounds
     deadline: bool = False
+    result: bool = False
 
 
 NOTHING = Bounds(0, 0, 0, 0)
@@ -63,6 +65,7 @@ PROFILES = {
     "operators": Profile((2,), NOTHING._replace(pauses=1, verbs=1)),
     "unknown": Profile((1,), NOTHING._replace(unknown=2, cancels=1, verbs=1)),
     "deadline": Profile((1, 2), NOTHING._replace(pauses=1), deadline=True),
+    "results": Profile((1, 2), NOTHING._replace(cancels=1, verbs=1), result=True),
     "long": Profile((3,), NOTHING._replace(voids=1)),
     "longer": Profile((4,), NOTHING),
 }
@@ -98,7 +101,9 @@ def walked(profile: Profile) -> list[Found]:
     found = []
     lost = ("", "!") if profile.bounds.voids else ("",)
     for shape in itertools.chain.from_iterable(shapes(length, lost) for length in profile.steps):
-        walk = Walk(plan_of(shape, max_redeliveries=1), profile.bounds, deadline=profile.deadline)
+        plan = plan_of(shape, max_redeliveries=1)
+        deadline, result = profile.deadline, profile.result
+        walk = Walk(plan, profile.bounds, deadline=deadline, result=result)
         found.append(kept(shape, walk.run))
     return found
 
@@ -144,6 +149,8 @@ def test_random_ways_through_sagas_of_five_steps() -> None:
     lengths = []
     for _ in range(20_000 if FULL else 200):
         shape = generator.choice(every)
-        walk = Walk(plan_of(shape, max_redeliveries=2), bounds, deadline=generator.random() < 0.2)
+        deadline, result = generator.random() < 0.2, generator.random() < 0.5
+        plan = plan_of(shape, max_redeliveries=2)
+        walk = Walk(plan, bounds, deadline=deadline, result=result)
         lengths.append(kept(shape, partial(walk.wander, generator)))
     assert sum(lengths) / len(lengths) > 10

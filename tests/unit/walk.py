@@ -10,6 +10,7 @@ it. In each world an adversary may
 - let a body live on after its claim was declared void (a zombie): it takes effect later, reports
   late, and may report success or a possible effect;
 - let reports come twice, at once and at any later time, and reports of stale slots at any time;
+- let the news come that the result of a settled saga is stored, or of one that has gone on since;
 - cancel, pause and resume, let time pass (which includes a deadline), let workers not know a task,
   and use an operator's verbs on a stuck saga.
 
@@ -27,7 +28,7 @@ from dataclasses import replace
 
 from celery_saga.claims import claimed
 from celery_saga.decide import events as ev
-from celery_saga.execution import TERMINAL, Claim, SagaExecution, SagaStatus
+from celery_saga.execution import SETTLED, TERMINAL, Claim, SagaExecution, SagaStatus
 from celery_saga.plan import Plan
 from tests.unit.promises import BOOM, LONG, Found, Promises, time_after
 from tests.unit.worlds import (
@@ -54,13 +55,17 @@ class Walk:
         plan: of the saga.
         bounds: how often the adversary may do what would not end otherwise.
         deadline: whether the saga has one; any look at it may come after it then.
+        result: whether its result is to be stored, and callers are to be told.
     """
 
-    def __init__(self, plan: Plan, bounds: Bounds, *, deadline: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, bounds: Bounds, *, deadline: bool = False, result: bool = False
+    ) -> None:
         self._promises = Promises(plan)
         self.found = self._promises.found
         until = LONG / 2 if deadline else None
         execution = SagaExecution.create("s", plan, {}, at=0.0, deadline=until)
+        execution = replace(execution, wants_result=result, origin={} if result else None)
         self._first = World(execution, (Truth(),) * len(plan.steps), bounds)
         #: Promise that is broken -> history.
         self.broken: dict[str, str] = {}
@@ -286,6 +291,7 @@ class Walk:
     def _time_passes(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution = world.execution
         if execution.settled:
+            yield from self._result_stored(world)
             return
         step, slot = execution.steps[execution.position], execution.slot(execution.position)
         fair = execution.status is not SagaStatus.PAUSED and slot is None
@@ -300,6 +306,16 @@ class Walk:
                 min(time_after(execution), execution.deadline - 1), ev.MessageState.GONE
             )
             yield "looked early", self._tell(world, early), False
+
+    def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        """The news that the result is stored may be older than what the saga has become since."""
+        execution, at = world.execution, time_after(world.execution)
+        if execution.result_pending:
+            yield "looked", self._tell(world, ev.Looked(at)), False
+        for status in SETTLED if execution.result_pending or execution.origin is not None else ():
+            mine = status is execution.status
+            stored = self._tell(world, ev.ResultStored(at, status))
+            yield f"{status} is stored", stored, mine
 
     def _requests(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution, left, at = world.execution, world.left, time_after(world.execution)

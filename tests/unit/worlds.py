@@ -110,7 +110,7 @@ def forgiven(world: World, status: SagaStatus | None = None) -> World:
 
 #: Fields of which only the presence matters, and fields that do not matter.
 _PRESENCE = frozenset(
-    {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at"}
+    {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at", "origin"}
 )
 _IGNORED = frozenset(
     {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}

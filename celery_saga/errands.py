@@ -1,0 +1,45 @@
+"""Calls that may take long, done elsewhere than in the thread that has them to do."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger("celery_saga")
+
+
+class Errands:
+    """Runs calls one after the other in a daemon thread of its own, which starts with the first.
+
+    A call that is given while another of its name still waits is left out.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[str, Callable[[], object]]] = queue.SimpleQueue()
+        self._waiting: set[str] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, name: str, call: Callable[[], object]) -> None:
+        """Have ``call`` done; what it raises is logged."""
+        with self._lock:
+            if name in self._waiting:
+                return
+            self._waiting.add(name)
+            if self._thread is None:
+                name_of_thread = "celery-saga-errands"
+                self._thread = threading.Thread(target=self._run, name=name_of_thread, daemon=True)
+                self._thread.start()
+        self._calls.put((name, call))
+
+    def _run(self) -> None:
+        while True:
+            name, call = self._calls.get()
+            with self._lock:
+                self._waiting.discard(name)
+            try:
+                call()
+            except Exception:
+                log.warning("saga %s: an errand failed", name, exc_info=True)

@@ -1,0 +1,110 @@
+"""The engine's own tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_saga.announce import START, origin_of
+from celery_saga.definition import SagaDefinition
+from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
+from celery_saga.execution import SagaStatus
+from celery_saga.patience import patiently
+from celery_saga.result import failure_of
+from celery_saga.runtime import Runtime, runtime_of
+from celery_saga.saga import begin, checked_id, values_of
+
+
+def declare_tasks(app: Celery) -> None:
+    """Make the engine's tasks tasks of the app."""
+    declare: Any = app.task
+    # The message may be taken twice: its id is the saga's, and an id is taken once.
+    declare(
+        start,
+        bind=True,
+        name=START,
+        shared=False,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        serializer="json",
+    )
+
+
+def start(
+    self: Any, *previous: Any, saga: str, context: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Start the saga of that name; the task's id becomes the saga's id, and its result the saga's.
+
+    The task itself ends ignored: what its request wants to be called back is kept with the saga,
+    and done when the saga settles.
+
+    Args:
+        previous: the result before it in a canvas: a mapping, whose keys are added to the context,
+            or None.
+        saga: the saga's name.
+        context: what it begins with.
+
+    Returns:
+        The final context, of an eager call.
+    """
+    request, runtime = self.request, runtime_of(self.app)
+    saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
+    plan = runtime.plan(_find(runtime, saga, request.is_eager))
+    values = _merged(saga, previous, values_of(context))
+    if request.is_eager:
+        begin(runtime, plan, values, saga_id, {}, eager=True)
+        return _finished(runtime, saga_id)
+    ignore, origin = request.ignore_result, origin_of(request)
+    make = partial(begin, runtime, plan, values, saga_id, {}, ignore_result=ignore, origin=origin)
+    try:
+        patiently(make, runtime.orchestrator.patience)
+    except StoreUnavailable as error:
+        raise Reject(error, requeue=True) from error
+    raise Ignore(f"saga {saga_id} was started")
+
+
+def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:
+    found = runtime.definitions(name) if isinstance(name, str) else []
+    if not found and eager:
+        found = runtime.definitions(name, importable=False)  # this process is all there is
+    if len(found) > 1:
+        raise DefinitionError(
+            f"{len(found)} different sagas are named {name!r}: give each a name of its own"
+        )
+    if not found:
+        raise DefinitionError(
+            f"no saga named {name!r} is known here: commit it while a module is imported that this "
+            f"worker imports, such as sagas.py beside the tasks, or name its module in the app's "
+            f"'include' or 'imports'"
+        )
+    return found[0]
+
+
+def _merged(name: str, previous: tuple[Any, ...], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The given context on top of the result before it."""
+    if not previous or previous == (None,):
+        return given
+    if len(previous) == 1 and isinstance(previous[0], Mapping):
+        return {**values_of(previous[0]), **given}
+    kinds = ", ".join(type(each).__name__ for each in previous)
+    raise SagaExecutionException(
+        f"saga {name!r}: the result before it cannot be its context: expected a mapping or None, "
+        f"found {kinds}; use .si() in place of .s() to leave that result out"
+    )
+
+
+def _finished(runtime: Runtime, saga_id: str) -> dict[str, Any]:
+    execution = runtime.orchestrator.load(saga_id)
+    if not execution.settled:
+        task = execution.plan.steps[execution.position].name
+        raise SagaExecutionException(
+            f"saga {saga_id!r} cannot be run to its end in this process: step {task!r} was sent to "
+            f"the broker, because its task is not declared here"
+        )
+    if execution.status is not SagaStatus.COMPLETED:
+        raise failure_of(execution)
+    return dict(execution.values)

@@ -1,0 +1,17 @@
+"""An app whose worker stands still between the end of a saga and the telling of it."""
+
+import time
+
+from celery_saga.dispatch import CeleryDispatcher
+from tests.worker.apps import canvas
+from tests.worker.apps.functional import app
+
+__all__ = ["app"]
+
+
+def announce(self, execution):
+    canvas.told(f"end of {execution.saga_id}", status=execution.status.value)
+    time.sleep(600)
+
+
+CeleryDispatcher.announce = announce  # type: ignore[method-assign]
