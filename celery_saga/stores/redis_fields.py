@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery_saga import codec
-from celery_saga.checkpoint import from_parts, head_to_dict, record_to_dict, step_from_dict
+from celery_saga.checkpoint import head_to_dict, record_to_dict, step_from_dict
 from celery_saga.execution import (
     Claim,
     Direction,
@@ -18,6 +18,7 @@ from celery_saga.execution import (
     SagaStepExecution,
     Slot,
     evolved,
+    from_parts,
 )
 from celery_saga.partial import UNREAD, PartialSteps, PartialValues
 from celery_saga.plan import Plan
