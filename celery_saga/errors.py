@@ -29,9 +29,13 @@
         SagaAlreadyExists
         SagaPastPivot                                 too late to cancel
         SagaNotActionable                             a verb that the saga's status does not allow
-        SagaFailedExecutionException                  raised by SagaResult.get()
-          SagaCompensated                             undone
-          SagaStuck                                   a person is needed
+        SagaStepExecutionException                    one step of a run
+        SagaRollbackExecutionException                the way back does not end by itself
+        SagaFailedExecutionException                  raised by SagaResult.get(), manager.run()
+          SagaFailedCommitCallbackException           Minos's own; nothing here raises it
+          SagaFailedExecutionStepException (SagaStepExecutionException)
+            SagaCompensated                           undone
+            SagaStuck (SagaRollbackExecutionException)  a person is needed
 
 The names that end in ``Exception`` are those of the Minos framework's saga package, so that code
 written for it keeps its ``except`` clauses.
@@ -237,6 +241,14 @@ class SagaNotActionable(SagaExecutionException):
         return f"saga {self.saga_id!r} is {self.status}: {self.verb} does not apply"
 
 
+class SagaStepExecutionException(SagaExecutionException):
+    """Something about one step of a run."""
+
+
+class SagaRollbackExecutionException(SagaExecutionException):
+    """The effects of a failed saga could not all be undone."""
+
+
 class SagaFailedExecutionException(SagaExecutionException):
     """A saga ended without completing.
 
@@ -246,28 +258,41 @@ class SagaFailedExecutionException(SagaExecutionException):
         cause: type and text of the error, as recorded.
     """
 
+    _ending = "failed"
+
     def __init__(self, saga_id: str, step: str = "", cause: str = "") -> None:
         super().__init__(saga_id, step, cause)
         self.saga_id, self.step, self.cause = saga_id, step, cause
 
-    def _ending(self) -> str:
-        return "failed"
+    @property
+    def exception(self) -> BaseException | None:
+        """What the step raised, which is ``__cause__`` too; see :mod:`celery_saga.failures`.
+
+        ``None`` if this error has travelled since: neither pickle nor JSON takes a cause along.
+        """
+        return self.__cause__
 
     def __str__(self) -> str:
         where = f" at step {self.step!r}" if self.step else ""
         cause = f": {self.cause}" if self.cause else ""
-        return f"saga {self.saga_id!r} {self._ending()}{where}{cause}"
+        return f"saga {self.saga_id!r} {self._ending}{where}{cause}"
 
 
-class SagaCompensated(SagaFailedExecutionException):
+class SagaFailedCommitCallbackException(SagaFailedExecutionException):
+    """The Minos framework's second phase failed; there is none here, and nothing raises this."""
+
+
+class SagaFailedExecutionStepException(SagaFailedExecutionException, SagaStepExecutionException):
+    """A saga ended without completing, as one of its steps failed or it was cancelled."""
+
+
+class SagaCompensated(SagaFailedExecutionStepException):
     """The saga failed or was cancelled, and all of its effects were undone."""
 
-    def _ending(self) -> str:
-        return "was compensated after it failed"
+    _ending = "was compensated after it failed"
 
 
-class SagaStuck(SagaFailedExecutionException):
+class SagaStuck(SagaFailedExecutionStepException, SagaRollbackExecutionException):
     """The saga can go neither forward nor back without a person."""
 
-    def _ending(self) -> str:
-        return "is stuck"
+    _ending = "is stuck"

@@ -35,6 +35,7 @@ FLOORS = {
     "steps": 0,
     "definition": 0,
     "records": 0,
+    "failures": 0,
     "checkpoint": 0,
     "execution": 0,
     "claims": 0,
