@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import callables
+from celery_saga import callables, codec
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import Looked
 from celery_saga.definition import SagaDefinition
@@ -21,10 +21,11 @@ from celery_saga.errors import (
     SagaAlreadyExists,
     SagaExecutionException,
 )
+from celery_saga.on_commit import on_commit
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
-from celery_saga.runtime import runtime_of
+from celery_saga.runtime import Runtime, only_app, runtime_of
 from celery_saga.steps import LocalSagaStep
 from celery_saga.timing import ends_in, starts_in
 
@@ -39,6 +40,22 @@ class Saga(SagaDefinition):
     @property
     def app(self) -> Celery:
         """The app that runs it: given, else the one that its tasks share, else the current one.
+
+        In a thread that has no current app, it is the one that has a SagaManager.
+
+        Raises:
+            DefinitionError: its tasks belong to several apps.
+        """
+        found = self.own_app()
+        if found is None:
+            found = current_app._get_current_object()  # type: ignore[attr-defined]
+            if found.main == "default" and not found.set_as_current:
+                # The one that Celery makes up where no app is current, as in new threads.
+                found = only_app() or found
+        return found
+
+    def own_app(self) -> Celery | None:
+        """The app that it is bound to: given, or that of its tasks; ``None``: any may run it.
 
         Raises:
             DefinitionError: its tasks belong to several apps.
@@ -62,7 +79,7 @@ class Saga(SagaDefinition):
                 f"app: use tasks of one, or name it with Saga(..., app=app) and give the others by "
                 f"their names"
             )
-        return next(iter(apps.values()), current_app._get_current_object())  # type: ignore[attr-defined]
+        return next(iter(apps.values()), None)
 
     def delay(self, **context: Any) -> SagaResult:
         """Start a run with this context."""
@@ -100,30 +117,80 @@ class Saga(SagaDefinition):
             StoreUnavailable: the store is away; calling again with the same id is safe.
             ValueError: another argument is not what it should be.
         """
+        options: dict[str, Any] = {"saga_id": saga_id, "queue": queue, "priority": priority}
+        options |= {"countdown": countdown, "eta": eta, "deadline": deadline}
+        return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
+
+    def delay_on_commit(self, **context: Any) -> None:
+        """As :meth:`delay`, once Django's current transaction is committed; see below."""
+        self.apply_async_on_commit(context)
+
+    def apply_async_on_commit(
+        self, context: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """As :meth:`apply_async`, once Django's current transaction is committed.
+
+        Mistakes are found now, while the transaction can still be rolled back; the context is
+        copied now; ``countdown`` and ``deadline`` count from the commit. Nothing starts if the
+        transaction is rolled back, and outside of one the saga starts at once. As of Celery's own
+        ``task.delay_on_commit()`` there is no result: name the saga with ``saga_id=`` to find it.
+
+        Raises:
+            SetupError: Django is not installed, or not configured in this process.
+            SagaError, ValueError, TypeError: as :meth:`apply_async`.
+        """
+        start = self.prepared(self.app, context, **options)
+        codec.check(_values(context), "context")  # a start itself does so when it is called
+        on_commit(start)
+
+    def prepared(
+        self,
+        app: Celery,
+        context: Mapping[str, Any] | None,
+        *,
+        saga_id: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        deadline: float | timedelta | datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_duplicate: str = "return",
+    ) -> Callable[[], SagaResult]:
+        """What starts a run on ``app`` when it is called; all mistakes are found before."""
         if on_duplicate not in ("return", "raise"):
             raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
-        start = starts_in(self.app, countdown, eta)
-        times = {"countdown": start, "deadline": ends_in(self.app, deadline, start)}
-        result = self._start(context, _checked_id(saga_id), _routing(queue, priority), times)
-        if not result.created and on_duplicate == "raise":
-            raise SagaAlreadyExists(result.id, result.execution.name)
-        return result
-
-    def _start(
-        self,
-        context: Mapping[str, Any] | None,
-        saga_id: str,
-        routing: dict[str, Any],
-        times: dict[str, float | None],
-    ) -> SagaResult:
-        runtime = runtime_of(self.app)
+        runtime, routing = runtime_of(app), _routing(queue, priority)
         plan, values = runtime.plan(self, **routing), _values(context)
         _check_first_step(plan, values)
-        token = uuid.uuid4().hex
-        _, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **times)
-        if created and self.app.conf.task_always_eager:
-            _finish_eagerly(runtime.orchestrator, saga_id)
-        return SagaResult(runtime, saga_id, created=created)
+        named = _checked_id(saga_id)
+
+        def times() -> dict[str, float | None]:
+            start = starts_in(app, countdown, eta)
+            return {"countdown": start, "deadline": ends_in(app, deadline, start)}
+
+        times()
+
+        def start() -> SagaResult:
+            result = _started(runtime, plan, named, values, times())
+            if not result.created and on_duplicate == "raise":
+                raise SagaAlreadyExists(result.id, result.execution.name)
+            return result
+
+        return start
+
+
+def _started(
+    runtime: Runtime,
+    plan: Plan,
+    saga_id: str,
+    values: dict[str, Any],
+    times: dict[str, float | None],
+) -> SagaResult:
+    token, orchestrator = uuid.uuid4().hex, runtime.orchestrator
+    _, created = orchestrator.start(plan, saga_id, values, token=token, **times)
+    if created and runtime.app.conf.task_always_eager:
+        _finish_eagerly(orchestrator, saga_id)
+    return SagaResult(runtime, saga_id, created=created)
 
 
 def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
