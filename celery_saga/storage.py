@@ -33,13 +33,14 @@ def checked(storage: Any) -> str | Store:
     if isinstance(storage, str):
         return _checked_url("SagaManager: storage", storage)
     missing = [verb for verb in _VERBS if not callable(getattr(storage, verb, None))]
-    if not missing:
+    if not missing and not isinstance(storage, type):
         return storage  # type: ignore[no-any-return]
-    advice = (
-        "wrap it: celery_saga.stores.redis.RedisStore(client)"
-        if isinstance(storage, redis.Redis)
-        else f"a store has the verbs of celery_saga.stores.Store, and this lacks {missing[0]!r}"
-    )
+    if isinstance(storage, redis.Redis):
+        advice = "wrap it: celery_saga.stores.redis.RedisStore(client)"
+    elif missing:
+        advice = f"this lacks {missing[0]!r} of the verbs of celery_saga.stores.Store"
+    else:
+        advice = "make an object of the class"
     raise SetupError(
         f"SagaManager: storage: expected a store's URL such as 'redis://localhost/1' or a store, "
         f"found a {type(storage).__name__}; {advice}"

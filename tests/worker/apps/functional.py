@@ -13,6 +13,7 @@ app = Celery(
         "tests.worker.apps.failing",
         "tests.worker.apps.results",
         "tests.worker.apps.steps",
+        "tests.worker.apps.original",
     ],
 )
 sagas = SagaManager(app)
