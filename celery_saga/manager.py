@@ -59,9 +59,8 @@ class SagaManager:
         self.app = _checked_app(app, broker_pool, storage)
         if isinstance(storage, SagaExecutionRepository):
             storage = None  # of the same app, and so its store as it is
-        self._runtime, new = install(self.app, None if storage is None else checked(storage))
-        if new:
-            _set_up(self.app)
+        given = None if storage is None else checked(storage)
+        self._runtime = install(self.app, given, _set_up)
 
     @overload
     async def run(

@@ -128,8 +128,8 @@ class Runtime:
         return plans[key]
 
 
-def install(app: Celery, storage: str | Store | None = None) -> tuple[Runtime, bool]:
-    """The app's runtime and whether it was made just now.
+def install(app: Celery, storage: str | Store | None, set_up: Callable[[Celery], None]) -> Runtime:
+    """The app's runtime; it is made, and the app set up, by the first call.
 
     Raises:
         SetupError: it was made with another storage.
@@ -137,12 +137,13 @@ def install(app: Celery, storage: str | Store | None = None) -> tuple[Runtime, b
     with _making:
         found = installed(app)
         if found is None:
+            set_up(app)
             found = Runtime(app, storage)
             setattr(app, _ATTRIBUTE, found)
             _apps.add(app)
-            return found, True
+            return found
     if storage is None or found.storage is storage or found.storage == storage:
-        return found, False
+        return found
     other = "another" if found.storage is not None else "no"
     raise SetupError(
         f"the Celery app {app.main!r} has a SagaManager with {other} storage=: an app has one "

@@ -66,7 +66,10 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
         backend: Any = app.backend
         if not isinstance(backend, RedisBackend):
             raise SetupError(_NO_STORE.format(backend=type(backend).__name__))
-        return RedisStore(lambda: app.backend.client, **options)  # type: ignore[attr-defined]
+        # An app has a backend for each thread, with connections of its own that live until the
+        # garbage collector finds them. All threads share this one's; closing it is not for us.
+        client = backend.client
+        return RedisStore(lambda: client, **options)
     if _checked_url("saga_store_url", url) == "memory://":
         return memory
     client = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1))
