@@ -10,20 +10,19 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 
-class _Errored:
+class _Errored(property):
     """Of a status, whether it is one of the two; of the class, what equals both of them."""
 
-    @overload
+    @overload  # type: ignore[override]
     def __get__(self, status: None, owner: type[Enum]) -> _Errored: ...
     @overload
     def __get__(self, status: Enum, owner: type[Enum]) -> bool: ...
     def __get__(self, status: Enum | None, owner: type[Enum]) -> _Errored | bool:
-        return self if status is None else self == status
+        found: _Errored | bool = super().__get__(status, owner)
+        return found
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SagaStatus):
-            return NotImplemented
-        return other in (SagaStatus.COMPENSATED, SagaStatus.STUCK)
+        return other.Errored if isinstance(other, SagaStatus) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -39,12 +38,16 @@ class SagaStatus(str, Enum):
     COMPENSATED = "COMPENSATED"  #: every known or possible effect was undone
     STUCK = "STUCK"  #: a person is needed; never expires
 
-    # The Minos framework's names. Errored is both of COMPENSATED and STUCK.
+    # The Minos framework's names.
     Created = "CREATED"
     Running = "RUNNING"
     Paused = "PAUSED"
     Finished = "COMPLETED"
-    Errored = _Errored()
+
+    @_Errored
+    def Errored(self) -> bool:
+        """Whether it is COMPENSATED or STUCK. ``status == SagaStatus.Errored`` says the same."""
+        return self in (SagaStatus.COMPENSATED, SagaStatus.STUCK)
 
     __str__ = str.__str__
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from celery import Celery
+from celery.exceptions import TimeoutError
 
 from celery_saga import DefinitionError, Saga, SagaManager, SetupError, runtime
+from celery_saga.awaiting import settled
 from celery_saga.runtime import runtime_of
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.testing.builders import create
+
+# Python warns of forks of processes with threads, which is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +52,6 @@ def test_threads_that_come_at_once_share_one_orchestrator() -> None:
             assert len({id(found) for found in list(pool.map(ask, range(16)))}) == 1
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_is_not_held_up_by_what_its_parents_threads_were_doing() -> None:
     app = new_app()
     SagaManager(app)
@@ -77,6 +85,26 @@ def test_a_forked_child_makes_an_orchestrator_of_its_own() -> None:
         os._exit(0 if runtime_of(app).orchestrator is not mine else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert runtime_of(app).orchestrator is mine
+
+
+def test_a_child_waits_for_sagas_in_threads_of_its_own() -> None:
+    """Those of its parent do not exist in it."""
+    store = MemoryStore()
+    saga_id = create(store).saga_id
+
+    def wait() -> bool:
+        with suppress(TimeoutError):
+            asyncio.run(settled(store, saga_id, 0.01))
+            return False
+        return True
+
+    assert wait()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        os._exit(0 if wait() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 class TestTwoApps:
