@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import sys
 import threading
 import uuid
 
 import pytest
+import redis
 from celery.exceptions import TimeoutError
 
 from celery_saga import (
@@ -29,7 +32,7 @@ from celery_saga import (
     SagaStuck,
 )
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late
+from tests.worker.apps.steps import late, undo
 
 pytestmark = pytest.mark.worker
 
@@ -422,3 +425,38 @@ class TestWhichApp:
             run(SagaManager(site.app), saga, ORDER, pause_on_disk=True)
             assert site.queued() == number
         site.client.flushdb()
+
+
+class TestStorage:
+    @pytest.mark.parametrize(("kind", "prefix"), [("url", "saga:"), ("store", "mine:")])
+    def test_worker_and_client_keep_sagas_where_they_are_told(
+        self, site, valkey, monkeypatch, kind, prefix
+    ):
+        url = valkey.url(14)
+        env = {"SAGA_TEST_STORAGE": kind, "SAGA_TEST_STORE_URL": url}
+        worker = site.worker(app="tests.worker.apps.stored", env=env)
+        for name, value in {**env, "SAGA_TEST_URL": site.url}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delitem(sys.modules, "tests.worker.apps.stored", raising=False)
+        client = importlib.import_module("tests.worker.apps.stored")
+        saga = Saga("kept", app=client.app)
+        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(late, name="b")
+        saga.commit()
+
+        with redis.Redis.from_url(url) as there:
+            try:
+                assert run(client.sagas, saga, {"x": 1}).context == {"x": 1}
+                result = saga.delay(hold=["b/f"])
+                line = site.journal.wait(result.id, "began", 2)
+                site.kill_child(line)  # the worker's heart finds it out in the same store
+                site.journal.wait(result.id, "began", 3)
+                site.journal.open(result.id, "b/f", 2)
+                assert result.get(timeout=30)
+                assert len(list(there.scan_iter(f"{prefix}execution:*"))) == 2
+                assert list(site.client.scan_iter("*execution:*")) == []
+                assert worker.process.stop() == 0  # a warm shutdown takes leave of the store
+                assert "saga heartbeat failed" not in worker.text()
+                assert result.status is SagaStatus.COMPLETED
+            finally:
+                there.flushdb()

@@ -71,7 +71,7 @@ def threads(how_many, numbers):
     return found
 
 
-def in_threads(rounds=6, how_many=50):
+def in_threads(rounds=5, how_many=50):
     counts, found = [], []
     for turn in range(int(rounds)):
         first = turn * how_many
