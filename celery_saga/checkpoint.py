@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_saga.errors import UnsupportedCheckpoint
-from celery_saga.execution import (
+from celery_saga.records import (
     Claim,
     Direction,
     Failure,
-    Note,
-    SagaExecution,
     SagaStatus,
     SagaStepExecution,
     StepStatus,
     evolved,
 )
-from celery_saga.plan import Plan
+
+if TYPE_CHECKING:
+    from celery_saga.execution import SagaExecution
 
 #: Version of the checkpoint's form; a higher one is refused, never guessed at.
 SCHEMA_VERSION = 1
@@ -101,17 +101,8 @@ def head_to_dict(execution: SagaExecution) -> dict[str, Any]:
     return {"version": SCHEMA_VERSION, **record_to_dict(execution, leave_out=HEAD_LEAVES_OUT)}
 
 
-def from_parts(
-    saga_id: str,
-    head: Mapping[str, Any],
-    *,
-    plan: Plan,
-    values: Mapping[str, Any],
-    steps: Sequence[SagaStepExecution],
-    history: tuple[Note, ...],
-    revision: int,
-) -> SagaExecution:
-    """An execution from its stored parts.
+def head_from_dict(saga_id: str, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of :func:`head_to_dict`: the execution's fields.
 
     Raises:
         UnsupportedCheckpoint: a newer version of this library wrote it.
@@ -121,12 +112,4 @@ def from_parts(
     if version > SCHEMA_VERSION:
         raise UnsupportedCheckpoint(saga_id, version, SCHEMA_VERSION)
     data["status"] = SagaStatus(data.get("status", SagaStatus.CREATED))
-    return SagaExecution(
-        saga_id,
-        plan,
-        values,
-        steps,
-        history=history,
-        revision=revision,
-        **data,
-    )
+    return data

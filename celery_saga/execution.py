@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
+from celery_saga.checkpoint import head_from_dict, head_to_dict, record_to_dict, step_from_dict
 from celery_saga.context import SagaContext
 from celery_saga.partial import PartialSteps
 from celery_saga.plan import Plan
-from celery_saga.slots import Direction, Slot
+from celery_saga.records import (
+    SETTLED,
+    TERMINAL,
+    Claim,
+    Direction,
+    Failure,
+    Note,
+    SagaStatus,
+    SagaStepExecution,
+    Slot,
+    StepStatus,
+    evolved,
+)
 from celery_saga.values import Values, values_of
-
-T = TypeVar("T")
 
 __all__ = [
     "SETTLED",
@@ -28,139 +40,8 @@ __all__ = [
     "Slot",
     "StepStatus",
     "evolved",
+    "from_parts",
 ]
-
-
-class SagaStatus(str, Enum):
-    """Where a saga is. The status is never better than what the engine knows."""
-
-    CREATED = "CREATED"  #: saved, its first step is not sent yet
-    RUNNING = "RUNNING"  #: on its way forward
-    PAUSED = "PAUSED"  #: stopped between two steps by an operator
-    COMPENSATING = "COMPENSATING"  #: on its way back
-    COMPLETED = "COMPLETED"  #: every step's effect stands
-    COMPENSATED = "COMPENSATED"  #: every known or possible effect was undone
-    STUCK = "STUCK"  #: a person is needed; never expires
-
-    __str__ = str.__str__
-
-
-class StepStatus(str, Enum):
-    """Where one step is."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"  #: sent, or being run
-    WAITING = "WAITING"  #: waits for the engine's next attempt
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"  #: it may have happened
-    COMPENSATING = "COMPENSATING"
-    COMPENSATED = "COMPENSATED"
-    COMPENSATION_FAILED = "COMPENSATION_FAILED"
-    SKIPPED = "SKIPPED"
-
-    __str__ = str.__str__
-
-
-#: Nothing happens to these by itself any more (a late effect or an operator may reopen them).
-TERMINAL = frozenset({SagaStatus.COMPLETED, SagaStatus.COMPENSATED})
-#: Those that ``get()`` no longer waits for.
-SETTLED = TERMINAL | {SagaStatus.STUCK}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to run one slot, taken before the body starts.
-
-    Args:
-        token: unique to one delivery in one process.
-        instance: the boot of the worker that holds it.
-        retries: Celery's retry count of the claiming message; a higher one takes over.
-        at: store time of the claim, seconds since the epoch.
-    """
-
-    token: str
-    instance: str
-    retries: int = 0
-    at: float = 0.0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error as it is recorded: names and text, nothing executable."""
-
-    type: str
-    message: str
-    step: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.message else self.type
-
-
-@dataclass(frozen=True)
-class SagaStepExecution:
-    """What is known of one step of a run.
-
-    Args:
-        name: the step's name.
-        status: see :class:`StepStatus`.
-        outstanding: direction of the task that is sent and not over yet.
-        epoch: of the newest dispatch, over both directions; 0 before the first.
-        claim: who runs it.
-        effect: an effect was reported, or may exist, and is not undone.
-        retries: the highest Celery retry count seen; a message that is sent again carries it.
-        attempts: failed attempts in the engine's own retries, this direction.
-        lost: attempts whose outcome stayed unknown, this direction.
-        round: how often the forward task began anew after its undo ran.
-        undo_round: how often the undo began anew after a late effect.
-        reopened: a late effect arrived while the undo was on its way.
-        reported: tokens of the effects that were counted; a second report says nothing new.
-        expected_at: when the newest message could be taken at the earliest, store time.
-        republished: how often that message was sent again.
-        not_before: no dispatch before this store time (the engine's own delays).
-        unknown_since: since when workers say that they do not know the task.
-        error: why the forward task failed.
-        undo_error: why the undo failed.
-        started_at: first dispatch, store time.
-        ended_at: end of the forward task, store time.
-    """
-
-    name: str
-    status: StepStatus = StepStatus.PENDING
-    outstanding: Direction | None = None
-    epoch: int = 0
-    claim: Claim | None = None
-    effect: bool = False
-    retries: int = 0
-    attempts: int = 0
-    lost: int = 0
-    round: int = 0
-    undo_round: int = 0
-    reopened: bool = False
-    reported: tuple[str, ...] = ()
-    expected_at: float | None = None
-    republished: int = 0
-    not_before: float | None = None
-    unknown_since: float | None = None
-    error: Failure | None = None
-    undo_error: Failure | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-
-    @property
-    def undoable(self) -> bool:
-        """Whether its effect stands, and its undo has not failed for good."""
-        return self.effect and self.status is not StepStatus.COMPENSATION_FAILED
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line of the history: who did what, when."""
-
-    at: float
-    what: str
-    by: str = ""
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,6 +106,64 @@ class SagaExecution:
         return evolved(new, created_at=at, updated_at=at)
 
     @property
+    def uuid(self) -> uuid.UUID | str:
+        """The saga's id, as a UUID where it is one: what the Minos framework's code asks for."""
+        try:
+            found = uuid.UUID(self.saga_id)
+        except ValueError:
+            return self.saga_id
+        return found if str(found) == self.saga_id else self.saga_id
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """All of the execution as plain data that any JSON encoder takes.
+
+        ::
+
+            {"version": 1, "saga_id": "...", "plan": {...}, "context": {"order_id": 7, ...},
+             "steps": [{"name": "charge", "status": "SUCCEEDED", ...}, ...], "history": [...],
+             "revision": 9, "status": "COMPLETED", "created_at": 1735689600.0, ...}
+
+        Values that JSON lacks stand in it as kombu writes them. :meth:`from_raw` makes an equal
+        execution of it.
+        """
+        context = values_of(self.values).texts()
+        return {
+            "saga_id": self.saga_id,
+            "plan": json.loads(self.plan.text),
+            "context": {key: json.loads(text) for key, text in context.items()},
+            "steps": [record_to_dict(step) for step in self.steps],
+            "history": [record_to_dict(note) for note in self.history],
+            "revision": self.revision,
+            **head_to_dict(self),
+        }
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> SagaExecution:
+        """The execution that :attr:`raw` was read of; it is not saved anywhere.
+
+        Raises:
+            UnsupportedCheckpoint: a newer version of this library wrote it.
+            ValueError: it is not the export of an execution; the cause is ``__cause__``.
+        """
+        try:
+            head = dict(raw)
+            saga_id, plan, context = (head.pop(key) for key in ("saga_id", "plan", "context"))
+            fields = head_from_dict(saga_id, {**head, "version": head["version"]})
+            fields["steps"] = tuple(step_from_dict(step) for step in fields["steps"])
+            fields["history"] = tuple(Note(**note) for note in fields["history"])
+            values = Values(texts={key: json.dumps(value) for key, value in context.items()})
+            dict(values)  # what cannot be read is found here
+            found = cls(saga_id, Plan.from_text(json.dumps(plan)), values, **fields)
+            _check_whole(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"SagaExecution.from_raw: expected what SagaExecution.raw gave, found something "
+                f"else ({type(error).__name__}: {error})"
+            ) from error
+        return found
+
+    @property
     def name(self) -> str:
         """The saga's name."""
         return self.plan.saga
@@ -272,9 +211,39 @@ class SagaExecution:
         return f"{self.saga_id}/{step.name}/{direction}/{turn}"
 
 
-def evolved(record: T, **changes: Any) -> T:
-    """As :func:`dataclasses.replace`, without running the constructor (a third of its time)."""
-    new = object.__new__(type(record))
-    new.__dict__.update(record.__dict__)
-    new.__dict__.update(changes)
-    return new
+def _check_whole(execution: SagaExecution) -> None:
+    names = [step.name for step in execution.plan.steps]
+    slot = Slot(0, Direction.FORWARD, 0)
+    if Slot.parse(slot.task_id(execution.saga_id)) != (execution.saga_id, slot):
+        raise ValueError(f"{execution.saga_id!r} is no saga id")
+    if [step.name for step in execution.steps] != names or not names:
+        raise ValueError("its steps are not those of its plan")
+    if execution.position not in range(len(names)):
+        raise ValueError(f"{execution.position!r} is no step's position")
+
+
+def from_parts(
+    saga_id: str,
+    head: Mapping[str, Any],
+    *,
+    plan: Plan,
+    values: Mapping[str, Any],
+    steps: Sequence[SagaStepExecution],
+    history: tuple[Note, ...],
+    revision: int,
+) -> SagaExecution:
+    """An execution from the parts in which a store keeps it.
+
+    Raises:
+        UnsupportedCheckpoint: a newer version of this library wrote it.
+    """
+    fields = head_from_dict(saga_id, head)
+    fields |= {"saga_id": saga_id, "plan": plan, "values": values, "steps": steps}
+    unknown = fields.keys() - _NEW.__dict__.keys()
+    if unknown:
+        raise TypeError(f"an execution has no {', '.join(sorted(unknown))}")
+    return evolved(_NEW, history=history, revision=revision, **fields)
+
+
+#: An execution of which nothing is known.
+_NEW = SagaExecution("", Plan("", ()))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
 
 from celery import Celery
 
 from celery_saga import callables, reports
+from celery_saga.awaiting import run
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import SagaExecution
 from celery_saga.hook import hook, verify
+from celery_saga.importing import take_in
 from celery_saga.recovery import RecoveryStep
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime, install
+from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS
+from celery_saga.storage import checked
 from celery_saga.tasks import declare_tasks
 
 
@@ -26,20 +30,91 @@ class SagaManager:
     Put it on the line after ``app = Celery(...)``. It reads no configuration when constructed. A
     second one on the same app is another handle of the same engine.
 
+    The Minos framework's call, ``SagaManager(storage=..., broker_pool=...)``, is understood too.
+
     Args:
         app: the Celery app.
+        storage: where its sagas are kept: a store's URL, as for ``saga_store_url``, which it goes
+            before, or a :class:`~celery_saga.stores.Store`, which belongs to the app from now on;
+            by default what the app's settings say.
+        broker_pool: the Celery app, if it is not given as ``app``: its broker is the sagas'.
 
     Raises:
-        SetupError: ``app`` is not a Celery app.
+        SetupError: something is not what it should be, or the app has a manager with another
+            storage.
     """
 
-    def __init__(self, app: Celery) -> None:
-        if not isinstance(app, Celery):
-            raise SetupError(f"SagaManager: expected a Celery app, found a {type(app).__name__}")
-        self.app = app
-        self._runtime, new = install(app)
-        if new:
-            _set_up(app)
+    def __init__(
+        self,
+        app: Celery | None = None,
+        *,
+        storage: Any = None,
+        broker_pool: Any = None,
+        **gone: Any,
+    ) -> None:
+        if gone:
+            raise SetupError(
+                f"SagaManager: {sorted(gone)[0]}= has no meaning here: broker, store and settings "
+                f"are those of the Celery app, SagaManager(app)"
+            )
+        self.app = _checked_app(app, broker_pool, storage)
+        if isinstance(storage, SagaExecutionRepository):
+            storage = None  # of the same app, and so its store as it is
+        given = None if storage is None else checked(storage)
+        self._runtime = install(self.app, given, _set_up)
+
+    @overload
+    async def run(
+        self,
+        definition: Saga | None = None,
+        context: Mapping[str, Any] | None = None,
+        *,
+        return_execution: Literal[True] = True,
+        **options: Any,
+    ) -> SagaExecution: ...
+    @overload
+    async def run(
+        self,
+        definition: Saga | None = None,
+        context: Mapping[str, Any] | None = None,
+        *,
+        return_execution: bool,
+        **options: Any,
+    ) -> SagaExecution | uuid.UUID | str: ...
+    async def run(
+        self,
+        definition: Saga | None = None,
+        context: Mapping[str, Any] | None = None,
+        *,
+        return_execution: bool = True,
+        **options: Any,
+    ) -> SagaExecution | uuid.UUID | str:
+        """Start a saga and wait for its end, without blocking the event loop.
+
+        Cancelling the coroutine does nothing to a saga that was started. A saga that is bound to no
+        app runs on this manager's.
+
+        Args:
+            definition: the committed saga.
+            context: what it begins with.
+            return_execution: the execution, or else its id alone.
+            options: ``pause_on_disk``, ``raise_on_error``, ``timeout``, ``response``, ``user`` and
+                ``autocommit``, as :func:`celery_saga.awaiting.run` has them; all others are those
+                of :meth:`Saga.apply_async`.
+
+        Returns:
+            The settled execution, or the id: a UUID, or a text if ``saga_id=`` was none.
+
+        Raises:
+            SagaFailedExecutionStepException: it was undone (SagaCompensated) or is stuck
+                (SagaStuck); ``exception`` is what the step raised.
+            celery.exceptions.TimeoutError: it is not settled in time; it runs on.
+            RuntimeError: called inside a task, where waiting can lock up the workers.
+            ValueError, NotImplementedError: an option asks for what is not there.
+            SagaError, TypeError: as :meth:`Saga.apply_async`.
+        """
+        execution = await run(self._runtime, definition, context, **options)
+        return execution if return_execution else execution.uuid
 
     def get(self, saga_id: str | uuid.UUID) -> SagaResult:
         """The handle of a saga that was started before.
@@ -73,7 +148,7 @@ class SagaManager:
 
 
 class SagaExecutionRepository:
-    """Reads saved executions, in the shape of the Minos framework's repository.
+    """The saved executions, in the shape of the Minos framework's repository.
 
     Args:
         app: a Celery app with a :class:`SagaManager`.
@@ -81,6 +156,17 @@ class SagaExecutionRepository:
 
     def __init__(self, app: Celery) -> None:
         self._runtime: Runtime = SagaManager(app)._runtime
+
+    async def store(self, execution: SagaExecution) -> None:
+        """Take in an execution that was exported elsewhere; see :meth:`SagaExecution.from_raw`.
+
+        It must not be on its way anywhere else any more: it goes on here, with a step that was
+        running then as one whose outcome is unknown.
+
+        Raises:
+            SagaAlreadyExists: there is one with its id, which stays as it is.
+        """
+        await asyncio.to_thread(take_in, self._runtime.store, execution)
 
     async def load(self, saga_id: str | uuid.UUID) -> SagaExecution:
         """The execution as it was saved last.
@@ -99,6 +185,34 @@ class SagaExecutionRepository:
         key = saga_id.saga_id if isinstance(saga_id, SagaExecution) else str(saga_id)
         if not await asyncio.to_thread(self._runtime.store.delete, key):
             raise SagaExecutionNotFoundException(key)
+
+
+def _checked_app(app: Any, broker_pool: Any, storage: Any) -> Celery:
+    """The one app that all of them speak of.
+
+    Raises:
+        SetupError: they speak of none or of several, or one of them is something else.
+    """
+    given = {"app": app, "broker_pool": broker_pool}
+    if isinstance(storage, SagaExecutionRepository):
+        given["storage"] = storage._runtime.app
+    apps: dict[int, Celery] = {}
+    for name, found in given.items():
+        if found is None:
+            continue
+        if not isinstance(found, Celery):
+            raise SetupError(
+                f"SagaManager: {name}: expected a Celery app, found a {type(found).__name__}; "
+                f"broker and settings of sagas are the app's: SagaManager(app)"
+            )
+        real: Celery = getattr(found, "_get_current_object", lambda one=found: one)()
+        apps[id(real)] = real
+    if len(apps) != 1:
+        raise SetupError(
+            f"SagaManager: expected one Celery app, SagaManager(app), found "
+            f"{' and '.join(repr(one.main) for one in apps.values()) or 'none'}"
+        )
+    return next(iter(apps.values()))
 
 
 def _set_up(app: Celery) -> None:

@@ -26,6 +26,7 @@ from celery_saga.execution import (
     SagaStatus,
     StepStatus,
 )
+from celery_saga.failures import cause_of
 
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime
@@ -196,7 +197,13 @@ class SagaResult:
 
 
 def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
-    """The error that stands for how a settled saga ended."""
+    """The error that stands for how a settled saga ended; its cause is what the step raised."""
+    error = _failure_of(execution)
+    error.__cause__ = cause_of(execution)
+    return error
+
+
+def _failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
     if execution.status is SagaStatus.COMPENSATED:
         error = execution.error
         return SagaCompensated(execution.saga_id, error.step if error else "", str(error or ""))

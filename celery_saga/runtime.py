@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-import redis
 from celery import Celery, states
-from celery.backends.redis import RedisBackend
 
 from celery_saga.decide.events import Event
 from celery_saga.definition import SAGAS, SagaDefinition
@@ -23,19 +22,26 @@ from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Plan
 from celery_saga.planner import build_plan
+from celery_saga.storage import new_store
 from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.stores.redis import RedisStore
 
 _ATTRIBUTE = "_celery_saga_runtime"
 
-_NO_STORE = (
-    "no store for sagas: the result backend {backend} cannot compare and swap. Set saga_store_url "
-    "to a Redis server, for example app.conf.saga_store_url = 'redis://localhost/1'; the result "
-    "backend may stay as it is"
-)
+#: Apps with a runtime in this process.
+_apps: WeakSet[Celery] = WeakSet()
+
+#: Held while what all threads share is made. A forked child has one of its own: the thread that
+#: held the parent's does not exist in it.
+_making = threading.RLock()
 
 
+def _after_fork() -> None:
+    global _making
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 #: Makes an event once the store's time is known.
 News = Callable[[float], Event]
 
@@ -57,17 +63,18 @@ class Runtime:
 
     Args:
         app: the Celery app; its configuration is first read when something is needed.
+        storage: a store or the URL of one; by default what the app's settings say.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, storage: str | Store | None = None) -> None:
         self.app = app
+        self.storage = storage
         #: This boot of this process. A worker draws a new one before it makes its pool, and the
         #: pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
         self._memory = MemoryStore()
         self._count = itertools.count(1)
-        self._pid = 0
-        self._orchestrator: Orchestrator | None = None
+        self._made: tuple[int, Orchestrator | None] = (0, None)
         self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
@@ -80,10 +87,15 @@ class Runtime:
     @property
     def orchestrator(self) -> Orchestrator:
         """The orchestrator of this process; a forked child makes its own."""
-        if self._orchestrator is None or self._pid != os.getpid():
-            self._orchestrator = self.new_orchestrator()
-            self._pid = os.getpid()
-        return self._orchestrator
+        pid = os.getpid()
+        made, found = self._made
+        if found is None or made != pid:
+            with _making:
+                made, found = self._made
+                if found is None or made != pid:
+                    found = self.new_orchestrator()
+                    self._made = (pid, found)
+        return found
 
     @property
     def store(self) -> Store:
@@ -93,39 +105,9 @@ class Runtime:
     def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
         patience = float(self.app.conf.saga_commit_patience)
-        store = self._new_store()
+        store = new_store(self.app, self.storage, self._memory)
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store))
         return Orchestrator(store, dispatcher, patience, errands)
-
-    def _new_store(self) -> Store:
-        """
-        Raises:
-            SetupError: the app has no store that can compare and swap.
-        """
-        conf = self.app.conf
-        url = conf.saga_store_url
-        options: dict[str, Any] = {"prefix": conf.saga_key_prefix, "expires": self._expires()}
-        if url is None:
-            if not isinstance(self.app.backend, RedisBackend):
-                raise SetupError(_NO_STORE.format(backend=type(self.app.backend).__name__))
-            return RedisStore(lambda: self.app.backend.client, **options)  # type: ignore[attr-defined]
-        if url == "memory://":
-            return self._memory
-        if url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
-            client = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1))
-            return RedisStore(client, **options)
-        raise SetupError(
-            f"saga_store_url: expected a redis://, rediss:// or redis+socket:// URL, found "
-            f"{url.partition('://')[0]}://..."
-        )
-
-    def _expires(self) -> float | None:
-        expires = self.app.conf.saga_result_expires
-        if expires is None:
-            expires = self.app.conf.result_expires
-        if expires is None:
-            return None
-        return float(getattr(expires, "total_seconds", lambda: expires)())
 
     @property
     def context_limit(self) -> int | None:
@@ -175,14 +157,27 @@ class Runtime:
         return list(found.values())
 
 
-def install(app: Celery) -> tuple[Runtime, bool]:
-    """The app's runtime and whether it was made just now."""
-    found = installed(app)
-    if found is not None:
-        return found, False
-    runtime = Runtime(app)
-    setattr(app, _ATTRIBUTE, runtime)
-    return runtime, True
+def install(app: Celery, storage: str | Store | None, set_up: Callable[[Celery], None]) -> Runtime:
+    """The app's runtime; it is made, and the app set up, by the first call.
+
+    Raises:
+        SetupError: it was made with another storage.
+    """
+    with _making:
+        found = installed(app)
+        if found is None:
+            set_up(app)
+            found = Runtime(app, storage)
+            setattr(app, _ATTRIBUTE, found)
+            _apps.add(app)
+            return found
+    if storage is None or found.storage is storage or found.storage == storage:
+        return found
+    other = "another" if found.storage is not None else "no"
+    raise SetupError(
+        f"the Celery app {app.main!r} has a SagaManager with {other} storage=: an app has one "
+        f"store, and storage= belongs to its first SagaManager"
+    )
 
 
 def runtime_of(app: Celery) -> Runtime:
@@ -196,9 +191,24 @@ def runtime_of(app: Celery) -> Runtime:
         raise SetupError(
             f"the Celery app {app.main!r} has no saga manager in this process: add "
             f"'sagas = SagaManager(app)' after 'app = Celery(...)', in every process that starts "
-            f"or runs sagas"
+            f"or runs sagas{_elsewhere()}"
         )
     return found
+
+
+def _elsewhere() -> str:
+    app = only_app()
+    if app is None:
+        return ""
+    return (
+        f"; the app {app.main!r} has one: a saga that is to run there names it, Saga(..., app=app)"
+    )
+
+
+def only_app() -> Celery | None:
+    """The app with a runtime, if this process has one and no more."""
+    apps = list(_apps)
+    return apps[0] if len(apps) == 1 else None
 
 
 def installed(app: Celery) -> Runtime | None:

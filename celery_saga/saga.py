@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,25 +10,17 @@ from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
 from celery_saga import announce, callables, codec
-from celery_saga.context import SagaContext
-from celery_saga.decide.events import Looked
 from celery_saga.definition import SagaDefinition
-from celery_saga.dispatch import run_here
 from celery_saga.errors import (
     DefinitionError,
-    MissingInput,
     SagaAlreadyExists,
-    SagaExecutionException,
 )
-from celery_saga.orchestrator import Orchestrator
-from celery_saga.plan import Plan
+from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
-from celery_saga.runtime import Runtime, runtime_of
+from celery_saga.runtime import only_app, runtime_of
+from celery_saga.starting import begin, checked_id, context_values, opening
 from celery_saga.steps import LocalSagaStep
 from celery_saga.timing import ends_in, starts_in
-from celery_saga.values import Values
-
-_SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Saga(SagaDefinition):
@@ -41,6 +31,22 @@ class Saga(SagaDefinition):
     @property
     def app(self) -> Celery:
         """The app that runs it: given, else the one that its tasks share, else the current one.
+
+        In a thread that has no current app, it is the one that has a SagaManager.
+
+        Raises:
+            DefinitionError: its tasks belong to several apps.
+        """
+        found = self.own_app()
+        if found is None:
+            found = current_app._get_current_object()  # type: ignore[attr-defined]
+            if found.main == "default" and not found.set_as_current:
+                # The one that Celery makes up where no app is current, as in new threads.
+                found = only_app() or found
+        return found
+
+    def own_app(self) -> Celery | None:
+        """The app that it is bound to: given, or that of its tasks; ``None``: any may run it.
 
         Raises:
             DefinitionError: its tasks belong to several apps.
@@ -64,7 +70,7 @@ class Saga(SagaDefinition):
                 f"app: use tasks of one, or name it with Saga(..., app=app) and give the others by "
                 f"their names"
             )
-        return next(iter(apps.values()), current_app._get_current_object())  # type: ignore[attr-defined]
+        return next(iter(apps.values()), None)
 
     def delay(self, **context: Any) -> SagaResult:
         """Start a run with this context."""
@@ -102,26 +108,64 @@ class Saga(SagaDefinition):
             StoreUnavailable: the store is away; calling again with the same id is safe.
             ValueError: another argument is not what it should be.
         """
+        options: dict[str, Any] = {"saga_id": saga_id, "queue": queue, "priority": priority}
+        options |= {"countdown": countdown, "eta": eta, "deadline": deadline}
+        return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
+
+    def delay_on_commit(self, **context: Any) -> None:
+        """As :meth:`delay`, once Django's current transaction is committed; see below."""
+        self.apply_async_on_commit(context)
+
+    def apply_async_on_commit(
+        self, context: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """As :meth:`apply_async`, once Django's current transaction is committed.
+
+        Mistakes are found now, while the transaction can still be rolled back; the context is
+        copied now; ``countdown`` and ``deadline`` count from the commit. Nothing starts if the
+        transaction is rolled back, and outside of one the saga starts at once. As of Celery's own
+        ``task.delay_on_commit()`` there is no result: name the saga with ``saga_id=`` to find it.
+
+        Raises:
+            SetupError: Django is not installed, or not configured in this process.
+            SagaError, ValueError, TypeError: as :meth:`apply_async`.
+        """
+        on_commit(self.prepared(self.app, context, **options))
+
+    def prepared(
+        self,
+        app: Celery,
+        context: Mapping[str, Any] | None,
+        *,
+        saga_id: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        deadline: float | timedelta | datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_duplicate: str = "return",
+    ) -> Callable[[], SagaResult]:
+        """What starts a run on ``app`` when it is called; all mistakes are found before."""
         if on_duplicate not in ("return", "raise"):
             raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
-        start = starts_in(self.app, countdown, eta)
-        times = {"countdown": start, "deadline": ends_in(self.app, deadline, start)}
-        result = self._start(context, saga_id, _routing(queue, priority), times)
-        if not result.created and on_duplicate == "raise":
-            raise SagaAlreadyExists(result.id, result.execution.name)
-        return result
+        runtime, routing = runtime_of(app), _routing(queue, priority)
+        plan = runtime.plan(self, **routing)
+        values = opening(runtime, plan, context_values(context))
+        named = None if saga_id is None else checked_id("saga_id", saga_id)
 
-    def _start(
-        self,
-        context: Mapping[str, Any] | None,
-        saga_id: str | None,
-        routing: dict[str, Any],
-        times: dict[str, Any],
-    ) -> SagaResult:
-        runtime = runtime_of(self.app)
-        plan, values = runtime.plan(self, **routing), values_of(context)
-        checked = None if saga_id is None else checked_id("saga_id", saga_id)
-        return begin(runtime, plan, values, checked, times)
+        def times() -> dict[str, float | None]:
+            start = starts_in(app, countdown, eta)
+            return {"countdown": start, "deadline": ends_in(app, deadline, start)}
+
+        times()
+
+        def start() -> SagaResult:
+            result = begin(runtime, plan, values, named, times())
+            if not result.created and on_duplicate == "raise":
+                raise SagaAlreadyExists(result.id, result.execution.name)
+            return result
+
+        return start
 
     def s(self, **context: Any) -> Signature[Any]:
         """The start of a run with this context, as a signature for canvas and beat.
@@ -157,69 +201,12 @@ class Saga(SagaDefinition):
                 "a saga without a name cannot be a signature, for no worker could find it: give it "
                 "one with Saga('name')"
             )
-        values = values_of(context)
+        values = context_values(context)
         codec.check(values, "context")
         given = {"saga": self._name, "context": values}
         return Signature(
             announce.START, kwargs=given, options=options, immutable=immutable, app=self.app
         )
-
-
-def begin(
-    runtime: Runtime,
-    plan: Plan,
-    values: Mapping[str, Any],
-    saga_id: str | None,
-    times: Mapping[str, Any],
-    *,
-    ignore_result: bool | None = False,
-    origin: Mapping[str, Any] | None = None,
-    eager: bool = False,
-) -> SagaResult:
-    """Start a run.
-
-    Args:
-        saga_id: its id; ``None``: a new one.
-        times: ``countdown`` and ``deadline`` in seconds.
-        ignore_result: whether it is to have no Celery result.
-        origin: what its callers want to be told, as plain JSON.
-        eager: whether to run it to its end here and now.
-
-    Raises:
-        MissingInput: the first step needs a key that the context lacks.
-        ContextTooLarge: it has more than ``saga_context_limit`` characters.
-    """
-    values = Values(values)
-    values.check_size(runtime.context_limit)
-    _check_first_step(plan, values)
-    wanted = not eager and announce.wanted(runtime.app, ignore_result)
-    dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
-    saga_id = saga_id or str(uuid.uuid4())
-    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, **times}
-    with run_here(saga_id if eager else ""):
-        token = uuid.uuid4().hex
-        execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)
-        if created and (eager or runtime.app.conf.task_always_eager):
-            _finish_eagerly(runtime.orchestrator, saga_id)
-    if dropped and not created and execution.settled and not execution.result_pending:
-        # It was started and ended meanwhile, and what was dropped was its own.
-        announce.announce(runtime.app, execution)
-    return SagaResult(runtime, saga_id, created=created)
-
-
-def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
-    """Send what waits for its time at once: no worker's heart would, and eager calls do not wait.
-
-    Celery's own eager retries pass over their countdown in the same way.
-    """
-    execution = orchestrator.load(saga_id)
-    while not execution.settled:
-        until = execution.steps[execution.position].not_before
-        if until is None:
-            return  # a task that this process does not have was sent to the broker
-        at = max(until, orchestrator.store.now())
-        orchestrator.handle(saga_id, Looked(at), execution)
-        execution = orchestrator.load(saga_id)
 
 
 def _routing(queue: Any, priority: Any) -> dict[str, Any]:
@@ -230,37 +217,3 @@ def _routing(queue: Any, priority: Any) -> dict[str, Any]:
         raise ValueError(f"priority: expected 0 to 255, found {priority!r}")
     given = {"queue": queue, "priority": priority}
     return {key: value for key, value in given.items() if value is not None}
-
-
-def checked_id(what: str, saga_id: Any) -> str:
-    """The id of a saga, if it can be one; ``what`` names it in the error.
-
-    Raises:
-        SagaExecutionException: it cannot.
-    """
-    text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
-    if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
-        raise SagaExecutionException(
-            f"{what}: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
-        )
-    return text
-
-
-def values_of(context: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a saga begins with, as a dict.
-
-    Raises:
-        TypeError: it is no mapping.
-    """
-    if context is not None and not isinstance(context, Mapping):
-        raise TypeError(
-            f"context: expected a mapping or SagaContext, found a {type(context).__name__}"
-        )
-    return dict(SagaContext(**context)) if context else {}
-
-
-def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
-    first = plan.steps[0]
-    key = first.action.missing(values)
-    if key is not None:
-        raise MissingInput(key, first.name, first.action.task)

@@ -16,7 +16,7 @@ from celery_saga.execution import SagaStatus
 from celery_saga.patience import patiently
 from celery_saga.result import failure_of
 from celery_saga.runtime import Runtime, runtime_of
-from celery_saga.saga import begin, checked_id, values_of
+from celery_saga.starting import begin, checked_id, context_values, opening
 
 
 def declare_tasks(app: Celery) -> None:
@@ -54,7 +54,7 @@ def start(
     request, runtime = self.request, runtime_of(self.app)
     saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
     plan = runtime.plan(_find(runtime, saga, request.is_eager))
-    values = _merged(saga, previous, values_of(context))
+    values = opening(runtime, plan, _merged(saga, previous, context_values(context)))
     if request.is_eager:
         begin(runtime, plan, values, saga_id, {}, eager=True)
         return _finished(runtime, saga_id)
@@ -89,7 +89,7 @@ def _merged(name: str, previous: tuple[Any, ...], given: Mapping[str, Any]) -> M
     if not previous or previous == (None,):
         return given
     if len(previous) == 1 and isinstance(previous[0], Mapping):
-        return {**values_of(previous[0]), **given}
+        return {**context_values(previous[0]), **given}
     kinds = ", ".join(type(each).__name__ for each in previous)
     raise SagaExecutionException(
         f"saga {name!r}: the result before it cannot be its context: expected a mapping or None, "

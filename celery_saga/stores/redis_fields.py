@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from celery_saga.checkpoint import from_parts, head_to_dict, record_to_dict, step_from_dict
+from celery_saga.checkpoint import head_to_dict, record_to_dict, step_from_dict
 from celery_saga.execution import (
     Claim,
     Direction,
@@ -17,6 +17,7 @@ from celery_saga.execution import (
     SagaStepExecution,
     Slot,
     evolved,
+    from_parts,
 )
 from celery_saga.partial import UNREAD, PartialSteps
 from celery_saga.plan import Plan

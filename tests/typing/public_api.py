@@ -1,6 +1,7 @@
 """The types that users see; checked by mypy, never run."""
 
 from typing import Any
+from uuid import UUID
 
 from celery import Celery, Signature
 from typing_extensions import assert_type
@@ -40,5 +41,21 @@ assert_type(saga.apply_async({"order_id": 7}, saga_id="order-7"), SagaResult)
 assert_type(saga_info(), SagaInfo | None)
 
 
+assert_type(SagaManager(storage="redis://localhost/0", broker_pool=app), SagaManager)
+assert_type(saga.delay_on_commit(order_id=7), None)
+assert_type(SagaExecution.from_raw(result.execution.raw), SagaExecution)
+assert_type(result.execution.uuid, UUID | str)
+assert_type(result.status.Errored, bool)
+assert_type(result.status == SagaStatus.Errored, bool)
+
+
 async def load(saga_id: str) -> None:
-    assert_type(await sagas.repository.load(saga_id), SagaExecution)
+    execution = await sagas.repository.load(saga_id)
+    assert_type(execution, SagaExecution)
+    assert_type(await sagas.repository.store(execution), None)
+
+
+async def run(whole: bool) -> None:
+    assert_type(await sagas.run(saga, SagaContext(order_id=7)), SagaExecution)
+    assert_type(await sagas.run(definition=saga, raise_on_error=False), SagaExecution)
+    assert_type(await sagas.run(saga, return_execution=whole), SagaExecution | UUID | str)

@@ -13,7 +13,7 @@ import pytest
 
 from celery_saga import checkpoint, codec
 from celery_saga.errors import UnsupportedCheckpoint
-from celery_saga.execution import Direction, Note, SagaExecution, evolved
+from celery_saga.execution import Direction, Note, SagaExecution, evolved, from_parts
 from celery_saga.plan import Plan
 from celery_saga.values import Values
 from tests.unit.scenario import Scenario, spoken
@@ -129,7 +129,7 @@ def through_checkpoint(execution: SagaExecution) -> SagaExecution:
     """The execution as a store would give it back: every part through JSON text."""
     steps = [codec.dumps(checkpoint.record_to_dict(step)) for step in execution.steps]
     notes = [codec.dumps(checkpoint.record_to_dict(note)) for note in execution.history]
-    return checkpoint.from_parts(
+    return from_parts(
         execution.saga_id,
         codec.loads(codec.dumps(checkpoint.head_to_dict(execution))),
         plan=Plan.from_text(execution.plan.text),
@@ -150,9 +150,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused() -> None:
     execution = Scenario.of("a").play("start").execution
     head = {**checkpoint.head_to_dict(execution), "version": checkpoint.SCHEMA_VERSION + 1}
     with pytest.raises(UnsupportedCheckpoint, match="upgrade celery_saga"):
-        checkpoint.from_parts(
-            "s", head, plan=execution.plan, values={}, steps=(), history=(), revision=1
-        )
+        from_parts("s", head, plan=execution.plan, values={}, steps=(), history=(), revision=1)
 
 
 def test_a_checkpoint_from_before_there_were_results_is_read() -> None:
@@ -162,9 +160,7 @@ def test_a_checkpoint_from_before_there_were_results_is_read() -> None:
         '"updated_at": 1001.0}'
     )
     steps, plan = execution.steps, execution.plan
-    old = checkpoint.from_parts(
-        "s", head, plan=plan, values={"input": 1}, steps=steps, history=(), revision=0
-    )
+    old = from_parts("s", head, plan=plan, values={"input": 1}, steps=steps, history=(), revision=0)
     assert old == evolved(execution, reach=None)
     assert (old.wants_result, old.result_pending, old.origin) == (False, False, None)
 

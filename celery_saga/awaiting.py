@@ -1,0 +1,144 @@
+"""Running sagas from asynchronous code: the Minos framework's ``await manager.run(...)``.
+
+A store's wait holds a thread. The event loop's own threads are few, and a start must not queue
+behind them, so waiting has threads of its own, and coroutines that wait in greater numbers take
+turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from celery.exceptions import TimeoutError
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]
+
+from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException
+from celery_saga.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.result import failure_of
+from celery_saga.runtime import Runtime
+from celery_saga.saga import Saga
+from celery_saga.stores import Store
+
+#: How many threads wait.
+WAITERS = 32
+
+#: Seconds of one turn: a thread outlives its coroutine, if that is cancelled, by no more than this.
+TURN = 2.0
+
+_waiting: set[object] = set()
+_threads: ThreadPoolExecutor
+
+
+def _make_threads() -> None:
+    global _threads
+    _threads = ThreadPoolExecutor(WAITERS, thread_name_prefix="celery-saga-wait")
+    _waiting.clear()
+
+
+_make_threads()
+os.register_at_fork(after_in_child=_make_threads)  # threads stay behind in the parent
+
+
+async def run(
+    runtime: Runtime,
+    definition: Any,
+    context: Mapping[str, Any] | None,
+    *,
+    pause_on_disk: bool = False,
+    raise_on_error: bool = True,
+    timeout: float | None = None,
+    response: Any = None,
+    user: Any = None,
+    autocommit: bool = True,
+    **options: Any,
+) -> SagaExecution:
+    """Start a saga and wait for its end; see :meth:`celery_saga.SagaManager.run`.
+
+    Args:
+        pause_on_disk: come back as soon as the saga is saved. Until it is settled the execution
+            that comes back shows as paused; the saga itself goes on.
+        raise_on_error: raise if the saga did not complete; or else give back how it ended.
+        timeout: seconds to wait.
+        response: would continue a saga at a remote step, and there are none yet.
+        user: would travel with the requests of remote steps.
+        autocommit: there is no second phase that could be left out.
+        options: those of :meth:`Saga.apply_async`.
+    """
+    saga = _runnable(runtime, definition, response, user, autocommit)
+    if not pause_on_disk:
+        assert_will_not_block()
+
+    def start() -> SagaExecution:
+        return saga.prepared(runtime.app, context, **options)().execution
+
+    execution = await asyncio.to_thread(start)
+    if not execution.settled:
+        if pause_on_disk:
+            return evolved(execution, status=SagaStatus.PAUSED)
+        execution = await settled(runtime.store, execution.saga_id, timeout)
+    if raise_on_error and execution.status is not SagaStatus.COMPLETED:
+        raise failure_of(execution)
+    return execution
+
+
+def _runnable(runtime: Runtime, definition: Any, response: Any, user: Any, autocommit: Any) -> Saga:
+    if response is not None:
+        raise NotImplementedError(
+            "run(response=): a response belongs to a remote step, and celery_saga has no remote "
+            "steps yet; a step that is a task of another service needs none, its result is reported"
+        )
+    if definition is None:
+        raise ValueError("run: expected definition= or response=, found neither")
+    if not isinstance(definition, Saga):
+        raise TypeError(f"definition: expected a Saga, found a {type(definition).__name__}")
+    if user is not None:
+        raise ValueError(
+            "user: it would travel with the requests of remote steps, and celery_saga has none "
+            "yet: put it into the context, where every step finds it"
+        )
+    if autocommit is not True:
+        raise ValueError(
+            "autocommit: expected True: each step takes effect when it runs and is undone if the "
+            "saga fails, there is nothing left to commit or reject"
+        )
+    own = definition.own_app()
+    if own is not None and own is not runtime.app:
+        raise DefinitionError(
+            f"saga {definition.name!r} runs on the app {own.main!r}, and this is the manager of "
+            f"{runtime.app.main!r}: run it by SagaManager of its own app, or with its delay()"
+        )
+    return definition
+
+
+async def settled(store: Store, saga_id: str, timeout: float | None = None) -> SagaExecution:
+    """The execution once it is settled. Cancelling this does nothing to the saga.
+
+    Args:
+        timeout: seconds; ``None``: as long as it takes.
+
+    Raises:
+        celery.exceptions.TimeoutError: it is not settled in time.
+        SagaExecutionNotFoundException: there is no such saga.
+        StoreUnavailable: the store is away.
+    """
+    loop, me = asyncio.get_running_loop(), object()
+    give_up = None if timeout is None else time.monotonic() + timeout
+    _waiting.add(me)
+    try:
+        while True:
+            turn = TURN / (1 + len(_waiting) // (WAITERS + 1))
+            left = turn if give_up is None else max(0.0, give_up - time.monotonic())
+            found = await loop.run_in_executor(_threads, store.wait, saga_id, min(turn, left))
+            if found is None:
+                raise SagaExecutionNotFoundException(saga_id)
+            if found.settled:
+                return found
+            if give_up is not None and time.monotonic() >= give_up:
+                raise TimeoutError(f"saga {saga_id} is not settled after {timeout:g} seconds")
+    finally:
+        _waiting.discard(me)

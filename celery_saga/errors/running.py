@@ -1,0 +1,117 @@
+"""What goes wrong with one run of a saga."""
+
+from __future__ import annotations
+
+from celery_saga.errors.preparing import SagaError
+
+
+class AbortSaga(SagaError):
+    """Raise it in a step to end the saga's way forward at once, without retries."""
+
+
+class SagaExecutionException(SagaError):
+    """Something about one run of a saga."""
+
+
+class SagaExecutionNotFoundException(SagaExecutionException, LookupError):
+    """No saga has this id, or its checkpoint has expired."""
+
+    def __init__(self, saga_id: str) -> None:
+        super().__init__(saga_id)
+        self.saga_id = saga_id
+
+    def __str__(self) -> str:
+        return f"no saga with id {self.saga_id!r} (it never started, or its checkpoint expired)"
+
+
+SagaNotFound = SagaExecutionNotFoundException
+
+
+class SagaAlreadyExists(SagaExecutionException):
+    """A saga with this id was started before, and ``on_duplicate="raise"`` was asked for."""
+
+    def __init__(self, saga_id: str, saga_name: str) -> None:
+        super().__init__(saga_id, saga_name)
+        self.saga_id, self.saga_name = saga_id, saga_name
+
+    def __str__(self) -> str:
+        return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}"
+
+
+class SagaPastPivot(SagaExecutionException):
+    """The pivot was dispatched: the saga can only go forward."""
+
+    def __init__(self, saga_id: str, pivot: str) -> None:
+        super().__init__(saga_id, pivot)
+        self.saga_id, self.pivot = saga_id, pivot
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id!r} cannot be cancelled: its pivot {self.pivot!r} was dispatched"
+
+
+class SagaNotActionable(SagaExecutionException):
+    """An operator's verb does not fit the saga's status; nothing changed."""
+
+    def __init__(self, saga_id: str, verb: str, status: str) -> None:
+        super().__init__(saga_id, verb, status)
+        self.saga_id, self.verb, self.status = saga_id, verb, status
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id!r} is {self.status}: {self.verb} does not apply"
+
+
+class SagaStepExecutionException(SagaExecutionException):
+    """Something about one step of a run."""
+
+
+class SagaRollbackExecutionException(SagaExecutionException):
+    """The effects of a failed saga could not all be undone."""
+
+
+class SagaFailedExecutionException(SagaExecutionException):
+    """A saga ended without completing.
+
+    Args:
+        saga_id: the saga.
+        step: the name of the step that failed; empty if none did.
+        cause: type and text of the error, as recorded.
+    """
+
+    _ending = "failed"
+
+    def __init__(self, saga_id: str, step: str = "", cause: str = "") -> None:
+        super().__init__(saga_id, step, cause)
+        self.saga_id, self.step, self.cause = saga_id, step, cause
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the step raised, which is ``__cause__`` too; see :mod:`celery_saga.failures`.
+
+        ``None`` if this error has travelled since: neither pickle nor JSON takes a cause along.
+        """
+        return self.__cause__
+
+    def __str__(self) -> str:
+        where = f" at step {self.step!r}" if self.step else ""
+        cause = f": {self.cause}" if self.cause else ""
+        return f"saga {self.saga_id!r} {self._ending}{where}{cause}"
+
+
+class SagaFailedCommitCallbackException(SagaFailedExecutionException):
+    """The Minos framework's second phase failed; there is none here, and nothing raises this."""
+
+
+class SagaFailedExecutionStepException(SagaFailedExecutionException, SagaStepExecutionException):
+    """A saga ended without completing, as one of its steps failed or it was cancelled."""
+
+
+class SagaCompensated(SagaFailedExecutionStepException):
+    """The saga failed or was cancelled, and all of its effects were undone."""
+
+    _ending = "was compensated after it failed"
+
+
+class SagaStuck(SagaFailedExecutionStepException, SagaRollbackExecutionException):
+    """The saga can go neither forward nor back without a person."""
+
+    _ending = "is stuck"

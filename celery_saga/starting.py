@@ -1,0 +1,119 @@
+"""The start of a run, whoever asks for it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from celery_saga import announce
+from celery_saga.context import SagaContext
+from celery_saga.decide.events import Looked
+from celery_saga.dispatch import run_here
+from celery_saga.errors import MissingInput, SagaExecutionException
+from celery_saga.orchestrator import Orchestrator
+from celery_saga.plan import Plan
+from celery_saga.result import SagaResult
+from celery_saga.runtime import Runtime
+from celery_saga.values import Values
+
+_SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def opening(runtime: Runtime, plan: Plan, context: Mapping[str, Any]) -> Values:
+    """What a run begins with, checked and encoded.
+
+    Raises:
+        UnserializableValue, ContextTooLarge: it cannot be stored.
+        MissingInput: the first step needs a key that it lacks.
+    """
+    values = Values(texts=Values(context).texts())
+    values.check_size(runtime.context_limit)
+    _check_first_step(plan, values)
+    return values
+
+
+def begin(
+    runtime: Runtime,
+    plan: Plan,
+    values: Values,
+    saga_id: str | None,
+    times: Mapping[str, Any],
+    *,
+    ignore_result: bool | None = False,
+    origin: Mapping[str, Any] | None = None,
+    eager: bool = False,
+) -> SagaResult:
+    """Start a run.
+
+    Args:
+        values: of :func:`opening`.
+        saga_id: its id; ``None``: a new one.
+        times: ``countdown`` and ``deadline`` in seconds.
+        ignore_result: whether it is to have no Celery result.
+        origin: what its callers want to be told, as plain JSON.
+        eager: whether to run it to its end here and now.
+    """
+    wanted = not eager and announce.wanted(runtime.app, ignore_result)
+    dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
+    saga_id = saga_id or str(uuid.uuid4())
+    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, **times}
+    with run_here(saga_id if eager else ""):
+        token = uuid.uuid4().hex
+        execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)
+        if created and (eager or runtime.app.conf.task_always_eager):
+            _finish_eagerly(runtime.orchestrator, saga_id)
+    if dropped and not created and execution.settled and not execution.result_pending:
+        # It was started and ended meanwhile, and what was dropped was its own.
+        announce.announce(runtime.app, execution)
+    return SagaResult(runtime, saga_id, created=created)
+
+
+def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
+    """Send what waits for its time at once: no worker's heart would, and eager calls do not wait.
+
+    Celery's own eager retries pass over their countdown in the same way.
+    """
+    execution = orchestrator.load(saga_id)
+    while not execution.settled:
+        until = execution.steps[execution.position].not_before
+        if until is None:
+            return  # a task that this process does not have was sent to the broker
+        at = max(until, orchestrator.store.now())
+        orchestrator.handle(saga_id, Looked(at), execution)
+        execution = orchestrator.load(saga_id)
+
+
+def checked_id(what: str, saga_id: Any) -> str:
+    """The id of a saga, if it can be one; ``what`` names it in the error.
+
+    Raises:
+        SagaExecutionException: it cannot.
+    """
+    text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
+    if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
+        raise SagaExecutionException(
+            f"{what}: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
+        )
+    return text
+
+
+def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a saga begins with, as a dict.
+
+    Raises:
+        TypeError: it is no mapping.
+    """
+    if context is not None and not isinstance(context, Mapping):
+        raise TypeError(
+            f"context: expected a mapping or SagaContext, found a {type(context).__name__}"
+        )
+    return dict(SagaContext(**context)) if context else {}
+
+
+def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
+    first = plan.steps[0]
+    key = first.action.missing(values)
+    if key is not None:
+        raise MissingInput(key, first.name, first.action.task)

@@ -1,0 +1,95 @@
+"""Where an app's sagas are kept: what its manager was given, else a setting, else its backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.backends.redis import RedisBackend
+
+from celery_saga.errors import SetupError
+from celery_saga.stores import Store
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.stores.redis import RedisStore
+
+_SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://", "memory://")
+
+_VERBS = [name for name in vars(Store) if not name.startswith("_")]
+
+_NO_STORE = (
+    "no store for sagas: the result backend {backend} cannot compare and swap. Set saga_store_url "
+    "to a Redis server, for example app.conf.saga_store_url = 'redis://localhost/1'; the result "
+    "backend may stay as it is"
+)
+
+
+def checked(storage: Any) -> str | Store:
+    """What may stand as ``SagaManager(app, storage=...)``.
+
+    Raises:
+        SetupError: it is neither a store nor the URL of one.
+    """
+    if isinstance(storage, str):
+        return _checked_url("SagaManager: storage", storage)
+    missing = [verb for verb in _VERBS if not callable(getattr(storage, verb, None))]
+    if not missing and not isinstance(storage, type):
+        return storage  # type: ignore[no-any-return]
+    if isinstance(storage, redis.Redis):
+        advice = "wrap it: celery_saga.stores.redis.RedisStore(client)"
+    elif missing:
+        advice = f"this lacks {missing[0]!r} of the verbs of celery_saga.stores.Store"
+    else:
+        advice = "make an object of the class"
+    raise SetupError(
+        f"SagaManager: storage: expected a store's URL such as 'redis://localhost/1' or a store, "
+        f"found a {type(storage).__name__}; {advice}"
+    )
+
+
+def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> Store:
+    """The store of ``app``, with a connection of its own where it has one.
+
+    Args:
+        storage: a store, which is used as it is, or a URL that goes before ``saga_store_url``.
+        memory: what ``memory://`` stands for in this process.
+
+    Raises:
+        SetupError: the app has no store that can compare and swap.
+    """
+    if storage is not None and not isinstance(storage, str):
+        return storage
+    conf = app.conf
+    options: dict[str, Any] = {"prefix": conf.saga_key_prefix, "expires": _expires(conf)}
+    url = storage if storage is not None else conf.saga_store_url
+    if url is None:
+        backend: Any = app.backend
+        if not isinstance(backend, RedisBackend):
+            raise SetupError(_NO_STORE.format(backend=type(backend).__name__))
+        # An app has a backend for each thread, with connections of its own that live until the
+        # garbage collector finds them. All threads share this one's; closing it is not for us.
+        client = backend.client
+        return RedisStore(lambda: client, **options)
+    if _checked_url("saga_store_url", url) == "memory://":
+        return memory
+    client = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1))
+    return RedisStore(client, **options)
+
+
+def _checked_url(name: str, url: str) -> str:
+    if not url.startswith(_SCHEMES):
+        # No more of it is shown: there may be a password in it.
+        found = f"{url.partition('://')[0]}://..." if "://" in url else "no URL"
+        raise SetupError(
+            f"{name}: expected a redis://, rediss:// or redis+socket:// URL, found {found}"
+        )
+    return url
+
+
+def _expires(conf: Any) -> float | None:
+    expires = conf.saga_result_expires
+    if expires is None:
+        expires = conf.result_expires
+    if expires is None:
+        return None
+    return float(getattr(expires, "total_seconds", lambda: expires)())
