@@ -73,7 +73,7 @@ def announce(app: Celery, execution: SagaExecution) -> None:
     Raises:
         Exception: of the result backend or the broker; then all of it is to be repeated.
     """
-    request = _request_of(execution)
+    request = request_of(execution)
     with _as_the_task(app, request):
         if execution.status is not SagaStatus.COMPLETED:
             _fail(app, execution, request, failure_of(execution))
@@ -120,7 +120,7 @@ def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
     app.backend.mark_as_done(execution.saga_id, result, request, store_result=False)
 
 
-def _request_of(execution: SagaExecution) -> Any:
+def request_of(execution: SagaExecution) -> Any:
     """The request of the task that started the saga, or of one that might have."""
     kept: Mapping[str, Any] = kombu_json.loads(json.dumps(execution.origin or {}))
     saga_id = execution.saga_id

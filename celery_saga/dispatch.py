@@ -22,6 +22,7 @@ from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
 from celery_saga.outbox import RedisOutbox, arguments, send
+from celery_saga.settlement import Settlement
 from celery_saga.stores import Outbox
 from celery_saga.values import Values, values_of
 
@@ -53,11 +54,17 @@ class CeleryDispatcher:
     Args:
         app: the Celery app whose tasks, routes and broker are used.
         outbox: how the store sends messages with a checkpoint, where that may be possible.
+        settlement: how it stores results with one.
     """
 
-    def __init__(self, app: Celery, outbox: RedisOutbox | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        outbox: RedisOutbox | None = None,
+        settlement: Settlement | None = None,
+    ) -> None:
         self._app = app
-        self._outbox = outbox
+        self._outbox, self._settlement = outbox, settlement
         self._eager: deque[Mapping[str, Any]] | None = None
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
@@ -138,6 +145,9 @@ class CeleryDispatcher:
             # Publishing it will meet the same trouble, and deal with it.
             log.debug("a message could not be made beforehand", exc_info=True)
             return None
+
+    def settlement(self, execution: SagaExecution) -> Outbox | None:
+        return None if self._settlement is None else self._settlement.outbox(execution)
 
     def outbox_failed(self) -> None:
         if self._outbox is not None:

@@ -30,6 +30,16 @@ class Dispatcher(Protocol):
         """The requests as what the store can send with a checkpoint; ``None``: publish them."""
         ...
 
+    def settlement(self, execution: SagaExecution) -> Outbox | None:
+        """The result of a saga that is about to settle, as what the store can store with it.
+
+        ``None``: it is stored by :meth:`announce`.
+
+        Raises:
+            NotLoaded: more of the execution has to be known.
+        """
+        ...
+
     def outbox_failed(self) -> None:
         """The store could not send; :meth:`outbox` has to find out anew whether it can."""
         ...

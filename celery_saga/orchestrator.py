@@ -36,7 +36,7 @@ from celery_saga.execution import Claim, Failure, SagaExecution, SagaStatus, Slo
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import Plan
-from celery_saga.stores import Refused, Store
+from celery_saga.stores import Outbox, Refused, Store
 from celery_saga.values import Values, is_whole
 
 log = logging.getLogger("celery_saga")
@@ -103,9 +103,8 @@ class Orchestrator:
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         requests = self._requests(decision)
-        (saved, created), left = self._with_outbox(
-            requests, partial(self.store.create, decision.execution, token)
-        )
+        write = partial(self.store.create, token=token)
+        (saved, created), left = self._with_outbox(decision.execution, requests, None, write)
         if created:
             saved = self._carry_out(saved, decision.commands, left)
         return saved, created
@@ -150,7 +149,7 @@ class Orchestrator:
         while True:
             try:
                 decision = decide(execution, event)
-                requests = self._requests(decision)
+                requests, told = self._requests(decision), self._told(decision)
             except NotLoaded:
                 execution = patient(lambda: self.load(saga_id))
                 continue
@@ -158,8 +157,8 @@ class Orchestrator:
                 raise decision.refusal
             if decision.execution is execution:
                 return execution
-            save = partial(self.store.save, execution, decision.execution, secrets.token_hex(8))
-            saved, left = self._with_outbox(requests, save, patience)
+            write = partial(self.store.save, execution, token=secrets.token_hex(8))
+            saved, left = self._with_outbox(decision.execution, requests, told, write, patience)
             if saved is not None:
                 return self._carry_out(saved, decision.commands, left)
             execution = patient(lambda: self.load(saga_id))
@@ -171,17 +170,26 @@ class Orchestrator:
         return self.handle(saga_id, event, known, patience=self.patience)
 
     def _with_outbox(
-        self, requests: list[Request], write: Callable[..., T], patience: float = 0.0
+        self,
+        after: SagaExecution,
+        requests: list[Request],
+        told: Outbox | None,
+        write: Callable[..., T],
+        patience: float = 0.0,
     ) -> tuple[T, list[Request]]:
-        """Write, with the messages if the store can send them; and what is left to be sent."""
-        outbox = self.dispatcher.outbox([request for _, request in requests]) if requests else None
+        """Write, with the messages or result if the store can do both; what is left to be sent."""
+        with_it, outbox = after, told
+        if told is not None:
+            with_it = decide(after, ResultStored(after.updated_at, after.status)).execution
+        elif requests:
+            outbox = self.dispatcher.outbox([request for _, request in requests])
         if outbox is None:
-            return patiently(write, patience), requests
+            return patiently(partial(write, after), patience), requests
         try:
-            return patiently(partial(write, outbox=outbox), patience), []
+            return patiently(partial(write, with_it, outbox=outbox), patience), []
         except OutboxRefused:
             self.dispatcher.outbox_failed()
-            return patiently(write, patience), requests
+            return patiently(partial(write, after), patience), requests
         except StoreUnavailable:
             self.dispatcher.outbox_failed()
             raise
@@ -193,6 +201,14 @@ class Orchestrator:
             for command in decision.commands
             if isinstance(command, Dispatch)
         ]
+
+    def _told(self, decision: Decision) -> Outbox | None:
+        """The result of a saga that settles now, if the store can store it; callers come later."""
+        after = decision.execution
+        ends = any(isinstance(each, Announce) and not each.again for each in decision.commands)
+        if not ends or not after.result_pending or after.origin is not None:
+            return None
+        return self.dispatcher.settlement(after)
 
     def _carry_out(
         self, execution: SagaExecution, commands: Sequence[Command], left: Sequence[Request]

@@ -22,6 +22,7 @@ from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Plan
 from celery_saga.planner import build_plan
+from celery_saga.settlement import Settlement
 from celery_saga.storage import new_store
 from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
@@ -106,7 +107,8 @@ class Runtime:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
         patience = float(self.app.conf.saga_commit_patience)
         store = new_store(self.app, self.storage, self._memory)
-        dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store))
+        settlement = Settlement(self.app, store)
+        dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)
         return Orchestrator(store, dispatcher, patience, errands)
 
     @property

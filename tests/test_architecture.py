@@ -56,6 +56,7 @@ FLOORS = {
     "dispatch": 3,
     "announce": 3,
     "tasks": 3,
+    "settlement": 3,
     "runtime": 3,
     "outbox": 3,
     "templates": 3,

@@ -54,16 +54,33 @@ Push = tuple[str, str, Any]
 
 
 @dataclass(frozen=True)
+class Result:
+    """A settled saga's result, as a Redis server is told of it.
+
+    Args:
+        commands: each without its last argument, which is the text.
+        before: the text, or what of it stands before the context.
+        after: what stands behind the context; ``None``: it is not in the text.
+    """
+
+    commands: Sequence[Sequence[str]]
+    before: str
+    after: str | None = None
+
+
+@dataclass(frozen=True)
 class Outbox:
-    """Messages that a store sends together with a checkpoint: both or neither.
+    """What a store does together with a checkpoint: all of it or nothing.
 
     Args:
         database: number of the broker's database.
         pushes: the broker's commands, in order.
+        result: what becomes of the result in the store's own database.
     """
 
     database: int
     pushes: Sequence[Push]
+    result: Result | None = None
 
 
 class Store(Protocol):

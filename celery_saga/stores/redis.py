@@ -160,6 +160,7 @@ class RedisStore(RedisBoots):
             _lists(
                 [before.revision, token, self._prefix, due, ttl, notify, keep],
                 self._box(outbox),
+                _result(outbox),
                 change.set,
                 change.places,
                 change.delete,
@@ -216,6 +217,14 @@ class _KnownPlan:
         if where not in self._parts:
             self._parts[where] = part_for(self.plan, slot)
         return self._parts[where]
+
+
+def _result(outbox: Outbox | None) -> list[Any]:
+    result = outbox.result if outbox else None
+    if result is None:
+        return []
+    commands = [part for command in result.commands for part in (len(command), *command)]
+    return [result.before, "" if result.after is None else "1", result.after or "", *commands]
 
 
 def _lists(*parts: Sequence[Any]) -> list[Any]:

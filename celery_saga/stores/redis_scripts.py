@@ -24,75 +24,7 @@ Keys that depend on what a script reads (another boot's set of claims) are made 
 Cluster is not supported.
 """
 
-# Lists among ARGV are written as their length and then their items. A list of messages to send is
-# empty, or: own database, broker's database, then command, key, value for each. It is carried out
-# first, because a broker that refuses (its ACL, its memory) must leave no checkpoint behind that
-# says that a message is on its way; what was pushed before the refusal is stale and harmless.
-_COMMON = """
-local at = 1
-local function take()
-  local n, out = tonumber(ARGV[at]), {}
-  for j = at + 1, at + n do out[#out + 1] = ARGV[j] end
-  at = at + n + 1
-  return out
-end
-local function send(box)
-  if #box == 0 then return nil end
-  local apart, refused = box[1] ~= box[2], nil
-  local function try(...)
-    local answer = redis.pcall(...)
-    if type(answer) == 'table' and answer.err then refused = answer.err end
-    return not refused
-  end
-  if apart and not try('SELECT', box[2]) then return refused end
-  for j = 3, #box, 3 do
-    if not try(box[j], box[j + 1], box[j + 2]) then break end
-  end
-  if apart then redis.call('SELECT', box[1]) end
-  return refused
-end
-local function id_of(key, prefix)
-  return string.sub(key, #prefix + #'execution:' + 1)
-end
-local function whole(key, known)
-  local flat, plan = redis.call('HGETALL', key), ''
-  local records, keys, texts, places = {}, {}, {}, {}
-  for j = 1, #flat, 2 do
-    local name, value = flat[j], flat[j + 1]
-    local kind, rest = string.sub(name, 1, 2), string.sub(name, 3)
-    if kind == 'c:' then keys[#keys + 1], texts[rest] = rest, value
-    elseif kind == 'n:' then places[rest] = tonumber(value)
-    elseif name == 'plan' then plan = not known and value or ''
-    elseif string.find(name, '^[srkhz]') or name == 'rev' then
-      records[#records + 1] = '"' .. name .. '":' .. value
-    end
-  end
-  table.sort(keys, function(a, b) return (places[a] or 0) < (places[b] or 0) end)
-  local out = {'{' .. table.concat(records, ',') .. '}', plan}
-  for _, name in ipairs(keys) do
-    out[#out + 1] = name
-    out[#out + 1] = texts[name]
-  end
-  return out
-end
-local function grown(key, set, drop)
-  local by = 0
-  for j = 1, #set, 2 do
-    if string.sub(set[j], 1, 2) == 'c:' then
-      by = by + #set[j + 1] - redis.call('HSTRLEN', key, set[j])
-    end
-  end
-  for _, name in ipairs(drop) do
-    if string.sub(name, 1, 2) == 'c:' then by = by - redis.call('HSTRLEN', key, name) end
-  end
-  if by ~= 0 then redis.call('HINCRBY', key, 'z', by) end
-end
-local function write(key, set)
-  for j = 1, #set, 1000 do
-    redis.call('HSET', key, unpack(set, j, math.min(j + 999, #set)))
-  end
-end
-"""
+from celery_saga.stores.redis_lua import COMMON as _COMMON
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
 PUSH = (
@@ -174,21 +106,22 @@ return answer
 
 # KEYS: saga hash, due. ARGV: lists of: revision, token, prefix of all keys, due score | '-' | '',
 # seconds to live | 'persist' | '', channel or '', retention of the status keys or ''; messages;
-# field, value... to set; the same to set if they are new; fields to delete; boot, slot... of claims
-# that end; old status keys; new ones.
-# Answers {1} when saved (also by this token before), {0} when the revision has moved on,
+# result; field, value... to set; the same to set if they are new; fields to delete; boot, slot...
+# of claims that end; old status keys; new ones. The result is nothing, or: text, '1' if the context
+# comes behind it, text behind that; then the length and the parts of each command, which ends in
+# the text. Answers {1} when saved (also by this token before), {0} when the revision has moved on,
 # {-1, why the broker refused}.
 SAVE = (
     _COMMON
     + """
-local main, box, set, places, drop = take(), take(), take(), take(), take()
+local main, box, result, set, places, drop = take(), take(), take(), take(), take(), take()
 local claims, old, new = take(), take(), take()
 local rev, id = redis.call('HMGET', KEYS[1], 'rev', 'w'), id_of(KEYS[1], main[3])
 if rev[1] ~= main[1] then
   local mine = rev[2] == main[2] and tonumber(rev[1]) == tonumber(main[1]) + 1
   return {mine and 1 or 0}
 end
-local refused = send(box)
+local refused = send(box) or tell(KEYS[1], result, set, places, drop)
 if refused then return {-1, refused} end
 for _, item in ipairs({'rev', tonumber(main[1]) + 1, 'w', main[2]}) do set[#set + 1] = item end
 grown(KEYS[1], set, drop)

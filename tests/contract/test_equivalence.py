@@ -43,6 +43,9 @@ class Outlet:
     def publish(self, request: Mapping[str, Any]) -> None:
         self.sent.append((request["slot"], request["with"]))
 
+    def settlement(self, execution: Any) -> None:
+        return None
+
     def outbox(self, requests: Any) -> None:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +22,15 @@ ECHO = "return {KEYS[1], ARGV[1]}"
 
 @pytest.fixture
 def client(valkey: EmbeddedValkey) -> Any:
-    with redis.Redis.from_url(valkey.url(9)) as client:
+    name = f"wire-{uuid.uuid4().hex}"
+    with redis.Redis.from_url(valkey.url(9), client_name=name) as client:
         yield client
+
+
+def connections(client: Any) -> int:
+    """How many there are from this test."""
+    name = client.client_getname()
+    return sum(line["name"] == name for line in client.client_list())
 
 
 @given(st.lists(st.one_of(st.text(), st.integers(), st.floats(allow_nan=False)), min_size=1))
@@ -58,13 +66,12 @@ def test_a_connection_that_was_closed_meanwhile(client: Any) -> None:
 
 def test_an_error_of_the_script_is_raised_and_the_connection_goes_on(client: Any) -> None:
     wire = Wire(lambda: client)
-    before = len(client.client_list())
     for _ in range(3):
         with pytest.raises(ResponseError, match="on purpose"):
             wire.run("return redis.error_reply('on purpose')", [], [])
 
     assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
-    assert len(client.client_list()) == before + 1
+    assert connections(client) == 2  # the client's own is the other
 
 
 def test_threads_do_not_get_each_others_answers(client: Any) -> None:
@@ -92,14 +99,10 @@ def test_a_forked_child_does_not_get_the_parents_answers(client: Any) -> None:
 
 
 def test_closing_gives_connections_back(client: Any) -> None:
-    def connections() -> int:
-        return len(client.client_list())
-
-    before = connections()
     wire = Wire(lambda: client)
     wire.run(ECHO, ["k"], [1])
-    assert connections() == before + 1
+    assert connections(client) == 2
 
     wire.close()
 
-    wait_for(lambda: connections() == before)
+    wait_for(lambda: connections(client) == 1)

@@ -129,17 +129,22 @@ class Broker:
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Any:
         return [request["message"] for request in requests] if self._with_store else None
 
+    def settlement(self, execution: SagaExecution) -> Any:
+        return [execution] if self._with_store else None
+
     def outbox_failed(self) -> None:
         pass
 
     def announce(self, execution: SagaExecution) -> None:
-        def tell() -> None:
-            saga_id = execution.saga_id
-            self.results[saga_id] = execution.status
-            self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
-
         away = ConnectionError("the result backend is away")
-        self._weather.write(tell, {"away_before": away, "away_after": away})
+        kinds = {"away_before": away, "away_after": away}
+        self._weather.write(lambda: self.tell(execution), kinds)
+
+    def tell(self, execution: SagaExecution) -> None:
+        """Into the result backend, and to the callers."""
+        saga_id = execution.saga_id
+        self.results[saga_id] = execution.status
+        self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         self.alerts.append(alert.name)
@@ -187,8 +192,11 @@ class FarStore(MemoryStore):
         return self._write(write, outbox)
 
     def _push(self, outbox: Any) -> None:
-        for message in outbox or ():
-            self.broker.send(message)
+        for item in outbox or ():
+            if isinstance(item, SagaExecution):
+                self.broker.tell(item)
+            else:
+                self.broker.send(item)
 
     def _write(self, write: Callable[[], T], outbox: Any) -> T:
         away = StoreUnavailable("the store is away")

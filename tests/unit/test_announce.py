@@ -84,7 +84,7 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
     )
     origin = announce.origin_of(request)
     assert json.loads(json.dumps(origin)) == origin
-    back: Any = announce._request_of(evolved(ended(), origin=origin))
+    back: Any = announce.request_of(evolved(ended(), origin=origin))
     assert back.callbacks == [{**link, "args": [one]}]
     assert (back.group, back.group_index, back.root_id) == ("g", 0, "r")
     assert back.delivery_info == {"priority": 3}

@@ -35,6 +35,8 @@ class Queue:
     def publish(self, request: Mapping[str, Any]) -> None:
         self.messages.append(request["saga_id"])
 
+    def settlement(self, execution: Any) -> None: ...
+
     def outbox(self, requests: Any) -> None:
         return None
 

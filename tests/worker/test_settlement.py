@@ -1,0 +1,254 @@
+"""The last checkpoint and the Celery result in one write, and what it takes for that."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from celery import Celery, states
+from celery.backends.redis import RedisBackend
+from celery.result import AsyncResult
+
+from celery_saga import Saga, SagaCompensated, SagaManager
+from celery_saga.announce import announce
+from celery_saga.decide.events import StepFailed, StepSucceeded
+from celery_saga.execution import Claim, Failure, evolved
+from celery_saga.runtime import runtime_of
+from celery_saga.stores import Outbox, Result
+from celery_saga.values import Values
+from tests.worker.harness import Site
+
+pytestmark = pytest.mark.worker
+
+CONTEXT = {
+    "order": {"id": 7, "price": Decimal("12.50"), "at": datetime(2026, 1, 2, tzinfo=timezone.utc)},
+    'a "quoted" key/é': [1, None, "\u2028é\n"],
+    "": "an empty key",
+    "gone": True,
+    "zeta": 1,
+    "alpha": 2,
+}
+
+
+class Played:
+    """A saga of one step on a site, and its end played without a worker."""
+
+    def __init__(self, site: Site, app: Celery | None = None) -> None:
+        self.app = app or site.new_app("settled")
+        self.site = site
+
+        @self.app.task(name="settled.step", shared=False)
+        def step() -> None: ...
+
+        @self.app.task(name="settled.undo", shared=False)
+        def undo() -> None: ...
+
+        saga = Saga("settled", app=self.app)
+        saga.local_step(step).on_failure(undo)
+        saga.local_step(step)
+        self.saga = saga.commit()
+        self.orchestrator: Any = runtime_of(self.app).orchestrator
+
+    def claimed(self, saga_id: str, index: int) -> tuple[Any, Any]:
+        slot = self.orchestrator.load(saga_id).slot(index)
+        plan = runtime_of(self.app).plan(self.saga).hash
+        return slot, self.orchestrator.claim(saga_id, slot, Claim(f"t{slot}", "boot"), plan)
+
+    def succeed(self, saga_id: str, index: int, update: Any, remove: tuple[str, ...] = ()) -> Any:
+        slot, known = self.claimed(saga_id, index)
+        at = self.orchestrator.store.now()
+        event = StepSucceeded(at, slot, f"t{slot}", Values(update), remove)
+        return self.orchestrator.report(saga_id, event, known)
+
+    def fail(self, saga_id: str, index: int) -> Any:
+        slot, known = self.claimed(saga_id, index)
+        failure = Failure("builtins.ValueError", "nothing é left", "settled.step")
+        event = StepFailed(self.orchestrator.store.now(), slot, failure, f"t{slot}", final=True)
+        return self.orchestrator.report(saga_id, event, known)
+
+    def completed(self) -> Any:
+        result = self.saga.delay(**CONTEXT)
+        self.succeed(result.id, 0, {"order": {"id": 8}, "new": 1})
+        return self.succeed(result.id, 1, {"newer": 2}, ("gone",))
+
+    def compensated(self) -> Any:
+        result = self.saga.delay(**CONTEXT)
+        self.succeed(result.id, 0, {})
+        self.fail(result.id, 1)
+        return self.succeed(result.id, 0, {})
+
+    def stored(self, saga_id: str) -> tuple[dict[str, Any], int]:
+        """The result as it stands on the server, and its seconds to live."""
+        key = self.app.backend.get_key_for_task(saga_id)
+        found: Any = self.site.client.get(key)
+        return json.loads(found), int(self.site.client.ttl(key))  # type: ignore[arg-type]
+
+    def by_celery(self, execution: Any) -> tuple[dict[str, Any], int]:
+        """The same, stored by the backend itself."""
+        self.site.client.delete(self.app.backend.get_key_for_task(execution.saga_id))
+        announce(self.app, self.orchestrator.load(execution.saga_id))
+        return self.stored(execution.saga_id)
+
+
+def same(one: tuple[dict[str, Any], int], other: tuple[dict[str, Any], int]) -> bool:
+    for stored, _ in (one, other):
+        assert stored.pop("date_done")
+    return one[0] == other[0] and abs(one[1] - other[1]) < 5
+
+
+@pytest.fixture
+def played(site: Site) -> Any:
+    yield Played(site)
+    site.client.flushdb()
+
+
+class TestTheSame:
+    @pytest.mark.parametrize("end", ["completed", "compensated"])
+    def test_as_what_the_backend_stores(self, played: Played, end: str) -> None:
+        execution = getattr(played, end)()
+        assert execution.settled
+        assert (execution.result_pending, execution.due_at) == (False, None)
+
+        one = played.stored(execution.saga_id)
+
+        assert same(one, played.by_celery(execution))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"result_extended": True},
+            {"result_expires": 100},
+            {"result_expires": None, "saga_result_expires": 60},
+            {"result_failure_expires": 200},
+            {"result_backend_transport_options": {"global_keyprefix": "mine_"}},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("end", ["completed", "compensated"])
+    def test_with_the_backends_settings(
+        self, site: Site, settings: dict[str, Any], end: str
+    ) -> None:
+        played = Played(site, site.new_app("set", **settings))
+        execution = getattr(played, end)()
+
+        one = played.stored(execution.saga_id)
+
+        assert same(one, played.by_celery(execution))
+        site.client.flushdb()
+
+    def test_it_reads_as_the_final_context(self, played: Played) -> None:
+        execution = played.completed()
+
+        found = AsyncResult(execution.saga_id, app=played.app).get(timeout=1)
+
+        wanted = {**CONTEXT, "order": {"id": 8}, "new": 1, "newer": 2}
+        del wanted["gone"]
+        assert list(found.items()) == list(wanted.items())
+        assert found == played.orchestrator.load(execution.saga_id).context
+
+    def test_it_reads_as_the_error(self, played: Played) -> None:
+        execution = played.compensated()
+
+        with pytest.raises(SagaCompensated, match="nothing é left"):
+            AsyncResult(execution.saga_id, app=played.app).get(timeout=1)
+
+
+class TestOneWrite:
+    def test_a_success_costs_no_further_command(self, played: Played) -> None:
+        result = played.saga.delay(**CONTEXT)
+        played.succeed(result.id, 0, {})
+        slot, known = played.claimed(result.id, 1)
+        event = StepSucceeded(played.orchestrator.store.now(), slot, f"t{slot}", Values({}))
+        revision = known.revision
+
+        execution = played.orchestrator.report(result.id, event, known)
+
+        assert execution.revision == revision + 1
+        assert AsyncResult(result.id, app=played.app).state == states.SUCCESS
+
+    def test_a_lost_answer_does_not_store_it_twice(self, played: Played) -> None:
+        """The save is repeated under its token, and answers as the first time."""
+        execution = played.completed()
+        before, _ = played.stored(execution.saga_id)
+
+        store = played.orchestrator.store
+        former = evolved(execution, revision=execution.revision - 1)
+        writer = played.site.client.hget(f"saga:execution:{execution.saga_id}", "w")
+        refuse_all = Outbox(0, (), Result([["no such command"]], "text"))
+
+        again = store.save(former, execution, writer.decode(), refuse_all)  # type: ignore[union-attr]
+
+        assert again.revision == execution.revision
+        assert played.stored(execution.saga_id)[0] == before
+
+    def test_without_permission_the_backend_stores_it(self, site: Site) -> None:
+        """The checkpoint is not saved as if the result were there."""
+        site.client.execute_command(
+            "ACL", "SETUSER", "shy", "on", ">pw", "~*", "&*", "+@all", "-setex", "-set"
+        )
+        place = urlsplit(site.url)
+        url = f"redis://shy:pw@{place.hostname}:{place.port}{place.path}"
+        app = Celery("shy", broker=site.url, backend=url, set_as_current=False)
+        app.conf.update(
+            result_backend_max_retries=0,
+            result_backend_transport_options={"retry_policy": {"max_retries": 0}},
+        )
+        SagaManager(app)
+        played = Played(site, app)
+
+        execution = played.completed()
+
+        assert execution.status.value == "COMPLETED"
+        assert execution.result_pending
+        assert not site.client.exists(app.backend.get_key_for_task(execution.saga_id))
+        site.client.execute_command("ACL", "DELUSER", "shy")
+        site.client.flushdb()
+        app.close()
+
+
+class Slow(RedisBackend):
+    """A backend of the user's own; it does something else with a result."""
+
+    def _set(self, key: Any, value: Any, expires: Any = None) -> None:
+        self.client.rpush("slow", value)
+        super()._set(key, value, expires)
+
+
+class TestTheBackendItself:
+    """Where it is not known to be the same, the backend stores the result."""
+
+    def check(self, played: Played) -> Any:
+        execution = played.completed()
+        assert not execution.result_pending
+        return AsyncResult(execution.saga_id, app=played.app).get(timeout=1)
+
+    def test_compressed(self, site: Site) -> None:
+        app = site.new_app("packed", result_compression="gzip")
+        if not getattr(app.backend, "compression", None):
+            pytest.skip("this Celery does not compress results")
+        assert self.check(Played(site, app))["newer"] == 2
+        site.client.flushdb()
+
+    def test_in_another_database(self, site: Site) -> None:
+        other = site.url.rpartition("/")[0] + "/1"
+        app = Celery("other", broker=site.url, backend=other, set_as_current=False)
+        app.conf.saga_store_url = site.url
+        SagaManager(app)
+        assert self.check(Played(site, app))["newer"] == 2
+        site.client.flushdb()
+        app.close()
+
+    def test_a_backend_of_ones_own_still_does_what_it_does(self, site: Site) -> None:
+        app = Celery(
+            "own", broker=site.url, backend=f"{__name__}:Slow+{site.url}", set_as_current=False
+        )
+        SagaManager(app)
+        assert isinstance(app.backend, Slow)
+        assert self.check(Played(site, app))["newer"] == 2
+        assert site.client.llen("slow") == 1
+        site.client.flushdb()
+        app.close()
