@@ -27,9 +27,6 @@ _MARK = "_celery_saga_hook"
 #: Modules whose ``Task.__call__`` is Celery's own, as it is and as a worker installs it.
 _CELERYS_OWN = ("celery.app.task", "celery.app.trace")
 
-#: Celery's own tasks and the engine's, none of which is a step.
-_NO_STEPS = ("celery.", "celery_saga.")
-
 Call = Callable[..., Any]
 
 
@@ -132,7 +129,7 @@ class _Hooking:
 
     def annotate(self, task: type[Any]) -> dict[str, Any]:
         found = dict(self._first("annotate", task) or {})
-        if task.name.startswith(_NO_STEPS):
+        if (task.name or "").startswith("celery_saga."):
             return found
         inner = found.pop("__call__", None)
         if inner is None and hooked(task):
@@ -163,7 +160,7 @@ def verify(app: Celery) -> None:
     """
     for name, task in app.tasks.items():
         cls = type(task)
-        if name.startswith(_NO_STEPS) or hooked(cls):
+        if name.startswith(("celery.", "celery_saga.")) or hooked(cls):
             continue
         try:
             for attribute, method in _hooks(cls, cls.__call__).items():

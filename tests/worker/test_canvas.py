@@ -321,6 +321,24 @@ class TestOptions:
         assert seen[0]["root_id"] == "root"
 
 
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+def test_on_every_pool(site, tag, pool):
+    if pool == "gevent":
+        pytest.importorskip("gevent")
+    site.worker("-P", pool, app="tests.worker.apps.functional")
+
+    def start(**context):
+        names = {"saga": "canvas counting", "context": context}
+        return site.app.signature("celery_saga.start", kwargs=names)
+
+    tell = site.app.signature("canvas.tell", kwargs={"tag": tag})
+    one = chain(start(n=1), start())
+    assert chord([one, start(n=2)], tell).apply_async().get(timeout=30) == [{"n": 5}, {"n": 4}]
+    failed = chord([one, start(n=2, limit=1)], tell).apply_async()
+    with pytest.raises(ChordError, match="is too much"):
+        AsyncResult(failed.id, app=site.app).get(timeout=30)
+
+
 class TestSignature:
     def test_what_is_no_signature(self, canvas):
         with pytest.raises(SagaNotCommittedException, match=r"call commit\(\)"):

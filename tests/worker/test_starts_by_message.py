@@ -153,6 +153,15 @@ class TestEager:
         assert result.get() == {"n": 4}
         assert runtime_of(app).store.load(result.id).status is SagaStatus.COMPLETED
 
+    def test_its_result_is_stored_if_those_of_eager_tasks_are(self, app, double):
+        app.conf.task_store_eager_result = True
+        result = self.run(app, double.s(n=1))
+        assert app.AsyncResult(result.id).get() == {"n": 4}
+        if app.conf.task_always_eager:
+            started = double.delay(n=1)
+            assert app.AsyncResult(started.id).get() == {"n": 4}
+            assert not started.execution.result_pending
+
     def test_a_saga_that_fails(self, app, double):
         result = self.run(app, double.s(n=60))
         with pytest.raises(SagaCompensated, match="too much"):
