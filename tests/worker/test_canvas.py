@@ -302,7 +302,8 @@ class TestOptions:
 
     def test_callbacks_are_called_as_those_of_a_task(self, site, tag):
         """Ids of parents, inherited priority and stamps: the same for a task and a saga."""
-        site.worker(app="tests.worker.apps.functional", task_inherit_parent_priority=True)
+        settings = {"task_inherit_parent_priority": True, "saga_store_step_results": True}
+        site.worker(app="tests.worker.apps.functional", **settings)
         seen = []
         for name, kwargs in [
             ("canvas.context", {"value": {"n": 2}}),
@@ -310,7 +311,7 @@ class TestOptions:
         ]:
             one = site.app.signature(name, kwargs=kwargs)
             tell = site.app.signature("canvas.tell", kwargs={"tag": f"{tag} {name}"})
-            one.apply_async(
+            called = one.apply_async(
                 (), link=tell, root_id="root", parent_id="parent", priority=4,
                 stamped_headers=["monitoring"], monitoring="m-1",
             )  # fmt: skip
@@ -319,6 +320,10 @@ class TestOptions:
         assert seen[0] == seen[1]
         assert seen[0]["priority"] == 4
         assert seen[0]["root_id"] == "root"
+        # They are no children of the step whose process has called them.
+        step = AsyncResult(f"{called.id}~f0~1", app=site.app)
+        assert step.get(timeout=30) == {"n": 2}
+        assert step.children == []
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])

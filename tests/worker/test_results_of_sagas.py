@@ -18,7 +18,7 @@ from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.decide.events import ResolveRequested, RetryRequested
 from celery_saga.errors import StoreUnavailable
 from celery_saga.execution import SagaStatus
-from celery_saga.runtime import runtime_of
+from celery_saga.runtime import Runtime, runtime_of
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 from tests.worker.harness import ROOT
@@ -365,6 +365,22 @@ class TestTheSameIdAgain:
             told_everybody(result)
             assert celery_result(shared, result.id).state == "SUCCESS"
             result.forget()
+
+    def test_a_result_that_was_taken_for_an_old_one_is_stored_again(self, shared, monkeypatch):
+        saga = shared.saga(("a", late))
+        first = saga.apply_async({"n": 1}, saga_id="again-mistaken")
+        first.get(timeout=30)
+        told_everybody(first)
+
+        def too_late(runtime, saga_id):
+            """As if the saga had been started, and had ended, after the look for it."""
+            runtime.app.backend.forget(saga_id)
+            return True
+
+        monkeypatch.setattr(Runtime, "drop_old_result", too_late)
+        assert not saga.apply_async({"n": 2}, saga_id="again-mistaken").created
+        assert celery_result(shared, first.id).get(timeout=1) == {"n": 1}
+        first.forget()
 
     def test_a_backend_that_is_away_is_said_to_be(self, site):
         app = site.new_app("apart", result_backend=server_gone(), saga_store_url=site.url)
