@@ -6,6 +6,7 @@ import importlib
 import json
 import uuid
 
+import celery
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
@@ -247,6 +248,7 @@ class TestGroupsAndChords:
         links = [canvas.context.s({"n": 1}), inner, canvas.tell.s(tag=tag)]
         assert chain(*links).apply_async().get(timeout=30) == [{"n": 3}, [{"n": 7}, {"n": 5}]]
 
+    @pytest.mark.skipif(celery.VERSION < (5, 7), reason="before 5.7 its own tasks hang there too")
     def test_nested_with_a_saga_that_fails(self, canvas, tag):
         inner = group(canvas.counting.s(), chain(canvas.counting.s(limit=0), canvas.counting.s()))
         links = [canvas.context.s({"n": 1}), inner, canvas.tell.s(tag=tag), canvas.counting.si()]

@@ -212,6 +212,27 @@ class TestTrouble:
             assert len(told(site, tag)) == 1
             told_everybody(other)
 
+    def test_a_broker_that_is_away_at_the_end(self, site):
+        """The result is stored at once, and callers are told when the broker is back."""
+        with EmbeddedValkey() as broker:
+            apart = {"broker_url": broker.url(0), "saga_store_url": site.url}
+            worker = site.worker(app=CANVAS, **apart)
+            app = site.new_app("apart", **apart)
+            tag = f"broker away {site.url}"
+            tell = app.signature("canvas.tell", kwargs={"tag": tag})
+            names = {"saga": "canvas holding", "context": {"hold": ["b/f"]}}
+            found = app.signature("celery_saga.start", kwargs=names).apply_async(link=tell)
+            site.journal.wait(found.id, "began", 2)
+            broker.kill()
+            site.journal.open(found.id, "b/f")
+            assert AsyncResult(found.id, app=app).get(timeout=40) == {"hold": ["b/f"]}
+            wait_for(lambda: "could not be told" in worker.text(), 30)
+
+            broker.restart()
+            site.worker(app=CANVAS, **apart)  # the first may not have survived it
+            wait_for(lambda: told(site, tag), 60)
+            wait_for(lambda: runtime_of(app).store.load(found.id).origin is None, 30)
+
     def test_a_result_backend_that_hangs_does_not_stop_the_heart(self, site):
         with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes calls and says nothing
             apart = {
