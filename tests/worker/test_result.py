@@ -176,6 +176,7 @@ class TestRepository:
     def test_a_checkpoint_of_a_newer_version_is_refused(self, shared):
         result = shared.saga(("a", late)).delay()
         result.get(timeout=30)
+        wait_for(lambda: not result.execution.result_pending)  # nobody writes it any more
         key = f"saga:execution:{result.id}"
         head = json.loads(shared.client.hget(key, "head"))
         shared.client.hset(key, "head", json.dumps({**head, "version": 99}))
