@@ -22,7 +22,8 @@ StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
 Looked                 deadline; delays that are over; messages that are lost; settled: the
                        result is announced again until it is stored
-ResultStored           settled: nobody looks at it any more
+ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
+                       the newer is announced again
 CancelRequested        unwind, at once or when the claimed step has ended
 Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK

@@ -78,12 +78,18 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     """The end is told; callers are told of the first one only."""
-    if execution.result_pending and execution.status is event.status:
+    if execution.status is event.status:
+        if not execution.result_pending:
+            return Decision(execution)
         stored = evolved(execution, result_pending=False, origin=None, due_at=None)
         return Decision(stored)
     if execution.origin is not None:
-        return Decision(evolved(execution, origin=None))  # it has gone on since
-    return Decision(execution)
+        execution = evolved(execution, origin=None)  # it has gone on since, and they are told
+    if not (execution.settled and execution.wants_result):
+        return Decision(execution)
+    # The result of the older end may have been stored over that of the newer one.
+    execution = evolved(execution, result_pending=True, due_at=event.at + LOOK_AGAIN)
+    return Decision(execution, (Announce(execution.status, again=True),))
 
 
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:

@@ -71,7 +71,7 @@ class Promises:
         if body is not None:
             self._check_parts(before, body.slot, event, decision)
         then = self._in_debt(world, then, event, body)
-        self._check_announced(before, decision)
+        self._check_announced(before, event, decision)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.slot)
@@ -94,17 +94,21 @@ class Promises:
                 again = ev.Dispatch(slot, step.retries)
                 self.require(again in decision.commands, "a message that is gone stays so")
 
-    def _check_announced(self, before: SagaExecution, decision: ev.Decision) -> None:
+    def _check_announced(
+        self, before: SagaExecution, event: ev.Event, decision: ev.Decision
+    ) -> None:
         """Who settles, or is looked at with a result that is not stored, is announced."""
-        after, events = decision.execution, ev.Announce
-        said = [command for command in decision.commands if isinstance(command, events)]
+        after = decision.execution
+        said = [command for command in decision.commands if isinstance(command, ev.Announce)]
         if after.settled and not before.settled:
             self.require(said == [ev.Announce(after.status)], "a saga settled in silence")
             wanted = before.wants_result or before.origin is not None
             self.require(after.result_pending is wanted, "a result is forgotten, or unwanted")
         elif said and before.status is after.status:
             again = ev.Announce(after.status, again=True)
-            self.require(said == [again] and before.result_pending, "announced for nothing")
+            older = isinstance(event, ev.ResultStored) and event.status is not after.status
+            reason = before.result_pending or older
+            self.require(said == [again] and reason, "announced for nothing")
 
     def _check_parts(
         self, before: SagaExecution, slot: Slot, event: ev.Event, decision: ev.Decision

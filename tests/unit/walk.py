@@ -312,10 +312,9 @@ class Walk:
         execution, at = world.execution, time_after(world.execution)
         if execution.result_pending:
             yield "looked", self._tell(world, ev.Looked(at)), False
-        for status in SETTLED if execution.result_pending or execution.origin is not None else ():
-            mine = status is execution.status
-            stored = self._tell(world, ev.ResultStored(at, status))
-            yield f"{status} is stored", stored, mine
+        for status in SETTLED if execution.wants_result else ():
+            fair = execution.result_pending and status is execution.status
+            yield f"{status} is stored", self._tell(world, ev.ResultStored(at, status)), fair
 
     def _requests(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution, left, at = world.execution, world.left, time_after(world.execution)

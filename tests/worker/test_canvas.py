@@ -135,7 +135,8 @@ class TestChain:
         with pytest.raises(SagaCompensated, match="3 is too much"):
             result.get(timeout=30)
         ids = [result.id, result.parent.id, result.parent.parent.id]
-        assert [AsyncResult(one, app=canvas.app).state for one in ids] == ["FAILURE"] * 3
+        states = [AsyncResult(one, app=canvas.app) for one in ids]
+        wait_for(lambda: [one.state for one in states] == ["FAILURE"] * 3)
         (line,) = told()
         assert (line["kind"], line["id"]) == ("SagaCompensated", ids[2])
 
