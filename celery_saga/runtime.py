@@ -102,17 +102,17 @@ class Runtime:
             SetupError: the app has no store that can compare and swap.
         """
         conf = self.app.conf
-        url = conf.saga_store_url
-        options: dict[str, Any] = {"prefix": conf.saga_key_prefix, "expires": self._expires()}
+        url, prefix = conf.saga_store_url, conf.saga_key_prefix
+        options: dict[str, Any] = {"prefix": prefix, "expires": self._expires()}
         if url is None:
             if not isinstance(self.app.backend, RedisBackend):
                 raise SetupError(_NO_STORE.format(backend=type(self.app.backend).__name__))
+            options["prefix"] = _backend_prefix(self.app) + prefix
             return RedisStore(lambda: self.app.backend.client, **options)  # type: ignore[attr-defined]
         if url == "memory://":
             return self._memory
         if url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
-            client = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1))
-            return RedisStore(client, **options)
+            return RedisStore(redis.Redis.from_url(_driver_url(url)), **options)
         raise SetupError(
             f"saga_store_url: expected a redis://, rediss:// or redis+socket:// URL, found "
             f"{url.partition('://')[0]}://..."
@@ -143,6 +143,21 @@ class Runtime:
         if key not in plans:
             plans[key] = plans[()].with_options(options)
         return plans[key]
+
+
+def _backend_prefix(app: Celery) -> str:
+    """What keeps apps on one Redis apart in the result backend; ends as Celery has it end."""
+    options = app.conf.result_backend_transport_options or {}
+    prefix: str = options.get("global_keyprefix") or ""
+    return prefix if not prefix or prefix[-1] in ":_-." else f"{prefix}_"
+
+
+def _driver_url(url: str) -> str:
+    """A URL as the result backend takes it, in redis-py's words."""
+    url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+    for word in ("REQUIRED", "OPTIONAL", "NONE"):
+        url = url.replace(f"ssl_cert_reqs=CERT_{word}", f"ssl_cert_reqs={word.lower()}")
+    return url
 
 
 def install(app: Celery) -> tuple[Runtime, bool]:
