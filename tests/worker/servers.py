@@ -1,4 +1,4 @@
-"""Servers of Redis's protocol in shapes that the embedded one does not have, and what they were told."""
+"""Servers in shapes that the embedded one does not have, and what they were told."""
 
 from __future__ import annotations
 
@@ -88,15 +88,20 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.ca, self.cert, self.key = (str(folder / name) for name in ("ca", "cert", "key"))
         ca_key = str(folder / "ca-key")
-        new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        commands = [
-            [*new, "-subj", "/CN=test authority", "-keyout", ca_key, "-out", self.ca],
-            [*new, "-subj", "/CN=127.0.0.1", "-keyout", self.key, "-out", self.cert]
-            + ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
-            + ["-CA", self.ca, "-CAkey", ca_key],
-        ]
-        for command in commands:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+        self._make("/CN=test authority", self.ca, ca_key)
+        self._make(
+            "/CN=127.0.0.1",
+            self.cert,
+            self.key,
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"),
+            *("-CA", self.ca, "-CAkey", ca_key),
+        )
+
+    @staticmethod
+    def _make(subject: str, certificate: str, key: str, *options: str) -> None:
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", subject, "-out", certificate, "-keyout", key, *options]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
 def tls_server(authority: Authority) -> Server | None:
