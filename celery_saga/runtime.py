@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -68,6 +69,8 @@ class Runtime:
         self._pid = 0
         self._orchestrator: Orchestrator | None = None
         self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
+        #: Eager sagas that this process has not seen to their ends yet.
+        self.unfinished: deque[str] = deque()
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
 

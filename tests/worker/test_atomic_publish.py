@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celery_saga import Saga
-from celery_saga.errors import StoreUnavailable
+from celery_saga.errors import StoreError, StoreUnavailable
 from tests.helpers import wait_for
 from tests.worker.apps.queues import QUEUES
 from tests.worker.apps.steps import late, undo
@@ -342,6 +342,12 @@ class TestUsers:
         told = [line for line in worker.text().splitlines() if "after their checkpoint" in line]
         assert 1 <= len(told) <= 2, told
         assert len({line.partition("]")[0].rpartition("/")[2] for line in told}) == len(told)
+
+    def test_a_store_that_may_not_run_scripts_is_told_so_at_the_start(self, users):
+        site = users("-@scripting")
+
+        with pytest.raises(StoreError, match="no permissions to run the 'evalsha' command"):
+            site.abc().delay()
 
 
 class TestWhileItRuns:

@@ -212,7 +212,11 @@ class Clients:
         self.worker = site.worker("-c", "4", app="tests.worker.apps.crashing")
         self.sagas = {}
         clients = [self.client(*case) for case in places]
-        self.codes = [client.wait(60) for client in clients]
+        try:
+            self.codes = [client.wait(60) for client in clients]
+        finally:
+            for client in clients:
+                client.kill()
         for (verb, _), saga_id in self.sagas.items():
             if verb == RUNS:
                 site.journal.open(saga_id, "a/f")
