@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -77,6 +78,8 @@ class Runtime:
         self._count = itertools.count(1)
         self._made: tuple[int, Orchestrator | None] = (0, None)
         self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
+        #: Eager sagas that this process has not seen to their ends yet.
+        self.unfinished: deque[str] = deque()
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
 

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from celery_saga import announce
+from celery_saga import announce, info
 from celery_saga.context import SagaContext
-from celery_saga.decide.events import Looked
+from celery_saga.decide.events import Looked, MessageState
+from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
 from celery_saga.errors import MissingInput, SagaExecutionException
-from celery_saga.orchestrator import Orchestrator
+from celery_saga.execution import SagaStatus
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
@@ -63,26 +64,42 @@ def begin(
         token = uuid.uuid4().hex
         execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)
         if created and (eager or runtime.app.conf.task_always_eager):
-            _finish_eagerly(runtime.orchestrator, saga_id)
+            _finish_eagerly(runtime, saga_id)
     if dropped and not created and execution.settled and not execution.result_pending:
         # It was started and ended meanwhile, and what was dropped was its own.
         announce.announce(runtime.app, execution)
     return SagaResult(runtime, saga_id, created=created)
 
 
-def _finish_eagerly(orchestrator: Orchestrator, saga_id: str) -> None:
-    """Send what waits for its time at once: no worker's heart would, and eager calls do not wait.
+def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:
+    """See an eager saga to its end, and those that its steps have started.
+
+    One that a step starts begins when the step is over, as it would on a worker; whoever runs the
+    step comes back to it.
+    """
+    runtime.unfinished.append(saga_id)
+    if info.current.get() is not None:
+        return
+    while runtime.unfinished:
+        _go_on(runtime, runtime.unfinished.popleft())
+
+
+def _go_on(runtime: Runtime, saga_id: str) -> None:
+    """Send what waits for its time, or was given back, at once: no worker's heart would.
 
     Celery's own eager retries pass over their countdown in the same way.
     """
-    execution = orchestrator.load(saga_id)
-    while not execution.settled:
-        until = execution.steps[execution.position].not_before
-        if until is None:
+    orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
+    while not (execution := orchestrator.load(saga_id)).settled:
+        step, slot = execution.steps[execution.position], execution.slot(execution.position)
+        # What was sent again and not taken would not be taken the next time either.
+        in_vain = slot is None or step.claim is not None or step.republished > 0
+        if execution.status is SagaStatus.PAUSED or (step.not_before is None and in_vain):
+            return
+        if slot is not None and call_of(execution, slot.step, slot.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
-        at = max(until, orchestrator.store.now())
-        orchestrator.handle(saga_id, Looked(at), execution)
-        execution = orchestrator.load(saga_id)
+        at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
+        orchestrator.handle(saga_id, Looked(at, MessageState.LOST), execution)
 
 
 def checked_id(what: str, saga_id: Any) -> str:

@@ -60,7 +60,8 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
     if storage is not None and not isinstance(storage, str):
         return storage
     conf = app.conf
-    options: dict[str, Any] = {"prefix": conf.saga_key_prefix, "expires": _expires(conf)}
+    prefix: str = conf.saga_key_prefix
+    options: dict[str, Any] = {"prefix": prefix, "expires": _expires(conf)}
     url = storage if storage is not None else conf.saga_store_url
     if url is None:
         backend: Any = app.backend
@@ -69,11 +70,11 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
         # An app has a backend for each thread, with connections of its own that live until the
         # garbage collector finds them. All threads share this one's; closing it is not for us.
         client = backend.client
+        options["prefix"] = _backend_prefix(app) + prefix
         return RedisStore(lambda: client, **options)
     if _checked_url("saga_store_url", url) == "memory://":
         return memory
-    client = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1))
-    return RedisStore(client, **options)
+    return RedisStore(redis.Redis.from_url(_driver_url(url)), **options)
 
 
 def _checked_url(name: str, url: str) -> str:
@@ -83,6 +84,21 @@ def _checked_url(name: str, url: str) -> str:
         raise SetupError(
             f"{name}: expected a redis://, rediss:// or redis+socket:// URL, found {found}"
         )
+    return url
+
+
+def _backend_prefix(app: Celery) -> str:
+    """What keeps apps on one Redis apart in the result backend; ends as Celery has it end."""
+    options = app.conf.result_backend_transport_options or {}
+    prefix: str = options.get("global_keyprefix") or ""
+    return prefix if not prefix or prefix[-1] in ":_-." else f"{prefix}_"
+
+
+def _driver_url(url: str) -> str:
+    """A URL as the result backend takes it, in redis-py's words."""
+    url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+    for word in ("REQUIRED", "OPTIONAL", "NONE"):
+        url = url.replace(f"ssl_cert_reqs=CERT_{word}", f"ssl_cert_reqs={word.lower()}")
     return url
 
 

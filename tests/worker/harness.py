@@ -113,6 +113,14 @@ class Site:
         self._stack.callback(app.close)
         return app
 
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """What the apps of these tests want to know of their site."""
+        return {
+            "SAGA_TEST_URL": self.url,
+            "SAGA_TEST_JOURNAL": self.journal.url,
+            "SAGA_TEST_SETTINGS": json.dumps({**self.settings, **settings}),
+        }
+
     def start(
         self,
         *options: str,
@@ -121,12 +129,7 @@ class Site:
         **settings: Any,
     ) -> Worker:
         """Start a worker; it is not waited for."""
-        env = {
-            **(env or {}),
-            "SAGA_TEST_URL": self.url,
-            "SAGA_TEST_JOURNAL": self.journal.url,
-            "SAGA_TEST_SETTINGS": json.dumps({**self.settings, **settings}),
-        }
+        env = {**(env or {}), **self.environment(**settings)}
         options = options if "-c" in options else ("-c", "2", *options)
         self.workers.append(Worker(app, self.folder, env, options))
         return self.workers[-1]
