@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from billiard import current_process
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
+from celery.worker import state
 
 from celery_saga.decide.events import ClaimVoided, Event, StepFailed, StepRevoked, TaskUnknown
 from celery_saga.execution import Failure, Slot
@@ -22,6 +24,21 @@ def connect() -> None:
     signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="celery_saga.revoked")
     signals.task_unknown.connect(_on_unknown, weak=False, dispatch_uid="celery_saga.unknown")
     signals.worker_shutdown.connect(_on_shutdown, weak=False, dispatch_uid="celery_saga.shutdown")
+
+
+def body_cut_off(task_id: str) -> None:
+    """A body of this process ended by what is no ordinary exception (``SystemExit``, ...).
+
+    Pools that run bodies in the worker's main process (threads, gevent) take no note of that:
+    Celery would count the task as running for ever, and so would we, and its message would keep its
+    place among the prefetched ones. The prefork pool notices the end of its process.
+    """
+    if current_process().name != "MainProcess":
+        return
+    for request in {*state.active_requests, *state.reserved_requests}:
+        if request.id == task_id:
+            state.task_ready(request)
+            request.acknowledge()
 
 
 Make = Callable[[float, Slot, str], Event]
