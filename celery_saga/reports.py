@@ -5,6 +5,7 @@ Some of these bring nothing along but the task id, which therefore names saga, s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,15 @@ def body_cut_off(task_id: str) -> None:
         if request.id == task_id:
             state.task_ready(request)
             request.acknowledge()
+
+
+def cut_short() -> bool:
+    """Whether an exception in a body may come from the worker's end, and not from the body.
+
+    Under the solo pool the body runs where signals are handled, and a cold shutdown, which cannot
+    end such a task, raises ``NotImplementedError`` in the middle of it.
+    """
+    return bool(state.should_terminate) and threading.current_thread() is threading.main_thread()
 
 
 Make = Callable[[float, Slot, str], Event]
