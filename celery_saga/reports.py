@@ -14,7 +14,14 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
 from celery.worker import state
 
-from celery_saga.decide.events import ClaimVoided, Event, StepFailed, StepRevoked, TaskUnknown
+from celery_saga.decide.events import (
+    ClaimVoided,
+    Event,
+    StepFailed,
+    StepReleased,
+    StepRevoked,
+    TaskUnknown,
+)
 from celery_saga.execution import Failure, Slot
 from celery_saga.runtime import installed
 
@@ -22,6 +29,7 @@ from celery_saga.runtime import installed
 def connect() -> None:
     """Listen; connecting twice is the same as once."""
     signals.task_failure.connect(_on_failure, weak=False, dispatch_uid="celery_saga.failure")
+    signals.task_retry.connect(_on_retry, weak=False, dispatch_uid="celery_saga.retry")
     signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="celery_saga.revoked")
     signals.task_unknown.connect(_on_unknown, weak=False, dispatch_uid="celery_saga.unknown")
     signals.worker_shutdown.connect(_on_shutdown, weak=False, dispatch_uid="celery_saga.shutdown")
@@ -78,6 +86,21 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
     return ClaimVoided(at, slot, instance=instance)
+
+
+def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:
+    """``retry_on_worker_lost``: the main process has sent the retry of a task whose child died.
+
+    All other retries are reported by the body's wrapper; a cold shutdown's are none at all.
+    """
+    if not isinstance(getattr(reason, "exc", None), WorkerLostError):
+        return
+    retries, countdown = (request.retries or 0) + 1, float(reason.when or 0)
+
+    def released(at: float, slot: Slot, instance: str) -> StepReleased:
+        return StepReleased(at, slot, "", retries, at + countdown, instance)
+
+    _post(sender.app, request.id, released)
 
 
 def _on_revoked(

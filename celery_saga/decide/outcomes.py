@@ -164,6 +164,8 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         return Decision(execution)
     if step.claim is None and event.retries == step.retries:
         return Decision(execution)  # it was given back before
+    if not event.token and event.retries == step.retries:
+        return Decision(execution)  # the next delivery has claimed it already
     if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
         return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
     execution = execution.with_step(

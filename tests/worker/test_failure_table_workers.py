@@ -312,3 +312,25 @@ class TestSoftShutdown:
     @parts(*OVER_TIME)
     def test_bodies_that_do_not(self, cut_off, who, row):
         assert cut_off[who].ledger(row) == LOST[row]
+
+
+@pytest.mark.parametrize("task", [tasks.late_resent, tasks.early_resent])
+def test_a_retry_on_worker_lost_that_another_worker_takes(arena, task):
+    """Celery's countdown runs there: the worker that lost its child does not give the step up."""
+    site, rescuer = arena
+    queue = f"victim-{next(_numbers)}"
+    worker = site.worker("-c", "1", "-Q", queue, app="tests.worker.apps.table")
+    saga = Saga("resent", app=site.app)
+    saga.local_step(task, name="a", queue=queue).on_failure(tasks.undo, queue=queue)
+    result = saga.commit().delay(ways={"a/f": "held once"})
+    line = site.journal.wait(result.id, "began")
+    site.app.control.cancel_consumer(queue, destination=[worker.name], reply=True, timeout=10)
+    site.app.control.add_consumer(queue, destination=[rescuer.name], reply=True, timeout=10)
+
+    site.kill_child(line)
+
+    assert site.settled(result) == DONE
+    assert site.journal.began(result.id) == ["a/f", "a/f"]
+    assert (result.execution.steps[0].lost, result.execution.steps[0].epoch) == (0, 1)
+    worker.kill()
+    expect_no_leftovers(site)
