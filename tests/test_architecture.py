@@ -43,6 +43,7 @@ FLOORS = {
     "sweep": 2,
     "settings": 3,
     "timing": 3,
+    "broker": 3,
     "planner": 3,
     "dispatch": 3,
     "runtime": 3,
