@@ -4,6 +4,7 @@ worker alive; on every pool. docs/guarantees.md has the whole table.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -114,44 +115,52 @@ def only(*pools: str) -> pytest.MarkDecorator:
 
 
 class TestBodies:
-    """What a body does; the second member is what became of the saga, then the bodies of ``a``."""
+    """What a body does; what becomes of the saga, and the bodies of ``a``."""
 
-    @pytest.mark.parametrize(
-        ("way", "status", "bodies"),
-        [
-            ("declines", UNDONE, "f"),
-            ("retries", DONE, "ff"),
-            ("retries in vain", UNDONE, "ff"),
-            ("unusable", UNDONE, "fc"),
-            ("ignores", UNDONE, "f"),
-            ("rejects", UNDONE, "f"),
-            ("requeues", DONE, "ff"),
-            ("replaces", UNDONE, "f"),
-        ],
-    )
-    def test_a_step_that(self, on, way, status, bodies):
-        result = on.start(f=way)
+    STEPS: ClassVar = {
+        "declines": (UNDONE, "f"),
+        "retries": (DONE, "ff"),
+        "retries in vain": (UNDONE, "ff"),
+        "unusable": (UNDONE, "fc"),
+        "ignores": (UNDONE, "f"),
+        "rejects": (UNDONE, "f"),
+        "requeues": (DONE, "ff"),
+        "replaces": (UNDONE, "f"),
+    }
+    UNDOS: ClassVar = {
+        "declines": (STUCK, "fcc"),
+        "retries": (UNDONE, "fcc"),
+        "retries in vain": (STUCK, "fcccc"),
+        "unusable": (UNDONE, "fc"),
+        "ignores": (STUCK, "fcc"),
+        "rejects": (STUCK, "fcc"),
+        "requeues": (UNDONE, "fcc"),
+        "replaces": (STUCK, "fcc"),
+    }
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sagas(cls, tables) -> dict[tuple[str, str, str], SagaResult]:
+        found = {}
+        for pool, on in tables.items():
+            for way in cls.STEPS:
+                found[pool, "step", way] = on.start(f=way)
+            for way in cls.UNDOS:
+                found[pool, "undo", way] = on.start(c=way, end="declines")
+        return found
+
+    @pytest.mark.parametrize("way", STEPS)
+    def test_a_step_that(self, on, sagas, way):
+        result = sagas[on.pool, "step", way]
+        status, bodies = self.STEPS[way]
         assert on.ledger(result) == (status, [*bodies])
         if way == "replaces":
             assert "self.replace() inside a step" in result.execution.error.message
 
-    @pytest.mark.parametrize(
-        ("way", "status", "bodies"),
-        [
-            ("declines", STUCK, "fcc"),
-            ("retries", UNDONE, "fcc"),
-            ("retries in vain", STUCK, "fcccc"),
-            ("unusable", UNDONE, "fc"),
-            ("ignores", STUCK, "fcc"),
-            ("rejects", STUCK, "fcc"),
-            ("requeues", UNDONE, "fcc"),
-            ("replaces", STUCK, "fcc"),
-        ],
-    )
-    def test_an_undo_that(self, on, way, status, bodies):
-        result = on.start(c=way, end="declines")
-
+    @pytest.mark.parametrize("way", UNDOS)
+    def test_an_undo_that(self, on, sagas, way):
+        result = sagas[on.pool, "undo", way]
+        status, bodies = self.UNDOS[way]
         assert on.ledger(result) == (status, [*bodies])
         keys = {
             line["idempotency_key"]
@@ -163,22 +172,50 @@ class TestBodies:
     @only("threads", "gevent")
     def test_out_of_memory(self, on):
         """On the other pools it ends the worker: test_failure_table_workers.py."""
-        assert on.ledger(on.start(f="out of memory")) == (UNDONE, ["f", "c"])
-        assert on.ledger(on.start(c="out of memory", end="declines")) == (STUCK, ["f", "c", "c"])
+        step = on.start(f="out of memory")
+        undo = on.start(c="out of memory", end="declines")
+        assert on.ledger(step) == (UNDONE, ["f", "c"])
+        assert on.ledger(undo) == (STUCK, ["f", "c", "c"])
+
+
+class TestBodiesThatAreCutOff:
+    """``SystemExit`` and its like; under solo that ends the worker: test_failure_table_workers.py.
+
+    More often than there are places for prefetched messages, which must not be used up.
+    """
+
+    WAYS = ("exits", "is cancelled")
+    ROWS: ClassVar = {
+        "late": (DONE, "ff"),
+        "early": (UNDONE, "fc"),
+        "undo": (UNDONE, "fcc"),
+        "early_undo": (UNDONE, "fcc"),
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sagas(cls, tables) -> dict[tuple[str, str, str, int], SagaResult]:
+        found = {}
+        for pool in ("prefork", "threads", "gevent"):
+            on = tables[pool]
+            for way, row, number in itertools.product(cls.WAYS, cls.ROWS, range(2)):
+                task = getattr(tasks, row)
+                undo = "undo" in row
+                found[pool, way, row, number] = (
+                    on.start(undo=task, c=way, end="declines") if undo else on.start(task, f=way)
+                )
+        return found
 
     @only("prefork", "threads", "gevent")
-    @pytest.mark.parametrize("way", ["exits", "is cancelled"])
-    def test_a_body_that_ends_by_no_ordinary_exception_is_unknown(self, on, way):
-        """On solo it ends the worker: test_failure_table_workers.py."""
-        for task, expected in [
-            (tasks.late, (DONE, ["f", "f"])),
-            (tasks.early, (UNDONE, ["f", "c"])),
-        ]:
-            result = on.start(task, f=way)
-            assert on.ledger(result) == expected
-            assert result.execution.steps[1].error.type == "OutcomeUnknown"
-        for undo in (tasks.undo, tasks.early_undo):
-            assert on.ledger(on.start(undo=undo, c=way, end="declines")) == (UNDONE, [*"fcc"])
+    @pytest.mark.parametrize("row", ROWS)
+    @pytest.mark.parametrize("way", WAYS)
+    def test_the_outcome_is_unknown(self, on, sagas, way, row):
+        status, bodies = self.ROWS[row]
+        for number in range(2):
+            result = sagas[on.pool, way, row, number]
+            assert on.ledger(result) == (status, [*bodies])
+            if row == "early":
+                assert result.execution.steps[1].error.type == "OutcomeUnknown"
 
 
 class TestLostChild:
@@ -194,11 +231,12 @@ class TestLostChild:
     }
 
     @pytest.fixture(scope="class")
-    def lost(self, tables) -> dict[str, tuple[SagaResult, SagaResult]]:
+    @classmethod
+    def lost(cls, tables) -> dict[str, tuple[SagaResult, SagaResult]]:
         """All sagas at once: Celery takes some seconds to notice each death."""
         on = tables["prefork"]
         found = {}
-        for name in self.ROWS:
+        for name in cls.ROWS:
             task = getattr(tasks, name)
             step = on.start(task, f="dies")
             found[name] = (step, on.start(undo=task, c="dies", end="declines"))
@@ -222,32 +260,42 @@ class TestLostChild:
 
 class TestLimits:
     SOFT, HARD = {"soft_time_limit": LIMIT}, {"time_limit": LIMIT}
+    #: Where Celery enforces which limit.
+    CUT: ClassVar = {
+        ("prefork", "soft"): (SOFT, "billiard.exceptions.SoftTimeLimitExceeded"),
+        ("prefork", "hard"): (HARD, "celery.exceptions.TimeLimitExceeded"),
+        ("gevent", "hard"): (HARD, "celery.exceptions.TimeLimitExceeded"),
+    }
+    NOT_CUT: ClassVar = {"threads": SOFT | HARD, "solo": SOFT | HARD, "gevent": SOFT}
 
-    @pytest.mark.parametrize(
-        ("on", "options", "error"),
-        [
-            ("prefork", SOFT, "billiard.exceptions.SoftTimeLimitExceeded"),
-            ("prefork", HARD, "celery.exceptions.TimeLimitExceeded"),
-            ("gevent", HARD, "celery.exceptions.TimeLimitExceeded"),
-        ],
-        indirect=["on"],
-    )
-    def test_a_step_over_its_limit_may_have_happened(self, on, options, error):
-        step = on.start(f="long", options=options)
-        undo = on.start(c="long", end="declines", undo_options=options)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sagas(cls, tables) -> dict[Any, SagaResult]:
+        found = {}
+        for (pool, kind), (limit, _) in cls.CUT.items():
+            on = tables[pool]
+            found[pool, kind, "step"] = on.start(f="long", options=limit)
+            undo = on.start(c="long", end="declines", undo_options=limit)
+            found[pool, kind, "undo"] = undo
+        for pool, limit in cls.NOT_CUT.items():
+            found[pool] = tables[pool].start(f="long", options=limit)
+        return found
 
-        assert on.ledger(step) == (UNDONE, ["f", "c"])
-        assert step.execution.error.type == error
-        assert on.ledger(undo) == (STUCK, ["f", "c", "c"])
-        assert undo.execution.steps[1].undo_error.type == error
+    @pytest.mark.parametrize(("on", "kind"), CUT, indirect=["on"])
+    def test_a_step_over_its_limit_may_have_happened(self, on, sagas, kind):
+        result = sagas[on.pool, kind, "step"]
+        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert result.execution.error.type == self.CUT[on.pool, kind][1]
 
-    @pytest.mark.parametrize(
-        ("on", "options"),
-        [("threads", SOFT | HARD), ("solo", SOFT | HARD), ("gevent", SOFT)],
-        indirect=["on"],
-    )
-    def test_limits_that_the_pool_does_not_enforce(self, on, options):
-        assert on.ledger(on.start(f="long", options=options)) == (DONE, ["f"])
+    @pytest.mark.parametrize(("on", "kind"), CUT, indirect=["on"])
+    def test_an_undo_over_its_limit_is_tried_again(self, on, sagas, kind):
+        result = sagas[on.pool, kind, "undo"]
+        assert on.ledger(result) == (STUCK, ["f", "c", "c"])
+        assert result.execution.steps[1].undo_error.type == self.CUT[on.pool, kind][1]
+
+    @pytest.mark.parametrize("on", NOT_CUT, indirect=True)
+    def test_limits_that_the_pool_does_not_enforce(self, on, sagas):
+        assert on.ledger(sagas[on.pool]) == (DONE, ["f"])
 
 
 class TestRevoked:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -76,39 +78,55 @@ class Servers:
         return status, self.journal.began(result.id)
 
 
-@pytest.fixture(scope="module")
-def servers(valkey, journal, folder) -> Iterator[Servers]:
-    """The workers reach the store through a proxy; the test itself does not."""
-    with EmbeddedValkey(append_only=True) as store, EmbeddedValkey(append_only=True) as broker:
+@contextmanager
+def running(journal: Journal, folder: Path, apart: bool) -> Iterator[Servers]:
+    """Servers, and workers that reach the store through a proxy; the test itself does not."""
+    with ExitStack() as stack:
+        store = stack.enter_context(EmbeddedValkey(append_only=True))
+        broker = stack.enter_context(EmbeddedValkey(append_only=True)) if apart else store
         proxy = Proxy(store.port)
+        stack.callback(proxy.close)
         site = Site(broker.url(), journal, folder)
+        stack.callback(site.close)
         site.app.conf.saga_store_url = store.url()
         found = Servers(site, store, broker, proxy, {})
         for pool in POOLS:
             found.run_worker(pool)
-        try:
-            for worker in found.workers.values():
-                worker.wait_until_ready()
-            yield found
-        finally:
-            site.close()
-            proxy.close()
+        for worker in found.workers.values():
+            worker.wait_until_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def servers(journal, folder) -> Iterator[Servers]:
+    """Broker and store apart: checkpoint and message are two writes."""
+    with running(journal, folder, apart=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def one_server(journal, folder) -> Iterator[Servers]:
+    """Broker and store on one server: checkpoint and message are one write."""
+    with running(journal, folder, apart=False) as found:
+        yield found
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_lost_answers_of_a_claim_and_of_a_report(servers, pool):
+@pytest.mark.parametrize("where", ["servers", "one_server"])
+def test_lost_answers_of_a_claim_and_of_a_report(request, where, pool):
     """Claim and report of ``a``, of ``b``, and of the undo: six answers, each lost in one saga."""
-    servers.site.settled(servers.start(pool))  # the scripts are known from here on
-    before = servers.proxy.lost
+    found = request.getfixturevalue(where)
+    found.site.settled(found.start(pool))  # the scripts are known from here on
+    before = found.proxy.lost
     results = []
     for number in range(1, 7):
-        saga_id = f"lost-{pool}-{number}"
-        servers.proxy.arm(f"saga:execution:{saga_id}", number)
-        results.append(servers.start(pool, times={"saga_id": saga_id}, bf="declines"))
+        saga_id = f"{where}-{pool}-{number}"
+        found.proxy.arm(f"saga:execution:{saga_id}", number)
+        results.append(found.start(pool, times={"saga_id": saga_id}, bf="declines"))
 
     for result in results:
-        assert servers.ledger(result) == (UNDONE, ["a/f", "b/f", "a/c"])
-    assert servers.proxy.lost == before + 6
+        assert found.ledger(result) == (UNDONE, ["a/f", "b/f", "a/c"])
+    assert found.proxy.lost == before + 6
 
 
 #: Steps and undos whose bodies end while the store is away.
@@ -209,3 +227,34 @@ class TestBrokerAway:
         result = outage[row][pool]
         assert servers.ledger(result) == (DONE, ["a/f", "b/f"])
         assert {step.lost for step in result.execution.steps} == {0}
+
+
+class TestOneServerAway:
+    """Broker and store are one server, which ends under running bodies and comes back.
+
+    The bodies end meanwhile, and so do the workers of some pools, by a fault of Celery's.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def outage(cls, one_server):
+        results = {
+            (pool, row): one_server.start(pool, *BODIES[row][:1], **BODIES[row][1])
+            for pool, row in CAST
+        }
+        for (_, row), result in results.items():
+            one_server.journal.wait(result.id, "began", 3 if "undo" in row else 1)
+        one_server.store.kill()
+        for (_, row), result in results.items():
+            one_server.journal.open(result.id, "a/c" if "undo" in row else "a/f")
+        for (_, row), result in results.items():
+            one_server.journal.wait(result.id, "ended", 2 if "undo" in row else 1)
+        one_server.store.restart()
+        one_server.supervise_until(list(results.values()))
+        return results
+
+    @pytest.mark.parametrize(("pool", "row"), CAST)
+    def test_the_saga_goes_on(self, one_server, outage, pool, row):
+        undone = (UNDONE, ["a/f", "b/f", "a/c"])
+        expected = undone if "undo" in row else (DONE, ["a/f", "b/f"])
+        assert one_server.ledger(outage[pool, row]) == expected

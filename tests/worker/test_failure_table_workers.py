@@ -314,23 +314,33 @@ class TestSoftShutdown:
         assert cut_off[who].ledger(row) == LOST[row]
 
 
-@pytest.mark.parametrize("task", [tasks.late_resent, tasks.early_resent])
-def test_a_retry_on_worker_lost_that_another_worker_takes(arena, task):
-    """Celery's countdown runs there: the worker that lost its child does not give the step up."""
-    site, rescuer = arena
-    queue = f"victim-{next(_numbers)}"
-    worker = site.worker("-c", "1", "-Q", queue, app="tests.worker.apps.table")
-    saga = Saga("resent", app=site.app)
-    saga.local_step(task, name="a", queue=queue).on_failure(tasks.undo, queue=queue)
-    result = saga.commit().delay(ways={"a/f": "held once"})
-    line = site.journal.wait(result.id, "began")
-    site.app.control.cancel_consumer(queue, destination=[worker.name], reply=True, timeout=10)
-    site.app.control.add_consumer(queue, destination=[rescuer.name], reply=True, timeout=10)
+class TestRetryOnWorkerLost:
+    """Another worker takes the message: the one that lost its child does not give the step up."""
 
-    site.kill_child(line)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sagas(cls, arena):
+        site, rescuer = arena
+        queue = f"victim-{next(_numbers)}"
+        worker = site.worker("-Q", queue, app="tests.worker.apps.table")
+        found = {}
+        for name in ("late_resent", "early_resent"):
+            saga = Saga("resent", app=site.app)
+            step = saga.local_step(getattr(tasks, name), name="a", queue=queue)
+            step.on_failure(tasks.undo, queue=queue)
+            found[name] = saga.commit().delay(ways={"a/f": "held once"})
+        lines = [site.journal.wait(result.id, "began") for result in found.values()]
+        site.app.control.cancel_consumer(queue, destination=[worker.name], reply=True, timeout=10)
+        site.app.control.add_consumer(queue, destination=[rescuer.name], reply=True, timeout=10)
+        for line in lines:
+            site.kill_child(line)
+        yield found
+        worker.kill()
+        expect_no_leftovers(site)
 
-    assert site.settled(result) == DONE
-    assert site.journal.began(result.id) == ["a/f", "a/f"]
-    assert (result.execution.steps[0].lost, result.execution.steps[0].epoch) == (0, 1)
-    worker.kill()
-    expect_no_leftovers(site)
+    @pytest.mark.parametrize("name", ["late_resent", "early_resent"])
+    def test_celerys_countdown_runs_there(self, arena, sagas, name):
+        site, result = arena[0], sagas[name]
+        assert site.settled(result) == DONE
+        assert site.journal.began(result.id) == ["a/f", "a/f"]
+        assert (result.execution.steps[0].lost, result.execution.steps[0].epoch) == (0, 1)
