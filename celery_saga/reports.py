@@ -98,7 +98,7 @@ def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwa
     retries, countdown = (request.retries or 0) + 1, float(reason.when or 0)
 
     def released(at: float, slot: Slot, instance: str) -> StepReleased:
-        return StepReleased(at, slot, "", retries, at + countdown, instance)
+        return StepReleased(at, slot, "", retries, at + countdown, instance, lost=True)
 
     _post(sender.app, request.id, released)
 

@@ -72,6 +72,7 @@ class StepReleased:
         token: of the claim; empty when a worker's main process reports it.
         retries: Celery's count that the next delivery will carry.
         instance: the reporting worker's boot, when ``token`` is empty.
+        lost: the delivery's process is gone, so its effect may have happened.
     """
 
     at: float
@@ -80,6 +81,7 @@ class StepReleased:
     retries: int
     expected_at: float
     instance: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)

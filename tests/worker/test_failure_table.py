@@ -230,9 +230,11 @@ class TestLostChild:
         "early_resent": ((DONE, "ff"), (UNDONE, "fcc")),
     }
 
+    RERUN = ("late", "requeued", "late_resent", "early_resent")
+
     @pytest.fixture(scope="class")
     @classmethod
-    def lost(cls, tables) -> dict[str, tuple[SagaResult, SagaResult]]:
+    def lost(cls, tables) -> dict[str, tuple[SagaResult, ...]]:
         """All sagas at once: Celery takes some seconds to notice each death."""
         on = tables["prefork"]
         found = {}
@@ -240,6 +242,8 @@ class TestLostChild:
             task = getattr(tasks, name)
             step = on.start(task, f="dies")
             found[name] = (step, on.start(undo=task, c="dies", end="declines"))
+        for name in cls.RERUN:
+            found[f"{name} declines"] = (on.start(getattr(tasks, name), f="dies then declines"),)
         return found
 
     @only("prefork")
@@ -247,6 +251,13 @@ class TestLostChild:
     def test_it_is_unknown(self, on, lost, name):
         for result, (status, bodies) in zip(lost[name], self.ROWS[name], strict=True):
             assert on.ledger(result) == (status, [*bodies])
+
+    @only("prefork")
+    @pytest.mark.parametrize("name", RERUN)
+    def test_a_rerun_that_declines_is_undone(self, on, lost, name):
+        """Its clean error is no proof: the first attempt may be why it declines."""
+        (result,) = lost[f"{name} declines"]
+        assert on.ledger(result) == (UNDONE, ["f", "f", "c"])
 
     @only("prefork")
     @pytest.mark.parametrize("name", ["late_resent", "early_resent"])

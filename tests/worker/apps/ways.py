@@ -50,6 +50,12 @@ def _dies(task: Any) -> None:
         os._exit(3)
 
 
+def _dies_then_declines(task: Any) -> None:
+    if is_first_body():
+        os._exit(3)
+    raise ValueError("it is there already")
+
+
 def _out_of_memory(task: Any) -> None:
     raise MemoryError
 
