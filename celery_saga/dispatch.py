@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import SerializationError
+from kombu.exceptions import OperationalError, SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
+from celery_saga.broker import open_connection
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
@@ -207,7 +208,11 @@ class CeleryDispatcher:
         options = {key: value for key, value in options.items() if value is not None}
         route = self._app.amqp.router.route(options, call.task)
         queue = route.get("queue") or self._app.conf.task_default_queue
-        with self._app.connection_for_write() as connection:
+        try:
+            connection = open_connection(self._app)
+        except OperationalError:
+            return None
+        with connection:
             try:
                 channel: Any = connection.default_channel
                 found = channel.queue_declare(queue=getattr(queue, "name", queue), passive=True)

@@ -16,10 +16,12 @@ from typing import Any
 from celery import Celery, Task
 from celery.app.annotations import prepare
 from celery.app.task import Task as BaseTask
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import delivery_of, run_step
+from celery_saga.reports import body_cut_off
 from celery_saga.runtime import runtime_of
 
 _MARK = "_celery_saga_hook"
@@ -59,7 +61,13 @@ def around(inner: Any) -> Call:
         body = task.run if plain else inner.__get__(task)
         if delivery_of(request) is None:
             return body(*args, **kwargs)
-        return run_step(runtime_of(task.app), task, body, args, kwargs)
+        try:
+            return run_step(runtime_of(task.app), task, body, args, kwargs)
+        except (Exception, WorkerShutdown, WorkerTerminate):
+            raise
+        except BaseException:
+            body_cut_off(request.id)
+            raise
 
     # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
     setattr(__call__, _MARK, True)

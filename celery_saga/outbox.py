@@ -23,6 +23,7 @@ from celery import Celery
 from kombu import Producer
 
 from celery_saga import codec
+from celery_saga.broker import open_connection
 from celery_saga.stores import Push, Store
 from celery_saga.stores.redis import RedisStore
 from celery_saga.templates import Templates
@@ -69,7 +70,7 @@ class _Collector:
     def open(self, app: Celery) -> None:
         if self.pid == os.getpid():
             return
-        self.connection = app.connection_for_write()
+        self.connection = open_connection(app)
         self.channel = _CollectingChannel(self.connection.default_channel)
         self.producer = Producer(self.channel, auto_declare=False)
         self.declared, self.pid = set(), os.getpid()

@@ -19,7 +19,8 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, WorkerTerminate
+from celery.platforms import EX_FAILURE
 
 from celery_saga import info
 from celery_saga.context import SagaContext
@@ -30,6 +31,7 @@ from celery_saga.errors import AbortSaga, BadStepResult, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.partial import NotLoaded
 from celery_saga.plan import PlanStep
+from celery_saga.reports import cut_short
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
 from celery_saga.values import Values, values_of
@@ -118,6 +120,8 @@ class _Delivery:
                 self._fail(error)
             raise
         except Exception as error:
+            if cut_short():  # whoever notices the worker's end decides: the outcome is unknown
+                raise WorkerTerminate(EX_FAILURE) from error
             self._fail(error)
             raise
         self._succeed(result)

@@ -1,8 +1,9 @@
 """A worker's heartbeat: it keeps the worker alive for others, and finds what is lost.
 
 It runs in a thread of its own with a store connection of its own, never on the consumer's timer,
-which stands still under the solo pool and while the broker is away. Processes of the pool never
-touch its objects.
+which stands still under the solo pool and while the broker is away. What it finds is dealt with in
+a second thread, which may have to wait for the broker: the heart must not. Processes of the pool
+never touch these objects.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from celery import bootsteps
 from celery.worker import state
+from kombu.utils import functional
 
 from celery_saga.discovery import import_sagas
 from celery_saga.errands import Errands
@@ -48,25 +51,34 @@ class Heart:
         self._every = float(conf.saga_heartbeat)
         self._ttl = float(conf.saga_heartbeat_ttl)
         self._limit = int(conf.saga_sweep_limit)
-        self._inbox: queue.SimpleQueue[tuple[str, News] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        #: The newest pulse that nobody has looked at, and whether others may be judged.
+        self._pulse: tuple[Pulse, bool] | None = None
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
-        self._last_beat = self._last_try = 0.0
+        self._last_beat = self._last_judged = 0.0
         self._absent: frozenset[tuple[str, Slot]] = frozenset()
-        self._thread = threading.Thread(target=self._live, name="celery-saga-heart", daemon=True)
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._live, name="celery-saga-heart", daemon=True),
+            threading.Thread(target=self._recover, name="celery-saga-recovery", daemon=True),
+        ]
 
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
         self._orchestrator = self._runtime.new_orchestrator(Errands())
         self._sweeper = Sweeper(self._orchestrator)
         self._beat()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread and take leave, unless claims are left for others to judge."""
+        """End the threads and take leave, unless claims are left for others to judge."""
         self._inbox.put(None)
-        self._thread.join(timeout=self._ttl)
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=self._ttl)
         store = self._shell.store
         try:
             if not store.claims_of(self.instance):
@@ -86,26 +98,22 @@ class Heart:
         A process of the pool that inherited this object is not listened to.
         """
         if os.getpid() == self._pid:
-            self._inbox.put((saga_id, news))
+            self._inbox.put(partial(self._deliver, saga_id, news))
 
     def _live(self) -> None:
-        while True:
-            pause = self._every - (time.monotonic() - self._last_try)
-            if pause <= 0:  # before any news, of which there may be no end
-                self._guarded(self._beat)
-                continue
-            try:
-                news = self._inbox.get(timeout=pause)
-            except queue.Empty:
-                continue
-            if news is None:
-                return
-            self._guarded(self._deliver, *news)
+        last = time.monotonic()
+        while not self._ended.wait(max(0.0, self._every - (time.monotonic() - last))):
+            last = time.monotonic()
+            self._guarded(self._beat)
 
-    def _guarded(self, call: Any, *args: Any) -> None:
+    def _recover(self) -> None:
+        while (work := self._inbox.get()) is not None:
+            self._guarded(work)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
         """The heart must not stop: what goes wrong is logged and tried again at the next beat."""
         try:
-            call(*args)
+            call()
         except Exception:
             log.warning("the saga heartbeat failed, it goes on", exc_info=True)
 
@@ -116,28 +124,42 @@ class Heart:
             log.info("news of saga %s, which is gone", saga_id)
 
     def _beat(self) -> None:
-        self._last_try = time.monotonic()
-        held, waiting = _requests()
+        _, waiting = _requests()
         pulse = self._shell.store.beat(self.instance, self._ttl, waiting)
         now = time.monotonic()
         if self._steady_since is None or now - self._last_beat > self._ttl:
             self._steady_since = now
         self._last_beat = now
-        self._judge_own(held, pulse)
-        if not pulse.sweeper:
-            return
         # Others are judged only after a while without a gap: an outage of the store must not make
         # everybody look dead to whoever comes back first. The half is for the beats' own jitter.
-        if now - self._steady_since >= self._ttl + self._every / 2:
-            self._sweeper.bury(pulse)
-        self._sweeper.sweep(self._limit)
+        steady = now - self._steady_since >= self._ttl + self._every / 2
+        if self._pulse is None:  # otherwise the look is still to come, and will see this one
+            self._inbox.put(self._look)
+        self._pulse = pulse, steady
 
-    def _judge_own(self, held: frozenset[str], pulse: Pulse) -> None:
+    def _look(self) -> None:
+        """Act upon the newest pulse."""
+        found, self._pulse = self._pulse, None
+        if found is None:
+            return
+        pulse, steady = found
+        self._judge_own(pulse)
+        if pulse.sweeper:
+            if steady:
+                self._sweeper.bury(pulse)
+            self._sweeper.sweep(self._limit)
+
+    def _judge_own(self, pulse: Pulse) -> None:
         """Void claims whose task this worker no longer has, at the second time of looking.
 
         The first time, the main process may not have dealt with the end of the task yet, and what
-        it reports says more.
+        it reports says more. A claim that has ended since the pulse is not in the next one.
         """
+        now = time.monotonic()
+        if now - self._last_judged < self._every / 2:
+            return  # a look that was late must not make the next one come too soon
+        self._last_judged = now
+        held, _ = _requests()
         absent = frozenset(
             (saga_id, slot) for saga_id, slot in pulse.claims if slot.task_id(saga_id) not in held
         )
@@ -179,6 +201,10 @@ class RecoveryStep(bootsteps.StartStopStep):
         import_sagas(parent.app)
         verify(parent.app)
         self._refuse_memory(parent)
+        if parent.pool_cls.is_green:
+            # kombu is imported before Celery patches the standard library: while the broker is
+            # away, its pauses would hold up every greenlet, and with them the heart.
+            functional.sleep = time.sleep  # type: ignore[attr-defined]
         self._runtime.boot()
 
     def _refuse_memory(self, parent: Any) -> None:

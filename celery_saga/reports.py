@@ -5,13 +5,23 @@ Some of these bring nothing along but the task id, which therefore names saga, s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from billiard import current_process
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
+from celery.worker import state
 
-from celery_saga.decide.events import ClaimVoided, Event, StepFailed, StepRevoked, TaskUnknown
+from celery_saga.decide.events import (
+    ClaimVoided,
+    Event,
+    StepFailed,
+    StepReleased,
+    StepRevoked,
+    TaskUnknown,
+)
 from celery_saga.execution import Failure, Slot
 from celery_saga.runtime import installed
 
@@ -19,9 +29,34 @@ from celery_saga.runtime import installed
 def connect() -> None:
     """Listen; connecting twice is the same as once."""
     signals.task_failure.connect(_on_failure, weak=False, dispatch_uid="celery_saga.failure")
+    signals.task_retry.connect(_on_retry, weak=False, dispatch_uid="celery_saga.retry")
     signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="celery_saga.revoked")
     signals.task_unknown.connect(_on_unknown, weak=False, dispatch_uid="celery_saga.unknown")
     signals.worker_shutdown.connect(_on_shutdown, weak=False, dispatch_uid="celery_saga.shutdown")
+
+
+def body_cut_off(task_id: str) -> None:
+    """A body of this process ended by what is no ordinary exception (``SystemExit``, ...).
+
+    Pools that run bodies in the worker's main process (threads, gevent) take no note of that:
+    Celery would count the task as running for ever, and so would we, and its message would keep its
+    place among the prefetched ones. The prefork pool notices the end of its process.
+    """
+    if current_process().name != "MainProcess":
+        return
+    for request in {*state.active_requests, *state.reserved_requests}:
+        if request.id == task_id:
+            state.task_ready(request)
+            request.acknowledge()
+
+
+def cut_short() -> bool:
+    """Whether an exception in a body may come from the worker's end, and not from the body.
+
+    Under the solo pool the body runs where signals are handled, and a cold shutdown, which cannot
+    end such a task, raises ``NotImplementedError`` in the middle of it.
+    """
+    return bool(state.should_terminate) and threading.current_thread() is threading.main_thread()
 
 
 Make = Callable[[float, Slot, str], Event]
@@ -51,6 +86,21 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
     return ClaimVoided(at, slot, instance=instance)
+
+
+def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:
+    """``retry_on_worker_lost``: the main process has sent the retry of a task whose child died.
+
+    All other retries are reported by the body's wrapper; a cold shutdown's are none at all.
+    """
+    if not isinstance(getattr(reason, "exc", None), WorkerLostError):
+        return
+    retries, countdown = (request.retries or 0) + 1, float(reason.when or 0)
+
+    def released(at: float, slot: Slot, instance: str) -> StepReleased:
+        return StepReleased(at, slot, "", retries, at + countdown, instance, lost=True)
+
+    _post(sender.app, request.id, released)
 
 
 def _on_revoked(

@@ -99,9 +99,11 @@ class Sweeper:
         """Void the claims of boots that are dead, and send again what they had not started.
 
         Returns how many claims there were. A boot is forgotten when all of its claims are dealt
-        with; otherwise the next pulse brings it again.
+        with; otherwise the next pulse brings it again. One that has beaten since the pulse is
+        spared.
         """
-        return sum(self._bury(instance) for instance in pulse.dead)
+        alive = self._store.alive() if pulse.dead else frozenset()
+        return sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
 
     def _bury(self, instance: str) -> int:
         claims = self._store.claims_of(instance)

@@ -51,6 +51,7 @@ FLOORS = {
     "sweep": 2,
     "settings": 3,
     "timing": 3,
+    "broker": 3,
     "planner": 3,
     "storage": 3,
     "dispatch": 3,

@@ -66,13 +66,22 @@ class StepFailed:
 
 @dataclass(frozen=True)
 class StepReleased:
-    """A delivery ended without an outcome and Celery will send it again (retry or requeue)."""
+    """A delivery ended without an outcome and Celery will send it again (retry or requeue).
+
+    Args:
+        token: of the claim; empty when a worker's main process reports it.
+        retries: Celery's count that the next delivery will carry.
+        instance: the reporting worker's boot, when ``token`` is empty.
+        lost: the delivery's process is gone, so its effect may have happened.
+    """
 
     at: float
     slot: Slot
     token: str
     retries: int
     expected_at: float
+    instance: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)

@@ -160,11 +160,15 @@ def _run_again_or_stuck(
 
 def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     """Celery sends the task again; until then nobody holds the step."""
+    if event.lost:
+        execution = _may_have_happened(execution, event.slot)
     step = current(execution, event)
     if step is None or event.retries < step.retries:
         return Decision(execution)
     if step.claim is None and event.retries == step.retries:
         return Decision(execution)  # it was given back before
+    if event.lost and event.retries == step.retries:
+        return Decision(execution)  # the next delivery has claimed it already
     if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
         return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
     execution = execution.with_step(
@@ -177,6 +181,13 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         unknown_since=None,
     )
     return Decision(execution)
+
+
+def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:
+    step = execution.at_step(slot)
+    if step is None or step.effect or execution.slot(slot.step) != slot:
+        return execution
+    return execution.with_step(slot.step, effect=True)
 
 
 def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:

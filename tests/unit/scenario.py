@@ -181,6 +181,11 @@ def _released(at: float, slot: Slot, claim: Claim, retries: str, delay: str = "0
     return ev.StepReleased(at, slot, claim.token, int(retries), at + float(delay))
 
 
+def _resent(at: float, slot: Slot, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
+    due = at + float(delay)
+    return ev.StepReleased(at, slot, "", int(retries), due, instance="worker", lost=True)
+
+
 def _voided(at: float, slot: Slot, claim: Claim) -> ev.Event:
     return ev.ClaimVoided(at, slot, claim.token)
 
@@ -202,13 +207,14 @@ def _unknown(at: float, slot: Slot, claim: Claim) -> ev.Event:
 
 
 #: Words of one who has claimed the slot.
-_BY_CLAIM = frozenset({"ok", "fails", "released", "void", "killed", "gone"})
+_BY_CLAIM = frozenset({"ok", "fails", "released", "resent", "void", "killed", "gone"})
 
 _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "ok": _succeeded,
     "fails": _failed,
     "killed": _failed_outside,
     "released": _released,
+    "resent": _resent,
     "void": _voided,
     "gone": _process_gone,
     "revoked": _revoked,

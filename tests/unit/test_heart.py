@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +76,7 @@ class Fleet:
         self.result = result
         runtime.boot()
         self.heart = Heart(runtime)
-        self.heart._thread = SimpleNamespace(start=lambda: None)  # the test beats
+        self.heart._threads = []  # the test beats
         self.heart.start()
 
     def pass_time(self, seconds: float, other: bool) -> None:
@@ -85,6 +86,7 @@ class Fleet:
             if other and not self.away:
                 self.store.beat("other", TTL, ())
             self.heart._guarded(self.heart._beat)
+            self.heart._guarded(self.heart._look)
 
     @property
     def lost(self) -> int:
@@ -151,6 +153,35 @@ def test_news_without_end_does_not_keep_it_from_beating(app):
     try:
         wait_for(lambda: len(beats) > 5)
     finally:
+        heart.stop()
+
+
+def test_what_has_to_wait_does_not_keep_it_from_beating(app):
+    """A broker that is away holds up the sweep, and nobody takes the worker for dead."""
+    app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
+    runtime = runtime_of(app)
+    store: Any = runtime.store
+    beats = []
+    beat = store.beat
+    store.beat = lambda *args: beats.append(args) or beat(*args)
+    runtime.boot()
+    heart = Heart(runtime)
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def news(at: float) -> Looked:
+        stuck.set()
+        go_on.wait()
+        return Looked(at)
+
+    heart.post("nobody", news)
+    heart.start()
+    try:
+        assert stuck.wait(10)
+        seen = len(beats)
+        wait_for(lambda: len(beats) > seen + 5)
+        assert heart.instance in store.alive()
+    finally:
+        go_on.set()
         heart.stop()
 
 

@@ -154,10 +154,19 @@ class Site:
                 step.on_failure(undo[0])
         return saga.commit()
 
+    def now(self) -> float:
+        """The server's time."""
+        seconds, micros = self.client.time()  # type: ignore[misc]
+        return float(seconds + micros / 1e6)
+
+    def pass_time(self, seconds: float) -> None:
+        """Wait until the server's clock has moved on by that much."""
+        until = self.now() + seconds
+        wait_for(lambda: self.now() >= until, seconds + 20)
+
     def alive(self) -> int:
         """How many worker boots count as alive."""
-        seconds, micros = self.client.time()  # type: ignore[misc]
-        count: Any = self.client.zcount("saga:instances", seconds + micros / 1e6, "+inf")
+        count: Any = self.client.zcount("saga:instances", self.now(), "+inf")
         return int(count)
 
     def queued(self) -> int:

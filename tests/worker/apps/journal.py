@@ -36,6 +36,22 @@ def bodies_of(step: str) -> int:
     return sum(json.loads(line)["step"] == step for line in lines)
 
 
+def is_first_body() -> bool:
+    """Whether the running body is the first of its step in its direction that noted its begin."""
+    info = saga_info()
+    assert info is not None
+    lines: Any = _client(os.getpid()).lrange(f"journal:{info.saga_id}", 0, -1)
+    found = [json.loads(line) for line in lines]
+    me = (info.step, info.direction, "began")
+    return sum((line["step"], line["direction"], line["what"]) == me for line in found) == 1
+
+
+def remember(saga_id: str, what: str, **data: Any) -> None:
+    """A line in the journal of a saga, written by a task that is no step of it."""
+    line = {"what": what, "pid": os.getpid(), "step": "", "direction": "", **data}
+    _client(os.getpid()).rpush(f"journal:{saga_id}", json.dumps(line, default=str))
+
+
 def vars_of(info: Any) -> dict[str, Any]:
     return {name: getattr(info, name) for name in info.__dataclass_fields__}
 
