@@ -111,7 +111,9 @@ class _Delivery:
             with self._known():
                 result = _finished(body(*args, **kwargs))
         except Retry as error:
-            self._release(_expected_at(error, self._now()), (self._task.request.retries or 0) + 1)
+            lost = isinstance(error.exc, _EFFECT_POSSIBLE)
+            retries = (self._task.request.retries or 0) + 1
+            self._release(_expected_at(error, self._now()), retries, lost)
             raise
         except Reject as error:
             if error.requeue:  # type: ignore[attr-defined]
@@ -229,8 +231,11 @@ class _Delivery:
         names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
         return not names.isdisjoint(wanted)
 
-    def _release(self, expected_at: float, retries: int) -> None:
-        self._report(StepReleased(self._now(), self._slot, self._claim.token, retries, expected_at))
+    def _release(self, expected_at: float, retries: int, lost: bool = False) -> None:
+        event = StepReleased(
+            self._now(), self._slot, self._claim.token, retries, expected_at, lost=lost
+        )
+        self._report(event)
 
     def _report(self, event: Event) -> None:
         saga_id = self._execution.saga_id

@@ -72,7 +72,7 @@ class StepReleased:
         token: of the claim; empty when a worker's main process reports it.
         retries: Celery's count that the next delivery will carry.
         instance: the reporting worker's boot, when ``token`` is empty.
-        lost: the delivery's process is gone, so its effect may have happened.
+        lost: the delivery was cut off, so its effect may have happened.
     """
 
     at: float

@@ -304,6 +304,12 @@ class TestLimits:
         assert on.ledger(result) == (STUCK, ["f", "c", "c"])
         assert result.execution.steps[1].undo_error.type == self.CUT[on.pool, kind][1]
 
+    @only("prefork")
+    def test_a_retry_after_the_soft_limit_that_declines_is_undone(self, on):
+        """Autoretry takes the limit for an error like any other; the first body may have acted."""
+        result = on.start(tasks.retried, f="long then declines", options=self.SOFT)
+        assert on.ledger(result) == (UNDONE, ["f", "f", "c"])
+
     @pytest.mark.parametrize("on", NOT_CUT, indirect=True)
     def test_limits_that_the_pool_does_not_enforce(self, on, sagas):
         assert on.ledger(sagas[on.pool]) == (DONE, ["f"])

@@ -87,6 +87,12 @@ def _long(task: Any) -> None:
         time.sleep(0.02)
 
 
+def _long_then_declines(task: Any) -> None:
+    if is_first_body():
+        _long(task)
+    raise ValueError("it is there already")
+
+
 def _held(task: Any) -> None:
     info = saga_info()
     assert info is not None
@@ -153,6 +159,11 @@ def early_resent(self, ways=None):
 
 @shared_task(bind=True, acks_late=True, retry_on_worker_lost=True, default_retry_delay=1)
 def late_resent(self, ways=None):
+    return _play(self, ways)
+
+
+@shared_task(bind=True, autoretry_for=(Exception,), retry_kwargs={"max_retries": 1, "countdown": 0})
+def retried(self, ways=None):
     return _play(self, ways)
 
 

@@ -1,0 +1,75 @@
+"""What the documents say exists, exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import celery_saga
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
+
+
+def named() -> Iterator[tuple[str, str, str]]:
+    """Document, file and name (``test_x`` or ``TestY::test_x``) of each test that is named."""
+    for document in sorted((ROOT / "docs").glob("*.md")):
+        for file, name in _TEST.findall(document.read_text()):
+            yield document.name, file, name
+
+
+@cache
+def defined_in(file: str) -> frozenset[str]:
+    """The tests that a file defines."""
+    path = ROOT / file
+    if not path.exists():
+        return frozenset()
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names = {part.name for part in node.body if hasattr(part, "name")}
+            found |= names | {f"{node.name}::{name}" for name in names}
+    return frozenset(name for name in found if name.rpartition("::")[2].startswith("test_"))
+
+
+@pytest.mark.parametrize(("document", "file", "name"), sorted(set(named())))
+def test_a_named_test_exists(document: str, file: str, name: str) -> None:
+    assert name in defined_in(file), f"docs/{document} names {file}::{name}"
+
+
+def test_every_row_of_the_failure_table_names_a_test() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines()
+        if line.startswith("| ") and not line.startswith("| what |")
+    ]
+    assert len(rows) > 40
+    assert [row for row in rows if not _TEST.search(row)] == []
+
+
+def migrating() -> str:
+    return (ROOT / "docs" / "migrating-from-minos.md").read_text()
+
+
+def test_the_sample_is_python_and_imports_what_there_is() -> None:
+    (sample,) = re.findall(r"```python\n(.*?)```", migrating(), re.DOTALL)
+    for node in ast.walk(ast.parse(sample)):
+        if isinstance(node, ast.ImportFrom) and node.module == "celery_saga":
+            assert {alias.name for alias in node.names} <= set(celery_saga.__all__)
+
+
+def test_the_errors_that_stay_are_there() -> None:
+    table = migrating().split("| error in Minos | here |")[1].split("\n\n")[0]
+    names = {
+        name for row in table.splitlines() for name in re.findall(r"`(\w+Exception)`", row[:600])
+    }
+    assert len(names) > 12
+    assert names <= set(celery_saga.__all__)
