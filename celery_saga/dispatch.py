@@ -181,12 +181,11 @@ class CeleryDispatcher:
         try:
             while self._eager:
                 step = self._eager.popleft()
-                options = {k: v for k, v in step["options"].items() if k != "retries"}
                 if self._app.conf.task_always_eager:
-                    send(self._app, {**step, "options": options})
+                    send(self._app, step)
                 else:
                     args, kwargs = arguments(step)
-                    self._app.tasks[step["task"]].apply(args, kwargs, **options)
+                    self._app.tasks[step["task"]].apply(args, kwargs, **step["options"])
         finally:
             self._eager = None
 

@@ -34,6 +34,10 @@ log = logging.getLogger("celery_saga")
 TRUST = 60.0
 
 
+#: The two ways in which collected commands are carried out.
+_WITH, _ALONE = "with the checkpoint", "by themselves"
+
+
 class _CollectingChannel:
     """Stands in for a Redis channel: everything is the channel's, except where a publish ends."""
 
@@ -101,11 +105,11 @@ class RedisOutbox:
 
     def usable(self) -> bool:
         """Whether store and broker are known to be one server that lets the store push."""
-        return self._store is not None and self._trusted("with the checkpoint", self._push_by_store)
+        return self._store is not None and self._trusted(_WITH, self._push_by_store)
 
     def deliver(self, request: Mapping[str, Any]) -> bool:
         """Send ``request`` over the broker's own connection, if that is known to work."""
-        if not self._trusted("by themselves", self._push):
+        if not self._trusted(_ALONE, self._push):
             return False
         try:
             self._push(self.collect(request))
@@ -130,9 +134,9 @@ class RedisOutbox:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "the broker is not on the store's server"
-        if not passed and not self._told:
+        if not passed and what == _WITH and not self._told:
             self._told = True
-            log.info("steps are not published %s: %s", what, reason)
+            log.info("steps are published after their checkpoint, not with it: %s", reason)
         return passed
 
     def _passes(self, push: Callable[[Sequence[Push]], None]) -> bool:
@@ -142,21 +146,25 @@ class RedisOutbox:
         channel = self._collector.channel
         if not hasattr(channel, "create_publish_batch"):
             return False
-        key, value = f"celery_saga-trial-{uuid.uuid4().hex}", uuid.uuid4().hex
-        push([("lpush", f"{channel.global_keyprefix}{key}", value)])
-        client = channel.client
+        key = f"{channel.global_keyprefix}celery_saga-trial-{uuid.uuid4().hex}"
+        value = uuid.uuid4().hex
+        push([("lpush", key, value)])
+        client = self._broker()
         found = client.lrange(key, 0, -1)
         client.delete(key)
         return {bytes(item) for item in found} == {value.encode()}
+
+    def _broker(self) -> Any:
+        """A client on the broker's own connections; a prefix is in the keys already."""
+        self._collector.open(self._app)
+        return redis.Redis(connection_pool=self._collector.channel.client.connection_pool)
 
     def _push_by_store(self, pushes: Sequence[Push]) -> None:
         assert self._store is not None
         self._store.push(pushes, self.database())
 
     def _push(self, pushes: Sequence[Push]) -> None:
-        self._collector.open(self._app)
-        # Without the prefix that the channel's own client adds: it is in the keys already.
-        client: Any = redis.Redis(connection_pool=self._collector.channel.client.connection_pool)
+        client = self._broker()
         for command, key, value in pushes:
             client.execute_command(command, key, value)
 

@@ -228,5 +228,12 @@ class RecoveryStep(bootsteps.StartStopStep):
         heart.start()
         self._runtime.heart = heart
 
+    def terminate(self, parent: Any) -> None:
+        """The heart ends, unless bodies run that the pool could not end."""
+        heart = self._runtime.heart
+        if heart is not None and not state.active_requests:
+            self._runtime.heart = None
+            heart.stop()
+
     def stop(self, parent: Any) -> None:
         """The heart beats on: a warm shutdown waits for tasks that still run."""

@@ -170,8 +170,8 @@ class TlsProxy:
         self._listener.close()
 
 
-#: What kombu writes of a message's id, after MONITOR has quoted it.
-_TASK_ID = re.compile(r'"correlation_id\\*": \\*"([A-Za-z0-9._~-]+)')
+#: What is written of a message's id, by kombu or from a template, after MONITOR has quoted it.
+_TASK_ID = re.compile(r'"correlation_id\\*": ?\\*"([A-Za-z0-9._~-]+)')
 
 
 class Monitor:

@@ -123,7 +123,6 @@ class TestPlaces:
 class TestKeys:
     """How the broker and the backend name their keys, and which of them a message goes to."""
 
-    @pytest.mark.xfail(strict=True, reason="the trial reads LRANGE, which kombu does not prefix")
     def test_the_brokers_key_prefix(self, deploy, server):
         expect_atomic(self.prefixed_broker(deploy, server))
 

@@ -75,13 +75,6 @@ def eager(journal, store, **settings):
         app.close()
 
 
-def retries_fail(names):
-    """Celery drops its own retries when it lets errors through: the engine has to send them."""
-    lost = pytest.mark.xfail(strict=True, reason="the dispatcher does not send the retry count")
-    retried = ("autoretry recovers", "autoretry is", "self.retry")
-    return [pytest.param(name, marks=lost if name.startswith(retried) else ()) for name in names]
-
-
 class TestEager:
     @pytest.fixture(scope="class", params=["redis", "memory"])
     @classmethod
@@ -97,7 +90,7 @@ class TestEager:
     def propagating(cls, journal):
         return eager(journal, "memory://", task_eager_propagates=True)
 
-    @pytest.mark.parametrize("name", retries_fail(WITHOUT_WORKER))
+    @pytest.mark.parametrize("name", WITHOUT_WORKER)
     def test_errors_that_celery_lets_through_end_in_the_saga_all_the_same(
         self, real, propagating, name
     ):
@@ -143,7 +136,6 @@ class TestWorkerInTheProcess:
     def test_the_same_as_on_a_worker_of_its_own(self, real, found, place, name):
         assert json.loads(found[place][0])[name] == real[name]
 
-    @pytest.mark.xfail(strict=True, reason="RecoveryStep has no terminate(), and no signal is sent")
     @pytest.mark.parametrize("place", PLACES)
     def test_its_heart_ends_with_it(self, found, place):
         assert json.loads(found[place][0])["hearts"] == 0
