@@ -15,20 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from celery import bootsteps
 from celery.worker import state
 from kombu.utils import functional
 
 from celery_saga.discovery import import_sagas
+from celery_saga.dispatcher import Dispatcher
 from celery_saga.errands import Errands
 from celery_saga.errors import SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import Slot
+from celery_saga.forks import Unforked
 from celery_saga.hook import verify
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.runtime import News, Runtime, runtime_of
-from celery_saga.stores import Pulse
+from celery_saga.stores import Pulse, Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.sweep import Sweeper
 
@@ -67,7 +69,10 @@ class Heart:
 
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
-        self._orchestrator = self._runtime.new_orchestrator(Errands())
+        made = self._runtime.new_orchestrator(Errands())
+        made.store = cast("Store", Unforked(made.store))
+        made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
+        self._orchestrator = made
         self._sweeper = Sweeper(self._orchestrator)
         self._beat()
         for thread in self._threads:

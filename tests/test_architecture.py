@@ -46,6 +46,7 @@ FLOORS = {
     "stores": 1,
     "dispatcher": 2,
     "errands": 2,
+    "forks": 2,
     "orchestrator": 2,
     "importing": 2,
     "sweep": 2,

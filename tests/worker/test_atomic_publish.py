@@ -14,6 +14,7 @@ import redis
 
 from celery_saga import Saga
 from celery_saga.errors import StoreError, StoreUnavailable
+from celery_saga.stores.redis import RedisStore
 from tests.helpers import wait_for
 from tests.worker.apps.queues import QUEUES
 from tests.worker.apps.steps import late, undo
@@ -236,12 +237,15 @@ class TestKeys:
         site.worker(app="tests.worker.apps.routed")
         site.workers[0].wait_until_ready()
 
-        with Monitor(site.client) as monitor:
-            good, _ = site.run(site.abc(queue="all"))
+        saga = site.abc(queue="all")
 
-        expect_atomic(monitor.senders(good.id))
-        for worker in site.workers:
-            assert f"{good.id}~f0~1] received" in worker.text()
+        def both_get_it():  # once both have subscribed
+            with Monitor(site.client) as monitor:
+                good, _ = site.run(saga)
+            expect_atomic(monitor.senders(good.id))
+            return all(f"{good.id}~f0~1] received" in worker.text() for worker in site.workers)
+
+        wait_for(both_get_it, 30)
 
     def test_events_of_sent_tasks_go_along(self, deploy, server):
         site = deploy(
@@ -416,22 +420,34 @@ class TestWhileItRuns:
 
         expect_apart(site.senders())
 
-    def test_the_servers_scripts_are_flushed_at_any_time(self, deploy, server):
+    def test_the_servers_scripts_are_flushed_at_each_step(self, deploy, server):
         site = deploy(broker_url=server.url(0), result_backend=server.url(1))
-        site.worker()
+        site.worker("-c", "1")
         saga = site.abc()
-        results = [saga.delay(fail=["c/f"] if number % 2 else []) for number in range(10)]
-
-        def settled():
-            server.admin.script_flush()
-            return all(result.ready() for result in results)
 
         with Monitor(site.client) as monitor:
-            wait_for(settled, 40)
+            result = saga.delay(hold=BAD, fail=["c/f"])
+            for count, body in enumerate(BAD, start=1):
+                site.journal.wait(result.id, "began", count)
+                server.admin.script_flush()
+                site.journal.open(result.id, body)
+            assert site.settled(result) == "COMPENSATED"
 
-        for number, result in enumerate(results):
-            assert site.journal.began(result.id) == (BAD if number % 2 else GOOD)
-            expect_atomic(monitor.senders(result.id))
+        assert site.journal.began(result.id) == BAD
+        expect_atomic(monitor.senders(result.id))
+
+    def test_a_script_is_flushed_as_soon_as_it_is_loaded(self, server):
+        """It would fail a step whose body has ended."""
+
+        class Flushed(redis.Redis):
+            def script_load(self, script):
+                answer = super().script_load(script)
+                self.script_flush()
+                return answer
+
+        server.admin.script_flush()
+        with Flushed(unix_socket_path=server.socket) as client:
+            assert RedisStore(client).beat("boot", 1.0, []).at > 0
 
     def test_all_connections_are_cut_while_bodies_run(self, deploy, server):
         site = deploy(broker_url=server.url(0), result_backend=server.url(1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import importlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.worker
 @pytest.fixture(scope="module")
 def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Site]:
     """One worker for all tests here, with low limits."""
-    os.environ["SAGA_TEST_URL"] = valkey.url(14)
     found = Site(valkey.url(14), journal, folder)
     found.worker(app="tests.worker.apps.large")
     yield found
@@ -31,8 +29,10 @@ def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Sit
 
 @pytest.fixture
 def large(site: Site) -> Any:
-    """The worker's app in this process."""
-    return importlib.import_module("tests.worker.apps.large")
+    """The worker's app in this process; the settings' module may be imported for another one."""
+    module: Any = importlib.import_module("tests.worker.apps.large")
+    module.app.conf.update(broker_url=site.url, result_backend=site.url)
+    return module
 
 
 class TestClaimCheck:

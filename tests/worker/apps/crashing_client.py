@@ -3,9 +3,11 @@
 import sys
 
 from celery_saga import Saga, SagaManager
+from tests.worker.apps import crashing
 from tests.worker.apps.crashing import app
 from tests.worker.apps.steps import late, undo
 
+crashing.role = "client "
 verb, saga_id = sys.argv[1:]
 if verb == "start":
     saga = Saga("crashing", app=app)

@@ -1,0 +1,87 @@
+"""Keeps a worker's forks and our threads in its main process apart.
+
+A process that is forked while another thread holds a lock inherits the lock held, for ever. Celery
+and kombu have such locks round their connections and events, a worker's main thread forks whenever
+a process of its pool has ended, and the heart's threads are at the store and the broker at any
+moment. So a fork waits until none of them is in the middle of a call, and they wait for the fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+#: Seconds for which a fork waits: a call that takes longer waits for a server that is away, and
+#: the worker must go on.
+PATIENCE = 2.0
+
+
+class _Gate:
+    """Lets calls through, many at a time, while nobody forks."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls, self._forking = 0, False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking, PATIENCE)
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._calls, PATIENCE)
+
+    def open(self) -> None:
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+
+_gate = _Gate()
+
+
+def _new_gate() -> None:
+    """The child has none of the threads that were counted."""
+    global _gate
+    _gate = _Gate()
+
+
+os.register_at_fork(
+    before=lambda: _gate.close(), after_in_parent=lambda: _gate.open(), after_in_child=_new_gate
+)
+
+
+class Unforked:
+    """Another object, in the middle of whose calls this process does not fork.
+
+    Args:
+        inner: the object; calls of its methods by the main thread, which forks, are let through.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not callable(found) or threading.current_thread() is threading.main_thread():
+            return found
+
+        @wraps(found)
+        def call(*args: Any, **options: Any) -> Any:
+            with _gate.call():
+                return found(*args, **options)
+
+        return call
