@@ -60,7 +60,9 @@ class Server:
             [program or find_server(), config], log=self.log, remove=self.folder
         )
         #: Reaches the server past everything that a test puts before it.
-        self.admin = redis.Redis(unix_socket_path=self.socket, password=settings.get("requirepass"))
+        self.admin = redis.Redis(
+            unix_socket_path=self.socket, password=settings.get("requirepass"), socket_timeout=None
+        )
         try:
             wait_for(self._answers, 15, description="the server answers")
         except BaseException:
