@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class CeleryDispatcher:
     ) -> None:
         self._app = app
         self._outbox, self._settlement = outbox, settlement
-        self._eager: deque[Mapping[str, Any]] | None = None
+        self._here = threading.local()
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         """One step's message as plain data; its arguments are JSON texts."""
@@ -174,20 +175,21 @@ class CeleryDispatcher:
 
     def _run_eagerly(self, request: Mapping[str, Any]) -> None:
         """One step after the other in a loop: a step's successor is not run inside of it."""
-        if self._eager is not None:
-            self._eager.append(request)
+        steps: deque[Mapping[str, Any]] | None = getattr(self._here, "steps", None)
+        if steps is not None:
+            steps.append(request)
             return
-        self._eager = deque([request])
+        self._here.steps = steps = deque([request])
         try:
-            while self._eager:
-                step = self._eager.popleft()
+            while steps:
+                step = steps.popleft()
                 if self._app.conf.task_always_eager:
                     send(self._app, step)
                 else:
                     args, kwargs = arguments(step)
                     self._app.tasks[step["task"]].apply(args, kwargs, **step["options"])
         finally:
-            self._eager = None
+            self._here.steps = None
 
     def announce(self, execution: SagaExecution) -> None:
         announce(self._app, execution)

@@ -78,8 +78,7 @@ class Runtime:
         self._count = itertools.count(1)
         self._made: tuple[int, Orchestrator | None] = (0, None)
         self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
-        #: Eager sagas that this process has not seen to their ends yet.
-        self.unfinished: deque[str] = deque()
+        self._here = threading.local()
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
 
@@ -113,6 +112,14 @@ class Runtime:
         settlement = Settlement(self.app, store)
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)
         return Orchestrator(store, dispatcher, patience, errands)
+
+    @property
+    def unfinished(self) -> deque[str]:
+        """Eager sagas that this thread has not seen to their ends yet."""
+        if not hasattr(self._here, "unfinished"):
+            self._here.unfinished = deque()
+        found: deque[str] = self._here.unfinished
+        return found
 
     @property
     def context_limit(self) -> int | None:
