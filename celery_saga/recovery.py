@@ -54,8 +54,7 @@ class Heart:
         self._ttl = float(conf.saga_heartbeat_ttl)
         self._limit = int(conf.saga_sweep_limit)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        #: The newest pulse that nobody has looked at, and whether others may be judged.
-        self._pulse: tuple[Pulse, bool] | None = None
+        self._newest: Pulse | None = None
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
@@ -138,16 +137,13 @@ class Heart:
         # Others are judged only after a while without a gap: an outage of the store must not make
         # everybody look dead to whoever comes back first. The half is for the beats' own jitter.
         steady = now - self._steady_since >= self._ttl + self._every / 2
-        if self._pulse is None:  # otherwise the look is still to come, and will see this one
-            self._inbox.put(self._look)
-        self._pulse = pulse, steady
+        self._newest = pulse
+        self._inbox.put(partial(self._look, pulse, steady))
 
-    def _look(self) -> None:
-        """Act upon the newest pulse."""
-        found, self._pulse = self._pulse, None
-        if found is None:
+    def _look(self, pulse: Pulse, steady: bool) -> None:
+        """Act upon a pulse, unless a newer one waits behind it: ``steady``: others too."""
+        if pulse is not self._newest:
             return
-        pulse, steady = found
         self._judge_own(pulse)
         if pulse.sweeper:
             if steady:

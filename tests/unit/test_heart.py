@@ -76,7 +76,8 @@ class Fleet:
         self.result = result
         runtime.boot()
         self.heart = Heart(runtime)
-        self.heart._threads = []  # the test beats
+        self.heart._threads = []  # the test beats, and what follows happens at once
+        self.heart._inbox = SimpleNamespace(put=self.heart._guarded)
         self.heart.start()
 
     def pass_time(self, seconds: float, other: bool) -> None:
@@ -86,7 +87,6 @@ class Fleet:
             if other and not self.away:
                 self.store.beat("other", TTL, ())
             self.heart._guarded(self.heart._beat)
-            self.heart._guarded(self.heart._look)
 
     @property
     def lost(self) -> int:
@@ -183,6 +183,25 @@ def test_what_has_to_wait_does_not_keep_it_from_beating(app):
     finally:
         go_on.set()
         heart.stop()
+
+
+def test_every_pulse_is_looked_at_however_quickly(app):
+    """The second thread may take up the work before the first has gone on."""
+    runtime = runtime_of(app)
+    store: Any = runtime.store
+    looks: list[Any] = []
+    due = store.due
+    store.due = lambda limit: looks.append(limit) or due(limit)
+    runtime.boot()
+    heart = Heart(runtime)
+    heart._threads = []
+    heart._inbox = SimpleNamespace(put=lambda work: work())
+    heart.start()
+
+    for _ in range(3):
+        heart._beat()
+
+    assert len(looks) == 4
 
 
 def test_what_goes_wrong_does_not_stop_it(app):
