@@ -261,9 +261,9 @@ def _finished(result: Any) -> Any:
     if not _loop_is_running():
         return run()
     # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
-    gevent: Any = sys.modules.get("gevent")
-    if gevent is not None and gevent.monkey.is_module_patched("threading"):
-        return gevent.get_hub().threadpool.apply(run)
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return sys.modules["gevent"].get_hub().threadpool.apply(run)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(run).result()
 

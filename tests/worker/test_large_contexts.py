@@ -24,6 +24,7 @@ def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Sit
     found = Site(valkey.url(14), journal, folder)
     found.worker(app="tests.worker.apps.large")
     yield found
+    found.client.flushdb()
     found.close()
 
 

@@ -8,7 +8,7 @@ from tests.worker.apps.journal import note
 #: Small enough for a test.
 LIMIT, INLINE = 50_000, 2_000
 
-app = Celery("large")
+app = Celery("large", set_as_current=False)  # tests import it too
 SagaManager(app)
 app.config_from_object("tests.worker.apps.settings")
 app.conf.update(saga_context_limit=LIMIT, saga_context_inline_limit=INLINE)
