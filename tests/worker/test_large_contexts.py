@@ -23,7 +23,9 @@ def site(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Sit
     """One worker for all tests here, with low limits."""
     found = Site(valkey.url(14), journal, folder)
     found.worker(app="tests.worker.apps.large")
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAGA_TEST_URL", found.url)
+        yield found
     found.client.flushdb()
     found.close()
 
