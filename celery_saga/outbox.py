@@ -119,12 +119,19 @@ class RedisOutbox:
         return True
 
     def _trusted(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
-        trial = self._trials.get(what)
-        if trial is None or time.monotonic() - trial[0] > TRUST:
+        known = self._believed(what)
+        if known is None:
             with self._lock:
-                self._templates.forget()
-                trial = self._trials[what] = (time.monotonic(), self._try(what, push))
-        return trial[1]
+                known = self._believed(what)  # another thread may have found out meanwhile
+                if known is None:
+                    self._templates.forget()
+                    known = self._try(what, push)
+                    self._trials[what] = (time.monotonic(), known)
+        return known
+
+    def _believed(self, what: str) -> bool | None:
+        trial = self._trials.get(what)
+        return None if trial is None or time.monotonic() - trial[0] > TRUST else trial[1]
 
     def _try(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
         try:

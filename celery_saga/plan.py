@@ -98,13 +98,10 @@ class Call:
                 return ".".join(map(str, item.path))
         return None
 
-    def arguments(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments to send; what is missing is left to the task's defaults."""
-        found = ((item.param, item.read(context)) for item in self.inputs)
-        return {param: value for param, value in found if value is not _MISSING}
-
     def texts(self, context: Values) -> dict[str, str]:
-        """As :meth:`arguments`, each as JSON text."""
+        """The keyword arguments to send, each as JSON text; what is missing is left to the task's
+        defaults.
+        """
         texts = {}
         for item in self.inputs:
             if len(item.path) == 1:

@@ -64,12 +64,11 @@ def creation(execution: SagaExecution) -> list[Any]:
         fields += [f"c:{key}", value, f"n:{key}", place]
     for index, step in enumerate(execution.steps):
         slot = execution.slot(index)
+        if slot is None and step == SagaStepExecution(step.name):
+            continue  # a step without a record is pending and untouched
+        fields += [f"s{index}", _dumps(record_to_dict(step, leave_out=_APART))]
         if slot is not None:
-            # A step without a record is pending and untouched.
-            fields += [f"s{index}", _dumps(record_to_dict(step, leave_out=_APART))]
             fields += [f"o{index}", str(slot), f"r{index}", step.retries]
-        elif step != SagaStepExecution(step.name):
-            fields += [f"s{index}", _dumps(record_to_dict(step, leave_out=_APART))]
     return [*fields, "h", _history(execution.history)]
 
 

@@ -22,6 +22,7 @@ from celery_saga.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
+from celery_saga.values import Values, values_of
 
 SEEDS, EVENTS = 150, 40
 
@@ -38,7 +39,8 @@ class Outlet:
         call = step.action if command.slot.direction is Direction.FORWARD else step.compensation
         assert call is not None
         whole = dict(execution.values) if call.style == "context" else {}
-        return {"slot": str(command.slot), "with": call.arguments(execution.values) | whole}
+        given = dict(Values(texts=call.texts(values_of(execution.values))))
+        return {"slot": str(command.slot), "with": given | whole}
 
     def publish(self, request: Mapping[str, Any]) -> None:
         self.sent.append((request["slot"], request["with"]))
