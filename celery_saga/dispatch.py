@@ -88,12 +88,11 @@ class CeleryDispatcher:
             "retries": command.retries,
             "argsrepr": "(<SagaContext>,)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
-            "headers": {
-                # Saga, step, direction and epoch are in the task's id.
-                HEADER: {"step": name, "plan": execution.plan.hash}
-            },
+            # Saga, step, direction and epoch are in the task's id.
+            "headers": {HEADER: {"plan": execution.plan.hash}},
         }
         return {
+            "step": name,
             "task": call.task,
             "args": args,
             "kwargs": kwargs,
@@ -108,7 +107,7 @@ class CeleryDispatcher:
         """
         if values.size > self._inline_limit:
             return codec.dumps({"saga_context": saga_id})
-        return _json_object(values.texts())
+        return values.json()
 
     def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, str]) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one."""
@@ -159,9 +158,8 @@ class CeleryDispatcher:
         try:
             self._send(request)
         except (TypeError, ValueError, SerializationError) as error:
-            step = request["options"]["headers"][HEADER]["step"]
             text = f"{type(error).__name__}: {error}"
-            raise UnsendableStep(step, request["task"], text) from error
+            raise UnsendableStep(request["step"], request["task"], text) from error
 
     def _is_eager(self, request: Mapping[str, Any]) -> bool:
         here = request["options"]["root_id"] == _run_here.get()
@@ -192,7 +190,8 @@ class CeleryDispatcher:
             self._here.steps = None
 
     def announce(self, execution: SagaExecution) -> None:
-        announce(self._app, execution)
+        if self._settlement is None or not self._settlement.store(execution):
+            announce(self._app, execution)
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         log.error(
@@ -222,11 +221,6 @@ class CeleryDispatcher:
             except connection.recoverable_connection_errors:
                 return None
         return bool(found.message_count == 0)
-
-
-def _json_object(texts: Mapping[str, str]) -> str:
-    """A JSON object of values that are JSON texts."""
-    return f"{{{','.join(f'{json.dumps(key)}:{text}' for key, text in texts.items())}}}"
 
 
 def _shown(text: str) -> Any:

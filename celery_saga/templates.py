@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -43,6 +45,12 @@ _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.tas
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
+
+@lru_cache(maxsize=1024)
+def _header(plan: str) -> str:
+    return _dumps({"plan": plan})
+
+
 _EMPTY_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 
 
@@ -61,7 +69,7 @@ def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
         (Producer._publish, Producer),
     )
     return (
-        all(_is_own(method, owner) for method, owner in codes)
+        all(is_own(method, owner) for method, owner in codes)
         and not {"apply_async", "shadow_name"} & vars(task).keys()
         and "send_task" not in vars(app)
         and all(type(route) is MapRoute for route in amqp.router.routes or ())
@@ -70,7 +78,7 @@ def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
     )
 
 
-def _is_own(method: Any, owner: type[Any]) -> bool:
+def is_own(method: Any, owner: type[Any]) -> bool:
     """Whether a method is its library's: a tool that traces messages puts its own in its place."""
     written = type(method) is FunctionType and method.__code__.co_filename
     return bool(written) and written == sys.modules[owner.__module__].__file__
@@ -95,7 +103,7 @@ class Templates:
     def filled(self, request: Mapping[str, Any]) -> Sequence[Push] | None:
         """The commands that send ``request``; ``None``: Celery has to make the message."""
         template = self._ready.get(request["template"])
-        if template is None or any(signal.receivers for signal in _SIGNALS):
+        if template is None or any([signal.receivers for signal in _SIGNALS]):
             return None
         if template.check is not None:
             # As Celery does: arguments that the task's signature does not take are refused.
@@ -194,10 +202,10 @@ class _Template:
             "parent_id": f'"{parent}"' if parent else "null",
             "retries": str(options["retries"]),
             "kwargsrepr": json.dumps(options["kwargsrepr"]),
-            "saga": _dumps(options["headers"]["saga"]),
+            "saga": _header(**options["headers"]["saga"]),
             "correlation_id": task_id,
-            "reply_to": json.dumps(app.thread_oid),
-            "delivery_tag": f'"{uuid.uuid4()}"',
+            "reply_to": f'"{app.thread_oid}"',
+            "delivery_tag": f'"{os.urandom(16).hex()}"',
         }
         pieces = self._pieces.copy()
         pieces[1::2] = [known[name] for name in self._names]

@@ -6,6 +6,7 @@ handed on as it is: it is encoded once, by whoever brings it in, and decoded whe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -98,10 +99,15 @@ class Values(Mapping[str, Any]):
         codec.check_keys(self.keys())
         return {key: self._entries[key].text(key) for key in self}
 
+    def json(self) -> str:
+        """All of it as one JSON object; raises as :meth:`texts`."""
+        pairs = [f"{json.dumps(key)}:{text}" for key, text in self.texts().items()]
+        return f"{{{','.join(pairs)}}}"
+
     @property
     def size(self) -> int:
         """Characters of all values as JSON text."""
-        return sum(len(text) for text in self.texts().values())
+        return sum([len(entry.text(key)) for key, entry in self._entries.items()])
 
     def check_size(self, limit: int | None) -> None:
         """Refuse a context that is too large.
@@ -122,7 +128,7 @@ class Values(Mapping[str, Any]):
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
         """These, with keys set and deleted; an update that is Values brings its texts along."""
         new = Values(self)
-        new._entries.update(Values(update)._entries)
+        new._entries.update(values_of(update)._entries)
         for key in remove:
             new._entries.pop(key, None)
         return new
@@ -189,6 +195,8 @@ class PartialValues(Values):
     @property
     def size(self) -> int:
         """Characters of the whole context, or more if what was replaced in it was not read."""
+        if not self._updated:
+            return self._size
         texts = {key: self._entries[key].text(key) for key in self._updated}
         replaced = (self._read[key].text(key) for key in texts if key in self._read)
         return self._size + sum(map(len, texts.values())) - sum(map(len, replaced))
@@ -217,6 +225,19 @@ class PartialValues(Values):
 def values_of(values: Mapping[str, Any]) -> Values:
     """``values`` as :class:`Values`."""
     return values if isinstance(values, Values) else Values(values)
+
+
+def encoded(values: Mapping[str, Any]) -> Values:
+    """``values`` as texts alone: what they are made of may change from now on.
+
+    Raises:
+        UnserializableValue: one cannot be stored; names the key path.
+    """
+    if isinstance(values, Values):
+        return Values(texts=values.texts())
+    texts = {key: codec.encode_item(key, value) for key, value in values.items()}
+    codec.check_keys(texts.keys())
+    return Values(texts=texts)
 
 
 def is_whole(execution: Any) -> bool:

@@ -95,8 +95,8 @@ class Played:
 
 
 def same(one: tuple[dict[str, Any], int], other: tuple[dict[str, Any], int]) -> bool:
-    for stored, _ in (one, other):
-        assert stored.pop("date_done")
+    zones = {datetime.fromisoformat(stored.pop("date_done")).tzinfo for stored, _ in (one, other)}
+    assert len(zones) == 1
     return one[0] == other[0] and abs(one[1] - other[1]) < 5
 
 
@@ -135,6 +135,23 @@ class TestTheSame:
         played = Played(site, site.new_app("set", **settings))
         execution = getattr(played, end)()
 
+        one = played.stored(execution.saga_id)
+
+        assert same(one, played.by_celery(execution))
+        site.client.flushdb()
+
+    def test_one_run_after_the_other(self, played: Played) -> None:
+        for execution in [played.completed() for _ in range(3)]:
+            one = played.stored(execution.saga_id)
+
+            assert one[0]["task_id"] == execution.saga_id
+            assert same(one, played.by_celery(execution))
+
+    @pytest.mark.parametrize("settings", [{}, {"timezone": "Asia/Tokyo"}], ids=str)
+    def test_on_a_server_apart(self, site: Site, settings: dict[str, Any]) -> None:
+        store = site.url.rpartition("/")[0] + "/1"
+        played = Played(site, site.new_app("apart", saga_store_url=store, **settings))
+        execution = played.completed()
         one = played.stored(execution.saga_id)
 
         assert same(one, played.by_celery(execution))
@@ -218,6 +235,14 @@ class Slow(RedisBackend):
         super()._set(key, value, expires)
 
 
+class Chatty(RedisBackend):
+    """One that says something else besides."""
+
+    def _set(self, key: Any, value: Any, expires: Any = None) -> None:
+        self.client.rpush("chatty", f"stored {key}")
+        super()._set(key, value, expires)
+
+
 class TestTheBackendItself:
     """Where it is not known to be the same, the backend stores the result."""
 
@@ -242,13 +267,15 @@ class TestTheBackendItself:
         site.client.flushdb()
         app.close()
 
-    def test_a_backend_of_ones_own_still_does_what_it_does(self, site: Site) -> None:
-        app = Celery(
-            "own", broker=site.url, backend=f"{__name__}:Slow+{site.url}", set_as_current=False
-        )
+    @pytest.mark.parametrize("kind", [Slow, Chatty])
+    def test_a_backend_of_ones_own_still_does_what_it_does(
+        self, site: Site, kind: type[RedisBackend]
+    ) -> None:
+        name = f"{__name__}:{kind.__name__}+{site.url}"
+        app = Celery("own", broker=site.url, backend=name, set_as_current=False)
         SagaManager(app)
-        assert isinstance(app.backend, Slow)
+        assert isinstance(app.backend, kind)
         assert self.check(Played(site, app))["newer"] == 2
-        assert site.client.llen("slow") == 1
+        assert site.client.llen(kind.__name__.lower()) == 1
         site.client.flushdb()
         app.close()
