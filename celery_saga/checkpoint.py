@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_saga.errors import UnsupportedCheckpoint
 from celery_saga.records import (
@@ -16,45 +16,67 @@ from celery_saga.records import (
     SagaStatus,
     SagaStepExecution,
     StepStatus,
-    evolved,
+    of_fields,
 )
 
 if TYPE_CHECKING:
     from celery_saga.execution import SagaExecution
 
+T = TypeVar("T")
+
 #: Version of the checkpoint's form; a higher one is refused, never guessed at.
 SCHEMA_VERSION = 1
-
-_NESTED = {"claim": Claim, "error": Failure, "undo_error": Failure, "unwind": Failure}
-_ENUMS = {"outstanding": Direction, "direction": Direction}
 
 #: What JSON has as it is.
 _PLAIN = (str, int, float, bool)
 
+Readers = Mapping[str, Callable[[Any], Any]]
+
+
+def _failure(data: Mapping[str, Any]) -> Failure:
+    return Failure(**data)
+
+
+def _claim(data: Mapping[str, Any]) -> Claim:
+    return Claim(**data)
+
+
+#: How fields are read that JSON does not hold as they are.
+_OF_STEP: Readers = {
+    "status": StepStatus,
+    "outstanding": Direction,
+    "claim": _claim,
+    "reported": tuple,
+    "error": _failure,
+    "undo_error": _failure,
+}
+_OF_HEAD: Readers = {
+    "status": SagaStatus,
+    "direction": Direction,
+    "unwind": _failure,
+    "error": _failure,
+}
+
 
 @lru_cache(maxsize=32)
-def _defaults(cls: Any, leave_out: frozenset[str]) -> tuple[tuple[str, Any], ...]:
+def _defaults(cls: Any, leave_out: frozenset[str] = frozenset()) -> Mapping[str, Any]:
     """Names and default values of a record's fields."""
-    return tuple(
-        (
-            spec.name,
-            spec.default_factory() if spec.default_factory is not MISSING else spec.default,
-        )
+    return {
+        spec.name: spec.default_factory() if spec.default_factory is not MISSING else spec.default
         for spec in fields(cls)
         if spec.name not in leave_out
-    )
+    }
 
 
 def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
     """A record's fields as plain data, without those that have their default value."""
     cls: Any = type(record)
-    held, out = record.__dict__, {}
-    for name, default in _defaults(cls, leave_out):
-        value = held[name]
-        if value is default or value == default:
-            continue
-        out[name] = value if type(value) in _PLAIN else _plain(value)
-    return out
+    defaults = _defaults(cls, leave_out)
+    return {
+        name: value if type(value) in _PLAIN else _plain(value)
+        for name, value in record.__dict__.items()
+        if name in defaults and value != defaults[name]
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -65,32 +87,29 @@ def _plain(value: Any) -> Any:
     return record_to_dict(value) if is_dataclass(value) else value
 
 
-def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(data)
-    for name, cls in _NESTED.items():
-        if out.get(name) is not None:
-            out[name] = cls(**out[name])
-    for name, enum in _ENUMS.items():
-        if out.get(name) is not None:
-            out[name] = enum(out[name])
-    return out
+def _read(data: Mapping[str, Any], readers: Readers) -> dict[str, Any]:
+    return {
+        name: value if value is None or name not in readers else readers[name](value)
+        for name, value in data.items()
+    }
 
 
-def step_from_dict(data: Mapping[str, Any]) -> SagaStepExecution:
-    """The reverse of :func:`record_to_dict` for a step."""
-    out = _fields_from(data)
-    if "status" in out:
-        out["status"] = StepStatus(out["status"])
-    if "reported" in out:
-        out["reported"] = tuple(out["reported"])
-    unknown = out.keys() - _STEP.__dict__.keys()
+def record_from(cls: type[T], found: dict[str, Any], what: str) -> T:
+    """A record of these fields.
+
+    Raises:
+        TypeError: it has no such field; ``what`` names the record.
+    """
+    kind: Any = cls
+    unknown = found.keys() - _defaults(kind).keys()
     if unknown:
-        raise TypeError(f"a step's record has no {', '.join(sorted(unknown))}")
-    return evolved(_STEP, **out)
+        raise TypeError(f"{what} has no {', '.join(sorted(unknown))}")
+    return of_fields(cls, found)
 
 
-#: A step of which nothing is known but that it is there.
-_STEP = SagaStepExecution("")
+def step_from_dict(data: Mapping[str, Any], **more: Any) -> SagaStepExecution:
+    """The reverse of :func:`record_to_dict` for a step; ``more`` are fields that it left out."""
+    return record_from(SagaStepExecution, {**_read(data, _OF_STEP), **more}, "a step's record")
 
 
 HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "saga_id"})
@@ -107,9 +126,9 @@ def head_from_dict(saga_id: str, head: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UnsupportedCheckpoint: a newer version of this library wrote it.
     """
-    data = _fields_from(head)
-    version = data.pop("version", 0)
+    version = head.get("version", 0)
     if version > SCHEMA_VERSION:
         raise UnsupportedCheckpoint(saga_id, version, SCHEMA_VERSION)
-    data["status"] = SagaStatus(data.get("status", SagaStatus.CREATED))
+    data = _read(head, _OF_HEAD)
+    data.pop("version", None)
     return data

@@ -8,7 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_saga.checkpoint import head_from_dict, head_to_dict, record_to_dict, step_from_dict
+from celery_saga.checkpoint import (
+    head_from_dict,
+    head_to_dict,
+    record_from,
+    record_to_dict,
+    step_from_dict,
+)
 from celery_saga.context import SagaContext
 from celery_saga.partial import PartialSteps
 from celery_saga.plan import Plan
@@ -24,6 +30,7 @@ from celery_saga.records import (
     Slot,
     StepStatus,
     evolved,
+    of_fields,
 )
 from celery_saga.values import Values, values_of
 
@@ -101,7 +108,7 @@ class SagaExecution:
         deadline: float | None = None,
     ) -> SagaExecution:
         """A new run; nothing of it is sent or saved yet."""
-        steps = tuple(SagaStepExecution(step.name) for step in plan.steps)
+        steps = tuple([of_fields(SagaStepExecution, {"name": step.name}) for step in plan.steps])
         new = cls(saga_id, plan, Values(values), steps, reach=-1, deadline=deadline)
         return evolved(new, created_at=at, updated_at=at)
 
@@ -237,13 +244,13 @@ def from_parts(
     Raises:
         UnsupportedCheckpoint: a newer version of this library wrote it.
     """
-    fields = head_from_dict(saga_id, head)
-    fields |= {"saga_id": saga_id, "plan": plan, "values": values, "steps": steps}
-    unknown = fields.keys() - _NEW.__dict__.keys()
-    if unknown:
-        raise TypeError(f"an execution has no {', '.join(sorted(unknown))}")
-    return evolved(_NEW, history=history, revision=revision, **fields)
-
-
-#: An execution of which nothing is known.
-_NEW = SagaExecution("", Plan("", ()))
+    found = {
+        "saga_id": saga_id,
+        "plan": plan,
+        "values": values,
+        "steps": steps,
+        "history": history,
+        "revision": revision,
+        **head_from_dict(saga_id, head),
+    }
+    return record_from(SagaExecution, found, "an execution")

@@ -26,6 +26,7 @@ from celery_saga import codec
 from celery_saga.broker import open_connection
 from celery_saga.stores import Push, Store
 from celery_saga.stores.redis import RedisStore
+from celery_saga.stores.redis_wire import Wire
 from celery_saga.templates import Templates
 
 log = logging.getLogger("celery_saga")
@@ -68,6 +69,7 @@ class _Collector:
         self.pid = 0
         self.declared: set[str] = set()
         self.connection: Any = None
+        self.database = 0
         self.channel: Any = None
         self.producer: Any = None
 
@@ -77,6 +79,8 @@ class _Collector:
         self.connection = open_connection(app)
         self.channel = _CollectingChannel(self.connection.default_channel)
         self.producer = Producer(self.channel, auto_declare=False)
+        pool = self.channel.client.connection_pool
+        self.database = int(pool.connection_kwargs.get("db") or 0)
         self.declared, self.pid = set(), os.getpid()
 
 
@@ -92,6 +96,7 @@ class RedisOutbox:
         self._app = app
         self._store = store if isinstance(store, RedisStore) else None
         self._collector = _Collector()
+        self._wire = Wire(self._broker)
         self._templates = Templates(app)
         # Not one collector a thread: a greenlet pool makes a new thread for every task.
         self._lock = threading.RLock()
@@ -171,15 +176,13 @@ class RedisOutbox:
         self._store.push(pushes, self.database())
 
     def _push(self, pushes: Sequence[Push]) -> None:
-        client = self._broker()
-        for command, key, value in pushes:
-            client.execute_command(command, key, value)
+        for push in pushes:
+            self._wire.call(*push)
 
     def database(self) -> int:
         """The number of the broker's database."""
         self._collector.open(self._app)
-        pool = self._collector.channel.client.connection_pool
-        return int(pool.connection_kwargs.get("db") or 0)
+        return self._collector.database
 
     def collect(self, request: Mapping[str, Any]) -> Sequence[Push]:
         """The commands that send ``request``."""

@@ -184,6 +184,8 @@ class Plan:
 
 def _to_dict(item: Any) -> Any:
     """Dataclasses as dicts without their default values, tuples as lists."""
+    if isinstance(item, Input) and item == Input(item.param, (item.param,)):
+        return item.param  # what most of them are: a key of the parameter's name
     if isinstance(item, (Plan, PlanStep, Call, Input)):
         plain = type(item).__new__(type(item))
         out = {}
@@ -212,7 +214,11 @@ def _step_from_dict(data: dict[str, Any]) -> PlanStep:
 
 
 def _call_from_dict(data: dict[str, Any]) -> Call:
-    inputs = tuple(
-        Input(**{**item, "path": tuple(item.get("path", ()))}) for item in data.pop("inputs", ())
-    )
+    inputs = tuple(map(_input_from, data.pop("inputs", ())))
     return Call(inputs=inputs, **data)
+
+
+def _input_from(data: str | dict[str, Any]) -> Input:
+    if isinstance(data, str):
+        return Input(data, (data,))
+    return Input(**{**data, "path": tuple(data.get("path", ()))})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -68,12 +69,14 @@ class RedisStore(RedisBoots):
         answer = self._run(
             redis_scripts.CREATE,
             [self._saga(execution.saga_id), self._key("due")],
-            _lists(
-                [token, execution.saga_id, due],
-                self._box(outbox),
-                self._indexes(execution.status, execution.name),
-                creation(execution),
-            ),
+            [
+                *(token, execution.saga_id, due),
+                *_lists(
+                    creation(execution),
+                    self._box(outbox),
+                    self._indexes(execution.status, execution.name),
+                ),
+            ],
         )
         _not_refused(answer)
         if answer[0] == 1:
@@ -92,8 +95,14 @@ class RedisStore(RedisBoots):
     def _box(self, outbox: Outbox | None) -> list[Any]:
         if outbox is None or not outbox.pushes:
             return []
-        own = self.client.connection_pool.connection_kwargs.get("db") or 0
-        return [int(own), outbox.database, *(part for push in outbox.pushes for part in push)]
+        box: list[Any] = [self._database, outbox.database]
+        for push in outbox.pushes:
+            box += push
+        return box
+
+    @cached_property
+    def _database(self) -> int:
+        return int(self.client.connection_pool.connection_kwargs.get("db") or 0)
 
     def load(self, saga_id: str) -> SagaExecution | None:
         found = self._run(redis_scripts.LOAD, [self._saga(saga_id)], [])
@@ -121,7 +130,7 @@ class RedisStore(RedisBoots):
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
-        seconds, micros, *records = json.loads(answer[1])
+        seconds, micros, *records = json.loads(answer[1].decode())
         self._set_clock(seconds, micros)
         if known and part:
             return partly(saga_id, known.plan, part, records, answer[2:])
@@ -157,17 +166,19 @@ class RedisStore(RedisBoots):
         answer = self._run(
             redis_scripts.SAVE,
             [self._saga(after.saga_id), self._key("due")],
-            _lists(
-                [before.revision, token, self._prefix, due, ttl, notify, keep],
-                self._box(outbox),
-                _result(outbox),
-                change.set,
-                change.places,
-                change.delete,
-                ended,
-                self._indexes(before.status, before.name) if moved else [],
-                self._indexes(after.status, after.name) if moved else [],
-            ),
+            [
+                *(self._prefix, due, ttl, notify, keep),
+                *_lists(
+                    ["rev", before.revision + 1, "w", token, *change.set],
+                    self._box(outbox),
+                    change.delete,
+                    ended,
+                    change.places,
+                    _result(outbox),
+                    self._indexes(before.status, before.name) if moved else [],
+                    self._indexes(after.status, after.name) if moved else [],
+                ),
+            ],
         )
         _not_refused(answer)
         return evolved(after, revision=before.revision + 1) if answer[0] == 1 else None
@@ -228,8 +239,13 @@ def _result(outbox: Outbox | None) -> list[Any]:
 
 
 def _lists(*parts: Sequence[Any]) -> list[Any]:
-    """Lists as a script takes them: each its length, then its items."""
-    return [item for part in parts for item in (len(part), *part)]
+    """Lists as a script takes them: each its length, then its items; no empty ones at the end."""
+    found: list[Any] = []
+    last = max([number for number, part in enumerate(parts, 1) if part], default=0)
+    for part in parts[:last]:
+        found.append(len(part))
+        found += part
+    return found
 
 
 def _not_refused(answer: Sequence[Any]) -> None:

@@ -73,7 +73,7 @@ class RedisBoots:
                 # An old estimate will do: a step that ends while the store is away has to be dated.
             clock = self._clock
         assert clock is not None
-        return clock[1] + time.monotonic() - clock[0]
+        return round(clock[1] + time.monotonic() - clock[0], 6)
 
     def _set_clock(self, seconds: Any, micros: Any) -> None:
         self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)

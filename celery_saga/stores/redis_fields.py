@@ -16,14 +16,13 @@ from celery_saga.execution import (
     SagaExecution,
     SagaStepExecution,
     Slot,
-    evolved,
     from_parts,
 )
 from celery_saga.partial import UNREAD, PartialSteps
 from celery_saga.plan import Plan
 from celery_saga.values import PartialValues, Values, values_of
 
-#: What a step's record leaves out: the plan has its name, and the claim script reads the rest.
+#: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
 _APART = frozenset({"name", "claim", "retries"})
 
 #: Keys that one change may add: the place of a new key is its revision times this, and upwards.
@@ -33,7 +32,7 @@ MAX_KEYS = 1_000_000
 plan_of = lru_cache(maxsize=512)(Plan.from_text)
 
 
-_dumps = json.JSONEncoder(separators=(",", ":")).encode
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def _history(notes: tuple[Note, ...]) -> str:
@@ -63,12 +62,12 @@ def creation(execution: SagaExecution) -> list[Any]:
     for place, (key, value) in enumerate(values_of(execution.values).texts().items()):
         fields += [f"c:{key}", value, f"n:{key}", place]
     for index, step in enumerate(execution.steps):
-        slot = execution.slot(index)
-        if slot is None and step == SagaStepExecution(step.name):
+        slot, record = execution.slot(index), record_to_dict(step, leave_out=_APART)
+        if not record:
             continue  # a step without a record is pending and untouched
-        fields += [f"s{index}", _dumps(record_to_dict(step, leave_out=_APART))]
+        fields += [f"s{index}", _dumps(record)]
         if slot is not None:
-            fields += [f"o{index}", str(slot), f"r{index}", step.retries]
+            fields += [f"o{index}", f"{slot} {step.retries}"]
     return [*fields, "h", _history(execution.history)]
 
 
@@ -115,9 +114,9 @@ def _step_changes(
 ) -> None:
     change.set += [f"s{index}", _dumps(record_to_dict(new, leave_out=_APART))]
     if now is not None:
-        change.set += [f"o{index}", str(now), f"r{index}", new.retries]
+        change.set += [f"o{index}", f"{now} {new.retries}"]
     elif was is not None:
-        change.delete += [f"o{index}", f"r{index}"]
+        change.delete.append(f"o{index}")
     if old.claim is not None and new.claim != old.claim:
         # Claims are only ever given by the claim script; a save can but end them.
         change.delete.append(f"k{index}")
@@ -127,10 +126,10 @@ def _step_changes(
 
 @dataclass(frozen=True)
 class Part:
-    """What a claim reads of a saga.
+    """What a claim reads of a saga, beside its revision and the claim.
 
     Args:
-        steps: the steps whose records are read.
+        steps: the steps whose records are read, the claimed one first.
         keys: the keys of the context.
     """
 
@@ -140,7 +139,7 @@ class Part:
     @cached_property
     def records(self) -> list[str]:
         """The fields that hold records, each JSON."""
-        return ["rev", "head", "z", *(f"{kind}{i}" for i in self.steps for kind in "srk")]
+        return ["head", "z", *(f"s{i}" for i in self.steps)]
 
     @cached_property
     def fields(self) -> list[Any]:
@@ -174,15 +173,15 @@ def partly(
     """The execution of which only a part was read.
 
     Args:
-        records: the values of :attr:`Part.records`, out of their JSON.
+        records: revision, claim, and the values of :attr:`Part.records`, out of their JSON.
         texts: those of :attr:`Part.keys`.
     """
     known = {key: text for key, text in zip(part.keys, texts, strict=True) if text is not None}
-    revision, head, size, *rest = records
-    steps = {
-        index: _read_step(plan, index, *rest[3 * place : 3 * place + 3])
-        for place, index in enumerate(part.steps)
-    }
+    revision, claim, head, size, own, *after = records
+    steps = {part.steps[0]: _read_step(plan, part.steps[0], own, claim["retries"], claim)}
+    for index, record in zip(part.steps[1:], after, strict=True):
+        if not (record and "outstanding" in record):  # then it would have more than a record
+            steps[index] = _read_step(plan, index, record, 0, None)
     return from_parts(
         saga_id,
         head,
@@ -205,7 +204,7 @@ def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> Saga
     plan = plan or plan_of(found[1].decode())
     texts = {key.decode(): text for key, text in zip(found[2::2], found[3::2], strict=True)}
     steps = tuple(
-        _read_step(plan, i, *(records.get(f"{kind}{i}") for kind in "srk"))
+        _read_step(plan, i, records.get(f"s{i}"), _retries(records, i), records.get(f"k{i}"))
         for i in range(len(plan.steps))
     )
     return from_parts(
@@ -219,6 +218,11 @@ def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> Saga
     )
 
 
+def _retries(records: Mapping[str, Any], index: int) -> int:
+    _, _, seen = records.get(f"o{index}", "").partition(" ")
+    return int(seen or 0)
+
+
 def _read_step(
     plan: Plan, index: int, record: Any, retries: int | None, claim: Any
 ) -> SagaStepExecution:
@@ -226,7 +230,7 @@ def _read_step(
     if not record and not retries and claim is None:
         return _untouched(name)
     held = Claim(**claim) if claim else None
-    return evolved(step_from_dict(record or {}), name=name, retries=retries or 0, claim=held)
+    return step_from_dict(record or {}, name=name, retries=retries or 0, claim=held)
 
 
 _untouched = lru_cache(maxsize=4096)(SagaStepExecution)

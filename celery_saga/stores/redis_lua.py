@@ -1,39 +1,46 @@
 """What the Redis store's scripts have in common."""
 
-# Lists among ARGV are written as their length and then their items. A list of messages to send is
-# empty, or: own database, broker's database, then command, key, value for each. It is carried out
-# first, because a broker that refuses (its ACL, its memory) must leave no checkpoint behind that
-# says that a message is on its way; what was pushed before the refusal is stale and harmless.
-COMMON = """
+# Lists among ARGV are written as their length and then their items; those at the end may be left
+# out if they are empty. They are not copied: a list is where it begins and ends. A list of messages
+# to send is empty, or: own database, broker's database, then command, key, value for each. It is
+# carried out first, because a broker that refuses (its ACL, its memory) must leave no checkpoint
+# behind that says that a message is on its way; what was pushed before the refusal is stale and
+# harmless.
+LISTS = """
 local at = 1
 local function take()
-  local n, out = tonumber(ARGV[at]), {}
-  for j = at + 1, at + n do out[#out + 1] = ARGV[j] end
-  at = at + n + 1
-  return out
+  local first = at + 1
+  at = first + tonumber(ARGV[at] or 0)
+  return first, at - 1
 end
-local function send(box)
-  if #box == 0 then return nil end
-  local apart, refused = box[1] ~= box[2], nil
-  local function try(...)
-    local answer = redis.pcall(...)
-    if type(answer) == 'table' and answer.err then refused = answer.err end
-    return not refused
+local function refusal(answer)
+  return type(answer) == 'table' and answer.err or nil
+end
+local function send(first, last)
+  if last < first then return nil end
+  local apart, refused = ARGV[first] ~= ARGV[first + 1], nil
+  if apart then refused = refusal(redis.pcall('SELECT', ARGV[first + 1])) end
+  if refused then return refused end
+  for j = first + 2, last, 3 do
+    refused = refusal(redis.pcall(ARGV[j], ARGV[j + 1], ARGV[j + 2]))
+    if refused then break end
   end
-  if apart and not try('SELECT', box[2]) then return refused end
-  for j = 3, #box, 3 do
-    if not try(box[j], box[j + 1], box[j + 2]) then break end
-  end
-  if apart then redis.call('SELECT', box[1]) end
+  if apart then redis.call('SELECT', ARGV[first]) end
   return refused
 end
-local function id_of(key, prefix)
-  return string.sub(key, #prefix + #'execution:' + 1)
-end
+"""
+
+ORDER = """
 local function in_order(keys, places)
   table.sort(keys, function(a, b) return (places[a] or 0) < (places[b] or 0) end)
   return keys
 end
+"""
+
+# Answers the records of a saga as one JSON object, its plan, then each context key and its text.
+WHOLE = (
+    ORDER
+    + """
 local function whole(key, known)
   local flat, plan = redis.call('HGETALL', key), ''
   local records, keys, texts, places = {}, {}, {}, {}
@@ -43,7 +50,8 @@ local function whole(key, known)
     if kind == 'c:' then keys[#keys + 1], texts[rest] = rest, value
     elseif kind == 'n:' then places[rest] = tonumber(value)
     elseif name == 'plan' then plan = not known and value or ''
-    elseif string.find(name, '^[srkhz]') or name == 'rev' then
+    elseif string.find(name, '^o') then records[#records + 1] = '"' .. name .. '":"' .. value .. '"'
+    elseif string.find(name, '^[skhz]') or name == 'rev' then
       records[#records + 1] = '"' .. name .. '":' .. value
     end
   end
@@ -54,6 +62,14 @@ local function whole(key, known)
   end
   return out
 end
+"""
+)
+
+# Stores the result of a saga, with its context as it will be after the fields set[1] to set[2] are
+# written, the places of new keys, and the fields drop[1] to drop[2] are dropped.
+TELL = (
+    ORDER
+    + """
 local function context_after(key, set, new, drop)
   local flat, texts, keys, places = redis.call('HGETALL', key), {}, {}, {}
   local function note(name, value, fresh)
@@ -62,10 +78,10 @@ local function context_after(key, set, new, drop)
     elseif kind == 'n:' and not (fresh and places[rest]) then places[rest] = tonumber(value) end
   end
   for j = 1, #flat, 2 do note(flat[j], flat[j + 1]) end
-  for j = 1, #set, 2 do note(set[j], set[j + 1]) end
-  for j = 1, #new, 2 do note(new[j], new[j + 1], true) end
-  for _, name in ipairs(drop) do
-    if string.sub(name, 1, 2) == 'c:' then texts[string.sub(name, 3)] = nil end
+  for j = set[1], set[2], 2 do note(ARGV[j], ARGV[j + 1]) end
+  for j = new[1], new[2], 2 do note(ARGV[j], ARGV[j + 1], true) end
+  for j = drop[1], drop[2] do
+    if string.sub(ARGV[j], 1, 2) == 'c:' then texts[string.sub(ARGV[j], 3)] = nil end
   end
   for name in pairs(texts) do keys[#keys + 1] = name end
   local out = {}
@@ -74,34 +90,41 @@ local function context_after(key, set, new, drop)
   end
   return '{' .. table.concat(out, ',') .. '}'
 end
-local function tell(key, result, set, new, drop)
-  if #result == 0 then return nil end
-  local text, j = result[1], 4
-  if result[2] == '1' then text = text .. context_after(key, set, new, drop) .. result[3] end
-  while j <= #result do
-    local count = tonumber(result[j])
-    local command = {unpack(result, j + 1, j + count)}
+local function tell(key, first, last, set, new, drop)
+  if last < first then return nil end
+  local text, j = ARGV[first], first + 3
+  if ARGV[first + 1] == '1' then
+    text = text .. context_after(key, set, new, drop) .. ARGV[first + 2]
+  end
+  while j <= last do
+    local count = tonumber(ARGV[j])
+    local command = {unpack(ARGV, j + 1, j + count)}
     command[count + 1] = text
-    local answer = redis.pcall(unpack(command))
-    if type(answer) == 'table' and answer.err then return answer.err end
+    local refused = refusal(redis.pcall(unpack(command)))
+    if refused then return refused end
     j = j + count + 1
   end
 end
-local function grown(key, set, drop)
+"""
+)
+
+# Writes the fields ARGV[first] to ARGV[last], and keeps count of the context's characters.
+WRITE = """
+local function grown(key, first, last, drop, dropped)
   local by = 0
-  for j = 1, #set, 2 do
-    if string.sub(set[j], 1, 2) == 'c:' then
-      by = by + #set[j + 1] - redis.call('HSTRLEN', key, set[j])
+  for j = first, last, 2 do
+    if string.sub(ARGV[j], 1, 2) == 'c:' then
+      by = by + #ARGV[j + 1] - redis.call('HSTRLEN', key, ARGV[j])
     end
   end
-  for _, name in ipairs(drop) do
-    if string.sub(name, 1, 2) == 'c:' then by = by - redis.call('HSTRLEN', key, name) end
+  for j = drop, dropped do
+    if string.sub(ARGV[j], 1, 2) == 'c:' then by = by - redis.call('HSTRLEN', key, ARGV[j]) end
   end
   if by ~= 0 then redis.call('HINCRBY', key, 'z', by) end
 end
-local function write(key, set)
-  for j = 1, #set, 1000 do
-    redis.call('HSET', key, unpack(set, j, math.min(j + 999, #set)))
+local function write(key, first, last)
+  for j = first, last, 1000 do
+    redis.call('HSET', key, unpack(ARGV, j, math.min(j + 999, last)))
   end
 end
 """

@@ -12,8 +12,8 @@ head      status, position, deadline... as JSON
 plan      the frozen plan, written once
 h         history, JSON
 s<i>      record of step i, JSON
-o<i>      slot of step i that is sent and not over; absent otherwise
-r<i>      highest Celery retry count seen for that slot
+o<i>      slot of step i that is sent and not over, and the highest Celery retry count seen for it:
+          ``f2~1 0``; absent otherwise
 k<i>      the claim on it, JSON
 z         characters of all context values
 c:<key>   one context value, JSON
@@ -24,11 +24,11 @@ Keys that depend on what a script reads (another boot's set of claims) are made 
 Cluster is not supported.
 """
 
-from celery_saga.stores.redis_lua import COMMON as _COMMON
+from celery_saga.stores.redis_lua import LISTS, TELL, WHOLE, WRITE
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
 PUSH = (
-    _COMMON
+    LISTS
     + """
 local refused = send(take())
 if refused then return {-1, refused} end
@@ -36,32 +36,35 @@ return {1}
 """
 )
 
-# KEYS: saga hash, due. ARGV: lists of: token, saga id, due score or ''; messages; status keys;
-# field, value... Answers {1} when created (also by this token before), {0, hash} when the id is
-# taken, {-1, why the broker refused}.
+# KEYS: saga hash, due. ARGV: token, saga id, due score or ''; lists of: field, value...; messages;
+# status keys. Answers {1} when created (also by this token before), {0, hash} when the id is taken,
+# {-1, why the broker refused}.
 CREATE = (
-    _COMMON
+    LISTS
+    + WHOLE
+    + WRITE
     + """
-local main, box, indexes, fields = take(), take(), take(), take()
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  if redis.call('HGET', KEYS[1], 'by') == main[1] then return {1} end
+  if redis.call('HGET', KEYS[1], 'by') == ARGV[1] then return {1} end
   return {0, whole(KEYS[1])}
 end
-local refused = send(box)
+at = 4
+local set, last = take()
+local refused = send(take())
 if refused then return {-1, refused} end
-local now = redis.call('TIME')[1]
-for _, key in ipairs(indexes) do redis.call('ZADD', key, now, main[2]) end
-grown(KEYS[1], fields, {})
-write(KEYS[1], fields)
-redis.call('HSET', KEYS[1], 'by', main[1], 'rev', 1)
-if main[3] ~= '' then redis.call('ZADD', KEYS[2], main[3], main[2]) end
+local now, index, indexes = redis.call('TIME')[1], take()
+for j = index, indexes do redis.call('ZADD', ARGV[j], now, ARGV[2]) end
+grown(KEYS[1], set, last, 1, 0)
+write(KEYS[1], set, last)
+redis.call('HSET', KEYS[1], 'by', ARGV[1], 'rev', 1)
+if ARGV[3] ~= '' then redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2]) end
 return {1}
 """
 )
 
 # KEYS: saga hash. Answers the whole saga, or nothing.
 LOAD = (
-    _COMMON
+    WHOLE
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 return whole(KEYS[1])
@@ -70,83 +73,93 @@ return whole(KEYS[1])
 
 # KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of all keys, '1' if the
 # plan is known; then, to read a part: how many records, their fields, other fields.
-# Answers {reason, claim or ''}, or {'ok', JSON of seconds, microseconds and the records, the other
-# fields...}, or {'ok', JSON of seconds and microseconds, whole saga}.
+# Answers {reason, claim or ''}, or {'ok', JSON of seconds, microseconds, revision, claim and the
+# records, the other fields...}, or {'ok', JSON of seconds and microseconds, whole saga}.
 CLAIM = (
-    _COMMON
+    WHOLE
     + """
-local i = ARGV[1]
-local held = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'r' .. i, 'k' .. i)
-local time = redis.call('TIME')
-if not held[1] then return {'unknown saga', ''} end
-local claim, claims = held[4] and cjson.decode(held[4]), ARGV[6] .. 'claims:'
-if held[2] ~= ARGV[2] then return {'stale', held[4] or ''} end
-if not (claim and claim.token == ARGV[4]) then
-  local retries, seen = tonumber(ARGV[3]), tonumber(held[3] or '0')
-  if retries < seen or (claim and retries == seen) then return {'claimed', held[4] or ''} end
-  local task = id_of(KEYS[1], ARGV[6]) .. '~' .. ARGV[2]
+local i, slot, token = ARGV[1], ARGV[2], ARGV[4]
+local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, unpack(ARGV, 9))
+local time, rev, out, held = redis.call('TIME'), found[1], found[2], found[3]
+if not rev then return {'unknown saga', ''} end
+if not out or string.sub(out, 1, #slot + 1) ~= slot .. ' ' then return {'stale', held or ''} end
+local claim = held and cjson.decode(held)
+if not (claim and claim.token == token) then
+  local retries, seen = tonumber(ARGV[3]), tonumber(string.sub(out, #slot + 2))
+  if retries < seen or (claim and retries == seen) then return {'claimed', held or ''} end
+  local claims = ARGV[6] .. 'claims:'
+  local task = string.sub(KEYS[1], #ARGV[6] + #'execution:' + 1) .. '~' .. slot
   if claim then redis.call('SREM', claims .. claim.instance, task) end
-  local at = time[1] + time[2] / 1000000
-  redis.call('HSET', KEYS[1], 'r' .. i, ARGV[3], 'rev', tonumber(held[1]) + 1, 'k' .. i,
-    cjson.encode({token = ARGV[4], instance = ARGV[5], retries = retries, at = at}))
+  held = '{"token":' .. cjson.encode(token) .. ',"instance":' .. cjson.encode(ARGV[5]) ..
+    ',"retries":' .. ARGV[3] .. ',"at":' .. string.format('%s.%06d', time[1], time[2]) .. '}'
+  rev = tonumber(rev) + 1
+  redis.call('HSET', KEYS[1], 'rev', rev, 'k' .. i, held)
+  if retries ~= seen then redis.call('HSET', KEYS[1], 'o' .. i, slot .. ' ' .. ARGV[3]) end
   redis.call('SADD', claims .. ARGV[5], task)
 end
 if #ARGV == 7 then
   return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[7] == '1')}
 end
-local count = tonumber(ARGV[8])
-local found = redis.call('HMGET', KEYS[1], unpack(ARGV, 9))
-local answer, records = {'ok', ''}, {time[1], time[2]}
-for j = 1, count do records[j + 2] = found[j] or 'null' end
-for j = count + 1, #found do answer[#answer + 1] = found[j] end
+local answer, records, last = {'ok', ''}, {time[1], time[2], rev, held}, 3 + tonumber(ARGV[8])
+for j = 4, last do records[j + 1] = found[j] or 'null' end
+for j = last + 1, #found do answer[j - last + 2] = found[j] end
 answer[2] = '[' .. table.concat(records, ',') .. ']'
 return answer
 """
 )
 
-# KEYS: saga hash, due. ARGV: lists of: revision, token, prefix of all keys, due score | '-' | '',
-# seconds to live | 'persist' | '', channel or '', retention of the status keys or ''; messages;
-# result; field, value... to set; the same to set if they are new; fields to delete; boot, slot...
-# of claims that end; old status keys; new ones. The result is nothing, or: text, '1' if the context
-# comes behind it, text behind that; then the length and the parts of each command, which ends in
-# the text. Answers {1} when saved (also by this token before), {0} when the revision has moved on,
-# {-1, why the broker refused}.
+# KEYS: saga hash, due. ARGV: prefix of all keys, due score | '-' | '', seconds to live | 'persist'
+# | '', channel or '', retention of the status keys or ''; then lists of: field, value... to set,
+# beginning with the new revision and the token; messages; fields to delete; boot, slot... of claims
+# that end; field, value... to set if they are new; result; old status keys; new ones. The result is
+# nothing, or: text, '1' if the context comes behind it, text behind that; then the length and the
+# parts of each command, which ends in the text. Answers {1} when saved (also by this token before),
+# {0} when the revision has moved on, {-1, why the broker refused}.
 SAVE = (
-    _COMMON
+    LISTS
+    + TELL
+    + WRITE
     + """
-local main, box, result, set, places, drop = take(), take(), take(), take(), take(), take()
-local claims, old, new = take(), take(), take()
-local rev, id = redis.call('HMGET', KEYS[1], 'rev', 'w'), id_of(KEYS[1], main[3])
-if rev[1] ~= main[1] then
-  local mine = rev[2] == main[2] and tonumber(rev[1]) == tonumber(main[1]) + 1
-  return {mine and 1 or 0}
+at = 6
+local set, last = take()
+local stands = redis.call('HMGET', KEYS[1], 'rev', 'w')
+if tonumber(stands[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
+  return {stands[1] == ARGV[set + 1] and stands[2] == ARGV[set + 3] and 1 or 0}
 end
-local refused = send(box) or tell(KEYS[1], result, set, places, drop)
+local box, boxed = take()
+local drop, dropped = take()
+local claim, claims = take()
+local place, places = take()
+local result, told = take()
+local refused = send(box, boxed)
+  or tell(KEYS[1], result, told, {set, last}, {place, places}, {drop, dropped})
 if refused then return {-1, refused} end
-for _, item in ipairs({'rev', tonumber(main[1]) + 1, 'w', main[2]}) do set[#set + 1] = item end
-grown(KEYS[1], set, drop)
-write(KEYS[1], set)
-for j = 1, #places, 2 do redis.call('HSETNX', KEYS[1], places[j], places[j + 1]) end
-if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end
-for j = 1, #claims, 2 do
-  redis.call('SREM', main[3] .. 'claims:' .. claims[j], id .. '~' .. claims[j + 1])
+grown(KEYS[1], set + 4, last, drop, dropped)
+write(KEYS[1], set, last)
+for j = place, places, 2 do redis.call('HSETNX', KEYS[1], ARGV[j], ARGV[j + 1]) end
+if drop <= dropped then redis.call('HDEL', KEYS[1], unpack(ARGV, drop, dropped)) end
+local id = string.sub(KEYS[1], #ARGV[1] + #'execution:' + 1)
+for j = claim, claims, 2 do
+  redis.call('SREM', ARGV[1] .. 'claims:' .. ARGV[j], id .. '~' .. ARGV[j + 1])
 end
-for _, key in ipairs(old) do redis.call('ZREM', key, id) end
-if #new > 0 then
-  local now, keep = tonumber(redis.call('TIME')[1]), main[7]
-  for _, key in ipairs(new) do
-    redis.call('ZADD', key, now, id)
+local old, olds = take()
+for j = old, olds do redis.call('ZREM', ARGV[j], id) end
+local new, news = take()
+if new <= news then
+  local now, keep = tonumber(redis.call('TIME')[1]), ARGV[5]
+  for j = new, news do
+    redis.call('ZADD', ARGV[j], now, id)
     if keep ~= '' then
-      redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
-      redis.call('EXPIRE', key, keep)
+      redis.call('ZREMRANGEBYSCORE', ARGV[j], '-inf', now - tonumber(keep))
+      redis.call('EXPIRE', ARGV[j], keep)
     end
   end
 end
-if main[4] == '-' then redis.call('ZREM', KEYS[2], id)
-elseif main[4] ~= '' then redis.call('ZADD', KEYS[2], main[4], id) end
-if main[5] == 'persist' then redis.call('PERSIST', KEYS[1])
-elseif main[5] ~= '' then redis.call('EXPIRE', KEYS[1], main[5]) end
-if main[6] ~= '' then redis.call('PUBLISH', main[6], '1') end
+if ARGV[2] == '-' then redis.call('ZREM', KEYS[2], id)
+elseif ARGV[2] ~= '' then redis.call('ZADD', KEYS[2], ARGV[2], id) end
+if ARGV[3] == 'persist' then redis.call('PERSIST', KEYS[1])
+elseif ARGV[3] ~= '' then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], '1') end
 return {1}
 """
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ def plain(execution: SagaExecution | None) -> Any:
         return None
     left_out = {"claim", "retries", "expected_at", "not_before", "started_at", "ended_at"}
     steps = [
-        {key: value for key, value in vars(step).items() if key not in left_out}
+        {each.name: getattr(step, each.name) for each in fields(step) if each.name not in left_out}
         # The retry count is kept for as long as a message is out.
         | {"claimed": bool(step.claim), "retries": step.outstanding and step.retries}
         for step in execution.steps

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
 from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.stores.redis_wire import Wire, packed
+from celery_saga.stores.redis_wire import Wire, packed, packed_here
 from tests.helpers import wait_for
 
 ECHO = "return {KEYS[1], ARGV[1]}"
@@ -37,7 +37,8 @@ def connections(client: Any) -> int:
 def test_a_command_is_packed_as_redis_py_packs_it(parts: list[Any]) -> None:
     connection = redis.connection.Connection()
 
-    assert packed(["EVALSHA", *parts]) == b"".join(connection.pack_command("EVALSHA", *parts))
+    expected = b"".join(connection.pack_command("EVALSHA", *parts))
+    assert packed(["EVALSHA", *parts]) == packed_here(["EVALSHA", *parts]) == expected
 
 
 def test_an_answer(client: Any) -> None:
