@@ -43,6 +43,9 @@ MAX_DEPTH = 100
 # One more digit, and Python's own limit for reading an int from text would be passed.
 _TOO_LONG = 10**4300
 
+# What kombu's own dumps makes for each call. Nothing that is checked goes round in circles.
+_encode = kombu_json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 # The keys of the dict as which kombu writes a datetime and the like.
 _MARKER = {"__type__", "__value__"}
 
@@ -59,7 +62,7 @@ def dumps(value: Any, path: str = "") -> str:
     """
     check(value, path)
     try:
-        return kombu_json.dumps(value, separators=(",", ":"))
+        return _encode(value)
     except (ValueError, RecursionError) as error:
         # Left over: a process with a lowered int limit, or with its stack nearly used up.
         raise UnserializableValue(path or "value", f"cannot be stored ({error})") from error
@@ -163,7 +166,8 @@ def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> Non
             for key, item in value.items():
                 if type(key) is not str or not key.isascii():
                     _check_key(key)
-                _CHECKS.get(type(item), _refuse)(item, inside)
+                if not (type(item) is str and item.isascii()):  # nearly everything is
+                    _CHECKS.get(type(item), _refuse)(item, inside)
         else:
             for key, item in enumerate(value):  # noqa: B007 (the handler needs it)
                 _CHECKS.get(type(item), _refuse)(item, inside)

@@ -55,7 +55,7 @@ class SagaContext(MutableMapping[str, Any]):
         return self.__fields[key]
 
     def __setitem__(self, key: str, value: Any, /) -> None:
-        self.__fields[_checked(key)] = _copied(value)
+        self.__fields[checked_key(key)] = _copied(value)
 
     def __delitem__(self, key: str, /) -> None:
         del self.__fields[key]
@@ -119,7 +119,7 @@ class SagaContext(MutableMapping[str, Any]):
             TypeError: a key is not a str; nothing was changed.
         """
         pairs = {**dict(() if other is None else other), **fields}
-        self.__fields.update({_checked(key): _copied(value) for key, value in pairs.items()})
+        self.__fields.update({checked_key(key): _copied(value) for key, value in pairs.items()})
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, set to ``default`` first if the key is missing.
@@ -169,7 +169,12 @@ class SagaContext(MutableMapping[str, Any]):
         self.__fields = dict(state[0])
 
 
-def _checked(key: Any) -> str:
+def checked_key(key: Any) -> str:
+    """``key`` as a plain str.
+
+    Raises:
+        TypeError: it is no str.
+    """
     if not isinstance(key, str):
         raise TypeError(f"keys of a SagaContext are str, not {type(key).__name__}: {key!r}")
     return key if type(key) is str else str.__str__(key)

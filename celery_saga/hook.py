@@ -59,10 +59,11 @@ def around(inner: Any) -> Call:
         request._saga_seen = True
         # Celery's tracer runs task.run itself when __call__ is its own: so do we.
         body = task.run if plain else inner.__get__(task)
-        if delivery_of(request) is None:
+        delivery = delivery_of(request)
+        if delivery is None:
             return body(*args, **kwargs)
         try:
-            return run_step(runtime_of(task.app), task, body, args, kwargs)
+            return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
         except (Exception, WorkerShutdown, WorkerTerminate):
             raise
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ class SagaInfo:
     forward_key: str
 
 
-#: Set round a step's body by the participant.
-current: ContextVar[SagaInfo | None] = ContextVar("celery_saga_info", default=None)
+#: Set round a step's body by the participant; most bodies do not ask.
+current: ContextVar[Callable[[], SagaInfo] | None] = ContextVar("celery_saga_info", default=None)
 
 
 def saga_info() -> SagaInfo | None:
     """The step whose body is running; ``None`` outside a saga."""
-    return current.get()
+    about = current.get()
+    return None if about is None else about()

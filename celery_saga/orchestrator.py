@@ -37,7 +37,7 @@ from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Refused, Store
-from celery_saga.values import Values, is_whole
+from celery_saga.values import encoded, is_whole
 
 log = logging.getLogger("celery_saga")
 
@@ -94,8 +94,7 @@ class Orchestrator:
         Returns:
             The execution and whether this call created it.
         """
-        values = Values(values)
-        values.texts()  # refuses what could not be saved
+        values = encoded(values)  # refuses what could not be saved
         at = self.store.now()
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)

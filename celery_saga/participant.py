@@ -10,15 +10,13 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import datetime, timezone
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, WorkerTerminate
 from celery.platforms import EX_FAILURE
 
@@ -34,7 +32,7 @@ from celery_saga.plan import PlanStep
 from celery_saga.reports import cut_short
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
-from celery_saga.values import Values, values_of
+from celery_saga.values import Values, encoded, values_of
 
 log = logging.getLogger("celery_saga")
 
@@ -55,7 +53,8 @@ def delivery_of(request: Any) -> tuple[str, Slot] | None:
 
 def run_step(
     runtime: Runtime,
-    task: Task[Any, Any],
+    request: Any,
+    delivery: tuple[str, Slot],
     body: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -64,25 +63,26 @@ def run_step(
     """Run one delivery of a step; returns what the body returned.
 
     Args:
+        request: Celery's, of the task that runs.
+        delivery: what :func:`delivery_of` found in it.
         claim: one that is held already; otherwise it is taken here, before the body runs.
 
     Raises:
         Ignore: the delivery is stale or a duplicate, the body was not run.
         Reject: the store is away; the delivery goes back to the broker.
     """
-    request = task.request
-    saga_id, slot = Slot.parse(request.id or "") or ("", Slot(0, Direction.FORWARD, 0))
+    saga_id, slot = delivery
     if claim is None:
         claim = Claim(runtime.token(slot), runtime.instance, request.retries or 0)
     try:
-        plan = (request.headers or {}).get(HEADER, {}).get("plan")
+        plan = request.headers[HEADER].get("plan")
         execution = runtime.orchestrator.claim(saga_id, slot, claim, plan)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if isinstance(execution, Refused):
         log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
         raise Ignore(f"saga {saga_id}: {execution.reason} delivery of {slot}")
-    return _Delivery(runtime, task, execution, slot, claim).run(body, args, kwargs)
+    return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
 
 
 class _Delivery:
@@ -91,12 +91,14 @@ class _Delivery:
     def __init__(
         self,
         runtime: Runtime,
-        task: Task[Any, Any],
+        request: Any,
         execution: SagaExecution,
         slot: Slot,
         claim: Claim,
     ) -> None:
-        self._runtime, self._task, self._execution = runtime, task, execution
+        self._runtime, self._execution = runtime, execution
+        self._orchestrator = runtime.orchestrator
+        self._retries: int = request.retries or 0
         self._slot, self._claim = slot, claim
         self._call = call_of(execution, slot.step, slot.direction)
         self._step: PlanStep = execution.plan.steps[slot.step]
@@ -108,16 +110,18 @@ class _Delivery:
             self._context = self._execution.context
             args = (self._context, *args[1:])
         try:
-            with self._known():
+            token = info.current.set(self._info)
+            try:
                 result = _finished(body(*args, **kwargs))
+            finally:
+                info.current.reset(token)
         except Retry as error:
             lost = isinstance(error.exc, _EFFECT_POSSIBLE)
-            retries = (self._task.request.retries or 0) + 1
-            self._release(_expected_at(error, self._now()), retries, lost)
+            self._release(_expected_at(error, self._now()), self._retries + 1, lost)
             raise
         except Reject as error:
             if error.requeue:  # type: ignore[attr-defined]
-                self._release(self._now(), self._task.request.retries or 0)
+                self._release(self._now(), self._retries)
             else:
                 self._fail(error)
             raise
@@ -129,30 +133,22 @@ class _Delivery:
         self._succeed(result)
         return result
 
-    @contextmanager
-    def _known(self) -> Iterator[None]:
-        """``saga_info()`` answers inside."""
+    def _info(self) -> info.SagaInfo:
         step, slot = self._execution.steps[self._slot.step], self._slot
         forward = slot.direction is Direction.FORWARD
-        token = info.current.set(
-            info.SagaInfo(
-                saga_id=self._execution.saga_id,
-                saga_name=self._execution.name,
-                step=step.name,
-                direction=slot.direction.value,
-                attempt=1 + (self._task.request.retries or 0) + step.attempts + step.lost,
-                round=step.round if forward else step.undo_round,
-                idempotency_key=self._execution.idempotency_key(slot.step, slot.direction),
-                forward_key=self._execution.idempotency_key(slot.step, Direction.FORWARD),
-            )
+        return info.SagaInfo(
+            saga_id=self._execution.saga_id,
+            saga_name=self._execution.name,
+            step=step.name,
+            direction=slot.direction.value,
+            attempt=1 + self._retries + step.attempts + step.lost,
+            round=step.round if forward else step.undo_round,
+            idempotency_key=self._execution.idempotency_key(slot.step, slot.direction),
+            forward_key=self._execution.idempotency_key(slot.step, Direction.FORWARD),
         )
-        try:
-            yield
-        finally:
-            info.current.reset(token)
 
     def _now(self) -> float:
-        return self._runtime.store.now()
+        return self._orchestrator.store.now()
 
     def _succeed(self, result: Any) -> None:
         try:
@@ -171,7 +167,7 @@ class _Delivery:
         if self._context is not None:
             return self._context_changes(result)
         # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
-        return Values(texts=Values(self._merged(result)).texts()), []
+        return encoded(self._merged(result)), []
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
         limit, values = self._runtime.context_limit, values_of(self._execution.values)
@@ -181,7 +177,7 @@ class _Delivery:
             values.changed(update, remove).check_size(limit)
         except NotLoaded:
             # Close to the limit: what the update replaces has to be known.
-            found = self._runtime.orchestrator.load(self._execution.saga_id)
+            found = self._orchestrator.load(self._execution.saga_id)
             values_of(found.values).changed(update, remove).check_size(limit)
 
     def _merged(self, result: Any) -> dict[str, Any]:
@@ -203,7 +199,7 @@ class _Delivery:
                 "a SagaContext, a mapping, None or True",
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
-        after = Values(texts=Values(result).texts())
+        after = encoded(result)
         texts, _, gone = after.since(values_of(self._execution.values))
         return Values(texts=texts), gone
 
@@ -240,7 +236,7 @@ class _Delivery:
     def _report(self, event: Event) -> None:
         saga_id = self._execution.saga_id
         try:
-            after = self._runtime.orchestrator.report(saga_id, event, self._execution)
+            after = self._orchestrator.report(saga_id, event, self._execution)
         except StoreUnavailable as error:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.

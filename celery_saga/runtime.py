@@ -84,7 +84,7 @@ class Runtime:
 
     def boot(self) -> str:
         """Draw a new instance id: a worker is starting."""
-        self.instance = uuid.uuid4().hex[:16]
+        self.instance = uuid.uuid4().hex[:12]
         return self.instance
 
     @property

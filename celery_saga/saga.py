@@ -70,7 +70,10 @@ class Saga(SagaDefinition):
                 f"app: use tasks of one, or name it with Saga(..., app=app) and give the others by "
                 f"their names"
             )
-        return next(iter(apps.values()), None)
+        found = next(iter(apps.values()), None)
+        if self.committed:
+            self._app = found  # its steps do not change any more
+        return found
 
     def delay(self, **context: Any) -> SagaResult:
         """Start a run with this context."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_saga import announce, info
-from celery_saga.context import SagaContext
+from celery_saga.context import checked_key
 from celery_saga.decide.events import Looked, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
@@ -17,7 +17,7 @@ from celery_saga.execution import SagaStatus
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
-from celery_saga.values import Values
+from celery_saga.values import Values, encoded
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -29,7 +29,7 @@ def opening(runtime: Runtime, plan: Plan, context: Mapping[str, Any]) -> Values:
         UnserializableValue, ContextTooLarge: it cannot be stored.
         MissingInput: the first step needs a key that it lacks.
     """
-    values = Values(texts=Values(context).texts())
+    values = encoded(context)
     values.check_size(runtime.context_limit)
     _check_first_step(plan, values)
     return values
@@ -120,13 +120,13 @@ def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a saga begins with, as a dict.
 
     Raises:
-        TypeError: it is no mapping.
+        TypeError: it is no mapping, or a key of it no str.
     """
     if context is not None and not isinstance(context, Mapping):
         raise TypeError(
             f"context: expected a mapping or SagaContext, found a {type(context).__name__}"
         )
-    return dict(SagaContext(**context)) if context else {}
+    return {checked_key(key): value for key, value in (context or {}).items()}
 
 
 def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
