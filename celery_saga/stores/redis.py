@@ -127,13 +127,15 @@ class RedisStore(RedisBoots):
                 *(part.fields if part else ()),
             ],
         )
+        if known and part and type(answer) is bytes:
+            found, *texts = answer.decode().split("\0")
+            seconds, micros, *records = json.loads(found)
+            self._set_clock(seconds, micros)
+            return partly(saga_id, known.plan, part, records, texts)
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
-        seconds, micros, *records = json.loads(answer[1].decode())
-        self._set_clock(seconds, micros)
-        if known and part:
-            return partly(saga_id, known.plan, part, records, answer[2:])
+        self._set_clock(*json.loads(answer[1]))
         whole = wholly(saga_id, answer[2], known.plan if known else None)
         if known is None:
             self._know(whole.plan)

@@ -168,15 +168,15 @@ def part_for(plan: Plan, slot: Slot) -> Part | None:
 
 
 def partly(
-    saga_id: str, plan: Plan, part: Part, records: Sequence[Any], texts: Sequence[bytes | None]
+    saga_id: str, plan: Plan, part: Part, records: Sequence[Any], texts: Sequence[str]
 ) -> SagaExecution:
     """The execution of which only a part was read.
 
     Args:
         records: revision, claim, and the values of :attr:`Part.records`, out of their JSON.
-        texts: those of :attr:`Part.keys`.
+        texts: those of :attr:`Part.keys`, empty for what is not there.
     """
-    known = {key: text for key, text in zip(part.keys, texts, strict=True) if text is not None}
+    known = {key: text for key, text in zip(part.keys, texts, strict=True) if text}
     revision, claim, head, size, own, *after = records
     steps = {part.steps[0]: _read_step(plan, part.steps[0], own, claim["retries"], claim)}
     for index, record in zip(part.steps[1:], after, strict=True):
