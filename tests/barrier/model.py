@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_saga import BlockedByUndo
-from tests.barrier.places import Place, delivery
+from tests.barrier.places import Place
+from tests.helpers import delivery
 
 
 class Rollback(Exception):

@@ -17,7 +17,6 @@ from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
-from celery_saga import info
 from celery_saga.contrib.barrier import Passage, create_table, dbapi
 from celery_saga.contrib.barrier import django as django_barrier
 from celery_saga.contrib.barrier import sqlalchemy as sqlalchemy_barrier
@@ -25,23 +24,6 @@ from tests.databases import Postgres
 
 EFFECTS = "CREATE TABLE effects (saga_id VARCHAR(64), amount INTEGER)"
 _numbers = itertools.count()
-
-
-def step_info(saga_id: str, direction: str = "f", round: int = 0, of: int = 0) -> info.SagaInfo:
-    """What a step knows of itself; ``of`` is the round of the step that an undo undoes."""
-    forward = f"{saga_id}/pay/f/{of if direction == 'c' else round}"
-    own = f"{saga_id}/pay/{direction}/{round}"
-    return info.SagaInfo(saga_id, "shop", "pay", direction, 1, round, own, forward)
-
-
-@contextmanager
-def delivery(saga_id: str, direction: str = "f", round: int = 0, of: int = 0) -> Iterator[None]:
-    """As the engine does round a body."""
-    token = info.current.set(step_info(saga_id, direction, round, of))
-    try:
-        yield
-    finally:
-        info.current.reset(token)
 
 
 class Place:

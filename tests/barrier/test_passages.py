@@ -11,7 +11,8 @@ import pytest
 
 from celery_saga import BarrierPassedTwice, BlockedByUndo, UnserializableValue
 from celery_saga.contrib.barrier import Passage
-from tests.barrier.places import Place, delivery
+from tests.barrier.places import Place
+from tests.helpers import delivery
 
 
 class Rollback(Exception):

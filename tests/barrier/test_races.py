@@ -13,8 +13,8 @@ import pytest
 
 from celery_saga import BlockedByUndo
 from tests.barrier.model import Delivery, Model, run
-from tests.barrier.places import Place, delivery
-from tests.helpers import wait_for
+from tests.barrier.places import Place
+from tests.helpers import delivery, wait_for
 
 DO, UNDO, UNDO_AGAIN = Delivery("f"), Delivery("c"), Delivery("c", round=1)
 

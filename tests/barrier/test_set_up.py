@@ -26,9 +26,9 @@ from celery_saga.contrib.barrier import django as django_barrier
 from celery_saga.contrib.barrier import sqlalchemy as sqlalchemy_barrier
 from celery_saga.contrib.barrier.statements import statements
 from tests.barrier.model import Delivery, Model, run
-from tests.barrier.places import Alchemy, delivery
+from tests.barrier.places import Alchemy
 from tests.databases import Postgres
-from tests.helpers import is_gone, wait_for
+from tests.helpers import delivery, is_gone, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = "the barrier needs a transaction"
