@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from django.core.management import call_command
 from django.db import connections
 from psycopg.rows import dict_row
 from sqlalchemy import MetaData, create_engine, inspect, text
-from sqlalchemy.orm import scoped_session
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, scoped_session
 
 from celery_saga import SetupError
 from celery_saga.contrib.barrier import TABLE, Passage, create_table, dbapi
@@ -136,6 +138,26 @@ class TestConnections:
         with session.begin(), delivery(alchemy_sqlite.saga()):
             passes(sqlalchemy_barrier.barrier(session))
         session.remove()
+
+    def test_sqlalchemys_asynchronous_sessions(self, alchemy_postgres):
+        saga = alchemy_postgres.saga()
+
+        @sqlalchemy_barrier.once
+        def work(session: Session, amount: int) -> int:
+            alchemy_postgres.effect(session, saga, amount)
+            return amount
+
+        async def body(amount: int) -> int:
+            engine = create_async_engine(alchemy_postgres.engine.url)
+            async with AsyncSession(engine) as session, session.begin():
+                found = await session.run_sync(work, amount)
+            await engine.dispose()
+            return found
+
+        for amount in (1, 2):
+            with delivery(saga):
+                assert asyncio.run(body(amount)) == 1
+        assert alchemy_postgres.amounts(saga) == [1]
 
     def test_djangos_savepoints(self, django_sqlite):
         """Within another atomic block an error takes back what the barrier's block did."""

@@ -55,10 +55,10 @@ class Passage:
 
     @property
     def forward_result(self) -> Any:
-        """In an undo, the result that the step itself kept; it is read when it is asked for.
+        """In an undo, the result that the step itself kept; read when it is asked for, inside.
 
         So an undo knows what to take back also when the step's report was lost. None outside of a
-        saga and for a step that kept nothing.
+        saga, in a step, and if the step kept nothing.
         """
         return self._forward()
 
