@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks chain --help``."""
+"""Run the benchmarks: ``python -m benchmarks chain --help``, ``python -m benchmarks barrier``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import barrier, report
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
 from benchmarks.sections import SECTIONS
@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.command == "barrier":
+        return _barrier(given)
     options = _options(given)
     if min(options.steps) < 2 or options.rounds < 1 or options.sagas < 1:
         parser.error("--steps takes numbers from 2, --rounds and --sagas from 1")
@@ -40,6 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
         print(report.markdown(where, options, sections), end="")
     elif sections:
         report.show(where, options, sections)
+    return 0
+
+
+def _barrier(given: argparse.Namespace) -> int:
+    rounds = given.rounds or (2 if given.quick else 9)
+    transactions = given.transactions or (10 if given.quick else 200)
+    where = report.machine()
+    section = barrier.measure(rounds, transactions, given.seed)
+    conditions = f"Rounds: {rounds}, transactions of each kind in one: {transactions}."
+    if given.json:
+        found = {"machine": where, "rows": [row.to_dict() for row in section.rows]}
+        given.json.write_text(json.dumps({**found, "raw": section.raw}, indent=1) + "\n")
+    if given.markdown:
+        print(report.markdown_rows(where, section, conditions), end="")
+    else:
+        report.show_rows(where, section, conditions)
     return 0
 
 
@@ -78,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         ".svg for a flame graph, .json for speedscope, else collapsed stacks; "
         "alone, it measures nothing",
     )
+    alone = commands.add_parser("barrier", help="a transaction with and without a barrier")
+    add = alone.add_argument
+    add("--rounds", type=int, help="how often each thing is measured (9)")
+    add("--transactions", type=int, help="of each kind in a round (200)")
+    add("--quick", action="store_true", help="everything small, in a few seconds")
+    add("--seed", type=int, default=1, help="of the order of kinds (1)")
+    add("--json", type=Path, metavar="FILE", help="write the medians of all rounds there")
+    add("--markdown", action="store_true", help="print Markdown, for benchmarks/README.md")
     return parser
 
 

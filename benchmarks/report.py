@@ -83,9 +83,7 @@ def to_dict(where: dict[str, Any], options: Options, sections: Sequence[Section]
 
 def show(where: dict[str, Any], options: Options, sections: Sequence[Section]) -> None:
     """Print the tables."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = _console()
     for section in sections:
         if section.batches:
             console.print(_table(f"{section.name}: figures, medians", FIGURES, _figures(section)))
@@ -97,6 +95,24 @@ def show(where: dict[str, Any], options: Options, sections: Sequence[Section]) -
     console.print(_footer(where, options), highlight=False, markup=False)
     if options.quick:
         console.print("A quick run shows that it works; its numbers mean nothing.")
+
+
+def show_rows(where: dict[str, Any], section: Section, conditions: str) -> None:
+    """Print one section that needed no worker."""
+    console = _console()
+    console.print(_table(section.name, COLUMNS, map(_cells, section.rows)))
+    console.print(f"{_machine(where)}. {conditions}", highlight=False, markup=False)
+
+
+def markdown_rows(where: dict[str, Any], section: Section, conditions: str) -> str:
+    """The same for the README."""
+    grid = _grid(COLUMNS, [_cells(row) for row in section.rows])
+    return f"{_machine(where)}. {conditions}\n\n{grid}\n"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
 def _table(title: str, columns: Sequence[str], lines: Any) -> Table:
@@ -158,10 +174,17 @@ def _figure(what: str, variant: str, samples: Sequence[Sample]) -> list[str]:
 
 
 def _footer(where: dict[str, Any], options: Options) -> str:
+    return (
+        f"{_machine(where)}, "
+        f"celery {where['celery']}, kombu {where['kombu']}, redis-py {where['redis']}, "
+        f"Valkey {where['server']}. Rounds: {options.rounds}, "
+        f"runs of 3 steps in a batch: {options.sagas}, seed {options.seed}."
+    )
+
+
+def _machine(where: dict[str, Any]) -> str:
     load = " ".join(map(str, where["load_before"]))
     return (
-        f"{where['cores']} cores, {where['cpu']}, {where['system']}; Python {where['python']}, "
-        f"celery {where['celery']}, kombu {where['kombu']}, redis-py {where['redis']}, "
-        f"Valkey {where['server']}. Load before: {load}. Rounds: {options.rounds}, "
-        f"runs of 3 steps in a batch: {options.sagas}, seed {options.seed}."
+        f"{where['cores']} cores, {where['cpu']}, {where['system']}, load before {load}; "
+        f"Python {where['python']}"
     )

@@ -58,4 +58,6 @@ TARGETS = {
     "undo": Target(1.2, 1.0, "less"),
     # Round trips of an idle worker in one heartbeat, without those of a plain worker.
     "idle": Target(3.0, 2.0, "less"),
+    # Time of a transaction of two statements with a barrier, as a multiple of that without.
+    "barrier": Target(None, 1.08, "less"),
 }

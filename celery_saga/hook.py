@@ -19,6 +19,7 @@ from celery.app.task import Task as BaseTask
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
+from celery_saga import info
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import delivery_of, run_step
 from celery_saga.reports import body_cut_off
@@ -61,7 +62,7 @@ def around(inner: Any) -> Call:
         body = task.run if plain else inner.__get__(task)
         delivery = delivery_of(request)
         if delivery is None:
-            return body(*args, **kwargs)
+            return _by_itself(body, args, kwargs)
         try:
             return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
         except (Exception, WorkerShutdown, WorkerTerminate):
@@ -73,6 +74,17 @@ def around(inner: Any) -> Call:
     # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
     setattr(__call__, _MARK, True)
     return __call__
+
+
+def _by_itself(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task that is no step, also when a step runs it on the spot: it is not the step."""
+    if info.current.get() is None:
+        return body(*args, **kwargs)
+    token = info.current.set(None)
+    try:
+        return body(*args, **kwargs)
+    finally:
+        info.current.reset(token)
 
 
 def _retrying(inner: Any) -> Call:

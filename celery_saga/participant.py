@@ -25,7 +25,7 @@ from celery_saga.context import SagaContext
 from celery_saga.decide.events import Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import HEADER
-from celery_saga.errors import AbortSaga, BadStepResult, StoreUnavailable
+from celery_saga.errors import AbortSaga, BadStepResult, BarrierPassedTwice, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.partial import NotLoaded
 from celery_saga.plan import PlanStep
@@ -37,7 +37,7 @@ from celery_saga.values import Values, encoded, values_of
 log = logging.getLogger("celery_saga")
 
 #: After these the effect may have happened although the body raised.
-_EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError)
+_EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError, BarrierPassedTwice)
 
 #: Characters of an error's text that are kept.
 FAILURE_TEXT = 2000

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psutil
 
+from celery_saga import info
+
 T = TypeVar("T")
+
+
+@contextmanager
+def delivery(
+    saga_id: str, direction: str = "f", round: int = 0, of: int = 0, step: str = "pay"
+) -> Iterator[None]:
+    """What the engine has round a step's body; ``of`` is the round of the step that is undone."""
+    forward = f"{saga_id}/{step}/f/{of if direction == 'c' else round}"
+    own = f"{saga_id}/{step}/{direction}/{round}"
+    token = info.current.set(
+        info.SagaInfo(saga_id, "shop", step, direction, 1, round, own, forward)
+    )
+    try:
+        yield
+    finally:
+        info.current.reset(token)
 
 
 def wait_for(

@@ -25,6 +25,8 @@
         OutboxRefused                                 the store may not write to the broker
         UnsupportedCheckpoint                         written by a newer version
       AbortSaga                                       raised by a step: no retries, go back
+        BlockedByUndo                                 a barrier: its undo came before it
+        BarrierPassedTwice                            one step went through a barrier twice
       SagaExecutionException
         SagaExecutionNotFoundException (LookupError)  no such saga id (= SagaNotFound)
         SagaAlreadyExists
@@ -75,6 +77,8 @@ from celery_saga.errors.preparing import (
 )
 from celery_saga.errors.running import (
     AbortSaga,
+    BarrierPassedTwice,
+    BlockedByUndo,
     SagaAlreadyExists,
     SagaCompensated,
     SagaExecutionException,
@@ -95,6 +99,8 @@ __all__ = [
     "AlreadyCommittedException",
     "AlreadyOnSagaException",
     "BadStepResult",
+    "BarrierPassedTwice",
+    "BlockedByUndo",
     "ContextTooLarge",
     "DefinitionError",
     "DefinitionWarning",

@@ -9,6 +9,34 @@ class AbortSaga(SagaError):
     """Raise it in a step to end the saga's way forward at once, without retries."""
 
 
+class BlockedByUndo(AbortSaga):
+    """The undo of a step was committed before the step: a barrier keeps it from happening.
+
+    The step has left nothing behind, and no further attempt of it can.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key} was undone before it happened, and has no effect any more"
+
+
+class BarrierPassedTwice(AbortSaga):
+    """A step went through the barrier of one database twice; what came second was not done."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} has been through this barrier already, in the same run of its body: "
+            f"do all of its work in one transaction, or make two steps of it"
+        )
+
+
 class SagaExecutionException(SagaError):
     """Something about one run of a saga."""
 

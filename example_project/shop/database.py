@@ -1,16 +1,16 @@
 """The shop's database: one SQLite file that all worker processes share.
 
-It also plays the parts of the warehouse, the card gateway and the carrier. Each of them accepts an
-idempotency key with a call, and keeps two promises that make a saga safe:
+It also plays the parts of the warehouse, the card gateway and the carrier. All that a step of a
+saga does here goes through a barrier, in the transaction of the work itself:
 
-- a call that comes again under its key changes nothing and gets the first call's answer;
-- an undo whose call never arrived changes nothing and blocks that key, so that the call is refused
-  should it arrive later.
+- a step that comes again changes nothing and gets the first one's answer;
+- an undo whose step never arrived changes nothing and blocks it, so that the step is refused should
+  it arrive later;
+- an undo knows what its step did, also if the step's answer was lost.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sqlite3
@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
+
+from celery_saga.contrib.barrier import create_table
+from celery_saga.contrib.barrier.dbapi import barrier, once
 
 T = TypeVar("T")
 
@@ -45,9 +48,6 @@ CREATE TABLE shipments (
     state TEXT CHECK (state IN ('booked', 'cancelled'))
 );
 CREATE TABLE confirmations (id INTEGER PRIMARY KEY, order_id INTEGER, email TEXT, text TEXT);
-CREATE TABLE operations (
-    key TEXT PRIMARY KEY, state TEXT CHECK (state IN ('done', 'blocked')), answer TEXT
-);
 CREATE TABLE calls (id INTEGER PRIMARY KEY, order_id INTEGER, task TEXT, process_group INTEGER);
 """
 
@@ -72,10 +72,6 @@ class CarrierRefused(Exception):
     """The carrier does not take this parcel."""
 
 
-class CallBlocked(Exception):
-    """The call was undone before it arrived."""
-
-
 class ShopDatabase:
     """The shop's tables in the SQLite file at ``path``."""
 
@@ -92,6 +88,7 @@ class ShopDatabase:
         with closing(self._connect()) as connection, connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
+            connection.execute(create_table("sqlite"))
             connection.executemany(
                 "INSERT INTO inventory VALUES (:sku, :title, :grams, :on_hand, :on_hand)", inventory
             )
@@ -117,7 +114,7 @@ class ShopDatabase:
         with closing(self._connect()) as connection:
             return connection.execute(query, values).fetchall()
 
-    def reserve(self, key: str, order_id: int, lines: list[Line]) -> str:
+    def reserve(self, order_id: int, lines: list[Line]) -> str:
         """Take goods off the shelf for an order; OutOfStock if there are too few."""
 
         def work(db: sqlite3.Connection) -> str:
@@ -136,10 +133,10 @@ class ShopDatabase:
                 )
             return reservation_id
 
-        return self._once(key, work)
+        return self._once(work)
 
-    def release(self, key: str, reserve_key: str) -> None:
-        """Undo :meth:`reserve`."""
+    def release(self, reservation_id: str | None = None) -> None:
+        """Undo :meth:`reserve`; without an id, what this saga's step reserved."""
 
         def work(db: sqlite3.Connection, reservation_id: str) -> None:
             db.execute(
@@ -150,9 +147,9 @@ class ShopDatabase:
             )
             _move_goods(db, reservation_id, "open", "released")
 
-        self._undo(key, reserve_key, work)
+        self._undo(reservation_id, work)
 
-    def charge(self, key: str, order_id: int, card: str, cents: int) -> str:
+    def charge(self, order_id: int, card: str, cents: int) -> str:
         """Charge a card; CardDeclined if its bank refuses."""
 
         def work(db: sqlite3.Connection) -> str:
@@ -160,19 +157,19 @@ class ShopDatabase:
                 raise CardDeclined(card.removeprefix("tok_declined_").replace("_", " "))
             return _book_money(db, order_id, "charge", cents)
 
-        return self._once(key, work)
+        return self._once(work)
 
-    def refund(self, key: str, charge_key: str) -> None:
-        """Undo :meth:`charge`."""
+    def refund(self, payment_id: str | None = None) -> None:
+        """Undo :meth:`charge`; without an id, what this saga's step charged."""
 
         def work(db: sqlite3.Connection, payment_id: str) -> None:
             query = "SELECT order_id, cents FROM ledger WHERE id = ?"
             payment = db.execute(query, (payment_id,)).fetchone()
             _book_money(db, payment["order_id"], "refund", payment["cents"])
 
-        self._undo(key, charge_key, work)
+        self._undo(payment_id, work)
 
-    def book(self, key: str, order_id: int, reservation_id: str, country: str) -> str:
+    def book(self, order_id: int, reservation_id: str, country: str) -> str:
         """Hand reserved goods to the carrier; CarrierRefused for what it does not take."""
 
         def work(db: sqlite3.Connection) -> str:
@@ -193,10 +190,12 @@ class ShopDatabase:
             _move_goods(db, reservation_id, "open", "shipped")
             return number
 
-        return self._once(key, work)
+        return self._once(work)
 
-    def cancel(self, key: str, book_key: str) -> None:
-        """Undo :meth:`book`: the goods are merely reserved again."""
+    def cancel(self, number: str | None = None) -> None:
+        """Undo :meth:`book`: the goods are merely reserved again. Without a number, what this
+        saga's step booked.
+        """
 
         def work(db: sqlite3.Connection, number: str) -> None:
             query = "SELECT reservation_id FROM shipments WHERE id = ?"
@@ -204,16 +203,16 @@ class ShopDatabase:
             db.execute("UPDATE shipments SET state = 'cancelled' WHERE id = ?", (number,))
             _move_goods(db, reservation_id, "shipped", "open")
 
-        self._undo(key, book_key, work)
+        self._undo(number, work)
 
-    def confirm(self, key: str, order_id: int, email: str, text: str) -> None:
+    def confirm(self, order_id: int, email: str, text: str) -> None:
         """Send the customer a message."""
 
         def work(db: sqlite3.Connection) -> None:
             columns = "INSERT INTO confirmations (order_id, email, text) VALUES (?, ?, ?)"
             db.execute(columns, (order_id, email, text))
 
-        self._once(key, work)
+        self._once(work)
 
     @contextmanager
     def call_under_way(self, order_id: int, task: str) -> Iterator[None]:
@@ -232,40 +231,14 @@ class ShopDatabase:
         query = "SELECT order_id, task FROM calls WHERE process_group = ? ORDER BY id"
         return [(row["order_id"], row["task"]) for row in self.rows(query, process_group)]
 
-    def _once(self, key: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Work under a key that counts once; the key and the work are one transaction."""
+    def _once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self.transaction() as db:
-            if before := _operation(db, key):
-                if before["state"] == "blocked":
-                    raise CallBlocked(f"{key} was undone before it arrived")
-                known: T = json.loads(before["answer"])
-                return known
-            answer = work(db)
-            _record(db, key, "done", answer)
-            return answer
+            return once(work)(db)
 
-    def _undo(self, key: str, of: str, work: Callable[[sqlite3.Connection, Any], None]) -> None:
-        """Undo the work under the key ``of``, or see to it that it can never happen."""
-        with self.transaction() as db:
-            if _operation(db, key):
-                return
-            forward = _operation(db, of)
-            if forward is None:
-                _record(db, of, "blocked", None)
-            elif forward["state"] == "done":
-                work(db, json.loads(forward["answer"]))
-            _record(db, key, "done", None)
-
-
-def _operation(db: sqlite3.Connection, key: str) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = db.execute(
-        "SELECT state, answer FROM operations WHERE key = ?", (key,)
-    ).fetchone()
-    return row
-
-
-def _record(db: sqlite3.Connection, key: str, state: str, answer: Any) -> None:
-    db.execute("INSERT INTO operations VALUES (?, ?, ?)", (key, state, json.dumps(answer)))
+    def _undo(self, what: str | None, work: Callable[[sqlite3.Connection, Any], None]) -> None:
+        with self.transaction() as db, barrier(db) as first:
+            if first:
+                work(db, what or first.forward_result)
 
 
 def _book_money(db: sqlite3.Connection, order_id: int, kind: str, cents: int) -> str:

@@ -1,7 +1,8 @@
 """The shop's Celery tasks. They know nothing of the checkout: each does one thing or undoes it.
 
 Warehouse, card gateway and carrier are other systems, so every call to them takes a moment on the
-way there and on the way back, and a worker may die at any point of it.
+way there and on the way back, and a worker may die at any point of it. An undo is not told what it
+takes back if the answer of its step was lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 from celery import Task
 
-from celery_saga import saga_info
 from example_project.shop.celery import app
 from example_project.shop.database import (
     CardDeclined,
@@ -33,14 +33,14 @@ class PaymentTimeout(Exception):
 def reserve_stock(order_id: int, lines: list[Line]) -> str:
     """Set an order's goods aside and return the reservation's id."""
     with outside_call(order_id, "reserve_stock") as shop:
-        return shop.reserve(own_key(order_id, "reserve"), order_id, lines)
+        return shop.reserve(order_id, lines)
 
 
 @app.task(acks_late=True)
-def release_stock(order_id: int) -> None:
+def release_stock(order_id: int, reservation_id: str | None = None) -> None:
     """Put the goods of a reservation back on the shelf."""
     with outside_call(order_id, "release_stock") as shop:
-        shop.release(own_key(order_id, "release"), forward_key(order_id, "reserve"))
+        shop.release(reservation_id)
 
 
 @app.task(
@@ -53,35 +53,35 @@ def release_stock(order_id: int) -> None:
 def charge_card(self: Task[Any, Any], order_id: int, card: str, total_cents: int) -> str:
     """Charge a card and return the payment's id."""
     with outside_call(order_id, "charge_card") as shop:
-        payment_id = shop.charge(own_key(order_id, "charge"), order_id, card, total_cents)
+        payment_id = shop.charge(order_id, card, total_cents)
         if order_id % 7 == 0 and self.request.retries == 0:
-            # Now and then the answer is lost on the way back. The retry brings the same key, so the
-            # gateway gives the same answer and does not charge the card again.
+            # Now and then the answer is lost on the way back. The barrier knows the retry, which
+            # gets the same answer and does not charge the card again.
             raise PaymentTimeout(f"no answer about the payment of order {order_id}")
         return payment_id
 
 
 @app.task(acks_late=True)
-def refund_card(order_id: int) -> None:
+def refund_card(order_id: int, payment_id: str | None = None) -> None:
     """Pay back what a card was charged."""
     with outside_call(order_id, "refund_card") as shop:
-        shop.refund(own_key(order_id, "refund"), forward_key(order_id, "charge"))
+        shop.refund(payment_id)
 
 
-# Many carriers know no idempotency keys, and a second booking would send a second van. So this task
-# keeps Celery's default: acknowledged before it runs, at most once.
+# A second booking would send a second van. So this task keeps Celery's default: acknowledged before
+# it runs, at most once.
 @app.task(throws=(CarrierRefused,))
 def book_carrier(order_id: int, reservation_id: str, country: str) -> str:
     """Hand the reserved goods to the carrier and return the tracking number."""
     with outside_call(order_id, "book_carrier") as shop:
-        return shop.book(own_key(order_id, "book"), order_id, reservation_id, country)
+        return shop.book(order_id, reservation_id, country)
 
 
 @app.task(acks_late=True)
-def cancel_booking(order_id: int) -> None:
+def cancel_booking(order_id: int, tracking_number: str | None = None) -> None:
     """Call the van off and take the goods back."""
     with outside_call(order_id, "cancel_booking") as shop:
-        shop.cancel(own_key(order_id, "cancel"), forward_key(order_id, "book"))
+        shop.cancel(tracking_number)
 
 
 @app.task(acks_late=True)
@@ -89,19 +89,7 @@ def send_confirmation(order_id: int, email: str, total_cents: int, tracking_numb
     """Tell the customer what was paid and how to follow the parcel."""
     text = f"Order {order_id}: {total_cents / 100:.2f} EUR paid, parcel {tracking_number}"
     with outside_call(order_id, "send_confirmation") as shop:
-        shop.confirm(own_key(order_id, "confirm"), order_id, email, text)
-
-
-def own_key(order_id: int, action: str) -> str:
-    """The key under which this call counts once, however often the task runs."""
-    info = saga_info()
-    return info.idempotency_key if info else f"{order_id}/{action}"
-
-
-def forward_key(order_id: int, action: str) -> str:
-    """The key of the call that this one undoes."""
-    info = saga_info()
-    return (info.forward_key if info else None) or f"{order_id}/{action}"
+        shop.confirm(order_id, email, text)
 
 
 @contextmanager

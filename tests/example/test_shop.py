@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import example_project
-from celery_saga import SagaStatus
+from celery_saga import BlockedByUndo, SagaStatus
 from example_project.balance import differences, total_cents, totals
 from example_project.shop import tasks
 from example_project.shop.database import (
-    CallBlocked,
     CardDeclined,
     CarrierRefused,
     OutOfStock,
     ShopDatabase,
 )
+from tests.helpers import delivery
 
 EXAMPLE = Path(example_project.__file__).parent
 LINES: Any = [
@@ -52,39 +54,72 @@ def on_hand(shop: ShopDatabase) -> dict[str, int]:
     return {row["sku"]: row["on_hand"] for row in shop.rows("SELECT * FROM inventory")}
 
 
+@contextmanager
+def step(name: str, order_id: int = 1) -> Iterator[None]:
+    """The body of a step of the order's saga."""
+    with delivery(f"order-{order_id}", step=name):
+        yield
+
+
+@contextmanager
+def undo_of(name: str, order_id: int = 1) -> Iterator[None]:
+    with delivery(f"order-{order_id}", "c", step=name):
+        yield
+
+
 def complete(shop: ShopDatabase, order_id: int) -> None:
     """What the checkout does when all goes well."""
-    reservation_id = shop.reserve(f"{order_id}/reserve", order_id, LINES)
-    shop.charge(f"{order_id}/charge", order_id, "tok_visa", total_cents(order(order_id)))
-    shop.book(f"{order_id}/book", order_id, reservation_id, "DE")
-    shop.confirm(f"{order_id}/confirm", order_id, "a@example.org", "Thank you")
+    with step("reserve", order_id):
+        reservation_id = shop.reserve(order_id, LINES)
+    with step("charge", order_id):
+        shop.charge(order_id, "tok_visa", total_cents(order(order_id)))
+    with step("book", order_id):
+        shop.book(order_id, reservation_id, "DE")
+    with step("send", order_id):
+        shop.confirm(order_id, "a@example.org", "Thank you")
 
 
 def undo(shop: ShopDatabase, order_id: int) -> None:
-    shop.cancel(f"{order_id}/cancel", f"{order_id}/book")
-    shop.refund(f"{order_id}/refund", f"{order_id}/charge")
-    shop.release(f"{order_id}/release", f"{order_id}/reserve")
+    """What it does when the answers were lost."""
+    with undo_of("book", order_id):
+        shop.cancel()
+    with undo_of("charge", order_id):
+        shop.refund()
+    with undo_of("reserve", order_id):
+        shop.release()
 
 
 class TestRepeatedCalls:
-    def test_a_repeated_call_gets_the_first_answer_and_changes_nothing(self, shop):
-        first = shop.reserve("key", 1, LINES), shop.charge("pay", 1, "tok_visa", 500)
+    def reserve(self, shop: ShopDatabase) -> str:
+        with step("reserve"):
+            return shop.reserve(1, LINES)
 
-        second = shop.reserve("key", 1, LINES), shop.charge("pay", 1, "tok_visa", 500)
+    def charge(self, shop: ShopDatabase, order_id: int = 1) -> str:
+        with step("charge", order_id):
+            return shop.charge(1, "tok_visa", 500)
+
+    def test_a_repeated_call_gets_the_first_answer_and_changes_nothing(self, shop):
+        first = self.reserve(shop), self.charge(shop)
+
+        second = self.reserve(shop), self.charge(shop)
 
         assert second == first
         assert on_hand(shop) == {"MUG": 8, "RUG": 4}
         assert totals(shop)["charged"] == 500
 
-    def test_one_key_counts_once_for_many_callers_at_the_same_moment(self, shop):
+    def test_one_step_counts_once_for_many_callers_at_the_same_moment(self, shop):
         with ThreadPoolExecutor(8) as threads:
-            answers = set(threads.map(lambda _: shop.reserve("key", 1, LINES), range(8)))
+            answers = set(threads.map(lambda _: self.reserve(shop), range(8)))
 
         assert len(answers) == 1
         assert on_hand(shop) == {"MUG": 8, "RUG": 4}
 
-    def test_another_key_is_another_call(self, shop):
-        assert shop.charge("pay/0", 1, "tok_visa", 500) != shop.charge("pay/1", 1, "tok_visa", 500)
+    def test_another_saga_is_another_call(self, shop):
+        assert self.charge(shop, 1) != self.charge(shop, 2)
+        assert totals(shop)["charged"] == 1000
+
+    def test_outside_of_a_saga_each_call_counts(self, shop):
+        assert shop.charge(1, "tok_visa", 500) != shop.charge(1, "tok_visa", 500)
         assert totals(shop)["charged"] == 1000
 
     def test_an_undo_restores_everything_once(self, shop):
@@ -100,38 +135,42 @@ class TestRepeatedCalls:
     def test_an_undo_before_its_call_changes_nothing_and_blocks_the_call(self, shop):
         undo(shop, 1)
 
-        with pytest.raises(CallBlocked):
-            shop.reserve("1/reserve", 1, LINES)
-        with pytest.raises(CallBlocked):
-            shop.charge("1/charge", 1, "tok_visa", 500)
+        with pytest.raises(BlockedByUndo):
+            self.reserve(shop)
+        with pytest.raises(BlockedByUndo):
+            self.charge(shop)
         assert on_hand(shop) == {"MUG": 10, "RUG": 5}
         assert totals(shop)["charged"] == totals(shop)["refunded"] == 0
 
 
 class TestRefusals:
+    def reserve(self, shop: ShopDatabase, lines: Any) -> str:
+        with step("reserve"):
+            return shop.reserve(1, lines)
+
     def test_a_failed_reservation_takes_nothing(self, shop):
         too_many: Any = [*LINES[:1], {"sku": "RUG", "quantity": 6, "price_cents": 1}]
 
         with pytest.raises(OutOfStock, match="fewer than 6 of RUG"):
-            shop.reserve("key", 1, too_many)
+            self.reserve(shop, too_many)
 
         assert on_hand(shop) == {"MUG": 10, "RUG": 5}
-        assert shop.reserve("key", 1, LINES), "a refused call may be repeated"
+        assert self.reserve(shop, LINES), "a refused call may be repeated"
 
     def test_a_declined_card_is_not_charged(self, shop):
         with pytest.raises(CardDeclined, match="insufficient funds"):
-            shop.charge("key", 1, "tok_declined_insufficient_funds", 500)
+            shop.charge(1, "tok_declined_insufficient_funds", 500)
 
         assert totals(shop)["charged"] == 0
 
     def test_the_carrier_refuses_far_and_heavy_parcels(self, shop):
         heavy: Any = [{"sku": "RUG", "quantity": 4, "price_cents": 20000}]
-        reservation_id = shop.reserve("key", 1, heavy)
+        reservation_id = shop.reserve(1, heavy)
 
         with pytest.raises(CarrierRefused, match="no delivery to NZ"):
-            shop.book("book", 1, reservation_id, "NZ")
+            shop.book(1, reservation_id, "NZ")
         with pytest.raises(CarrierRefused, match="36 kg"):
-            shop.book("book", 1, reservation_id, "DE")
+            shop.book(1, reservation_id, "DE")
         assert totals(shop)["parcels"] == 0
 
 
@@ -140,23 +179,24 @@ class TestTasks:
 
     def test_the_tasks_do_an_order_and_undo_it(self, shop):
         reservation_id = tasks.reserve_stock(1, LINES)
-        tasks.charge_card(1, "tok_visa", 22490)
+        payment_id = tasks.charge_card(1, "tok_visa", 22490)
         number = tasks.book_carrier(1, reservation_id, "DE")
         tasks.send_confirmation(1, "a@example.org", 22490, number)
         assert differences(shop, [order(1)], {1: COMPLETED}) == []
 
-        tasks.cancel_booking(1)
-        tasks.refund_card(1)
-        tasks.release_stock(1)
+        tasks.cancel_booking(1, number)
+        tasks.refund_card(1, payment_id)
+        tasks.release_stock(1, reservation_id)
 
         assert on_hand(shop) == {"MUG": 10, "RUG": 5}
         assert shop.rows("SELECT * FROM calls") == []
 
     def test_a_lost_answer_leaves_one_charge(self, shop):
-        with pytest.raises(tasks.PaymentTimeout):
+        with step("charge", 7), pytest.raises(tasks.PaymentTimeout):
             tasks.charge_card(7, "tok_visa", 500)
 
-        tasks.charge_card.apply((7, "tok_visa", 500)).get()
+        with step("charge", 7):
+            tasks.charge_card.apply((7, "tok_visa", 500)).get()
 
         assert totals(shop)["charged"] == 500
 
@@ -220,11 +260,10 @@ class TestOrders:
         assert ends.count("CarrierRefused") == 6
 
     def end_of(self, shop: ShopDatabase, each: dict[str, Any]) -> str:
-        key = str(each["order_id"])
         try:
-            reservation_id = shop.reserve(f"{key}/r", each["order_id"], each["lines"])
-            shop.charge(f"{key}/c", each["order_id"], each["card"], total_cents(each))
-            shop.book(f"{key}/b", each["order_id"], reservation_id, each["address"]["country"])
+            reservation_id = shop.reserve(each["order_id"], each["lines"])
+            shop.charge(each["order_id"], each["card"], total_cents(each))
+            shop.book(each["order_id"], reservation_id, each["address"]["country"])
         except (OutOfStock, CardDeclined, CarrierRefused) as error:
             return type(error).__name__
         return "fulfilled"

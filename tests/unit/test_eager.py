@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from celery import Celery
 
-from celery_saga import Saga, SagaManager
+from celery_saga import Saga, SagaManager, saga_info
 
 
 @pytest.fixture
@@ -40,3 +41,23 @@ def test_each_thread_runs_its_own_sagas_to_their_ends(app: Celery) -> None:
 
     assert [status for status, _ in ended] == ["COMPLETED", "COMPLETED"]
     assert sorted(ran) == [(1, ended[0][1]), (2, ended[1][1])]
+
+
+def test_a_task_that_a_step_launches_is_not_the_step(app: Celery) -> None:
+    """A worker would run it by itself, and it would know of no saga."""
+    seen: list[Any] = []
+
+    @app.task(name="eager.other", shared=False)
+    def other() -> None:
+        seen.append(saga_info())
+
+    @app.task(name="eager.launches", shared=False)
+    def launches() -> None:
+        other.delay()
+        other.apply()
+        seen.append(saga_info())
+        other()  # a call, which is a part of the step
+
+    assert Saga("launches", app=app, steps=[launches]).commit().delay().status == "COMPLETED"
+    assert seen[:2] == [None, None]
+    assert [info.step for info in seen[2:]] == ["launches"] * 2

@@ -7,4 +7,4 @@ class Order(models.Model):
     """An order and how far it is."""
 
     amount = models.IntegerField()
-    state = models.CharField(max_length=20, default="new")
+    state = models.CharField(max_length=100, default="new")

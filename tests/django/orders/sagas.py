@@ -2,7 +2,7 @@
 
 from celery_saga import Saga
 from tests.django.orders.models import Order
-from tests.django.orders.tasks import charge, release, reserve
+from tests.django.orders.tasks import charge, pack, pay, pay_back, release, reserve
 
 
 def finish(context):
@@ -16,3 +16,8 @@ place_order.local_step(reserve).on_failure(release)
 place_order.local_step(charge)
 place_order.local_step(finish)
 place_order.commit()
+
+sell = Saga("orders.sell")
+sell.local_step(pay).on_failure(pay_back)
+sell.local_step(pack)
+sell.commit()

@@ -1,12 +1,14 @@
 """How a Django project tests its sagas: eagerly, with Django's own test case. Not for pytest."""
 
+import re
 from contextlib import suppress
 
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase
 
+from celery_saga.contrib.barrier.django.models import Passage
 from tests.django.orders.models import Order
-from tests.django.orders.sagas import place_order
+from tests.django.orders.sagas import place_order, sell
 
 
 def start(amount=10):
@@ -50,3 +52,24 @@ class CommittedTest(TransactionTestCase):
             raise ZeroDivisionError
         assert not Order.objects.filter(pk=lost.pk).exists()
         assert connection.is_usable()
+
+
+class BarrierTest(TransactionTestCase):
+    """A step that is tried again after its commit, with the app's own migration."""
+
+    def test_its_effect_is_there_once_and_its_result_is_the_first_ones(self):
+        order = Order.objects.create(amount=10)
+        result = sell.delay(order_id=order.pk, amount=10)
+        assert result.status == "COMPLETED"
+        order.refresh_from_db()
+        (first, second) = re.findall(r"asked \((\w+)\)", order.state)
+        assert first == second == result.context.receipt[:4]
+        assert order.state.count("paid") == order.state.count("packed") == 1
+
+    def test_an_error_in_the_block_leaves_nothing(self):
+        order = Order.objects.create(amount=200)
+        assert sell.delay(order_id=order.pk, amount=200).status == "COMPENSATED"
+        order.refresh_from_db()
+        assert order.state.endswith("paid back")
+        keys = set(Passage.objects.values_list("step_key", flat=True))
+        assert {key.partition("/")[2].rpartition(".")[2] for key in keys} == {"pay/f/0", "pay/c/0"}

@@ -4,7 +4,7 @@ from django.db import connection, transaction
 from django.http import JsonResponse
 
 from tests.django.orders.models import Order
-from tests.django.orders.sagas import place_order
+from tests.django.orders.sagas import place_order, sell
 
 
 def _amount(request):
@@ -48,6 +48,13 @@ def place_outside(request):
     order = Order.objects.create(amount=_amount(request))
     place_order.delay_on_commit(order_id=order.pk, amount=order.amount)
     return JsonResponse({"order": order.pk, "atomic": connection.in_atomic_block})
+
+
+def sale(request):
+    """Steps behind the barrier, the first of which is tried twice."""
+    order = Order.objects.create(amount=_amount(request))
+    sell.delay_on_commit(order_id=order.pk, amount=order.amount)
+    return JsonResponse({"order": order.pk})
 
 
 def state(request, pk):

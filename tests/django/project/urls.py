@@ -8,5 +8,6 @@ urlpatterns = [
     path("place", views.place),
     path("place-in-parts", views.place_in_parts),
     path("place-outside", views.place_outside),
+    path("sale", views.sale),
     path("state/<int:pk>", views.state),
 ]

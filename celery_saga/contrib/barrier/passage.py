@@ -1,0 +1,167 @@
+"""What a barrier decides, over any connection: who is first, and what others get."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+from celery_saga import codec
+from celery_saga.contrib.barrier.statements import Statements
+from celery_saga.errors import BarrierPassedTwice, BlockedByUndo, SetupError
+from celery_saga.info import SagaInfo, saga_info
+
+R = TypeVar("R")
+
+SECONDS_A_DAY = 86400
+
+
+class Result(Protocol):
+    """What is looked at of a cursor."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that were written."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """Rows that were found."""
+
+
+#: Runs one statement in the user's transaction.
+Execute = Callable[[str, tuple[Any, ...]], Result]
+
+
+class Passage:
+    """One way through a barrier. It is true for whoever is first: then the work is to be done.
+
+    Attributes:
+        result: what the step gives to its saga. Who is first sets it, and it is kept when the
+            ``with`` block ends; who comes later finds it here. None if nothing was kept. Values as
+            in a saga's context.
+    """
+
+    def __init__(self, first: bool, result: Any = None) -> None:
+        self._first = first
+        self.result = result
+        self._forward: Callable[[], Any] = lambda: None
+
+    def __bool__(self) -> bool:
+        return self._first
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'first' if self._first else 'skipped'}>"
+
+    @property
+    def forward_result(self) -> Any:
+        """In an undo, the result that the step itself kept; read when it is asked for, inside.
+
+        So an undo knows what to take back also when the step's report was lost. None outside of a
+        saga, in a step, and if the step kept nothing.
+        """
+        return self._forward()
+
+
+#: The step that was first in this run of its body.
+_passed: ContextVar[SagaInfo | None] = ContextVar("celery_saga_barrier_passed", default=None)
+
+
+@contextmanager
+def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
+    """Go through the barrier, and keep the result at the end.
+
+    Args:
+        sql: the statements for the database.
+        execute: runs one of them in the user's transaction.
+
+    Raises:
+        BlockedByUndo: the step was undone before.
+        BarrierPassedTwice: the step has done its work in this database already.
+        UnserializableValue: the result cannot be kept.
+    """
+    info = saga_info()
+    if info is None:
+        yield Passage(True)
+        return
+    passage = _Gate(sql, execute, info).enter()
+    yield passage
+    if passage and passage.result is not None:
+        text = codec.dumps(passage.result, "result")
+        execute(sql.keep, (text, _own_key(info)))
+
+
+def run(barrier: AbstractContextManager[Passage], work: Callable[[], R]) -> R:
+    """Work in the barrier, and keep what comes of it; who is skipped gets what was kept."""
+    with barrier as first:
+        if first:
+            first.result = work()
+    return first.result  # type: ignore[no-any-return]
+
+
+def purge(sql: Statements, execute: Execute, days: float) -> int:
+    """Delete the rows that are older than so many days; returns how many there were."""
+    return execute(sql.purge, (int(time.time() - days * SECONDS_A_DAY),)).rowcount
+
+
+def _own_key(info: SagaInfo) -> str:
+    """The key of the step's own row.
+
+    That of an undo has the round of the step that it undoes, not its own: what the engine asks to
+    be undone in a new round, because the step reported late, is undone already.
+    """
+    if info.direction == "f":
+        return info.idempotency_key
+    return _undo_of(info.forward_key)
+
+
+def _undo_of(key: str) -> str:
+    head, _, turn = key.rpartition("/")
+    return f"{head.removesuffix('f')}c/{turn}"
+
+
+class _Gate:
+    """One attempt to be first."""
+
+    def __init__(self, sql: Statements, execute: Execute, info: SagaInfo) -> None:
+        self._sql, self._execute, self._info = sql, execute, info
+        self._own = _own_key(info)
+        self._at = int(time.time())
+
+    def enter(self) -> Passage:
+        if not self._insert(self._own):
+            return self._known()
+        _passed.set(self._info)
+        if self._info.direction == "f":
+            return Passage(True)
+        # The row of the step itself: whoever wrote it was first.
+        if self._insert(self._info.forward_key):
+            return Passage(False)
+        passage = Passage(True)
+        passage._forward = self._forward
+        return passage
+
+    def _insert(self, key: str) -> bool:
+        count = self._execute(self._sql.insert, (key, self._at)).rowcount
+        if count not in (0, 1):  # psycopg within a pipeline, for one
+            raise SetupError(f"the driver does not say whether the barrier's row is new ({count})")
+        return count == 1
+
+    def _known(self) -> Passage:
+        """Someone was here before: say what came of it."""
+        if _passed.get() is self._info:
+            raise BarrierPassedTwice(self._own)
+        forward, undo = self._info.forward_key, _undo_of(self._info.forward_key)
+        rows = self._rows(forward, undo)
+        if self._own == forward and undo in rows:
+            raise BlockedByUndo(forward)
+        return Passage(False, rows[self._own])
+
+    def _forward(self) -> Any:
+        key = self._info.forward_key
+        return self._rows(key, key)[key]
+
+    def _rows(self, *keys: str) -> dict[str, Any]:
+        """The results of those of the keys that are there."""
+        found = self._execute(self._sql.find, keys).fetchall()
+        return {key: None if text is None else codec.loads(text) for key, text in found}

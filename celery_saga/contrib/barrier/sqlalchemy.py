@@ -1,0 +1,97 @@
+"""The barrier for SQLAlchemy 2: in the transaction of a ``Session`` or a ``Connection``.
+
+::
+
+    with Session.begin() as session, barrier(session) as first:
+        if first:
+            first.result = reserve(session, order_id)
+    return first.result
+
+The table goes into the ``MetaData`` of your models, where ``create_all`` and Alembic's
+``--autogenerate`` find it::
+
+    class Base(DeclarativeBase): ...
+
+    barrier_table(Base.metadata)
+
+Whoever leaves the ``with`` block of the barrier by an error must roll the transaction back, as
+``Session.begin()`` does. With an ``AsyncSession``: ``await session.run_sync(work)``, where
+``work`` is a function with :func:`once`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Text
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.orm import Session, scoped_session
+
+from celery_saga.contrib.barrier import passage
+from celery_saga.contrib.barrier.dbapi import check_transaction
+from celery_saga.contrib.barrier.passage import Execute, Passage
+from celery_saga.contrib.barrier.statements import KEY_LENGTH, TABLE, Statements, statements
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Bound = Session | scoped_session[Any] | Connection
+S = TypeVar("S", bound=Bound)
+
+
+def barrier(session: Bound) -> AbstractContextManager[Passage]:
+    """The barrier of the step that is running, in the transaction of a session or connection.
+
+    Raises:
+        SetupError: there is no barrier for its database, or it commits each statement by itself.
+    """
+    connection = _connection(session)
+    check_transaction(connection.connection.dbapi_connection)
+    return passage.passing(*_way(connection))
+
+
+def once(function: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """For a function whose first parameter is the session or connection: call it in the barrier.
+
+    What it returns is kept. Where it is skipped, the kept result is returned in its place; for an
+    undo with nothing to undo that is None.
+    """
+
+    @wraps(function)
+    def call(session: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return passage.run(barrier(session), partial(function, session, *args, **kwargs))
+
+    return call
+
+
+def purge(session: Bound, days: float) -> int:
+    """As :func:`celery_saga.contrib.barrier.dbapi.purge`."""
+    return passage.purge(*_way(_connection(session)), days)
+
+
+def barrier_table(metadata: MetaData) -> Table:
+    """Add the barrier's table to ``metadata``; the one that it has, if it has it already."""
+    found = metadata.tables.get(TABLE)
+    if found is not None:
+        return found
+    return Table(
+        TABLE,
+        metadata,
+        Column("step_key", String(KEY_LENGTH), primary_key=True),
+        Column("result", Text().with_variant(LONGTEXT(), "mysql", "mariadb")),
+        Column("created_at", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+def _connection(session: Bound) -> Connection:
+    return session if isinstance(session, Connection) else session.connection()
+
+
+def _way(connection: Connection) -> tuple[Statements, Execute]:
+    # The driver's cursor, through SQLAlchemy: its events and logs see the statement, its compiler
+    # has nothing to do.
+    dialect = connection.dialect
+    return statements(dialect.name, dialect.paramstyle), connection.exec_driver_sql
