@@ -97,6 +97,8 @@ class RedisOutbox:
         self._lock = threading.RLock()
         self._trials: dict[str, tuple[float, bool]] = {}
         self._told = False
+        #: Why the last trial did not pass.
+        self.refusal = ""
 
     def forget(self) -> None:
         """A connection was lost: try again before the next use."""
@@ -141,6 +143,7 @@ class RedisOutbox:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "the broker is not on the store's server"
+        self.refusal = "" if passed else reason
         if not passed and what == _WITH and not self._told:
             self._told = True
             log.info("steps are published after their checkpoint, not with it: %s", reason)
