@@ -34,6 +34,9 @@ log = logging.getLogger("celery_saga")
 TRUST = 60.0
 
 
+#: Milliseconds for which the key of a trial is kept at most.
+TRIAL_KEPT = 10_000
+
 #: The two ways in which collected commands are carried out.
 _WITH, _ALONE = "with the checkpoint", "by themselves"
 
@@ -158,7 +161,8 @@ class RedisOutbox:
             return False
         key = f"{channel.global_keyprefix}celery_saga-trial-{uuid.uuid4().hex}"
         value = uuid.uuid4().hex
-        push([("lpush", key, value)])
+        # If the servers are two, nobody looks for it where the store has put it.
+        push([("lpush", key, value), ("pexpire", key, TRIAL_KEPT)])
         client = self._broker()
         found = client.lrange(key, 0, -1)
         client.delete(key)

@@ -29,8 +29,6 @@ def _keeps_nothing(server: Server) -> bool:
 
 
 def _store_persistence(server: Server) -> Iterator[Finding]:
-    append, snapshots = server.setting("appendonly"), server.setting("save")
-    sync = server.setting("appendfsync")
     if _keeps_nothing(server):
         yield _change(
             Level.ERROR,
@@ -40,36 +38,43 @@ def _store_persistence(server: Server) -> Iterator[Finding]:
             "appendonly",
             "yes, with appendfsync always",
         )
-    elif append == "no" and snapshots is not None:
+    elif server.setting("appendonly") == "no" and server.setting("save") is not None:
         yield _change(
             Level.WARNING,
             server,
-            f"keeps snapshots only (appendonly no, save {snapshots!r})",
-            "a crash forgets all since the last one: steps run again with the same key, and sagas "
-            "that were created since are gone",
+            f"keeps snapshots only (appendonly no, save {server.setting('save')!r})",
+            f"a crash forgets all since the last one: {_forgotten('since')}",
             "appendonly",
             "yes, with appendfsync always",
         )
-    elif append == "yes" and sync == "no":
+    elif server.setting("appendonly") == "yes":
+        yield from _late_writes(server)
+
+
+def _late_writes(server: Server) -> Iterator[Finding]:
+    sync = server.setting("appendfsync")
+    if sync == "no":
         yield _change(
             Level.WARNING,
             server,
             "leaves it to the system when writes reach the disk (appendfsync no)",
-            "a power loss can forget the last half minute: steps run again with the same key, and "
-            "a saga that was created in it can vanish",
+            f"a power loss can forget the last half minute: {_forgotten('in it')}",
             "appendfsync",
             "always, or at least everysec",
         )
-    elif append == "yes" and sync == "everysec":
+    elif sync == "everysec":
         yield _change(
             Level.INFO,
             server,
             "writes to disk once a second (appendfsync everysec)",
-            "a power loss can forget the last second: steps run again with the same key, and a "
-            "saga that was created in it can vanish",
+            f"a power loss can forget the last second: {_forgotten('in it')}",
             "appendfsync",
             "always, if that must not be",
         )
+
+
+def _forgotten(when: str) -> str:
+    return f"steps run again with the same key, and a saga that was created {when} can vanish"
 
 
 def _broker_persistence(server: Server, facts: Facts) -> Iterator[Finding]:
@@ -177,8 +182,7 @@ def replication(facts: Facts) -> Iterator[Finding]:
                 Level.INFO,
                 server,
                 f"answers before its replicas have a write ({replicas} connected)",
-                "a failover can forget the last writes: steps run again with the same key, and a "
-                "saga that was created in them can vanish",
+                f"a failover can forget the last writes: {_forgotten('by them')}",
                 "min-replicas-to-write",
                 "1, with a short min-replicas-max-lag, which bounds the loss",
             )

@@ -70,11 +70,14 @@ def _text(error: Exception) -> str:
 def _broker(runtime: Runtime, facts: BrokerFacts) -> BrokerFacts:
     connection: Any
     with open_connection(runtime.app) as connection:
-        seconds = getattr(connection.default_channel, "visibility_timeout", None)
+        channel = connection.default_channel
+        seconds = getattr(channel, "visibility_timeout", None)
+        # Transports that inherit from kombu's virtual one say so of their channels.
+        fanout = getattr(channel, "supports_fanout", True)
         return replace(
             facts,
             driver=str(connection.transport.driver_type),
-            asks=bool(connection.supports_exchange_type("fanout")),
+            asks=bool(fanout and connection.supports_exchange_type("fanout")),
             visibility_timeout=None if seconds is None else float(seconds),
         )
 
