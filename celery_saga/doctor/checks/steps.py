@@ -136,4 +136,6 @@ def _steps(duties: Iterable[Duty]) -> tuple[str, ...]:
 
 
 def _waiting(live: int) -> str:
-    return f"; {live} live saga{'s' if live > 1 else ''} need it" if live else ""
+    if not live:
+        return ""
+    return f"; {live} live sagas need it" if live > 1 else "; 1 live saga needs it"
