@@ -174,7 +174,8 @@ class TestTheCommandLine:
     def test_celery_does_not_wait_for_what_the_verbs_need(self):
         code = (
             "import json, sys, celery.bin.celery as cli\n"
-            "print(json.dumps([name for name in sys.modules if name.split('.')[0] == 'celery_saga']))\n"
+            "own = [name for name in sys.modules if name.split('.')[0] == 'celery_saga']\n"
+            "print(json.dumps(own))\n"
             "assert cli.celery.commands['saga'].commands['doctor']"
         )
         done = subprocess.run(
