@@ -17,8 +17,9 @@ from celery_saga.doctor.printing import lines
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
 from celery_saga.steps import _STEP_OPTIONS
-from tests.unit.ailing import WELL
-from tests.unit.doctor_cases import CASES
+from tests.unit.ailing import WELL, duties
+from tests.unit.doctor_cases import CASES, READ
+from tests.unit.scenario import Scenario
 
 IDS = [f"{check}: {case}" for check, case, _, _ in CASES]
 
@@ -76,6 +77,16 @@ SETTINGS_THERE_ARE = {
     Where.MACHINE: {"clock"},
     Where.PACKAGE: {"celery-saga-workflow", "celery", "kombu", "python"},
 }
+
+
+def test_a_lost_step_that_nothing_undoes_is_as_the_finding_says():
+    lost = Scenario.of("a b!-").play("start, f0 ok, f1 void, c0 ok").execution
+
+    assert [step.status for step in lost.steps] == ["COMPENSATED", "UNKNOWN"]
+    assert (lost.status, lost.steps[1].effect) == ("COMPENSATED", True)
+    (finding,) = CHECKS["early-ack"](duties(READ))
+    assert "the step ends UNKNOWN and the rest of the saga is undone" in finding.leads_to
+    assert "stays, although the saga ends COMPENSATED" in finding.leads_to
 
 
 def test_the_worst_comes_first():

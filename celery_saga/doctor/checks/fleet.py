@@ -23,7 +23,7 @@ def workers(facts: Facts) -> Iterator[Finding]:
             f"{len(silent)} worker boot{'s beat' if len(silent) > 1 else ' beats'} in the store "
             f"and did not answer over the broker",
             "the checks know nothing of them: they may be busy (--timeout), have ended just now, "
-            "use another broker, or share a node name, under which RabbitMQ asks one worker only",
+            "or use another broker",
             Where.APP,
             "worker_enable_remote_control",
             "True",
@@ -69,8 +69,8 @@ def plugin(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR if taken else Level.WARNING,
             f"worker {worker.node} consumes {listed(shared)} without the plugin",
-            "it runs steps behind the engine's back: their sagas stand still, and the steps run "
-            "again later; it drops celery_saga.start"
+            "it runs steps behind the engine's back, or drops those that it does not know: their "
+            "sagas stand still until the steps are sent again; it drops celery_saga.start"
             if taken
             else "it drops celery_saga.start, so sagas that it was to start do not exist",
             Where.WORKER,
