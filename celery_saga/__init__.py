@@ -1,112 +1,30 @@
-"""Durable sagas on the Celery you already run."""
+"""Durable sagas on the Celery you already run.
 
-from celery_saga._version import __version__
-from celery_saga.binding import Const
-from celery_saga.context import SagaContext
-from celery_saga.errors import (
-    AbortSaga,
-    AlreadyCommittedException,
-    AlreadyOnSagaException,
-    BadStepResult,
-    BarrierPassedTwice,
-    BlockedByUndo,
-    ContextTooLarge,
-    DefinitionError,
-    DefinitionWarning,
-    EmptySagaException,
-    EmptySagaStepException,
-    MissingInput,
-    MultipleOnExecuteException,
-    MultipleOnFailureException,
-    SagaAlreadyExists,
-    SagaCompensated,
-    SagaError,
-    SagaException,
-    SagaExecutionException,
-    SagaExecutionNotFoundException,
-    SagaFailedCommitCallbackException,
-    SagaFailedExecutionException,
-    SagaFailedExecutionStepException,
-    SagaNotActionable,
-    SagaNotCommittedException,
-    SagaNotDefinedException,
-    SagaNotFound,
-    SagaPastPivot,
-    SagaRollbackExecutionException,
-    SagaStepException,
-    SagaStepExecutionException,
-    SagaStuck,
-    SetupError,
-    StoreError,
-    StoreUnavailable,
-    UndefinedOnExecuteException,
-    UnserializableValue,
-    UnsupportedCheckpoint,
-)
-from celery_saga.execution import SagaExecution, SagaStatus, SagaStepExecution, StepStatus
-from celery_saga.info import SagaInfo, saga_info
-from celery_saga.manager import SagaExecutionRepository, SagaManager
-from celery_saga.messages import SagaRequest, SagaResponse, SagaResponseStatus
-from celery_saga.result import SagaResult
-from celery_saga.saga import Saga
-from celery_saga.steps import LocalSagaStep, SagaOperation, saga_step
+What the package offers stands in :mod:`celery_saga.face`, and is imported when a name of it is
+first asked for: Celery's command line imports the package at each start, for its verbs.
+"""
 
-__all__ = [
-    "AbortSaga",
-    "AlreadyCommittedException",
-    "AlreadyOnSagaException",
-    "BadStepResult",
-    "BarrierPassedTwice",
-    "BlockedByUndo",
-    "Const",
-    "ContextTooLarge",
-    "DefinitionError",
-    "DefinitionWarning",
-    "EmptySagaException",
-    "EmptySagaStepException",
-    "LocalSagaStep",
-    "MissingInput",
-    "MultipleOnExecuteException",
-    "MultipleOnFailureException",
-    "Saga",
-    "SagaAlreadyExists",
-    "SagaCompensated",
-    "SagaContext",
-    "SagaError",
-    "SagaException",
-    "SagaExecution",
-    "SagaExecutionException",
-    "SagaExecutionNotFoundException",
-    "SagaExecutionRepository",
-    "SagaFailedCommitCallbackException",
-    "SagaFailedExecutionException",
-    "SagaFailedExecutionStepException",
-    "SagaInfo",
-    "SagaManager",
-    "SagaNotActionable",
-    "SagaNotCommittedException",
-    "SagaNotDefinedException",
-    "SagaNotFound",
-    "SagaOperation",
-    "SagaPastPivot",
-    "SagaRequest",
-    "SagaResponse",
-    "SagaResponseStatus",
-    "SagaResult",
-    "SagaRollbackExecutionException",
-    "SagaStatus",
-    "SagaStepException",
-    "SagaStepExecution",
-    "SagaStepExecutionException",
-    "SagaStuck",
-    "SetupError",
-    "StepStatus",
-    "StoreError",
-    "StoreUnavailable",
-    "UndefinedOnExecuteException",
-    "UnserializableValue",
-    "UnsupportedCheckpoint",
-    "__version__",
-    "saga_info",
-    "saga_step",
-]
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from celery_saga._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from celery_saga.face import *  # noqa: F403
+    from celery_saga.face import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    # Modules first: while the face is being imported, they ask for each other.
+    if find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    face = import_module(f"{__name__}.face")
+    if name != "__all__" and name not in face.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(face, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -45,6 +45,11 @@ def wire_name(function: Function, fallback: str | None) -> str | None:
     return f"{_PREFIX}{fallback}" if fallback else None
 
 
+def is_wire_name(name: str) -> bool:
+    """Whether a task of that name is a plain function's."""
+    return name.startswith(_PREFIX)
+
+
 def known(name: str | None) -> Function | None:
     """The function that is registered under ``name``."""
     return _known.get(name or "")

@@ -24,6 +24,7 @@ from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
 from celery_saga.outbox import RedisOutbox, arguments, send
+from celery_saga.plan import Call
 from celery_saga.settlement import Settlement
 from celery_saga.stores import Outbox
 from celery_saga.values import Values, values_of
@@ -202,12 +203,7 @@ class CeleryDispatcher:
         )
 
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
-        call = call_of(execution, slot.step, slot.direction)
-        task = self._app.tasks.get(call.task)
-        options = {"queue": getattr(task, "queue", None), **call.options}
-        options = {key: value for key, value in options.items() if value is not None}
-        route = self._app.amqp.router.route(options, call.task)
-        queue = route.get("queue") or self._app.conf.task_default_queue
+        queue = queue_of(self._app, call_of(execution, slot.step, slot.direction))
         try:
             connection = open_connection(self._app)
         except OperationalError:
@@ -215,12 +211,21 @@ class CeleryDispatcher:
         with connection:
             try:
                 channel: Any = connection.default_channel
-                found = channel.queue_declare(queue=getattr(queue, "name", queue), passive=True)
+                found = channel.queue_declare(queue=queue, passive=True)
             except connection.channel_errors:
                 return True  # there is no such queue, and so nothing in it
             except connection.recoverable_connection_errors:
                 return None
         return bool(found.message_count == 0)
+
+
+def queue_of(app: Celery, call: Call) -> str:
+    """The queue to which ``app`` sends a step's task."""
+    task = app.tasks.get(call.task)
+    options = {"queue": getattr(task, "queue", None), **call.options}
+    options = {key: value for key, value in options.items() if value is not None}
+    queue = app.amqp.router.route(options, call.task).get("queue") or app.conf.task_default_queue
+    return str(getattr(queue, "name", queue))
 
 
 def _shown(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from celery import Celery
 
-from celery_saga import callables, reports
+from celery_saga import answers, callables, reports
 from celery_saga.awaiting import run
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import SagaExecution
@@ -224,6 +224,7 @@ def _set_up(app: Celery) -> None:
     declare_tasks(app)
     app.steps["worker"].add(RecoveryStep)
     reports.connect()
+    answers.connect()
     names: set[str] = set()
 
     def declare(name: str, function: Callable[..., Any]) -> None:

@@ -35,6 +35,9 @@ log = logging.getLogger("celery_saga")
 TRUST = 60.0
 
 
+#: Milliseconds for which the key of a trial is kept at most.
+TRIAL_KEPT = 10_000
+
 #: The two ways in which collected commands are carried out.
 _WITH, _ALONE = "with the checkpoint", "by themselves"
 
@@ -102,6 +105,8 @@ class RedisOutbox:
         self._lock = threading.RLock()
         self._trials: dict[str, tuple[float, bool]] = {}
         self._told = False
+        #: Why the last trial did not pass.
+        self.refusal = ""
 
     def forget(self) -> None:
         """A connection was lost: try again before the next use."""
@@ -146,6 +151,7 @@ class RedisOutbox:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "the broker is not on the store's server"
+        self.refusal = "" if passed else reason
         if not passed and what == _WITH and not self._told:
             self._told = True
             log.info("steps are published after their checkpoint, not with it: %s", reason)
@@ -160,7 +166,8 @@ class RedisOutbox:
             return False
         key = f"{channel.global_keyprefix}celery_saga-trial-{uuid.uuid4().hex}"
         value = uuid.uuid4().hex
-        push([("lpush", key, value)])
+        # If the servers are two, nobody looks for it where the store has put it.
+        push([("lpush", key, value), ("pexpire", key, TRIAL_KEPT)])
         client = self._broker()
         found = client.lrange(key, 0, -1)
         client.delete(key)

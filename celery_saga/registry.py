@@ -39,3 +39,8 @@ class Registry(Generic[T]):
         with self._lock:
             known = list(self._known.items())
         return [item for item, (given, good) in known if given == name and (good or not importable)]
+
+    def every(self) -> list[T]:
+        """All of them, the newest last."""
+        with self._lock:
+            return list(self._known)

@@ -1,0 +1,64 @@
+"""What a worker says of itself when it is asked over the broker: ``celery inspect saga``.
+
+It is asked in the thread that consumes, so it tells what it knows and never waits for a store. A
+worker without the plugin does not know the question.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+from celery import Celery
+from celery.worker.control import inspect_command
+
+from celery_saga import _version
+from celery_saga.runtime import installed
+
+#: The question's name.
+QUESTION = "saga"
+
+#: Settings of the worker's app that are told. None of them holds a secret.
+TOLD = (
+    "saga_heartbeat",
+    "saga_heartbeat_ttl",
+    "saga_key_prefix",
+    "worker_soft_shutdown_timeout",
+)
+
+
+def versions() -> dict[str, str]:
+    """What this process runs: package -> version."""
+    return {
+        "celery_saga": _version.__version__,
+        "celery": version("celery"),
+        "kombu": version("kombu"),
+        "python": platform.python_version(),
+    }
+
+
+def told_settings(app: Celery) -> dict[str, Any]:
+    """The settings of :data:`TOLD` as ``app`` has them."""
+    return {name: app.conf[name] for name in TOLD}
+
+
+def connect() -> None:
+    """Have the workers of this process know the question."""
+    inspect_command(name=QUESTION)(answer)
+
+
+def answer(state: Any, **kwargs: Any) -> dict[str, Any]:
+    """How this worker runs sagas: its boot, its versions and settings, its clock."""
+    runtime = installed(state.app)
+    if runtime is None:
+        return {"error": f"the Celery app {state.app.main!r} has no SagaManager here"}
+    return {
+        "instance": runtime.instance,
+        "beats": runtime.heart is not None,
+        "pool": type(state.consumer.pool).__module__.rpartition(".")[2],
+        "versions": versions(),
+        "settings": told_settings(state.app),
+        "clock": time.time(),
+    }

@@ -1,0 +1,241 @@
+"""What the doctor's checks look at: plain data, gathered beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Offset:
+    """By how many seconds a clock is ahead of this process's: between ``low`` and ``high``.
+
+    The two are as far apart as the question and its answer took.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def measured(cls, clock: float, asked: float, answered: float) -> Offset:
+        """Of a clock that was read between two moments of ours."""
+        return cls(clock - answered, clock - asked)
+
+    def since(self, other: Offset) -> Offset:
+        """By how much this clock is ahead of the ``other``."""
+        return Offset(self.low - other.high, self.high - other.low)
+
+    @property
+    def least(self) -> float:
+        """What the clock is off at least, in either direction."""
+        return max(self.low, -self.high, 0.0)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Redis or Valkey server.
+
+    Args:
+        url: its address, without the password.
+        roles: ``store``, ``broker`` or both.
+        run_id: of the running server; tells whether two addresses are one.
+        settings: by ``CONFIG GET``; empty if that is refused.
+        info: by ``INFO``; empty if that is refused.
+        refused: what the server said when it refused either.
+    """
+
+    url: str
+    roles: tuple[str, ...]
+    run_id: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """In a sentence: ``the store redis://...``."""
+        of = "the server of " if len(self.roles) > 1 else "the "
+        return f"{of}{' and '.join(self.roles)} {self.url}"
+
+    def setting(self, name: str) -> str | None:
+        """A setting's value; ``None``: not known."""
+        known = {
+            "appendonly": {"0": "no", "1": "yes"}.get(self.info.get("aof_enabled", "")),
+            "maxmemory": self.info.get("maxmemory"),
+            "maxmemory-policy": self.info.get("maxmemory_policy"),
+        }
+        return self.settings.get(name, known.get(name))
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """The store of the app's sagas.
+
+    Args:
+        url: where it is, without the password; empty for one that has no URL.
+        kind: ``redis``, ``memory``, ``other``, or empty if there is none.
+        problem: why it cannot be used; empty if it answers.
+        clock: of its clock; ``None``: not known.
+        alive: the worker boots that beat in it.
+    """
+
+    url: str = ""
+    kind: str = ""
+    problem: str = ""
+    clock: Offset | None = None
+    alive: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class BrokerFacts:
+    """The app's broker.
+
+    Args:
+        url: where it is, without the password.
+        driver: the transport's kind, such as ``redis`` or ``amqp``.
+        problem: why it cannot be used; empty if it answers.
+        asks: whether workers can be asked over it.
+        visibility_timeout: seconds after which a message that is not acknowledged is delivered
+            again; ``None``: when its connection is lost.
+        one_write: whether the store sends steps together with their checkpoint.
+        two_writes_because: why it does not.
+    """
+
+    url: str = ""
+    driver: str = ""
+    problem: str = ""
+    asks: bool = True
+    visibility_timeout: float | None = None
+    one_write: bool = False
+    two_writes_because: str = ""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What a worker with the plugin says of itself; see :mod:`celery_saga.answers`."""
+
+    instance: str
+    beats: bool
+    pool: str
+    versions: Mapping[str, str]
+    settings: Mapping[str, Any]
+    clock: Offset
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that answered.
+
+    Args:
+        node: its name; two workers may have the same.
+        tasks: what it registers.
+        queues: what it consumes.
+        engine: it has the engine's own task, and so the plugin.
+        plugin: what it says of that; ``None``: it does not say.
+    """
+
+    node: str
+    tasks: frozenset[str] = frozenset()
+    queues: frozenset[str] = frozenset()
+    engine: bool = False
+    plugin: Plugin | None = None
+
+
+@dataclass(frozen=True)
+class Duty:
+    """One task of a step of a saga that is committed here, or on its way.
+
+    Args:
+        saga: the saga's name.
+        step: the step's.
+        task: the task's.
+        queue: where its messages go.
+        undo: it is the step's compensation.
+        undoable: the step has a compensation.
+        reruns: it is run again if its worker is lost.
+        declared: this process has it as a task with options of its own, not as a plain function.
+        late: its messages are acknowledged when it has ended.
+        soft_limit: seconds, as its message or the task says.
+        hard_limit: the same.
+        live: how many of the sagas that were looked at still need it.
+    """
+
+    saga: str
+    step: str
+    task: str
+    queue: str
+    undo: bool = False
+    undoable: bool = False
+    reruns: bool = True
+    declared: bool = True
+    late: bool = True
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+    live: int = 0
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long a task of the app may keep a message unacknowledged, in seconds.
+
+    Args:
+        limit: its longest time limit, if it is acknowledged late.
+        countdown: the longest wait before a retry of Celery's.
+    """
+
+    task: str
+    limit: float | None = None
+    countdown: float | None = None
+
+
+@dataclass(frozen=True)
+class Sagas:
+    """The sagas in the store.
+
+    Args:
+        live: how many are on their way.
+        more: there are more than were looked at.
+        stuck: how many wait for a person.
+        overdue: id -> seconds for which the sweep should have looked at it.
+    """
+
+    live: int = 0
+    more: bool = False
+    stuck: int = 0
+    overdue: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was found.
+
+    Args:
+        app: the app's name.
+        settings: of this process, as workers tell theirs, and ``saga_sweep_limit``.
+        versions: of this process.
+        start_queue: where messages go that start a saga.
+        servers: each Redis server once.
+        workers: those that answered.
+        duties: see there.
+        waits: one for each task that has any.
+        broken: saga -> why it cannot be started.
+    """
+
+    app: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    start_queue: str = "celery"
+    store: StoreFacts = field(default_factory=StoreFacts)
+    broker: BrokerFacts = field(default_factory=BrokerFacts)
+    servers: tuple[Server, ...] = ()
+    workers: tuple[Worker, ...] = ()
+    duties: tuple[Duty, ...] = ()
+    waits: tuple[Waits, ...] = ()
+    sagas: Sagas = field(default_factory=Sagas)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def blind(self) -> bool:
+        """Whether neither store nor broker could be looked at."""
+        return bool(self.store.problem and self.broker.problem)

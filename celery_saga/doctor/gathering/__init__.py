@@ -1,0 +1,56 @@
+"""Gathers the facts: asks the store, the broker and, over it, the workers.
+
+Each has a limited time to answer, and what cannot be asked is a fact too. Nothing is changed but a
+key in the broker that lives for a moment: the trial of the one write
+(:mod:`celery_saga.outbox`).
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from celery_saga.announce import START
+from celery_saga.answers import told_settings, versions
+from celery_saga.discovery import import_sagas
+from celery_saga.dispatch import queue_of
+from celery_saga.doctor.facts import Facts
+from celery_saga.doctor.gathering.broker import gather_broker
+from celery_saga.doctor.gathering.duties import gather_duties, gather_waits
+from celery_saga.doctor.gathering.servers import once
+from celery_saga.doctor.gathering.store import gather_store
+from celery_saga.plan import Call
+from celery_saga.runtime import runtime_of
+
+
+def gather(app: Celery, timeout: float, limit: int) -> Facts:
+    """All that the checks look at.
+
+    Args:
+        app: the Celery app; its modules are imported, as a worker does.
+        timeout: seconds that workers have to answer.
+        limit: live sagas that are read.
+
+    Raises:
+        SetupError: the app has no :class:`~celery_saga.SagaManager`.
+    """
+    runtime = runtime_of(app)
+    app.loader.import_default_modules()
+    app.finalize()
+    import_sagas(app)
+    stored = gather_store(runtime, limit)
+    broker = gather_broker(runtime, None if stored.facts.problem else runtime.store, timeout)
+    duties, broken = gather_duties(runtime, stored.live)
+    return Facts(
+        app=app.main or "",
+        settings={**told_settings(app), "saga_sweep_limit": app.conf.saga_sweep_limit},
+        versions=versions(),
+        start_queue=queue_of(app, Call(START)),
+        store=stored.facts,
+        broker=broker.facts,
+        servers=once(server for server in (stored.server, broker.server) if server),
+        workers=broker.workers,
+        duties=duties,
+        waits=gather_waits(app),
+        sagas=stored.sagas,
+        broken=broken,
+    )

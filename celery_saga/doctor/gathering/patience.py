@@ -1,0 +1,40 @@
+"""Questions that get no answer must not keep the doctor waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """It took too long."""
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The answer of ``call``, which is left to itself if it takes longer than ``seconds``.
+
+    Raises:
+        NoAnswer: it took longer.
+        Exception: what ``call`` raised.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["answer"] = call()
+        except BaseException as error:
+            outcome["error"] = error
+
+    # A daemon: a thread that waits for a socket must not keep the process from ending.
+    thread = threading.Thread(target=run, name="celery-saga-doctor", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise NoAnswer(f"no answer within {seconds:g} seconds")
+    if "error" in outcome:
+        raise outcome["error"]
+    answer: T = outcome["answer"]
+    return answer

@@ -1,0 +1,97 @@
+"""What there is to know of the store and of the sagas in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from celery_saga.doctor.facts import Offset, Sagas, Server, StoreFacts
+from celery_saga.doctor.gathering.patience import NoAnswer, within
+from celery_saga.doctor.gathering.servers import look, shown
+from celery_saga.errors import SetupError, StoreError
+from celery_saga.execution import SETTLED, SagaExecution, SagaStatus
+from celery_saga.runtime import Runtime
+from celery_saga.stores import Store
+from celery_saga.stores.memory import MemoryStore
+from celery_saga.stores.redis import RedisStore
+from celery_saga.stores.redis_boots import guarded
+
+#: Seconds that the store has for all its answers.
+PATIENCE = 15.0
+
+#: Stuck sagas that are counted.
+COUNTED = 10_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The store, its server if it has one, the sagas, and those of them that are on their way."""
+
+    facts: StoreFacts
+    server: Server | None = None
+    sagas: Sagas = field(default_factory=Sagas)
+    live: tuple[SagaExecution, ...] = ()
+
+
+def gather_store(runtime: Runtime, limit: int) -> Stored:
+    """All that the store tells; ``limit``: live sagas that are read."""
+    facts = StoreFacts(url=_url(runtime))
+    return _asked(facts, lambda: _gather(runtime.store, facts, limit))
+
+
+def _asked(facts: StoreFacts, ask: Callable[[], Stored]) -> Stored:
+    try:
+        return within(PATIENCE, ask)
+    except SetupError as error:
+        return Stored(replace(facts, problem=str(error)))
+    except (StoreError, NoAnswer) as error:
+        return Stored(replace(facts, kind="redis" if facts.url else "other", problem=str(error)))
+    except Exception as error:  # a store of the user's, or a driver that was not expected to
+        problem = f"{type(error).__name__}: {error}"
+        return Stored(replace(facts, kind="other", problem=problem))
+
+
+def _url(runtime: Runtime) -> str:
+    conf = runtime.app.conf
+    if runtime.storage is not None and not isinstance(runtime.storage, str):
+        return ""
+    return shown(runtime.storage or conf.saga_store_url or conf.result_backend)
+
+
+def _gather(store: Store, facts: StoreFacts, limit: int) -> Stored:
+    asked = time.time()
+    clock = Offset.measured(store.now(), asked, time.time())
+    kind = {MemoryStore: "memory", RedisStore: "redis"}.get(type(store), "other")
+    facts = replace(facts, kind=kind, clock=clock, alive=store.alive())
+    server = None
+    if isinstance(store, RedisStore):
+        with guarded():
+            server = look(store.client, facts.url, "store")
+    live, more = _live(store, limit)
+    stuck = len(store.find(SagaStatus.STUCK, COUNTED))
+    return Stored(facts, server, Sagas(len(live), more, stuck, _overdue(store, limit)), live)
+
+
+def _live(store: Store, limit: int) -> tuple[tuple[SagaExecution, ...], bool]:
+    """Sagas on their way, at most ``limit``, and whether there are more."""
+    found: list[SagaExecution] = []
+    for status in SagaStatus:
+        if status in SETTLED:
+            continue
+        for saga_id in store.find(status, limit + 1 - len(found)):
+            if len(found) >= limit:
+                return tuple(found), True
+            execution = store.load(saga_id)
+            if execution is not None and not execution.settled:  # it may have ended meanwhile
+                found.append(execution)
+    return tuple(found), False
+
+
+def _overdue(store: Store, limit: int) -> dict[str, float]:
+    late: dict[str, float] = {}
+    for saga_id in store.due(limit):
+        execution = store.load(saga_id)
+        if execution is not None and execution.due_at is not None:
+            late[saga_id] = store.now() - execution.due_at
+    return late

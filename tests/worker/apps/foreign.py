@@ -1,0 +1,11 @@
+"""A worker of somebody who has not heard of sagas."""
+
+from celery import Celery
+
+app = Celery("foreign")
+app.config_from_object("tests.worker.apps.settings")
+
+
+@app.task(name="foreign.mail")
+def mail():
+    """Not a step of any saga."""
