@@ -195,7 +195,7 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     step = current(execution, event)
     if step is None or step.claim is None:
         return Decision(execution)
-    slot, at = event.slot, event.at
+    slot, at, began = event.slot, event.at, step.claim.at
     call = call_of(execution, slot.step, slot.direction)
     failure = Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
     lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
@@ -203,11 +203,11 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     if slot.direction is Direction.BACKWARD:
         if capped:
             return undo_failed(execution, slot.step, failure, at)
-        return run_again(execution, slot.step, slot.direction, at)
+        return run_again(execution, slot.step, slot.direction, at, began)
     execution = execution.with_step(slot.step, effect=True, error=failure)
     bound = from_pivot_on(execution, slot.step)
     if (call.rerun or bound) and not capped and execution.unwind is None:
-        return run_again(execution, slot.step, slot.direction, at)
+        return run_again(execution, slot.step, slot.direction, at, began)
     execution = execution.with_step(slot.step, status=StepStatus.UNKNOWN, ended_at=at)
     return stuck(execution, failure, at) if bound else turn_back(execution, failure, at)
 
