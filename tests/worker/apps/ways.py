@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,15 @@ def _dies_then_declines(task: Any) -> None:
     if is_first_body():
         os._exit(3)
     raise ValueError("it is there already")
+
+
+def _kills_its_process(task: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kills_its_worker(task: Any) -> None:
+    """As when a container runs out of memory: the main process and its whole pool."""
+    os.killpg(0, signal.SIGKILL)
 
 
 def _out_of_memory(task: Any) -> None:
