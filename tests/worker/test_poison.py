@@ -59,6 +59,7 @@ ROWS = {
     "late": Row("late", "b/f", UNDONE, "abbbBA"),
     "early": Row("early", "b/f", UNDONE, "abBA"),
     "requeued by the broker": Row("requeued", "b/f", UNDONE, "abbbBA"),
+    "before the body begins": Row("stillborn", "b/f", UNDONE, "aA"),
     "undo": Row("late", "b/c", STUCK, "abcBBBA"),
     "pivot": Row("early", "b/f", STUCK, "abbb", pivot="b"),
     "after the pivot": Row("early", "b/f", STUCK, "abbb", pivot="a"),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import chain, chord, group, shared_task
+from celery import Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import saga_info
@@ -159,6 +159,18 @@ def late(self, ways=None):
 
 @shared_task(bind=True, acks_late=True, reject_on_worker_lost=True)
 def requeued(self, ways=None):
+    return _play(self, ways)
+
+
+class Stillborn(Task):
+    """Kills its process when Celery has taken the message and the body is still to begin."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(bind=True, base=Stillborn)
+def stillborn(self, ways=None):
     return _play(self, ways)
 
 
