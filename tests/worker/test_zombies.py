@@ -2,153 +2,90 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga import Saga
 from tests.helpers import wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.conftest import expect_no_leftovers
-from tests.worker.harness import Site, Worker
+from tests.worker.victims import ALL, DONE, ENDED, LOST, UNDONE, Arena, Victim, arena_of, hold_all
+from tests.worker.victims import victim as new_victim
 
 pytestmark = pytest.mark.worker
 
-DONE, UNDONE = "COMPLETED", "COMPENSATED"
-ROWS = ("late", "early", "late undo", "early undo")
 
-#: What another worker makes of the sagas meanwhile, and the directions of the bodies of ``a``.
-TAKEN_OVER = {
-    "late": (DONE, "ff"),
-    "early": (UNDONE, "fc"),
-    "late undo": (UNDONE, "fcc"),
-    "early undo": (UNDONE, "fcc"),
-}
-
-_numbers = itertools.count(1)
+def send(found: Victim, what: str, number: int) -> None:
+    """A signal for the whole worker, its main process alone, or the bodies' processes alone."""
+    if what == "worker":
+        os.killpg(found.worker.process.pid, number)
+    elif what == "main":
+        os.kill(found.worker.process.pid, number)
+    else:
+        for line in found.began.values():
+            os.kill(line["pid"], number)
 
 
-@dataclass
-class Victim:
-    """A worker with a queue of its own, in which bodies of several sagas wait."""
+def stop(found: Victim, what: str) -> None:
+    send(found, what, signal.SIGSTOP)
 
-    site: Site
-    queue: str
-    worker: Worker
-    rescuer: Worker
-    sagas: dict[str, SagaResult] = field(default_factory=dict)
-    began: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def hold(self, row: str, way: str = "held once") -> None:
-        """Start a saga whose step ``a``, or the undo of it, is begun when this returns."""
-        ack, _, undo = row.partition(" ")
-        task = {"late": tasks.late, "early": tasks.early}[ack]
-        undo_task = {"late": tasks.undo, "early": tasks.early_undo}[ack]
-        ways = {"a/c": way, "b/f": "declines"} if undo else {"a/f": way}
-        saga = Saga("zombie", app=self.site.app)
-        step = saga.local_step(tasks.late if undo else task, name="a", queue=self.queue)
-        step.on_failure(undo_task if undo else tasks.undo, queue=self.queue)
-        saga.local_step(tasks.late, name="b", queue=self.queue)
-        result = self.sagas[row] = saga.commit().delay(ways=ways)
-        self.began[row] = self.site.journal.wait(result.id, "began", 3 if undo else 1)
+def wake(found: Victim, what: str) -> None:
+    send(found, what, signal.SIGCONT)
 
-    def stop(self, what: str) -> None:
-        """SIGSTOP for the whole worker, its main process alone, or the bodies' processes alone."""
-        self._signal(what, signal.SIGSTOP)
 
-    def wake(self, what: str) -> None:
-        self._signal(what, signal.SIGCONT)
+def ends(found: Victim, row: str) -> list[dict[str, Any]]:
+    """What the journal says of the ends of the bodies that were held, or are of the same kind."""
+    direction = "c" if "undo" in row else "f"
+    said = found.journal.said(found.sagas[row].id, "ended")
+    return [line for line in said if (line["step"], line["direction"]) == ("a", direction)]
 
-    def _signal(self, what: str, number: int) -> None:
-        if what == "worker":
-            os.killpg(self.worker.process.pid, number)
-        elif what == "main":
-            os.kill(self.worker.process.pid, number)
-        else:
-            for line in self.began.values():
-                os.kill(line["pid"], number)
 
-    def let_end(self, row: str) -> None:
-        """Let a held body of the row end."""
-        gate = "a/c" if "undo" in row else "a/f"
-        self.site.journal.open(self.sagas[row].id, gate)
+def zombie_ended(found: Victim, row: str) -> None:
+    """Wait until the body that was stopped has told that it is over."""
+    pid = found.began[row]["pid"]
+    wait_for(
+        lambda: any(line["pid"] == pid for line in ends(found, row)),
+        20,
+        description=f"{row} to end in {pid}: {found.journal.of(found.sagas[row].id)}",
+    )
 
-    def ledger(self, row: str) -> tuple[str, str]:
-        """How the saga ended, and the directions of the bodies of ``a``."""
-        result = self.sagas[row]
-        status = self.site.settled(result)
-        began = self.site.journal.began(result.id)
-        return status, "".join(name[2:] for name in began if name.startswith("a/"))
 
-    def zombie_ended(self, row: str) -> None:
-        """Wait until the body that was stopped has told that it is over."""
-        result, pid = self.sagas[row], self.began[row]["pid"]
-        wait_for(
-            lambda: any(line["pid"] == pid for line in self.ends(row)),
-            20,
-            description=f"{row} of {result.id} to end in {pid}: {self.site.journal.of(result.id)}",
-        )
-
-    def ends(self, row: str) -> list[dict[str, Any]]:
-        undo = "c" if "undo" in row else "f"
-        said = self.site.journal.said(self.sagas[row].id, "ended")
-        return [line for line in said if (line["step"], line["direction"]) == ("a", undo)]
-
-    def too_late(self, row: str) -> None:
-        """Wait until the stopped body's report was made, and was of no use."""
-        text = f"saga {self.sagas[row].id}: the report of"
-        wait_for(lambda: text in self.worker.text(), 20, description=f"{row}: its late report")
+def too_late(found: Victim, row: str) -> None:
+    """Wait until the stopped body's report was made, and was of no use."""
+    text = f"saga {found.sagas[row].id}: the report of"
+    wait_for(lambda: text in found.worker.text(), 20, description=f"{row}: its late report")
 
 
 @pytest.fixture(scope="module")
-def arena(journal, folder) -> Iterator[tuple[Site, Worker]]:
-    """A database with a worker that serves no queue until it is told to."""
-    with EmbeddedValkey() as server:
-        site = Site(server.url(), journal, folder)
-        rescuer = site.start("-Q", "rescue", "-c", "4", app="tests.worker.apps.table")
-        try:
-            yield site, rescuer.wait_until_ready()
-        finally:
-            site.close()
+def arena(journal, folder) -> Iterator[Arena]:
+    with arena_of(journal, folder) as found:
+        yield found
 
 
 @contextmanager
-def victim(
-    arena: tuple[Site, Worker], way: str = "held once", **settings: float
-) -> Iterator[Victim]:
+def victim(arena: Arena, way: str = "held once", **settings: float) -> Iterator[Victim]:
     """A worker that has begun a body of each row."""
-    site, rescuer = arena
-    queue = f"zombies-{next(_numbers)}"
-    options = ("-c", str(len(ROWS)), "-Q", queue)
-    worker = site.worker(*options, app="tests.worker.apps.table", **settings)
-    found = Victim(site, queue, worker, rescuer)
-    for row in ROWS:
-        found.hold(row, way)
+    found = new_victim(arena, **settings)
+    hold_all([found], way=way)
     yield found
-    site.app.control.cancel_consumer(queue, destination=[rescuer.name])
-    worker.kill()
-    expect_no_leftovers(site)
-
-
-def rescue(found: Victim) -> None:
-    """Let another worker have the queue."""
-    found.site.app.control.add_consumer(found.queue, destination=[found.rescuer.name])
+    found.leave()
+    found.worker.kill()
+    expect_no_leftovers(found.site)
 
 
 def take_over(found: Victim, what: str) -> dict[str, dict[str, Any]]:
     """Stop it for so long that another worker ends its sagas; what they are then."""
-    found.stop(what)
-    rescue(found)
-    for row in ROWS:
-        assert found.ledger(row) == TAKEN_OVER[row], row
-    return {row: found.sagas[row].execution.raw for row in ROWS}
+    stop(found, what)
+    found.rescue()
+    for row in ALL:
+        assert found.ledger(row) == LOST[row], row
+    return {row: found.sagas[row].execution.raw for row in ALL}
 
 
 @pytest.fixture(scope="module", params=["worker", "main"])
@@ -161,12 +98,12 @@ def woken(request, arena) -> Iterator[tuple[Victim, dict[str, dict[str, Any]]]]:
     with victim(arena) as found:
         before = take_over(found, request.param)
         if request.param == "worker":
-            found.wake("worker")
-        for row in ROWS:
+            wake(found, "worker")
+        for row in ALL:
             found.let_end(row)
-            found.zombie_ended(row)
+            zombie_ended(found, row)
         if request.param == "main":
-            found.wake("main")
+            wake(found, "main")
         yield found, before
 
 
@@ -176,9 +113,9 @@ class TestTakenOver:
     @pytest.mark.parametrize("row", ["late", "late undo", "early undo"])
     def test_a_late_report_changes_nothing(self, woken, row):
         found, before = woken
-        found.too_late(row)
+        too_late(found, row)
         assert found.sagas[row].execution.raw == before[row]
-        assert found.ledger(row) == TAKEN_OVER[row]
+        assert found.ledger(row) == LOST[row]
 
     def test_the_late_effect_of_a_step_that_was_undone_is_undone_again(self, woken):
         found, _ = woken
@@ -205,15 +142,15 @@ class TestEndsWhileItsSuccessorRuns:
     @classmethod
     def woken(cls, arena):
         with victim(arena, "held") as found:
-            found.stop("worker")
-            rescue(found)
-            for row in ROWS:
+            stop(found, "worker")
+            found.rescue()
+            for row in ALL:
                 count = {"late": 2, "early": 2, "late undo": 4, "early undo": 4}[row]
                 found.site.journal.wait(found.sagas[row].id, "began", count)
-            found.wake("worker")
-            for row in ROWS:
+            wake(found, "worker")
+            for row in ALL:
                 found.let_end(row)  # the stopped body stands first at the gate
-                found.zombie_ended(row)
+                zombie_ended(found, row)
             yield found
 
     @pytest.mark.parametrize("row", ["late", "late undo", "early undo"])
@@ -221,14 +158,14 @@ class TestEndsWhileItsSuccessorRuns:
         if row == "late":  # that its effect is there is noted
             wait_for(lambda: len(woken.sagas[row].execution.steps[0].reported) == 1)
         else:
-            woken.too_late(row)
+            too_late(woken, row)
         step = woken.sagas[row].execution.steps[0]
         assert step.status.value == ("RUNNING" if row == "late" else "COMPENSATING")
         assert step.claim is not None
         assert step.claim.instance != ""
         woken.let_end(row)
-        assert woken.ledger(row) == TAKEN_OVER[row]
-        assert len(woken.ends(row)) == 2
+        assert woken.ledger(row) == LOST[row]
+        assert len(ends(woken, row)) == 2
 
     def test_a_step_that_was_undone_meanwhile_is_undone_again(self, woken):
         assert woken.ledger("early") == (UNDONE, "fcc")
@@ -241,18 +178,17 @@ class TestStoppedChildren:
     @classmethod
     def woken(cls, arena):
         with victim(arena) as found:
-            found.stop("children")
-            rescue(found)
+            stop(found, "children")
+            found.rescue()
             found.site.pass_time(3 * found.site.settings["saga_heartbeat_ttl"])
-            found.wake("children")
-            for row in ROWS:
+            wake(found, "children")
+            for row in ALL:
                 found.let_end(row)
             yield found
 
-    @pytest.mark.parametrize("row", ROWS)
+    @pytest.mark.parametrize("row", ALL)
     def test_no_body_is_run_twice(self, woken, row):
-        expected = (UNDONE, "fc") if "undo" in row else (DONE, "f")
-        assert woken.ledger(row) == expected
+        assert woken.ledger(row) == ENDED[row]
 
 
 class TestStoppedForLessThanItsLiveness:
@@ -265,21 +201,20 @@ class TestStoppedForLessThanItsLiveness:
     @classmethod
     def woken(cls, arena):
         with victim(arena, saga_heartbeat_ttl=cls.TTL) as found:
-            rescue(found)
+            found.rescue()
             for _ in range(2):
                 newest = alive_until(found)
                 wait_for(lambda last=newest: alive_until(found) > last)
-                found.stop("worker")
+                stop(found, "worker")
                 found.site.pass_time(cls.TTL / 2)
-                found.wake("worker")
-            for row in ROWS:
+                wake(found, "worker")
+            for row in ALL:
                 found.let_end(row)
             yield found
 
-    @pytest.mark.parametrize("row", ROWS)
+    @pytest.mark.parametrize("row", ALL)
     def test_no_body_is_run_twice(self, woken, row):
-        expected = (UNDONE, "fc") if "undo" in row else (DONE, "f")
-        assert woken.ledger(row) == expected
+        assert woken.ledger(row) == ENDED[row]
 
 
 def alive_until(found: Victim) -> float:
