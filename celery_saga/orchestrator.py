@@ -143,6 +143,17 @@ class Orchestrator:
             SagaError: the decision's refusal of a request.
             SagaExecutionNotFoundException: the saga is gone.
         """
+        return self.change(saga_id, event, known, patience=patience)[0]
+
+    def change(
+        self,
+        saga_id: str,
+        event: Event,
+        known: SagaExecution | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> tuple[SagaExecution, bool]:
+        """As :meth:`handle`; and whether it was this call that changed the saga."""
         patient = partial(patiently, patience=patience)
         execution = known if known is not None else patient(lambda: self.load(saga_id))
         while True:
@@ -155,11 +166,11 @@ class Orchestrator:
             if decision.refusal is not None:
                 raise decision.refusal
             if decision.execution is execution:
-                return execution
+                return execution, False
             write = partial(self.store.save, execution, token=secrets.token_hex(8))
             saved, left = self._with_outbox(decision.execution, requests, told, write, patience)
             if saved is not None:
-                return self._carry_out(saved, decision.commands, left)
+                return self._carry_out(saved, decision.commands, left), True
             execution = patient(lambda: self.load(saga_id))
 
     def report(

@@ -234,14 +234,16 @@ class _Delivery:
         self._report(event)
 
     def _report(self, event: Event) -> None:
-        saga_id = self._execution.saga_id
+        saga_id, orchestrator = self._execution.saga_id, self._orchestrator
         try:
-            after = self._orchestrator.report(saga_id, event, self._execution)
+            _, changed = orchestrator.change(
+                saga_id, event, self._execution, patience=orchestrator.patience
+            )
         except StoreUnavailable as error:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.
             raise Reject(error, requeue=True) from error
-        if after is self._execution:
+        if not changed:
             log.warning("saga %s: the report of %s came too late", saga_id, self._slot)
 
 

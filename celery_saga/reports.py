@@ -85,7 +85,7 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
 
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
-    return ClaimVoided(at, slot, instance=instance)
+    return ClaimVoided(at, slot, instance=instance, started=True)
 
 
 def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:

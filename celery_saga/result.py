@@ -21,7 +21,6 @@ from celery_saga.errors import (
 from celery_saga.execution import (
     TERMINAL,
     Direction,
-    Note,
     SagaExecution,
     SagaStatus,
     StepStatus,
@@ -151,14 +150,13 @@ class SagaResult:
         """
         orchestrator = self._runtime.orchestrator
         event = CancelRequested(orchestrator.store.now(), by, reason)
-        after = orchestrator.handle(self.id, event, self.execution)
+        after, changed = orchestrator.change(self.id, event, self.execution)
         running = after.slot(after.position)
         forward = running is not None and running.direction is Direction.FORWARD
         if terminate and running and forward and after.unwind is not None:
             control = self._runtime.app.control
             control.revoke(running.task_id(self.id), terminate=True, signal=signal)
-        # Many may cancel at once: the one whose line stands in the history did it.
-        return Note(event.at, "cancel", by, reason) in after.history
+        return changed
 
     def forget(self) -> None:
         """Drop the checkpoint and the Celery result of a saga that is over.

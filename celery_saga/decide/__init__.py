@@ -16,8 +16,9 @@ StepFailed             forward: engine retry (retriable, after the pivot) or unw
                        undo if the effect may have happened; after the pivot, when final: STUCK;
                        backward: engine retry, then COMPENSATION_FAILED and on to the next undo
 StepReleased           claim given back, Celery sends the task again
-ClaimVoided            sent again in a new epoch, or UNKNOWN and unwind; from the pivot on and for
-                       undos always sent again, up to the cap
+ClaimVoided            sent again in a new epoch, slower from the second time on, or UNKNOWN and
+                       unwind; from the pivot on and for undos always sent again; after the cap
+                       unwind, or STUCK
 StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
 Looked                 deadline; delays that are over; messages that are lost; settled: the

@@ -91,12 +91,15 @@ class ClaimVoided:
     Args:
         token: of the void claim; empty when a worker's main process lost the slot's request.
         instance: the worker boot that held it.
+        started: a process that had taken the message is gone. Without a claim it died before the
+            body began.
     """
 
     at: float
     slot: Slot
     token: str = ""
     instance: str = ""
+    started: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ from celery_saga.execution import (
 #: each further time up to the second figure.
 QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
 
+#: How often a message that nobody has is sent again without waiting for longer each time. One that
+#: is lost more often than that may be what ends the workers which take it.
+LOST_OFTEN = 2
+
 #: The pause before a result is stored again doubles with each time, up to this many seconds.
 RESULT_DELAY_MAX = 60.0
 
@@ -119,12 +123,16 @@ def _unclaimed(
     at, since = event.at, step.expected_at if step.expected_at is not None else event.at
     if step.not_before is not None:
         return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
-    if event.message is MessageState.LOST and at >= since:  # Celery's own countdown is kept
+    seldom = step.republished < LOST_OFTEN
+    if event.message is MessageState.LOST and seldom and at >= since:  # its countdown is kept
         return _send_again(execution, step, slot, at)
     if at < since + LOOK_AGAIN:
         return Decision(look_at(execution, since + LOOK_AGAIN))
-    if event.message is MessageState.GONE:
-        return _send_again(execution, step, slot, at)
+    if event.message in (MessageState.LOST, MessageState.GONE):
+        delay = LOOK_AGAIN * 2.0 ** min(max(0, step.republished - LOST_OFTEN + 1), 4)
+        if at >= since + delay:
+            return _send_again(execution, step, slot, at)
+        return Decision(look_at(execution, since + delay))
     if event.message is MessageState.QUEUED:
         delay = min(QUEUED_DELAY_MAX, QUEUED_DELAY * 2.0 ** min(step.republished, 10))
         if at >= since + delay:

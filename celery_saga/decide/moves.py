@@ -22,6 +22,11 @@ from celery_saga.plan import Call
 #: less a heartbeat: a message that is lost right after one look is found by the next but one.
 LOOK_AGAIN = 4.0
 
+#: The least seconds from one start of a step to the next once it was lost twice, doubling with each
+#: further loss up to the second figure: what kills its process each time must not do so at full
+#: speed. Counted from the start, so that a step which ran for longer is not held up.
+LOST_PACE, LOST_PACE_MAX = 4.0, 60.0
+
 
 def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
     """The task of step ``index`` in ``direction``; undos are only asked for where there is one."""
@@ -77,13 +82,26 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
     return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
 
 
-def run_again(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
-    """Send a step whose outcome stayed unknown once more, or after the pause."""
-    if execution.status is not SagaStatus.PAUSED:
-        return send(execution, index, direction, at)
+def run_again(
+    execution: SagaExecution, index: int, direction: Direction, at: float, began: float
+) -> Decision:
+    """Send a step once more whose outcome stayed unknown: at once the first time, then slower.
+
+    Args:
+        began: when the attempt that was lost started, store time.
+    """
     if direction is Direction.FORWARD:
         execution = execution.with_step(index, status=StepStatus.WAITING)
-    return Decision(execution)
+    until = min(began, at) + _pace(execution.steps[index].lost)
+    if until > at:
+        return wait(execution, index, until)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    return send(execution, index, direction, at)
+
+
+def _pace(lost: int) -> float:
+    return 0.0 if lost < 2 else min(LOST_PACE_MAX, LOST_PACE * 2.0 ** min(lost - 2, 30))
 
 
 def wait(execution: SagaExecution, index: int, until: float) -> Decision:

@@ -193,23 +193,33 @@ def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:
 def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     """The holder is gone: run the step again under the same key, or undo it, as the plan says."""
     step = current(execution, event)
-    if step is None or step.claim is None:
+    if step is None or (step.claim is None and not event.started):
         return Decision(execution)
-    slot, at = event.slot, event.at
+    slot, at, claim = event.slot, event.at, step.claim
     call = call_of(execution, slot.step, slot.direction)
-    failure = Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
+    failure = _lost(step, began=claim is not None)
     lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
     execution = execution.with_step(slot.step, lost=lost, claim=None, outstanding=None)
+    began = at if claim is None else claim.at
     if slot.direction is Direction.BACKWARD:
         if capped:
             return undo_failed(execution, slot.step, failure, at)
-        return run_again(execution, slot.step, slot.direction, at)
-    execution = execution.with_step(slot.step, effect=True, error=failure)
+        return run_again(execution, slot.step, slot.direction, at, began)
+    effect = step.effect or claim is not None
+    execution = execution.with_step(slot.step, effect=effect, error=failure)
     bound = from_pivot_on(execution, slot.step)
-    if (call.rerun or bound) and not capped and execution.unwind is None:
-        return run_again(execution, slot.step, slot.direction, at)
-    execution = execution.with_step(slot.step, status=StepStatus.UNKNOWN, ended_at=at)
-    return stuck(execution, failure, at) if bound else turn_back(execution, failure, at)
+    if (call.rerun or bound or not effect) and not capped and execution.unwind is None:
+        return run_again(execution, slot.step, slot.direction, at, began)
+    status = StepStatus.UNKNOWN if effect else StepStatus.FAILED
+    execution = execution.with_step(slot.step, status=status, ended_at=at)
+    stays = bound and (effect or slot.step != execution.plan.pivot)
+    return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
+
+
+def _lost(step: SagaStepExecution, began: bool) -> Failure:
+    if began:
+        return Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
+    return Failure("ProcessLost", "the process died before the task began", step.name)
 
 
 def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:

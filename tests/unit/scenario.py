@@ -194,6 +194,10 @@ def _process_gone(at: float, slot: Slot, claim: Claim, instance: str = "worker")
     return ev.ClaimVoided(at, slot, instance=instance)
 
 
+def _process_lost(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.ClaimVoided(at, slot, instance=instance, started=True)
+
+
 def _revoked(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
     return ev.StepRevoked(at, slot, boom("TaskRevokedError"), instance, terminated=True)
 
@@ -217,6 +221,7 @@ _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "resent": _resent,
     "void": _voided,
     "gone": _process_gone,
+    "died": _process_lost,
     "revoked": _revoked,
     "dropped": _dropped,
     "unknown": _unknown,

@@ -193,9 +193,11 @@ class Walk:
                 self._promises.check(world, then, None)
                 yield f"claim {body.token}", then, fair and retries == step.retries
         if step.claim is None and world.left.unknown:
-            event = ev.TaskUnknown(time_after(execution, LONG), slot)
             spent = world._replace(left=world.left.less(unknown=1))
+            event = ev.TaskUnknown(time_after(execution, LONG), slot)
             yield f"unknown {slot}", self._tell(spent, event), False
+            died = ev.ClaimVoided(time_after(execution), slot, instance="w", started=True)
+            yield f"{slot} dies before it begins", self._tell(spent, died), False
 
     def _ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         if body.state == "retried":

@@ -6,98 +6,24 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import pytest
 
-from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga import Saga
 from tests.helpers import wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.conftest import expect_no_leftovers
-from tests.worker.harness import Site, Worker
+from tests.worker.victims import ALL, DONE, ENDED, LOST, UNDONE, Arena, Victim, arena_of, victim
 
 pytestmark = pytest.mark.worker
-
-POOLS = ["prefork", "threads", "solo", "gevent"]
-DONE, UNDONE = "COMPLETED", "COMPENSATED"
-
-ALL = ("late", "early", "late undo", "early undo")
-
-#: What becomes of a saga whose worker was lost: reruns and undos as the task's acks say.
-LOST = {
-    "late": (DONE, "ff"),
-    "early": (UNDONE, "fc"),
-    "late undo": (UNDONE, "fcc"),
-    "early undo": (UNDONE, "fcc"),
-}
-
-#: What becomes of one whose worker waited for its body.
-ENDED = {"late": (DONE, "f"), "early": (DONE, "f"), "late undo": (UNDONE, "fc")}
 
 _numbers = itertools.count(1)
 
 
-@dataclass
-class Victim:
-    """A worker with a queue of its own, and the sagas of which it runs a step or an undo."""
-
-    site: Site
-    pool: str
-    queue: str
-    worker: Worker
-    rescuer: Worker
-    sagas: dict[str, SagaResult] = field(default_factory=dict)
-
-    def hold(self, row: str, way: str = "held once") -> SagaResult:
-        """Start a saga of step ``a``, which the worker has begun when this returns.
-
-        Args:
-            row: ``late`` or ``early`` for the step itself, ``late undo`` or ``early undo`` for its
-                undo.
-        """
-        ack, _, undo = row.partition(" ")
-        task = {"late": tasks.late, "early": tasks.early}[ack]
-        undo_task = {"late": tasks.undo, "early": tasks.early_undo}[ack]
-        ways = {"a/c": way, "b/f": "declines"} if undo else {"a/f": way}
-        saga = Saga("victim", app=self.site.app)
-        saga.local_step(tasks.late if undo else task, name="a", queue=self.queue).on_failure(
-            undo_task if undo else tasks.undo, queue=self.queue
-        )
-        saga.local_step(tasks.late, name="b", queue=self.queue)
-        result = self.sagas[row] = saga.commit().delay(ways=ways)
-        self.site.journal.wait(result.id, "began", 3 if undo else 1)
-        return result
-
-    def rescue(self) -> None:
-        """Let another worker have the queue."""
-        self.site.app.control.add_consumer(self.queue, destination=[self.rescuer.name])
-
-    def ledger(self, row: str) -> tuple[str, str]:
-        """How the saga ended, and the directions of the bodies of ``a``."""
-        result = self.sagas[row]
-        status = self.site.settled(result)
-        began = self.site.journal.began(result.id)
-        return status, "".join(name[2:] for name in began if name.startswith("a/"))
-
-    def gone(self) -> None:
-        wait_for(
-            lambda: not self.worker.process.alive,
-            20,
-            description=f"the {self.pool} worker to end: {self.worker.text()[-3000:]}",
-        )
-
-
 @pytest.fixture(scope="module")
-def arena(journal, folder) -> Iterator[tuple[Site, Worker]]:
-    """A database with a worker that serves no queue until it is told to."""
-    with EmbeddedValkey() as server:
-        site = Site(server.url(), journal, folder)
-        rescuer = site.start("-Q", "rescue", "-c", "4", app="tests.worker.apps.table")
-        try:
-            yield site, rescuer.wait_until_ready()
-        finally:
-            site.close()
+def arena(journal, folder) -> Iterator[Arena]:
+    with arena_of(journal, folder) as found:
+        yield found
 
 
 #: A pool and what its worker runs; solo has room for one body.
@@ -111,52 +37,48 @@ def name_of(part: Part) -> str:
 
 @contextmanager
 def scene(
-    arena: tuple[Site, Worker],
+    arena: Arena,
     parts: Sequence[Part],
     act: Callable[[Victim], None],
     way: str = "held once",
     **settings: float,
 ) -> Iterator[dict[str, Victim]]:
     """Start a worker for each part, let all begin their bodies, and then ``act`` upon each."""
-    site, rescuer = arena
     cast = {}
     for part in parts:
         pool, rows = part
-        queue = f"victim-{next(_numbers)}"
-        options = ["-P", pool, "-c", str(len(rows)), "-Q", queue]
-        worker = site.start(*options, app="tests.worker.apps.table", **settings)
-        cast[name_of(part)] = Victim(site, pool, queue, worker, rescuer)
-    for victim, (_, rows) in zip(cast.values(), parts, strict=True):
-        victim.worker.wait_until_ready()
+        cast[name_of(part)] = victim(arena, pool, len(rows), **settings)
+    for found, (_, rows) in zip(cast.values(), parts, strict=True):
+        found.worker.wait_until_ready()
         for row in rows:
-            victim.hold(row, way)
-    for victim in cast.values():
-        act(victim)
-    for victim in cast.values():
-        victim.gone()
-        victim.rescue()
+            found.hold(row, way)
+    for found in cast.values():
+        act(found)
+    for found in cast.values():
+        found.gone()
+        found.rescue()
     yield cast
-    for victim in cast.values():
-        site.app.control.cancel_consumer(victim.queue, destination=[rescuer.name])
-    expect_no_leftovers(site)
+    for found in cast.values():
+        found.leave()
+    expect_no_leftovers(arena[0])
 
 
-def kill(victim: Victim) -> None:
-    victim.worker.kill()
+def kill(found: Victim) -> None:
+    found.worker.kill()
 
 
-def quit(victim: Victim) -> None:
-    victim.worker.signal(signal.SIGQUIT)
+def quit(found: Victim) -> None:
+    found.worker.signal(signal.SIGQUIT)
 
 
-def quit_and_let_end(victim: Victim) -> None:
-    victim.worker.signal(signal.SIGQUIT)
-    wait_for(lambda: "shutdown" in victim.worker.text().lower())
-    for row, result in victim.sagas.items():
-        victim.site.journal.open(result.id, "a/c" if "undo" in row else "a/f")
+def quit_and_let_end(found: Victim) -> None:
+    found.worker.signal(signal.SIGQUIT)
+    wait_for(lambda: "shutdown" in found.worker.text().lower())
+    for row in found.sagas:
+        found.let_end(row)
 
 
-def nothing(victim: Victim) -> None:
+def nothing(found: Victim) -> None:
     """The body itself is the end of the worker."""
 
 
@@ -321,7 +243,7 @@ class TestRetryOnWorkerLost:
     @classmethod
     def sagas(cls, arena):
         site, rescuer = arena
-        queue = f"victim-{next(_numbers)}"
+        queue = f"resent-{next(_numbers)}"
         worker = site.worker("-Q", queue, app="tests.worker.apps.table")
         found = {}
         for name in ("late_resent", "early_resent"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import chain, chord, group, shared_task
+from celery import Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import saga_info
@@ -54,6 +55,15 @@ def _dies_then_declines(task: Any) -> None:
     if is_first_body():
         os._exit(3)
     raise ValueError("it is there already")
+
+
+def _kills_its_process(task: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kills_its_worker(task: Any) -> None:
+    """As when a container runs out of memory: the main process and its whole pool."""
+    os.killpg(0, signal.SIGKILL)
 
 
 def _out_of_memory(task: Any) -> None:
@@ -149,6 +159,18 @@ def late(self, ways=None):
 
 @shared_task(bind=True, acks_late=True, reject_on_worker_lost=True)
 def requeued(self, ways=None):
+    return _play(self, ways)
+
+
+class Stillborn(Task):
+    """Kills its process when Celery has taken the message and the body is still to begin."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(bind=True, base=Stillborn)
+def stillborn(self, ways=None):
     return _play(self, ways)
 
 

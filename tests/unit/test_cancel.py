@@ -1,0 +1,53 @@
+"""``cancel()`` says whether it was this call that changed the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+
+from celery_saga import Saga, SagaManager, SagaResult
+from celery_saga.decide import events as ev
+from celery_saga.execution import Claim, Direction, Slot
+from celery_saga.runtime import runtime_of
+from celery_saga.stores.memory import MemoryStore
+
+
+@pytest.fixture
+def result() -> Iterator[SagaResult]:
+    """A saga whose only step runs, on a store whose clock stands still."""
+    app = Celery("cancel", broker="memory://", set_as_current=False)
+    SagaManager(app, storage=MemoryStore(lambda: 1_000.0))
+
+    @app.task(name="cancel.step", shared=False)
+    def step() -> None:
+        pass
+
+    found = Saga("cancel", app=app, steps=[step]).commit().delay()
+    slot = found.execution.slot(0)
+    assert slot is not None
+    runtime_of(app).store.claim(found.id, slot, Claim("held", "boot"))
+    yield found
+    app.close()
+
+
+def test_two_at_the_same_moment_with_the_same_words(result: SagaResult) -> None:
+    assert (result.cancel(), result.cancel()) == (True, False)
+
+
+@pytest.mark.parametrize("first", ["cancel", "the last commit"])
+def test_against_the_last_commit(result: SagaResult, first: str) -> None:
+    """Whichever is saved second finds the other's revision, and decides anew."""
+    orchestrator = result._runtime.orchestrator
+    known = result.execution
+    done = ev.StepSucceeded(1_000.0, Slot(0, Direction.FORWARD, 1), "held")
+    if first == "cancel":
+        assert result.cancel() is True
+        assert orchestrator.report(result.id, done, known).status == "COMPENSATED"
+    else:
+        orchestrator.report(result.id, done, known)
+        cancelled = ev.CancelRequested(1_000.0)
+        after, changed = orchestrator.change(result.id, cancelled, known)
+        assert (after.status, changed) == ("COMPLETED", False)
+        assert result.cancel() is False

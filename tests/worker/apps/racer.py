@@ -1,0 +1,89 @@
+"""A process that does what it is told at the moment that it is told: one line in, one line out.
+
+Each line names a verb, its arguments, and when to begin on the machine's one monotonic clock. Until
+then the process spins, so that several of them begin within microseconds of each other.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from celery import Celery
+
+from celery_saga import Saga, SagaManager
+from celery_saga.decide.events import StepSucceeded
+from celery_saga.execution import Claim, Slot
+from celery_saga.runtime import runtime_of
+from celery_saga.stores import Pulse, Refused
+from celery_saga.sweep import Sweeper
+from tests.worker.apps import steps
+
+__all__ = ["steps"]
+
+app = Celery("racer")
+sagas = SagaManager(app)
+app.config_from_object("tests.worker.apps.settings")
+
+race = Saga("race", app=app)
+race.local_step(steps.late, name="only")
+race.commit()
+
+
+def reach(at: float) -> None:
+    while time.monotonic() < at:
+        pass
+
+
+def start(at: float, saga_id: str) -> bool:
+    reach(at)
+    return race.apply_async({}, saga_id=saga_id).created
+
+
+def cancel(at: float, saga_id: str) -> bool:
+    result = sagas.get(saga_id)
+    reach(at)
+    return result.cancel("race", by="racer")
+
+
+def commit(at: float, saga_id: str, slot: str) -> bool:
+    """What a worker does whose step has returned: the step was claimed well before."""
+    orchestrator = runtime_of(app).orchestrator
+    _, place = Slot.parse(f"{saga_id}~{slot}") or ("", None)
+    assert place is not None
+    known = orchestrator.claim(saga_id, place, Claim(f"token of {saga_id}", "boot"))
+    assert not isinstance(known, Refused), known
+    reach(at)
+    event = StepSucceeded(orchestrator.store.now(), place, f"token of {saga_id}")
+    return orchestrator.change(saga_id, event, known)[1]
+
+
+def sweep(at: float) -> int:
+    sweeper = Sweeper(runtime_of(app).orchestrator)
+    reach(at)
+    return sweeper.sweep()
+
+
+def bury(at: float, boot: str) -> int:
+    orchestrator = runtime_of(app).orchestrator
+    sweeper = Sweeper(orchestrator)
+    pulse = Pulse(orchestrator.store.now(), (boot,), True, ())
+    reach(at)
+    return sweeper.bury(pulse)
+
+
+VERBS: dict[str, Any] = {verb.__name__: verb for verb in (start, cancel, commit, sweep, bury)}
+
+
+def main() -> None:
+    runtime_of(app).store.now()  # connected before the first race
+    print("ready", flush=True)
+    for line in sys.stdin:
+        verb, at, *args = json.loads(line)
+        print(json.dumps(VERBS[verb](at, *args)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What looks like a loss and is none: no body runs a second time.
+
+Also: ``test_pools.py`` (a step that keeps the solo pool's whole worker busy), ``test_zombies.py``
+(a worker that is stopped for less than its liveness), ``test_messages_lost_and_doubled.py`` (a
+backlog). ``python -m benchmarks recovery --calm`` runs all of it at default settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from celery_saga import Saga
+from celery_saga.contrib.embedded import EmbeddedValkey
+from tests.helpers import wait_for
+from tests.worker.apps import ways
+from tests.worker.apps.steps import early, late, undo
+from tests.worker.harness import QUICK, Site
+from tests.worker.victims import ALL, DONE, ENDED, Victim, hold_all, victim
+
+pytestmark = pytest.mark.worker
+
+#: Seconds that a server is away: several times as long as a silent worker counts as alive.
+AWAY = 4 * QUICK["saga_heartbeat_ttl"]
+#: What the workers of each pool run; the solo pool has room for one body.
+CAST = {"prefork": ALL, "threads": ALL, "solo": ("early",), "gevent": ALL}
+ROWS = [(pool, row) for pool, rows in CAST.items() for row in rows]
+
+
+@pytest.fixture(scope="module")
+def apart(journal, folder) -> Iterator[tuple[Site, EmbeddedValkey, EmbeddedValkey]]:
+    """Broker and store on a server each; their data outlive a crash."""
+    with EmbeddedValkey(append_only=True) as broker, EmbeddedValkey(append_only=True) as store:
+        site = Site(broker.url(), journal, folder)
+        site.settings["saga_store_url"] = site.app.conf.saga_store_url = store.url()
+        try:
+            yield site, broker, store
+        finally:
+            site.close()
+
+
+def pass_time(site: Site, seconds: float) -> None:
+    """Wait by the clock of a server that is never away."""
+
+    def now() -> float:
+        seconds, micros = site.journal.client.time()  # type: ignore[misc]
+        return float(seconds + micros / 1e6)
+
+    until = now() + seconds
+    wait_for(lambda: now() >= until, seconds + 20)
+
+
+def let_all_end(victims: dict[str, Victim]) -> None:
+    for found in victims.values():
+        for row in found.sagas:
+            found.let_end(row)
+
+
+class TestStoreAway:
+    """The store is away for long, under the bodies of all pools."""
+
+    @pytest.fixture(scope="class", params=["bodies end meanwhile", "bodies end later"])
+    @classmethod
+    def victims(cls, request, apart) -> Iterator[dict[str, Victim]]:
+        site, _, store = apart
+        rescuer = site.worker("-Q", "rescue", app="tests.worker.apps.table")
+        arena = site, rescuer
+        found = {pool: victim(arena, pool, len(rows)) for pool, rows in CAST.items()}
+        for pool, rows in CAST.items():
+            hold_all([found[pool]], rows)
+        store.kill()
+        if request.param == "bodies end meanwhile":
+            let_all_end(found)
+        pass_time(site, AWAY)
+        store.restart()
+        if request.param == "bodies end later":
+            pass_time(site, AWAY)  # whoever is back first has time to misjudge the others
+            let_all_end(found)
+        yield found
+        for each in (rescuer, *(one.worker for one in found.values())):
+            each.kill()
+
+    @pytest.mark.parametrize(("pool", "row"), ROWS)
+    def test_each_body_runs_once(self, victims, pool, row):
+        found = victims[pool]
+        assert found.ledger(row) == ENDED[row]
+        assert {step.lost for step in found.sagas[row].execution.steps} == {0}
+
+
+def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
+    """The other pools: ``test_failure_table_servers.py``."""
+    site, broker, _ = apart
+    site.worker("-P", "solo", "-Q", "solo", app="tests.worker.apps.table")
+    saga = Saga("solo", app=site.app)
+    saga.local_step(ways.early, name="a", queue="solo").on_failure(ways.undo, queue="solo")
+    result = saga.commit().delay(ways={"a/f": "held"})
+    site.journal.wait(result.id, "began")
+    broker.kill()
+    pass_time(site, AWAY)
+    broker.restart()
+    pass_time(site, AWAY)
+    site.journal.open(result.id, "a/f")
+
+    assert site.settled(result) == DONE
+    assert site.journal.began(result.id) == ["a/f"]
+
+
+def test_children_that_are_replaced_all_the_time_under_a_busy_heart(site):
+    """A fork that came upon a lock of the heart's would wait for ever, its step with it."""
+    site.worker("--max-tasks-per-child", "1", saga_heartbeat=0.02)
+    saga = site.saga(*[(f"s{number}", late, undo) for number in range(20)])
+    results = [saga.delay() for _ in range(5)]
+
+    for result in results:
+        assert site.settled(result, timeout=100) == DONE
+        assert site.journal.began(result.id) == [f"s{number}/f" for number in range(20)]
+        assert {step.lost for step in result.execution.steps} == {0}
+    processes = {line["pid"] for result in results for line in site.journal.of(result.id)}
+    assert len(processes) == 100
+
+
+@pytest.mark.parametrize("task", [late, early])
+def test_a_worker_that_holds_a_hundred_messages(site, task):
+    """They wait for a body to end, for longer than a message that nobody has is missed."""
+    site.worker("-c", "1", worker_prefetch_multiplier=100)
+    site.worker("-c", "1", "-Q", "elsewhere")
+    first = site.saga(("a", task, undo)).delay(hold=["a/f"])
+    site.journal.wait(first.id, "began")
+    results = [site.saga(("a", task, undo), ("b", task)).delay() for _ in range(99)]
+    wait_for(lambda: site.queued() == 0, description="the worker has all messages")
+    site.pass_time(6)
+    site.journal.open(first.id, "a/f")
+
+    for result in [first, *results]:
+        assert site.settled(result) == DONE
+    for result in results:
+        assert site.journal.began(result.id) == ["a/f", "b/f"]
+        assert [step.republished for step in result.execution.steps] == [0, 0]

@@ -1,0 +1,137 @@
+"""Workers that are to be killed or stopped while they run bodies, and one that takes over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery_saga import Saga, SagaResult
+from celery_saga.contrib.embedded import EmbeddedValkey
+from tests.helpers import wait_for
+from tests.worker.apps import ways as tasks
+from tests.worker.harness import Journal, Site, Worker
+
+DONE, UNDONE = "COMPLETED", "COMPENSATED"
+
+#: What a victim runs: a step with late or early acknowledgement, or the undo of one.
+ALL = ("late", "early", "late undo", "early undo")
+
+#: What becomes of a saga whose worker was lost, and the directions of the bodies of its step ``a``:
+#: reruns and undos as the task's acks say.
+LOST = {
+    "late": (DONE, "ff"),
+    "early": (UNDONE, "fc"),
+    "late undo": (UNDONE, "fcc"),
+    "early undo": (UNDONE, "fcc"),
+}
+
+#: What becomes of one whose body had time to end.
+ENDED = {
+    "late": (DONE, "f"),
+    "early": (DONE, "f"),
+    "late undo": (UNDONE, "fc"),
+    "early undo": (UNDONE, "fc"),
+}
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Victim:
+    """A worker with a queue of its own, and the sagas of which it runs a step or an undo."""
+
+    site: Site
+    queue: str
+    worker: Worker
+    rescuer: Worker
+    sagas: dict[str, SagaResult] = field(default_factory=dict)
+    #: What the journal says of the body that is held.
+    began: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def journal(self) -> Journal:
+        return self.site.journal
+
+    def hold(self, row: str, way: str = "held once") -> SagaResult:
+        """Start a saga of step ``a``, which the worker has begun when this returns.
+
+        Args:
+            row: ``late`` or ``early`` for the step itself, ``late undo`` or ``early undo`` for its
+                undo.
+            way: what the body does.
+        """
+        ack, _, undo = row.partition(" ")
+        task = {"late": tasks.late, "early": tasks.early}[ack]
+        undo_task = {"late": tasks.undo, "early": tasks.early_undo}[ack]
+        ways = {"a/c": way, "b/f": "declines"} if undo else {"a/f": way}
+        saga = Saga("victim", app=self.site.app)
+        saga.local_step(tasks.late if undo else task, name="a", queue=self.queue).on_failure(
+            undo_task if undo else tasks.undo, queue=self.queue
+        )
+        saga.local_step(tasks.late, name="b", queue=self.queue)
+        result = self.sagas[row] = saga.commit().delay(ways=ways)
+        self.began[row] = self.journal.wait(result.id, "began", 3 if undo else 1)
+        return result
+
+    def let_end(self, row: str) -> None:
+        """Let a held body of the row end."""
+        self.journal.open(self.sagas[row].id, "a/c" if "undo" in row else "a/f")
+
+    def rescue(self) -> None:
+        """Let another worker have the queue."""
+        self.site.app.control.add_consumer(self.queue, destination=[self.rescuer.name])
+
+    def leave(self) -> None:
+        """The other worker has the queue no more."""
+        self.site.app.control.cancel_consumer(self.queue, destination=[self.rescuer.name])
+
+    def ledger(self, row: str) -> tuple[str, str]:
+        """How the saga ended, and the directions of the bodies of ``a``."""
+        result = self.sagas[row]
+        status = self.site.settled(result)
+        began = self.journal.began(result.id)
+        return status, "".join(name[2:] for name in began if name.startswith("a/"))
+
+    def gone(self) -> None:
+        wait_for(
+            lambda: not self.worker.process.alive,
+            20,
+            description=f"the worker to end: {self.worker.text()[-3000:]}",
+        )
+
+
+#: A database with a worker that serves its own queue only, until it is told to serve another.
+Arena = tuple[Site, Worker]
+
+
+@contextmanager
+def arena_of(journal: Journal, folder: Path) -> Iterator[Arena]:
+    """An arena on a server of its own."""
+    with EmbeddedValkey() as server:
+        site = Site(server.url(), journal, folder)
+        rescuer = site.start("-Q", "rescue", "-c", "4", app="tests.worker.apps.table")
+        try:
+            yield site, rescuer.wait_until_ready()
+        finally:
+            site.close()
+
+
+def victim(arena: Arena, pool: str = "prefork", bodies: int = len(ALL), **settings: Any) -> Victim:
+    """A worker with room for so many bodies; it is not waited for."""
+    site, rescuer = arena
+    queue = f"victim-{next(_numbers)}"
+    options = ("-P", pool, "-c", str(bodies), "-Q", queue)
+    worker = site.start(*options, app="tests.worker.apps.table", **settings)
+    return Victim(site, queue, worker, rescuer)
+
+
+def hold_all(victims: Sequence[Victim], rows: Sequence[str] = ALL, way: str = "held once") -> None:
+    """Let each of them begin all the rows."""
+    for each in victims:
+        each.worker.wait_until_ready()
+        for row in rows:
+            each.hold(row, way)
