@@ -26,7 +26,8 @@ def bodies(text: str) -> list[str]:
 
 def order(site: Any, saga_id: str, *places: str) -> None:
     """Have the process that comes to a place die there."""
-    site.journal.client.sadd(f"die:{saga_id}", *places)
+    if places:
+        site.journal.client.sadd(f"die:{saga_id}", *places)
 
 
 def died(site: Any, saga_id: str) -> bool:

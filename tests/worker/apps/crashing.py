@@ -31,8 +31,8 @@ __all__ = ["app", "crashing_steps"]
 #: Before each place of this process.
 role = os.environ.get("SAGA_TEST_ROLE", "")
 
-#: The role of workers that run bodies while others sweep.
-BODIES = "bodies "
+#: The roles of workers that sweep; all others leave it to these.
+SWEEPING = ("", "sweeper ")
 
 _now = threading.local()
 
@@ -93,7 +93,7 @@ class DyingStore:
 
     def beat(self, *args: Any) -> Any:
         pulse: Pulse = self._write("boots", "", "beat", self._store.beat, *args)
-        if role == BODIES and pulse.sweeper:
+        if pulse.sweeper and role not in SWEEPING:
             self._store.client.delete(self._store._key("sweeper"))
             return evolved(pulse, sweeper=False)
         return pulse
