@@ -99,6 +99,16 @@ local function grown(key, set, drop)
   end
   if by ~= 0 then redis.call('HINCRBY', key, 'z', by) end
 end
+local function index(keys, id, keep)
+  local now = tonumber(redis.call('TIME')[1])
+  for _, key in ipairs(keys) do
+    redis.call('ZADD', key, now, id)
+    if keep ~= '' then
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
+      redis.call('EXPIRE', key, keep)
+    end
+  end
+end
 local function write(key, set)
   for j = 1, #set, 1000 do
     redis.call('HSET', key, unpack(set, j, math.min(j + 999, #set)))

@@ -7,7 +7,7 @@ field     holds
 ========  =====================================================================================
 rev       revision
 by        token of the call that created it
-w         token of the call that saved the current revision
+w         token of the last call that saved; claims come after it
 head      status, position, deadline... as JSON
 plan      the frozen plan, written once
 h         history, JSON
@@ -36,9 +36,9 @@ return {1}
 """
 )
 
-# KEYS: saga hash, due. ARGV: lists of: token, saga id, due score or ''; messages; status keys;
-# field, value... Answers {1} when created (also by this token before), {0, hash} when the id is
-# taken, {-1, why the broker refused}.
+# KEYS: saga hash, due. ARGV: lists of: token, saga id, due score or '', seconds to live or '';
+# messages; status keys; field, value... Answers {1} when created (also by this token before),
+# {0, hash} when the id is taken, {-1, why the broker refused}.
 CREATE = (
     _COMMON
     + """
@@ -49,12 +49,12 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 local refused = send(box)
 if refused then return {-1, refused} end
-local now = redis.call('TIME')[1]
-for _, key in ipairs(indexes) do redis.call('ZADD', key, now, main[2]) end
+index(indexes, main[2], main[4])
 grown(KEYS[1], fields, {})
 write(KEYS[1], fields)
 redis.call('HSET', KEYS[1], 'by', main[1], 'rev', 1)
 if main[3] ~= '' then redis.call('ZADD', KEYS[2], main[3], main[2]) end
+if main[4] ~= '' then redis.call('EXPIRE', KEYS[1], main[4]) end
 return {1}
 """
 )
@@ -117,10 +117,7 @@ SAVE = (
 local main, box, result, set, places, drop = take(), take(), take(), take(), take(), take()
 local claims, old, new = take(), take(), take()
 local rev, id = redis.call('HMGET', KEYS[1], 'rev', 'w'), id_of(KEYS[1], main[3])
-if rev[1] ~= main[1] then
-  local mine = rev[2] == main[2] and tonumber(rev[1]) == tonumber(main[1]) + 1
-  return {mine and 1 or 0}
-end
+if rev[1] ~= main[1] then return {rev[2] == main[2] and 1 or 0} end
 local refused = send(box) or tell(KEYS[1], result, set, places, drop)
 if refused then return {-1, refused} end
 for _, item in ipairs({'rev', tonumber(main[1]) + 1, 'w', main[2]}) do set[#set + 1] = item end
@@ -132,16 +129,7 @@ for j = 1, #claims, 2 do
   redis.call('SREM', main[3] .. 'claims:' .. claims[j], id .. '~' .. claims[j + 1])
 end
 for _, key in ipairs(old) do redis.call('ZREM', key, id) end
-if #new > 0 then
-  local now, keep = tonumber(redis.call('TIME')[1]), main[7]
-  for _, key in ipairs(new) do
-    redis.call('ZADD', key, now, id)
-    if keep ~= '' then
-      redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(keep))
-      redis.call('EXPIRE', key, keep)
-    end
-  end
-end
+index(new, id, main[7])
 if main[4] == '-' then redis.call('ZREM', KEYS[2], id)
 elseif main[4] ~= '' then redis.call('ZADD', KEYS[2], main[4], id) end
 if main[5] == 'persist' then redis.call('PERSIST', KEYS[1])
@@ -152,8 +140,9 @@ return {1}
 )
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
-# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds,
-# 1 if this boot sweeps, task ids of its claims, dead boots that hold something...}.
+# prefix of claim sets, seconds for which dead boots are remembered that hold nothing. Answers
+# {seconds, microseconds, 1 if this boot sweeps, task ids of its claims, dead boots that hold
+# something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -167,11 +156,13 @@ if not sweeper or sweeper == ARGV[1] then
   mine = 1
 end
 local out = {time[1], time[2], mine, redis.call('SMEMBERS', ARGV[4] .. ARGV[1])}
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
-for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'WITHSCORES')
+for j = 1, #dead, 2 do
+  local boot, ended = dead[j], tonumber(dead[j + 1])
   local claims = redis.call('EXISTS', ARGV[4] .. boot)
   local messages = redis.call('HEXISTS', KEYS[2], boot)
-  if claims + messages > 0 then out[#out + 1] = boot end
+  if claims + messages > 0 then out[#out + 1] = boot
+  elseif ended < now - tonumber(ARGV[5]) then redis.call('ZREM', KEYS[1], boot) end
 end
 return out
 """
@@ -187,11 +178,21 @@ end
 return out
 """
 
-# KEYS: saga hash, due. ARGV: saga id, revision or '', then keys of the status indexes. Answers 1 if
-# there was one of that revision.
+# KEYS: saga hash, due. ARGV: saga id, revision or '', prefix of claim sets, then keys of the status
+# indexes. Answers 1 if there was one of that revision.
 DELETE = """
-if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'rev') ~= ARGV[2] then return 0 end
+local flat = redis.call('HGETALL', KEYS[1])
+local fields = {}
+for j = 1, #flat, 2 do fields[flat[j]] = flat[j + 1] end
+if ARGV[2] ~= '' and fields.rev ~= ARGV[2] then return 0 end
+for name, value in pairs(fields) do
+  local step = string.match(name, '^k(%d+)$')
+  if step then
+    local claims = ARGV[3] .. cjson.decode(value).instance
+    redis.call('SREM', claims, ARGV[1] .. '~' .. fields['o' .. step])
+  end
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
-for j = 3, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
+for j = 4, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
 return redis.call('DEL', KEYS[1])
 """

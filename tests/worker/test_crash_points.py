@@ -7,10 +7,7 @@ at once; each tells one process where to die.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import uuid
 from dataclasses import dataclass
 
@@ -21,10 +18,10 @@ from celery_saga import Saga, SagaManager
 from celery_saga.errors import SagaExecutionNotFoundException
 from tests.helpers import wait_for
 from tests.worker.apps.steps import early, late, undo
-from tests.worker.crashes import SAVING, SENDING, died, order
+from tests.worker.crashes import SAVING, SENDING, died, order, run_clients
 from tests.worker.crashes import bodies as bodies_of
 from tests.worker.deployment import BAD, GOOD
-from tests.worker.harness import ROOT, leftovers
+from tests.worker.harness import leftovers
 from tests.worker.servers import Monitor
 
 # A table takes 10 seconds, and many times that on a machine that is busy.
@@ -195,30 +192,23 @@ class Clients:
     def __init__(self, site, places):
         self.site = site
         self.worker = site.worker("-c", "4", app="tests.worker.apps.crashing")
-        self.sagas = {}
-        clients = {case: self.client(*case) for case in places}
-        try:
-            self.codes = {case: client.wait(100) for case, client in clients.items()}
-        finally:
-            for client in clients.values():
-                client.kill()
+        self.sagas = {case: self.saga(*case) for case in places}
+        asked = [(verb.split()[0], self.sagas[verb, where]) for verb, where in places]
+        self.codes = dict(zip(places, run_clients(site, asked), strict=True))
         for (verb, _), saga_id in self.sagas.items():
             if verb == RUNS:
                 site.journal.open(saga_id, "a/f")
 
-    def client(self, verb, where):
+    def saga(self, verb, where):
         saga_id = uuid.uuid4().hex
         if verb != "start":
             self.prepare(verb, saga_id)
-        self.sagas[verb, where] = saga_id
         order(self.site, saga_id, f"client {where}")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.site.environment()}
-        command = [sys.executable, "-m", "tests.worker.apps.crashing_client", verb, saga_id]
-        return subprocess.Popen(command, env=env, cwd=ROOT)
+        return saga_id
 
     def prepare(self, verb, saga_id):
         """A saga whose second step waits in a queue of nobody, or whose first one runs."""
-        waits = verb == "cancel while a step waits"
+        waits = verb == WAITS
         saga = Saga("crashing", app=self.site.app)
         saga.local_step(late, name="a").on_failure(undo)
         saga.local_step(late, name="b", queue="nobody" if waits else "celery").on_failure(undo)

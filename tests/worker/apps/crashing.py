@@ -31,6 +31,9 @@ __all__ = ["app", "crashing_steps"]
 #: Before each place of this process.
 role = os.environ.get("SAGA_TEST_ROLE", "")
 
+#: Stands for the event of what is saved outside of an orchestrator's ``handle``.
+outside = "Started"
+
 #: The roles of workers that sweep; all others leave it to these.
 SWEEPING = ("", "sweeper ")
 
@@ -79,7 +82,7 @@ class DyingStore:
         return self._save(before, after, self._store.save, before, after, *args, **options)
 
     def _save(self, before: Any, after: SagaExecution, *call: Any, **options: Any) -> Any:
-        event = getattr(_now, "event", "Started")
+        event = getattr(_now, "event", outside)
         _now.saga, _now.place = after.saga_id, f"{event} {what(before, after)}"
         return self._write(after.saga_id, _now.place, "save", *call, **options)
 
@@ -139,7 +142,7 @@ def named(handle: Any) -> Any:
     """``handle`` of an orchestrator, during which the event is known."""
 
     def call(saga_id: str, event: Any, *args: Any, **options: Any) -> Any:
-        before, _now.event = getattr(_now, "event", "Started"), type(event).__name__
+        before, _now.event = getattr(_now, "event", outside), type(event).__name__
         try:
             return handle(saga_id, event, *args, **options)
         finally:
