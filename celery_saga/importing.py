@@ -7,7 +7,7 @@ import uuid
 from celery_saga.decide import decide
 from celery_saga.decide.events import ClaimVoided
 from celery_saga.errors import SagaAlreadyExists
-from celery_saga.execution import TERMINAL, SagaExecution, SagaStatus, evolved
+from celery_saga.execution import SagaExecution, evolved
 from celery_saga.stores import Store
 
 
@@ -25,17 +25,10 @@ def take_in(store: Store, execution: SagaExecution) -> SagaExecution:
     execution = _without_claims(execution, at)
     if not execution.settled:
         execution = _without_messages(evolved(execution, due_at=at), at)
-    first = execution
-    if execution.status in TERMINAL:
-        # What ends expires, and only a save ends a saga. Until then nobody touches a paused one.
-        first = evolved(execution, status=SagaStatus.PAUSED, due_at=None)
-    saved, created = store.create(first, uuid.uuid4().hex)
+    saved, created = store.create(execution, uuid.uuid4().hex)
     if not created:
         raise SagaAlreadyExists(execution.saga_id, saved.name)
-    if first is execution:
-        return saved
-    ended = evolved(saved, status=execution.status, due_at=execution.due_at)
-    return store.save(saved, ended, uuid.uuid4().hex) or saved
+    return saved
 
 
 def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:

@@ -6,13 +6,8 @@ published from here: a report goes through the orchestrator like any other event
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import sys
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,10 +17,17 @@ from celery.platforms import EX_FAILURE
 
 from celery_saga import info
 from celery_saga.context import SagaContext
-from celery_saga.decide.events import Event, StepFailed, StepReleased, StepSucceeded
+from celery_saga.coroutines import finished
+from celery_saga.decide.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import HEADER
-from celery_saga.errors import AbortSaga, BadStepResult, BarrierPassedTwice, StoreUnavailable
+from celery_saga.errors import (
+    AbortSaga,
+    BadStepResult,
+    BarrierPassedTwice,
+    SagaExecutionNotFoundException,
+    StoreUnavailable,
+)
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.partial import NotLoaded
 from celery_saga.plan import PlanStep
@@ -112,7 +114,7 @@ class _Delivery:
         try:
             token = info.current.set(self._info)
             try:
-                result = _finished(body(*args, **kwargs))
+                result = finished(body(*args, **kwargs))
             finally:
                 info.current.reset(token)
         except Retry as error:
@@ -243,39 +245,22 @@ class _Delivery:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.
             raise Reject(error, requeue=True) from error
+        except SagaExecutionNotFoundException:
+            self._tell_a_person(event)
+            return
         if not changed:
             log.warning("saga %s: the report of %s came too late", saga_id, self._slot)
 
-
-def _finished(result: Any) -> Any:
-    """The result; that of a coroutine function is awaited here."""
-    if not inspect.isawaitable(result):
-        return result
-    context, coroutine = copy_context(), _awaited(result)
-
-    def run() -> Any:
-        return context.run(asyncio.run, coroutine)
-
-    if not _loop_is_running():
-        return run()
-    # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
-    monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        return sys.modules["gevent"].get_hub().threadpool.apply(run)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run).result()
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
+    def _tell_a_person(self, event: Event) -> None:
+        """The saga was deleted, or has expired: nobody will undo what its step did."""
+        saga_id, name = self._execution.saga_id, self._step.name
+        effect = isinstance(event, StepSucceeded) or getattr(event, "effect", False)
+        if not effect or self._slot.direction is Direction.BACKWARD:
+            log.info("saga %s: it is gone, and the report of %s with it", saga_id, self._slot)
+            return
+        text = f"saga {saga_id} is gone, and its step {name!r} took effect"
+        alert = Alert("saga-orphan-effect", text)
+        self._orchestrator.dispatcher.alert(self._execution, alert)
 
 
 def _expected_at(error: Retry, now: float) -> float:

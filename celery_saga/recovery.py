@@ -58,7 +58,7 @@ class Heart:
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
-        self._last_beat = self._last_judged = 0.0
+        self._last_beat = self._last_pulse = self._last_judged = 0.0
         self._absent: frozenset[tuple[str, Slot]] = frozenset()
         self._ended = threading.Event()
         self._threads = [
@@ -131,11 +131,15 @@ class Heart:
         _, waiting = _requests()
         pulse = self._shell.store.beat(self.instance, self._ttl, waiting)
         now = time.monotonic()
-        if self._steady_since is None or now - self._last_beat > self._ttl:
+        passed, passed_there = now - self._last_beat, pulse.at - self._last_pulse
+        leap = passed_there - passed > self._ttl / 3
+        if self._steady_since is None or passed > self._ttl or leap:
             self._steady_since = now
-        self._last_beat = now
-        # Others are judged only after a while without a gap: an outage of the store must not make
-        # everybody look dead to whoever comes back first. The half is for the beats' own jitter.
+        self._last_beat, self._last_pulse = now, pulse.at
+        # Others are judged only after a while without a gap and without a leap of the store's
+        # clock: neither an outage of the store nor its failover to a machine with another clock
+        # must make everybody look dead to whoever beats first. The half is for the beats' own
+        # jitter.
         steady = now - self._steady_since >= self._ttl + self._every / 2
         self._newest = pulse
         self._inbox.put(partial(self._look, pulse, steady))

@@ -62,6 +62,7 @@ FLOORS = {
     "runtime": 3,
     "outbox": 3,
     "templates": 3,
+    "coroutines": 0,
     "participant": 3,
     "hook": 3,
     "discovery": 3,

@@ -36,6 +36,13 @@ from celery_saga.execution import (
     evolved,
 )
 
+Request = PauseRequested | ResumeRequested | RetryRequested | SkipRequested | ResolveRequested
+
+
+def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
+    asked = (event.at, verb, event.by)
+    return any((note.at, note.what, note.by) == asked for note in execution.history)
+
 
 def _refused(execution: SagaExecution, verb: str) -> Decision:
     refusal = SagaNotActionable(execution.saga_id, verb, execution.status.value)
@@ -88,6 +95,8 @@ def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
 
 def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decision:
     """Send nothing more; a step that is on its way may end."""
+    if _was_done(execution, "pause", event):
+        return Decision(execution)
     if execution.settled or execution.status is SagaStatus.PAUSED:
         return _refused(execution, "pause")
     execution = noted(execution, event.at, "pause", event.by)
@@ -96,6 +105,8 @@ def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decis
 
 def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Decision:
     """Take up where the pause began."""
+    if _was_done(execution, "resume", event):
+        return Decision(execution)
     if execution.status is not SagaStatus.PAUSED:
         return _refused(execution, "resume")
     execution = noted(execution, event.at, "resume", event.by)
@@ -120,6 +131,8 @@ def _go_on(execution: SagaExecution, at: float) -> Decision:
 
 def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
     """A stuck saga tries again what held it up, with a corrected context if one is given."""
+    if _was_done(execution, "retry", event):
+        return Decision(execution)
     if execution.status is not SagaStatus.STUCK:
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
@@ -139,6 +152,8 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
 
 def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
     """A person has done by hand what holds a stuck saga up; go on behind it."""
+    if _was_done(execution, "skip", event):
+        return Decision(execution)
     if execution.status is not SagaStatus.STUCK:
         return _refused(execution, "skip")
     execution = noted(execution, event.at, "skip", event.by)
@@ -156,6 +171,8 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
 
 def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> Decision:
     """A person has settled a stuck saga by hand and says how it ended."""
+    if _was_done(execution, "resolve", event):
+        return Decision(execution)
     if execution.status is not SagaStatus.STUCK or event.status not in TERMINAL:
         return _refused(execution, "resolve")
     execution = noted(execution, event.at, "resolve", event.by, event.status.value)

@@ -46,7 +46,7 @@ class Refused:
     owner: Claim | None = None
 
 
-#: Seconds for which a boot that has ended is remembered.
+#: Seconds for which a boot is remembered that has ended and holds nothing.
 REMEMBERED = 86400.0
 
 #: A broker's command, its key and its value.
@@ -99,7 +99,8 @@ class Store(Protocol):
     ) -> tuple[SagaExecution, bool]:
         """Save a new execution as revision 1, unless its id is taken.
 
-        ``outbox`` is only given to a store on the broker's own server.
+        ``outbox`` is only given to a store on the broker's own server. An execution that is
+        terminal already expires, as after :meth:`save`.
 
         Returns the execution that has the id, and whether this call (told by ``token``, also when
         it is repeated) created it.
@@ -130,14 +131,18 @@ class Store(Protocol):
     ) -> SagaExecution | None:
         """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
 
-        ``token`` is unique to this change: a repeat of it answers as the first time. Answers with
-        ``after`` at its new revision. A settled execution wakes those who wait; a terminal one
-        expires by itself after the store's retention, a live or stuck one never.
+        ``token`` is unique to this change: a repeat of it answers as the first time, unless there
+        was another save since. Answers with ``after`` at its new revision. A settled execution
+        wakes those who wait; a terminal one expires by itself after the store's retention, a live
+        or stuck one never.
         """
         ...
 
     def delete(self, saga_id: str, revision: int | None = None) -> bool:
-        """Forget an execution, if it has that ``revision``; whether there was one."""
+        """Forget an execution, and the claims on it, if it has that ``revision``.
+
+        Returns whether there was one.
+        """
         ...
 
     def due(self, limit: int) -> list[str]:

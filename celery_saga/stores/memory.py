@@ -24,7 +24,7 @@ class MemoryStore:
         self._changed = threading.Condition()  # over a lock that its owner may take again
         self._sagas: dict[str, SagaExecution] = {}
         self._creators: dict[str, str] = {}
-        self._writers: dict[str, tuple[str, int]] = {}
+        self._writers: dict[str, tuple[str, SagaExecution]] = {}
         self._beats: dict[str, float] = {}
         self._held: dict[str, frozenset[str]] = {}
         self._sweeper: tuple[str, float] = ("", 0.0)
@@ -74,10 +74,10 @@ class MemoryStore:
             if found is None:
                 return None
             if found.revision != before.revision:
-                mine = self._writers.get(before.saga_id) == (token, found.revision)
-                return found if mine else None
-            self._writers[before.saga_id] = (token, before.revision + 1)
+                writer, saved = self._writers.get(before.saga_id, ("", found))
+                return saved if writer == token else None
             saved = replace(after, revision=before.revision + 1)
+            self._writers[before.saga_id] = (token, saved)
             self._sagas[before.saga_id] = saved
             self._changed.notify_all()
             return saved

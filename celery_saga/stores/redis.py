@@ -66,11 +66,12 @@ class RedisStore(RedisBoots):
         self, execution: SagaExecution, token: str, outbox: Outbox | None = None
     ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
+        ttl = self._expires if execution.status in TERMINAL else ""
         answer = self._run(
             redis_scripts.CREATE,
             [self._saga(execution.saga_id), self._key("due")],
             [
-                *(token, execution.saga_id, due),
+                *(token, execution.saga_id, due, ttl),
                 *_lists(
                     creation(execution),
                     self._box(outbox),
@@ -191,7 +192,7 @@ class RedisStore(RedisBoots):
             return False
         keys = [self._saga(saga_id), self._key("due")]
         wanted = "" if revision is None else revision
-        args = [saga_id, wanted, *self._indexes(found.status, found.name)]
+        args = [saga_id, wanted, self._key("claims", ""), *self._indexes(found.status, found.name)]
         return bool(self._run(redis_scripts.DELETE, keys, args))
 
     def due(self, limit: int) -> list[str]:

@@ -12,6 +12,7 @@ import redis
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
+    MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -23,7 +24,18 @@ from celery_saga.execution import Slot
 from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
 from celery_saga.stores.redis_wire import Wire
 
-_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+_AWAY = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    MasterDownError,
+)
+
+#: Of the errors that have no class: a server that has lost its replicas, whose disk is full, or
+#: that runs somebody's long script. Nothing was written.
+_NOT_NOW = ("NOREPLICAS ", "MISCONF ", "BUSY ")
 
 #: Seconds for which an estimate of the server's clock is used before the server is asked again.
 CLOCK_TRUST = 10.0
@@ -37,6 +49,8 @@ def guarded() -> Iterator[None]:
     except _AWAY as error:
         raise StoreUnavailable(f"the saga store does not answer: {error}") from error
     except RedisError as error:
+        if str(error).startswith(_NOT_NOW):
+            raise StoreUnavailable(f"the saga store does not take writes: {error}") from error
         raise StoreError(f"the saga store failed: {error}") from error
 
 

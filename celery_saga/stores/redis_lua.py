@@ -122,6 +122,17 @@ local function grown(key, first, last, drop, dropped)
   end
   if by ~= 0 then redis.call('HINCRBY', key, 'z', by) end
 end
+local function index(first, last, id, keep)
+  if last < first then return end
+  local now = tonumber(redis.call('TIME')[1])
+  for j = first, last do
+    redis.call('ZADD', ARGV[j], now, id)
+    if keep ~= '' then
+      redis.call('ZREMRANGEBYSCORE', ARGV[j], '-inf', now - tonumber(keep))
+      redis.call('EXPIRE', ARGV[j], keep)
+    end
+  end
+end
 local function write(key, first, last)
   for j = first, last, 1000 do
     redis.call('HSET', key, unpack(ARGV, j, math.min(j + 999, last)))

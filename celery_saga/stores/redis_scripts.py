@@ -7,7 +7,7 @@ field     holds
 ========  =====================================================================================
 rev       revision
 by        token of the call that created it
-w         token of the call that saved the current revision
+w         token of the last call that saved; claims come after it
 head      status, position, deadline... as JSON
 plan      the frozen plan, written once
 h         history, JSON
@@ -36,9 +36,9 @@ return {1}
 """
 )
 
-# KEYS: saga hash, due. ARGV: token, saga id, due score or ''; lists of: field, value...; messages;
-# status keys. Answers {1} when created (also by this token before), {0, hash} when the id is taken,
-# {-1, why the broker refused}.
+# KEYS: saga hash, due. ARGV: token, saga id, due score or '', seconds to live or ''; lists of:
+# field, value...; messages; status keys. Answers {1} when created (also by this token before),
+# {0, hash} when the id is taken, {-1, why the broker refused}.
 CREATE = (
     LISTS
     + WHOLE
@@ -48,16 +48,17 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   if redis.call('HGET', KEYS[1], 'by') == ARGV[1] then return {1} end
   return {0, whole(KEYS[1])}
 end
-at = 4
+at = 5
 local set, last = take()
 local refused = send(take())
 if refused then return {-1, refused} end
-local now, index, indexes = redis.call('TIME')[1], take()
-for j = index, indexes do redis.call('ZADD', ARGV[j], now, ARGV[2]) end
+local first, indexes = take()
+index(first, indexes, ARGV[2], ARGV[4])
 grown(KEYS[1], set, last, 1, 0)
 write(KEYS[1], set, last)
 redis.call('HSET', KEYS[1], 'by', ARGV[1], 'rev', 1)
 if ARGV[3] ~= '' then redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2]) end
+if ARGV[4] ~= '' then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
 return {1}
 """
 )
@@ -126,7 +127,7 @@ at = 6
 local set, last = take()
 local stands = redis.call('HMGET', KEYS[1], 'rev', 'w')
 if tonumber(stands[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
-  return {stands[1] == ARGV[set + 1] and stands[2] == ARGV[set + 3] and 1 or 0}
+  return {stands[2] == ARGV[set + 3] and 1 or 0}
 end
 local box, boxed = take()
 local drop, dropped = take()
@@ -147,16 +148,7 @@ end
 local old, olds = take()
 for j = old, olds do redis.call('ZREM', ARGV[j], id) end
 local new, news = take()
-if new <= news then
-  local now, keep = tonumber(redis.call('TIME')[1]), ARGV[5]
-  for j = new, news do
-    redis.call('ZADD', ARGV[j], now, id)
-    if keep ~= '' then
-      redis.call('ZREMRANGEBYSCORE', ARGV[j], '-inf', now - tonumber(keep))
-      redis.call('EXPIRE', ARGV[j], keep)
-    end
-  end
-end
+index(new, news, id, ARGV[5])
 if ARGV[2] == '-' then redis.call('ZREM', KEYS[2], id)
 elseif ARGV[2] ~= '' then redis.call('ZADD', KEYS[2], ARGV[2], id) end
 if ARGV[3] == 'persist' then redis.call('PERSIST', KEYS[1])
@@ -167,8 +159,9 @@ return {1}
 )
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
-# prefix of claim sets, seconds for which dead boots are remembered. Answers {seconds, microseconds,
-# 1 if this boot sweeps, task ids of its claims, dead boots that hold something...}.
+# prefix of claim sets, seconds for which dead boots are remembered that hold nothing. Answers
+# {seconds, microseconds, 1 if this boot sweeps, task ids of its claims, dead boots that hold
+# something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -182,11 +175,13 @@ if not sweeper or sweeper == ARGV[1] then
   mine = 1
 end
 local out = {time[1], time[2], mine, redis.call('SMEMBERS', ARGV[4] .. ARGV[1])}
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
-for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'WITHSCORES')
+for j = 1, #dead, 2 do
+  local boot, ended = dead[j], tonumber(dead[j + 1])
   local claims = redis.call('EXISTS', ARGV[4] .. boot)
   local messages = redis.call('HEXISTS', KEYS[2], boot)
-  if claims + messages > 0 then out[#out + 1] = boot end
+  if claims + messages > 0 then out[#out + 1] = boot
+  elseif ended < now - tonumber(ARGV[5]) then redis.call('ZREM', KEYS[1], boot) end
 end
 return out
 """
@@ -202,11 +197,21 @@ end
 return out
 """
 
-# KEYS: saga hash, due. ARGV: saga id, revision or '', then keys of the status indexes. Answers 1 if
-# there was one of that revision.
+# KEYS: saga hash, due. ARGV: saga id, revision or '', prefix of claim sets, then keys of the status
+# indexes. Answers 1 if there was one of that revision.
 DELETE = """
-if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'rev') ~= ARGV[2] then return 0 end
+local flat = redis.call('HGETALL', KEYS[1])
+local fields = {}
+for j = 1, #flat, 2 do fields[flat[j]] = flat[j + 1] end
+if ARGV[2] ~= '' and fields.rev ~= ARGV[2] then return 0 end
+for name, value in pairs(fields) do
+  local step = string.match(name, '^k(%d+)$')
+  if step then
+    local claims = ARGV[3] .. cjson.decode(value).instance
+    redis.call('SREM', claims, ARGV[1] .. '~' .. fields['o' .. step])
+  end
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
-for j = 3, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
+for j = 4, #ARGV do redis.call('ZREM', ARGV[j], ARGV[1]) end
 return redis.call('DEL', KEYS[1])
 """

@@ -102,6 +102,17 @@ class StoreContract(BootContract):
         assert store.save(first, after, "same") == store.save(first, after, "same")
         assert store.save(first, after, "same") is not None
 
+    def test_a_repeated_save_answers_as_before_although_somebody_claims(self, store: Store) -> None:
+        """Its answer was lost, and the message that came with it was not."""
+        first = create(store)
+        after = replace(first, values={"n": 1})
+        saved = store.save(first, after, "same")
+        taken = granted(claim(store, first))
+        assert store.save(first, after, "same") == saved
+        assert store.load(first.saga_id) == taken
+        assert save(store, taken, replace(taken, values={"n": 2})) is not None
+        assert store.save(first, after, "same") is None
+
     def test_of_twenty_saves_at_once_one_wins(self, store: Store) -> None:
         first = create(store)
         answers = at_once(20, lambda n: save(store, first, replace(first, values={"n": n})))
@@ -233,6 +244,21 @@ class StoreContract(BootContract):
         assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
         assert first.saga_id not in store.due(1000)
         assert save(store, first, replace(first, values={"n": 1})) is None
+
+    def test_a_deleted_saga_owes_no_claim(self, store: Store) -> None:
+        first = granted(claim(store, create(store), "digger"))
+        assert store.delete(first.saga_id) is True
+        assert store.claims_of("digger") == []
+        assert store.beat("digger", 5.0, ()).claims == ()
+
+    def test_an_ended_saga_can_be_created(self, store: Store) -> None:
+        """One that comes from another store."""
+        ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)
+        saved, created = store.create(ended, "token")
+        assert created
+        assert store.load(ended.saga_id) == saved
+        assert ended.saga_id in store.find(SagaStatus.COMPLETED, 1000)
+        assert ended.saga_id not in store.due(1000)
 
     def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
         first = create(store)

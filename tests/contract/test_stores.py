@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from celery_saga.execution import SagaStatus
 from celery_saga.stores import Store, redis_boots
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
-from celery_saga.testing.builders import claim, create, granted, save
+from celery_saga.testing.builders import claim, create, granted, make_execution, save, until
 from celery_saga.testing.contract import StoreContract
 
 
@@ -24,6 +25,16 @@ def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.url(5)) as client:
         client.flushdb()
         yield client
+
+
+def refuse_writes(client: redis.Redis, setting: str) -> None:
+    if setting == "min-replicas-to-write":
+        client.config_set(setting, 1)
+        return
+    client.config_set("save", "900 1")
+    shutil.rmtree(client.config_get("dir")["dir"])
+    client.execute_command("BGSAVE")
+    until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
 
 
 def server_gone() -> str:
@@ -57,6 +68,43 @@ class TestRedisStore(StoreContract):
         assert client.ttl(key) == -1
         save(store, again, replace(again, status=SagaStatus.STUCK))
         assert client.ttl(key) == -1
+
+    def test_an_ended_saga_that_is_created_expires(self, client: redis.Redis) -> None:
+        store = RedisStore(client, expires=100)
+        ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)
+        store.create(ended, "token")
+        assert 0 < client.ttl(f"saga:execution:{ended.saga_id}") <= 100
+        assert 0 < client.ttl("saga:status:COMPLETED") <= 100
+        assert 0 < client.ttl("saga:name:contract:COMPLETED") <= 100
+
+    def test_a_claim_of_a_boot_that_died_days_ago_is_judged(self, client: redis.Redis) -> None:
+        """All workers died on Friday evening, and the next one starts on Monday."""
+        store = RedisStore(client)
+        first = granted(claim(store, create(store), "friday"))
+        store.beat("friday", 6, ())
+        store.beat("holder", 6, [f"{first.saga_id}~f0~1"])
+        store.beat("idle", 6, ())
+        days_ago = dict.fromkeys(("friday", "holder", "idle"), store.now() - 3 * 86400)
+        client.zadd("saga:instances", days_ago)
+
+        assert sorted(store.beat("monday", 6, ()).dead) == ["friday", "holder"]
+        assert client.zscore("saga:instances", "idle") is None
+
+        store.forget("friday", store.claims_of("friday"))
+        store.forget("holder")
+        assert store.beat("monday", 6, ()).dead == ()
+
+    @pytest.mark.parametrize("setting", ["min-replicas-to-write", "disk"])
+    def test_a_server_that_cannot_write_now_is_away(self, setting: str) -> None:
+        """It has lost its replicas, or its disk is full: in both cases it does not stay so."""
+        with EmbeddedValkey() as server, redis.Redis.from_url(server.url(0)) as client:
+            store = RedisStore(client)
+            first = create(store)
+            refuse_writes(client, setting)
+            with pytest.raises(StoreUnavailable):
+                save(store, first, replace(first, values={"n": 1}))
+            with pytest.raises(StoreUnavailable):
+                claim(store, first)
 
     def test_a_saga_that_is_gone_is_no_longer_due(self, client: redis.Redis) -> None:
         store = RedisStore(client)

@@ -183,7 +183,7 @@ class FarStore(MemoryStore):
         def write() -> SagaExecution | None:
             old = self.load(before.saga_id)
             saved = super(FarStore, self).save(before, after, token)
-            fresh = saved is not None and saved is not old
+            fresh = saved is not old and saved is self.load(before.saga_id)
             if saved is not None and fresh:
                 self._world.saved(before, saved)
                 self._push(outbox)

@@ -119,6 +119,23 @@ def test_a_second_copy_of_the_last_report_changes_nothing(row: Row) -> None:
     assert scenario.execution is execution
 
 
+#: A script's last word, if it is what an operator asks for.
+_REQUEST = re.compile(r"(cancel|pause|resume|retry|skip|resolve)\b[^,]*")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in TABLE if _REQUEST.fullmatch(row.script.split(", ")[-1])],
+    ids=lambda row: row.id,
+)
+def test_a_request_whose_answer_was_lost_is_done_once_and_not_refused(row: Row) -> None:
+    scenario = row.play()
+    execution, refusal = scenario.execution, scenario.refusal
+    scenario.decide(scenario.events[-1])
+    assert scenario.execution is execution
+    assert scenario.refusal == refusal
+
+
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
 def test_every_execution_comes_back_from_its_checkpoint(row: Row) -> None:
     for execution in row.play().seen:

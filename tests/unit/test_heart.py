@@ -58,9 +58,10 @@ class Fleet:
             pass
 
         self.clock, self.away = clock, False
+        self.ahead = 0.0  # of the store's clock
         runtime = runtime_of(app)
         self.store: Any = runtime.store
-        self.store._clock = clock
+        self.store._clock = lambda: clock.at + self.ahead
         beat = self.store.beat
 
         def sometimes(*args: Any) -> Any:
@@ -122,6 +123,22 @@ class TestJudgingOthers:
         fleet.pass_time(60, other=True)
 
         assert fleet.lost == 0
+
+    def test_a_store_whose_clock_is_set_forward_voids_nothing(self, fleet):
+        """Or a replica with another clock takes over: everybody looks dead until they beat."""
+        fleet.pass_time(20, other=True)
+        fleet.ahead = 3600.0
+
+        fleet.pass_time(2, other=False)  # ours beats before the other
+        fleet.pass_time(60, other=True)
+
+        assert fleet.lost == 0
+
+    def test_after_that_the_dead_are_found_all_the_same(self, fleet):
+        fleet.pass_time(20, other=True)
+        fleet.ahead = 3600.0
+        fleet.pass_time(10, other=False)
+        assert fleet.lost == 1
 
     def test_after_an_outage_the_dead_are_found_all_the_same(self, fleet):
         fleet.pass_time(20, other=True)

@@ -14,7 +14,9 @@ import pytest
 
 from celery_saga.contrib.embedded import EmbeddedValkey
 from tests.helpers import wait_for
+from tests.worker.deployment import Deployment
 from tests.worker.harness import Journal, Site, leftovers
+from tests.worker.servers import Server, serving
 
 #: Databases that tests with workers of their own take in turn.
 _databases = itertools.cycle(range(2, 14))
@@ -71,3 +73,43 @@ def flows(functional_site: Site) -> Iterator[Any]:
     """The sagas of the functional app, in the process of the tests."""
     yield importlib.import_module("tests.worker.apps.functional")
     expect_no_leftovers(functional_site)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    with serving() as one, serving() as other:
+        yield one, other
+
+
+@pytest.fixture(scope="module")
+def sites(
+    servers: tuple[Server, Server], journal: Journal, folder: Path
+) -> Iterator[dict[str, Deployment]]:
+    """A deployment for each way to write: checkpoint and message one by one, or in one script."""
+    broker, other = servers
+    urls = {
+        "one by one": {"broker_url": broker.url(0), "result_backend": other.url(0)},
+        "one script": {"broker_url": broker.url(1), "result_backend": broker.url(2)},
+    }
+    found = {way: Deployment(broker, journal, folder, given) for way, given in urls.items()}
+    try:
+        yield found
+    finally:
+        for site in found.values():
+            site.close()
+
+
+@pytest.fixture(scope="module")
+def once() -> Any:
+    """Calls of one kind share their answer: each is a table of sagas that run at once."""
+    answers: dict[Any, Any] = {}
+
+    def once(call: Any, site: Deployment, *args: Any) -> Any:
+        key = (call, site, *args)
+        if key not in answers:
+            answers[key] = None  # it is not tried twice
+            answers[key] = call(site, *args)
+        assert answers[key] is not None, "the test before this one tells why"
+        return answers[key]
+
+    return once

@@ -1,16 +1,13 @@
-"""SIGKILL between every two writes of a transition, in both ways to write.
+"""SIGKILL between every two writes of a transition, in both ways to write: steps and clients.
 
-One by one: save, push, the event of the push, end of the task. Or one script for the first two. All
-sagas of a table run at once; each tells one process where to die.
+One by one: save, push, end of the task. Or one script for the first two. All sagas of a table run
+at once; each tells one process where to die.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import uuid
 from dataclasses import dataclass
 
@@ -21,25 +18,20 @@ from celery_saga import Saga, SagaManager
 from celery_saga.errors import SagaExecutionNotFoundException
 from tests.helpers import wait_for
 from tests.worker.apps.steps import early, late, undo
-from tests.worker.deployment import BAD, GOOD, Deployment
-from tests.worker.harness import ROOT, leftovers
-from tests.worker.servers import Monitor, serving
+from tests.worker.crashes import SAVING, SENDING, died, order, run_clients
+from tests.worker.crashes import bodies as bodies_of
+from tests.worker.deployment import BAD, GOOD
+from tests.worker.harness import leftovers
+from tests.worker.servers import Monitor
 
 # A table takes 10 seconds, and many times that on a machine that is busy.
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(300)]
 
 APP = "tests.worker.apps.crashing"
 
-#: The whole of what is done one by one; where nothing is sent there is less.
-ONE_BY_ONE = (
-    "before save",
-    "after save",
-    "before its push",
-    "after its push",
-    "after publish",
-    "before the ack",
-)
-SETTLING = ("before save", "after save", "before the ack")
+#: What is done in a task; where nothing is sent there is less.
+ONE_BY_ONE = (*SENDING["one by one"], "before the ack")
+SETTLING = (*SAVING, "before the ack")
 ONE_SCRIPT = SETTLING
 
 
@@ -59,7 +51,7 @@ class Case:
 
     @property
     def fails(self):
-        return not self.place.startswith(("f1", "COMPLETED"))
+        return not {"f0", "f1", "COMPLETED"} & set(self.place.split())
 
     @property
     def began(self):
@@ -71,73 +63,44 @@ class Case:
 
 def case(place, status, bodies="", task="late"):
     """``bodies`` as ``a b c`` forward and ``C B A`` back."""
-    began = (f"{x.lower()}/{'c' if x.isupper() else 'f'}" for x in bodies.split())
-    return Case(place, status, tuple(began), task)
+    return Case(place, status, tuple(bodies_of(bodies)), task)
 
 
 #: A death before the save leaves the outcome unknown: the body is run again, or undone.
 UNKNOWN = [
-    case("f1 before save", "COMPLETED", "a a b c"),
-    case("f1 before save", "COMPENSATED", "a A", task="early"),
+    case("StepSucceeded f1 before save", "COMPLETED", "a a b c"),
+    case("StepSucceeded f1 before save", "COMPENSATED", "a A", task="early"),
     # It declines a second time, but the first time is unknown: it is undone as well.
-    case("c1 before save", "COMPENSATED", "a b c c C B A"),
-    case("c1 before save", "COMPENSATED", "a b c C B A", task="early"),
-    case("c0 before save", "COMPENSATED", "a b c B B A"),
-    case("c0 before save", "COMPENSATED", "a b c B B A", task="early"),
-    case("COMPLETED before save", "COMPLETED", "a b c c"),
-    case("COMPLETED before save", "COMPENSATED", "a b c C B A", task="early"),
-    case("COMPENSATED before save", "COMPENSATED", "a b c B A A"),
+    case("StepFailed c1 before save", "COMPENSATED", "a b c c C B A"),
+    case("StepFailed c1 before save", "COMPENSATED", "a b c C B A", task="early"),
+    case("StepSucceeded c0 before save", "COMPENSATED", "a b c B B A"),
+    case("StepSucceeded c0 before save", "COMPENSATED", "a b c B B A", task="early"),
+    case("StepSucceeded COMPLETED before save", "COMPLETED", "a b c c"),
+    case("StepSucceeded COMPLETED before save", "COMPENSATED", "a b c C B A", task="early"),
+    case("StepSucceeded COMPENSATED before save", "COMPENSATED", "a b c B A A"),
+]
+
+#: A claim that was not taken leaves nothing; one that was, and no body, leaves the same as a body.
+CLAIMING = [
+    case("f0 before claim", "COMPLETED"),
+    case("f0 before claim", "COMPLETED", task="early"),
+    case("f0 after claim", "COMPLETED"),
+    case("f0 after claim", "COMPENSATED", "A", task="early"),
+    case("f1 after claim", "COMPENSATED", "a B A", task="early"),
+    case("c0 before claim", "COMPENSATED"),
+    case("c0 after claim", "COMPENSATED"),
 ]
 
 
 def table(when):
     """After the save nothing is run twice, wherever the process dies."""
-    cases = list(UNKNOWN)
-    for place in ("f1", "c1", "c0"):
-        status = "COMPLETED" if place == "f1" else "COMPENSATED"
+    cases = [*UNKNOWN, *CLAIMING]
+    for place in ("StepSucceeded f1", "StepFailed c1", "StepSucceeded c0"):
+        status = "COMPLETED" if place.endswith("f1") else "COMPENSATED"
         cases += [case(f"{place} {at}", status) for at in when[1:]]
     for status in ("COMPLETED", "COMPENSATED"):
-        cases += [case(f"{status} {at}", status) for at in SETTLING[1:]]
+        cases += [case(f"StepSucceeded {status} {at}", status) for at in SETTLING[1:]]
     return cases
-
-
-@pytest.fixture(scope="module")
-def servers():
-    with serving() as one, serving() as other:
-        yield one, other
-
-
-@pytest.fixture(scope="module")
-def sites(servers, journal, folder):
-    """A deployment for each way to write."""
-    broker, other = servers
-    urls = {
-        "one by one": {"broker_url": broker.url(0), "result_backend": other.url(0)},
-        "one script": {"broker_url": broker.url(1), "result_backend": broker.url(2)},
-    }
-    found = {
-        way: Deployment(broker, journal, folder, {**given, "task_send_sent_event": True})
-        for way, given in urls.items()
-    }
-    try:
-        yield found
-    finally:
-        for site in found.values():
-            site.close()
-
-
-@pytest.fixture(scope="module")
-def once():
-    """Calls of one kind share their answer: each is a table of sagas that run at once."""
-    answers = {}
-
-    def once(call, site, *args):
-        key = (call, site, *args)
-        if key not in answers:
-            answers[key] = call(site, *args)
-        return answers[key]
-
-    return once
 
 
 def start(site, case):
@@ -145,13 +108,9 @@ def start(site, case):
     for name in "abc":
         saga.local_step(late if case.task == "late" else early, name=name).on_failure(undo)
     saga_id = uuid.uuid4().hex
-    site.journal.client.set(f"die:{saga_id}", case.place)
+    order(site, saga_id, case.place)
     fail = ["c/f"] if case.fails else []
     return saga.commit().apply_async({"fail": fail}, saga_id=saga_id)
-
-
-def died(site, result):
-    return not site.journal.client.exists(f"die:{result.id}")
 
 
 def run(site, way, *options):
@@ -182,7 +141,7 @@ def expect_way(way, senders):
 
 def check(site, way, case, results, monitor):
     result = results[case]
-    assert died(site, result), "the process never came by"
+    assert died(site, result.id), "the process never came by"
     assert site.journal.began(result.id) == case.began
     assert result.status == case.status
     expect_way(way, monitor.senders(result.id))
@@ -233,30 +192,23 @@ class Clients:
     def __init__(self, site, places):
         self.site = site
         self.worker = site.worker("-c", "4", app="tests.worker.apps.crashing")
-        self.sagas = {}
-        clients = {case: self.client(*case) for case in places}
-        try:
-            self.codes = {case: client.wait(100) for case, client in clients.items()}
-        finally:
-            for client in clients.values():
-                client.kill()
+        self.sagas = {case: self.saga(*case) for case in places}
+        asked = [(verb.split()[0], self.sagas[verb, where]) for verb, where in places]
+        self.codes = dict(zip(places, run_clients(site, asked), strict=True))
         for (verb, _), saga_id in self.sagas.items():
             if verb == RUNS:
                 site.journal.open(saga_id, "a/f")
 
-    def client(self, verb, where):
+    def saga(self, verb, where):
         saga_id = uuid.uuid4().hex
         if verb != "start":
             self.prepare(verb, saga_id)
-        self.sagas[verb, where] = saga_id
-        self.site.journal.client.set(f"die:{saga_id}", f"client {where}")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.site.environment()}
-        command = [sys.executable, "-m", "tests.worker.apps.crashing_client", verb, saga_id]
-        return subprocess.Popen(command, env=env, cwd=ROOT)
+        order(self.site, saga_id, f"client {where}")
+        return saga_id
 
     def prepare(self, verb, saga_id):
         """A saga whose second step waits in a queue of nobody, or whose first one runs."""
-        waits = verb == "cancel while a step waits"
+        waits = verb == WAITS
         saga = Saga("crashing", app=self.site.app)
         saga.local_step(late, name="a").on_failure(undo)
         saga.local_step(late, name="b", queue="nobody" if waits else "celery").on_failure(undo)
@@ -271,14 +223,13 @@ class Clients:
 
 
 WAITS, RUNS = "cancel while a step waits", "cancel while a step runs"
-SENDING = ("before save", "after save", "before its push", "after its push", "after publish")
 PLACES = {
     way: tuple(
-        [("start", f"f0 {at}") for at in whens]
-        + [(WAITS, f"c0 {at}") for at in whens]
-        + [(RUNS, f"f0 {at}") for at in SENDING[:2]]
+        [("start", f"Started f0 {at}") for at in whens]
+        + [(WAITS, f"CancelRequested c0 {at}") for at in whens]
+        + [(RUNS, f"CancelRequested nothing {at}") for at in SAVING]
     )
-    for way, whens in (("one by one", SENDING), ("one script", SENDING[:2]))
+    for way, whens in SENDING.items()
 }
 
 

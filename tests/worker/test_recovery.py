@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 
 import psutil
 import pytest
 
+from celery_saga import SagaManager
 from tests.helpers import wait_for
 from tests.worker.apps.steps import early, late, requeued, undo
 
@@ -193,3 +195,22 @@ class TestShutdown:
 
         assert site.settled(result) == status
         assert site.journal.began(result.id) == bodies
+
+
+class TestGone:
+    """A saga that somebody deleted while a step of it was running."""
+
+    @pytest.mark.parametrize(
+        ("fail", "says"), [([], "succeeded in"), (["a/f"], "raised unexpected: ValueError")]
+    )
+    def test_a_person_is_told_of_an_effect_that_nobody_will_undo(self, site, fail, says):
+        worker = site.worker()
+        result = site.saga(("a", late, undo)).delay(hold=["a/f"], fail=fail)
+        site.journal.wait(result.id, "began")
+        asyncio.run(SagaManager(site.app).repository.delete(result.id))
+        site.journal.open(result.id, "a/f")
+
+        wait_for(lambda: f"{result.id}~f0~1] {says}" in worker.text(), 20)
+
+        assert ("saga-orphan-effect" in worker.text()) is not bool(fail)
+        assert "SagaExecutionNotFoundException" not in worker.text()

@@ -1,8 +1,12 @@
-"""The site's app, whose processes die where the test of a saga says: once, and by SIGKILL.
+"""The site's app, whose processes die where the test of a saga says: once each, and by SIGKILL.
 
-Store and dispatcher are wrapped from outside. A place is the state that is about to be written, and
-when: ``f1 before save`` is the save that sends the second step. What is published comes after the
-save of the same thread.
+Store and orchestrator, dispatcher and revokes are wrapped from outside. A place is an event, what
+its save does, and when: ``StepSucceeded f1 before save`` is the save that sends the second step.
+What a save does is the slot that it sends, the status in which it settles the saga, or ``nothing``.
+What is published or told comes after a save of the same thread. A claim's place is its slot
+(``f0 before claim``), and what a worker writes of itself is a place of the saga ``boots``.
+
+The process's role stands before each of its places.
 """
 
 from __future__ import annotations
@@ -16,13 +20,22 @@ from typing import Any
 import redis
 from celery import signals
 
-from celery_saga.execution import SagaExecution, Slot
+from celery_saga.execution import SagaExecution, Slot, evolved
+from celery_saga.partial import NotLoaded
+from celery_saga.stores import Pulse
+from tests.worker.apps import crashing_steps
 from tests.worker.apps.wrapping import app, wrap_orchestrators
 
-__all__ = ["app"]
+__all__ = ["app", "crashing_steps"]
 
-#: Before each place of a process that is no worker.
-role = ""
+#: Before each place of this process.
+role = os.environ.get("SAGA_TEST_ROLE", "")
+
+#: Stands for the event of what is saved outside of an orchestrator's ``handle``.
+outside = "Started"
+
+#: The roles of workers that sweep; all others leave it to these.
+SWEEPING = ("", "sweeper ")
 
 _now = threading.local()
 
@@ -32,19 +45,27 @@ def _orders(pid: int) -> redis.Redis:
     return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"])
 
 
-def place(execution: SagaExecution) -> str:
-    """The slot that is sent, or the status in which the saga is settled."""
-    if execution.settled:
-        return execution.status.value
-    slot = execution.slot(execution.position)
-    return f"{slot.direction.value}{slot.step}" if slot else "nothing"
-
-
 def die_if_told(saga_id: str, where: str) -> None:
-    key = f"die:{saga_id}"
-    found: Any = _orders(os.getpid()).get(key)
-    if found and found.decode() == role + where and _orders(os.getpid()).delete(key):
+    if _orders(os.getpid()).srem(f"die:{saga_id}", role + where):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def what(before: SagaExecution | None, after: SagaExecution) -> str:
+    """What the save of ``after`` does, in a word."""
+    if after.settled and (before is None or before.status is not after.status):
+        return after.status.value
+    slot = after.slot(after.position)
+    return f"{slot.direction}{slot.step}" if slot and _sends(before, after) else "nothing"
+
+
+def _sends(before: SagaExecution | None, after: SagaExecution) -> bool:
+    if before is None:
+        return True
+    try:
+        old, new = before.steps[after.position], after.steps[after.position]
+    except NotLoaded:
+        return True  # only what is sent is touched and was not read
+    return new.epoch > old.epoch or new.republished > old.republished
 
 
 class DyingStore:
@@ -55,48 +76,79 @@ class DyingStore:
         return getattr(self._store, name)
 
     def create(self, execution: SagaExecution, *args: Any, **options: Any) -> Any:
-        return self._write(execution, self._store.create, execution, *args, **options)
+        return self._save(None, execution, self._store.create, execution, *args, **options)
 
     def save(self, before: Any, after: SagaExecution, *args: Any, **options: Any) -> Any:
-        return self._write(after, self._store.save, before, after, *args, **options)
+        return self._save(before, after, self._store.save, before, after, *args, **options)
 
-    def _write(self, written: SagaExecution, write: Any, *args: Any, **options: Any) -> Any:
-        _now.saga, _now.place = written.saga_id, place(written)
-        die_if_told(_now.saga, f"{_now.place} before save")
-        answer = write(*args, **options)
-        if answer is not None:  # somebody else was quicker
-            die_if_told(_now.saga, f"{_now.place} after save")
+    def _save(self, before: Any, after: SagaExecution, *call: Any, **options: Any) -> Any:
+        event = getattr(_now, "event", outside)
+        _now.saga, _now.place = after.saga_id, f"{event} {what(before, after)}"
+        return self._write(after.saga_id, _now.place, "save", *call, **options)
+
+    def claim(self, saga_id: str, slot: Slot, *args: Any, **options: Any) -> Any:
+        where = f"{slot.direction}{slot.step}"
+        call = self._store.claim
+        return self._write(saga_id, where, "claim", call, saga_id, slot, *args, **options)
+
+    def delete(self, saga_id: str, *args: Any) -> Any:
+        return self._write(saga_id, "", "delete", self._store.delete, saga_id, *args)
+
+    def beat(self, *args: Any) -> Any:
+        pulse: Pulse = self._write("boots", "", "beat", self._store.beat, *args)
+        if pulse.sweeper and role not in SWEEPING:
+            self._store.client.delete(self._store._key("sweeper"))
+            return evolved(pulse, sweeper=False)
+        return pulse
+
+    def forget(self, *args: Any) -> None:
+        self._write("boots", "", "forget", self._store.forget, *args)
+
+    def _write(
+        self, saga_id: str, where: str, verb: str, call: Any, *args: Any, **options: Any
+    ) -> Any:
+        where = f"{where} " if where else ""
+        die_if_told(saga_id, f"{where}before {verb}")
+        answer = call(*args, **options)
+        if answer is not None or verb != "save":  # None: somebody else was quicker
+            die_if_told(saga_id, f"{where}after {verb}")
         return answer
 
 
 class DyingDispatcher:
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
+        self._push, dispatcher._outbox._push = dispatcher._outbox._push, self.push
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
 
-    def publish(self, *args: Any, **options: Any) -> Any:
-        _now.publishing = True
+    def push(self, pushes: Any) -> None:
+        """Over the broker's connection: a message, or what is pushed to try whether it works."""
+        if any("celery_saga-trial" in key for _, key, _ in pushes):
+            self._push(pushes)
+            return
+        die_if_told(_now.saga, f"{_now.place} before push")
+        self._push(pushes)
+        die_if_told(_now.saga, f"{_now.place} after push")
+
+    def announce(self, execution: SagaExecution) -> None:
+        die_if_told(execution.saga_id, f"{execution.status} before announce")
+        self._dispatcher.announce(execution)
+        die_if_told(execution.saga_id, f"{execution.status} after announce")
+
+
+def named(handle: Any) -> Any:
+    """``handle`` of an orchestrator, during which the event is known."""
+
+    def call(saga_id: str, event: Any, *args: Any, **options: Any) -> Any:
+        before, _now.event = getattr(_now, "event", outside), type(event).__name__
         try:
-            answer = self._dispatcher.publish(*args, **options)
+            return handle(saga_id, event, *args, **options)
         finally:
-            _now.publishing = False
-        die_if_told(_now.saga, f"{_now.place} after publish")
-        return answer
+            _now.event = before
 
-
-@signals.before_task_publish.connect
-def before_its_push(**kwargs: Any) -> None:
-    if getattr(_now, "publishing", False):
-        die_if_told(_now.saga, f"{_now.place} before its push")
-
-
-@signals.after_task_publish.connect
-def after_its_push(**kwargs: Any) -> None:
-    """The message is sent, and the event that tells so is not."""
-    if getattr(_now, "publishing", False):
-        die_if_told(_now.saga, f"{_now.place} after its push")
+    return call
 
 
 @signals.task_postrun.connect
@@ -106,4 +158,13 @@ def before_the_ack(task_id: str = "", **kwargs: Any) -> None:
         die_if_told(found[0], f"{_now.place} before the ack")
 
 
-wrap_orchestrators(DyingStore, DyingDispatcher)
+def revoke(task_id: str, *args: Any, **options: Any) -> Any:
+    saga_id = task_id.partition("~")[0]
+    die_if_told(saga_id, "before revoke")
+    _revoke(task_id, *args, **options)
+    die_if_told(saga_id, "after revoke")
+
+
+_revoke, app.control.revoke = app.control.revoke, revoke
+
+wrap_orchestrators(DyingStore, DyingDispatcher, named)

@@ -1,18 +1,32 @@
-"""A process that starts or cancels a saga, and dies at it."""
+"""Processes that ask something of sagas, and die at it.
 
+One is forked for each of the list of JSON ``[[what, saga id, text], ...]``, for which see
+:mod:`tests.worker.apps.asking`. Prints a list of their exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
 import sys
 
-from celery_saga import Saga, SagaManager
 from tests.worker.apps import crashing
+from tests.worker.apps.asking import ask
 from tests.worker.apps.crashing import app
-from tests.worker.apps.steps import late, undo
 
 crashing.role = "client "
-verb, saga_id = sys.argv[1:]
-if verb == "start":
-    saga = Saga("crashing", app=app)
-    for name in "abc":
-        saga.local_step(late, name=name).on_failure(undo)
-    saga.commit().apply_async({}, saga_id=saga_id)
-else:
-    SagaManager(app).get(saga_id).cancel()
+
+
+def fork(what: str, saga_id: str, text: str) -> int:
+    pid = os.fork()
+    if pid == 0:
+        if what == "take in":
+            crashing.outside = "TakenIn"
+        ask(app, what, saga_id, text)
+        os._exit(0)
+    return pid
+
+
+pids = [fork(*each) for each in json.load(sys.stdin)]
+codes = dict(os.waitpid(pid, 0) for pid in pids)
+print(json.dumps([os.waitstatus_to_exitcode(codes[pid]) for pid in pids]))

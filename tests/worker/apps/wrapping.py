@@ -10,8 +10,8 @@ from tests.worker.apps.site import app
 __all__ = ["app", "wrap_orchestrators"]
 
 
-def wrap_orchestrators(store: Any, dispatcher: Any) -> None:
-    """Have both of every new orchestrator's parts wrapped."""
+def wrap_orchestrators(store: Any, dispatcher: Any, handle: Any = None) -> None:
+    """Have the parts of every new orchestrator wrapped, and its ``handle`` if that is asked for."""
     runtime: Any = runtime_of(app)
     make = runtime.new_orchestrator
 
@@ -19,6 +19,8 @@ def wrap_orchestrators(store: Any, dispatcher: Any) -> None:
         orchestrator = make(*args)
         orchestrator.store = store(orchestrator.store)
         orchestrator.dispatcher = dispatcher(orchestrator.dispatcher)
+        if handle is not None:
+            orchestrator.handle = handle(orchestrator.handle)
         return orchestrator
 
     runtime.new_orchestrator = new_orchestrator

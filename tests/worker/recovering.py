@@ -1,0 +1,91 @@
+"""Sagas that only recovery can move, each by a path of its own, for tables of crash points."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_saga import Saga
+from celery_saga.runtime import runtime_of
+from celery_saga.starting import begin
+from celery_saga.values import Values
+from tests.worker.apps import crashing_steps as tasks
+from tests.worker.crashes import order
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step: names of its tasks, and their options."""
+
+    task: Any = tasks.late
+    back: Any = tasks.undo
+    options: Mapping[str, Any] = field(default_factory=dict)
+    back_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def row(
+    task: Any = tasks.late,
+    back: Any = tasks.undo,
+    back_queue: str = "",
+    undo: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Row:
+    given = {**(undo or {}), **({"queue": back_queue} if back_queue else {})}
+    return Row(task, back, options, given)
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """How a saga comes to a write of recovery, and what becomes of it wherever that is struck.
+
+    Args:
+        place: the event, and what its save does.
+        status: in which it ends.
+        bodies: that run in all, as :func:`tests.worker.crashes.bodies` reads it.
+        steps: a, b, ...
+        trouble: what happens to it before anybody sweeps.
+        context: what its bodies are told.
+        run: options of its start.
+        grace: seconds for which a task that nobody knows is offered.
+    """
+
+    place: str
+    status: str
+    bodies: str
+    steps: tuple[Row, ...] = (row(), row())
+    trouble: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    grace: float = 600.0
+
+    def saga(self, site: Any, queue: str = "") -> Saga:
+        """Its definition; ``queue`` is that of all steps that are marked ``own``."""
+        site.app.conf.saga_unknown_task_grace = self.grace
+        saga = Saga("crashing", app=site.app)
+        for name, each in zip("abcd", self.steps, strict=False):
+            step = saga.local_step(each.task, name=name, **_placed(each.options, queue))
+            if each.back is not None:
+                step.on_failure(each.back, **_placed(each.back_options, queue))
+        return saga.commit()
+
+    def start(self, site: Any, *places: str, queue: str = "") -> Any:
+        """Start it, with orders for those who are to die."""
+        saga_id = uuid.uuid4().hex
+        order(site, saga_id, *places)
+        return self.saga(site, queue).apply_async(self.context, saga_id=saga_id, **self.run)
+
+    def start_with_callers(self, site: Any, *places: str) -> Any:
+        """The same, for a caller who wants to be told."""
+        saga_id, runtime = uuid.uuid4().hex, runtime_of(site.app)
+        order(site, saga_id, *places)
+        callback = tasks.told.s(saga_id)
+        plan = runtime.plan(self.saga(site))
+        origin = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
+        return begin(runtime, plan, Values(self.context), saga_id, {}, origin=origin)
+
+
+def _placed(options: Mapping[str, Any], queue: str) -> dict[str, Any]:
+    found = dict(options)
+    return {**found, "queue": queue} if found.get("queue") == "own" else found

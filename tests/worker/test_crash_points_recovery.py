@@ -1,0 +1,284 @@
+"""SIGKILL for a worker that recovers sagas, before and after each of its writes and publishes.
+
+Wherever it dies, another worker goes on, and the saga ends as if nobody had died. Workers that run
+bodies do not sweep here, so that a sweeper's death costs no body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import uuid
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.decide.events import PauseRequested, ResumeRequested
+from celery_saga.execution import evolved
+from celery_saga.runtime import runtime_of
+from tests.helpers import wait_for
+from tests.worker.apps.crashing_steps import early
+from tests.worker.crashes import WAYS, bodies, died, order, whens
+from tests.worker.harness import ROOT
+from tests.worker.recovering import Path, row
+
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
+
+APP = "tests.worker.apps.crashing"
+
+#: A worker that looks dead soon, and one that never does.
+FRAIL = {"saga_heartbeat": 0.05, "saga_heartbeat_ttl": 0.3}
+STURDY = {"saga_heartbeat": 0.2, "saga_heartbeat_ttl": 30.0}
+
+VICTIMS = row(queue="victim")
+SOON = {"retry_backoff": 0.1, "retry_backoff_max": 0.1}
+
+#: Path -> how a sweeping worker comes to a write of its own.
+PATHS = {
+    "a lost step is run again": Path(
+        "ClaimVoided f0", "COMPLETED", "a a b", (VICTIMS, row()), "killed", {"hold": ["a/f"]}
+    ),
+    "a lost step turns the saga back": Path(
+        "ClaimVoided c0",
+        "COMPENSATED",
+        "a A",
+        (row(early, queue="victim"), row()),
+        "killed",
+        {"hold": ["a/f"]},
+    ),
+    "a lost step without an undo ends the saga": Path(
+        "ClaimVoided COMPENSATED",
+        "COMPENSATED",
+        "a",
+        (row(early, None, queue="victim"), row()),
+        "killed",
+        {"hold": ["a/f"]},
+    ),
+    "a lost undo is run again": Path(
+        "ClaimVoided c0",
+        "COMPENSATED",
+        "a b A A",
+        (row(back_queue="victim"), row()),
+        "killed",
+        {"hold": ["a/c"], "fail": ["b/f"]},
+    ),
+    "a lost step waits for the end of the pause": Path(
+        "ClaimVoided nothing",
+        "COMPLETED",
+        "a a b",
+        (VICTIMS, row()),
+        "paused and killed",
+        {"hold": ["a/f"]},
+    ),
+    "a lost message is sent again": Path(
+        "Looked f0", "COMPLETED", "a b", (row(queue="lost"), row()), "lost"
+    ),
+    "a message that a dead worker held is sent again": Path(
+        "Looked f0", "COMPLETED", "a b", (row(queue="held"), row()), "held"
+    ),
+    "an undo's next attempt is due": Path(
+        "Looked c0",
+        "COMPENSATED",
+        "a b A A",
+        (row(undo=SOON), row()),
+        context={"fail": ["b/f"], "once": {"a/c": "fail"}},
+    ),
+    "a step's next attempt is due": Path(
+        "Looked f0",
+        "COMPLETED",
+        "a a b",
+        (row(retriable=True, max_attempts=3, **SOON), row()),
+        context={"once": {"a/f": "fail"}},
+    ),
+    "a start is due": Path("Looked f0", "COMPLETED", "a b", run={"countdown": 0.5}),
+    "a task that nobody knew is offered again": Path(
+        "Looked f0", "STUCK", "", (row("nobody.knows", None, inputs=[]),), grace=4.0
+    ),
+    "the deadline of a step that nobody took": Path(
+        "Looked c0", "COMPENSATED", "a A", (row(), row(queue="nobody")), "late b"
+    ),
+    "the deadline of a step that runs": Path(
+        "Looked nothing", "COMPENSATED", "a A", (row(), row()), "late a", {"hold": ["a/f"]}
+    ),
+    "the deadline before the start": Path(
+        "Looked COMPENSATED", "COMPENSATED", "", trouble="late", run={"countdown": 600}
+    ),
+}
+
+CASES = {
+    way: [(name, at) for name, path in PATHS.items() for at in whens(way, path.place)]
+    for way in WAYS
+}
+
+#: Where a result that nobody could tell is told: the first to die is the body's process.
+TELLING = {
+    "the look is not saved": "Looked nothing before save",
+    "the look is saved": "Looked nothing after save",
+    "nobody is told": "COMPLETED before announce",
+    "all are told": "COMPLETED after announce",
+    "it is not noted that all are told": "ResultStored nothing before save",
+    "it is noted": "ResultStored nothing after save",
+}
+TOLD = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),))
+
+#: What a sweeper writes of itself and of others that are dead.
+BOOTS = tuple(f"{at} {verb}" for verb in ("beat", "forget") for at in ("before", "after"))
+
+
+class Forked:
+    """Workers that one process forks; see :mod:`tests.worker.apps.crashing_workers`."""
+
+    def __init__(self, site, role, *options, again=False, **settings):
+        self.log = site.folder / f"{role.strip()}-{id(self)}.log"
+        command = [sys.executable, "-m", "tests.worker.apps.crashing_workers"]
+        command += ["again"] if again else ["once"]
+        env = {"SAGA_TEST_ROLE": role, "PYTHONPATH": str(ROOT), **site.environment(**settings)}
+        self.process = ManagedProcess(
+            [*command, json.dumps(options)],
+            env={**os.environ, **env},
+            cwd=str(ROOT),
+            log=str(self.log),
+        )
+        site.workers.append(self)
+
+    def kill(self):
+        self.process.kill()
+
+
+class Sweeping:
+    """All cases of a way: trouble comes to all sagas, then sweepers come and die one by one."""
+
+    def __init__(self, site, way):
+        self.site, self.store = site, runtime_of(site.app).store
+        frail = {"app": APP, "env": {"SAGA_TEST_ROLE": "victim "}, **FRAIL}
+        victims = [
+            site.start("-P", "threads", "-c", "64", "-Q", "victim", **frail),
+            site.start(
+                "-P", "threads", "-c", "1", "-Q", "held", "--prefetch-multiplier", "64", **frail
+            ),
+        ]
+        self.bodies("celery", "-P", "threads", "-c", "4")
+        self.bodies("telling", "-c", "2")
+        plug = Path("", "", "", (row(queue="held"),), context={"hold": ["a/f"]}).start(site)
+        site.journal.wait(plug.id, "began", timeout=60)
+        self.results = {
+            (name, at): PATHS[name].start(site, f"sweeper {PATHS[name].place} {at}")
+            for name, at in CASES[way]
+        }
+        self.told = {
+            name: TOLD.start_with_callers(
+                site, "bodies COMPLETED before announce", f"sweeper {place}"
+            )
+            for name, place in TELLING.items()
+        }
+        self.trouble()
+        for victim in victims:
+            victim.kill()
+        for name, result in [*self.each("killed"), *self.each("paused and killed")]:
+            site.journal.open(result.id, PATHS[name].context["hold"][0])
+        site.journal.open(plug.id, "a/f")
+        self.bodies("victim,held,lost", "-P", "threads", "-c", "4")
+        order(site, "boots", *(f"sweeper {place}" for place in BOOTS))
+        sweeper = ["-P", "solo", "-Q", "aside"]
+        Forked(site, "sweeper ", *[sweeper] * 4, again=True, **FRAIL)
+        self.running = [*self.results.values(), *self.told.values()]
+        with contextlib.suppress(AssertionError):  # each test looks at its own saga
+            wait_for(self.settled, 300, interval=0.1)
+        for worker in site.workers:
+            worker.kill()
+
+    def bodies(self, queues, *options):
+        env = {"SAGA_TEST_ROLE": "bodies "}
+        return self.site.start(*options, "-Q", queues, app=APP, env=env, **STURDY)
+
+    def each(self, trouble):
+        return [
+            (name, result)
+            for (name, _), result in self.results.items()
+            if PATHS[name].trouble == trouble
+        ]
+
+    def ask(self, result, event):
+        runtime_of(self.site.app).orchestrator.handle(result.id, event(self.store.now()))
+
+    def trouble(self):
+        journal = self.site.journal
+        with redis.Redis.from_url(self.site.settings["broker_url"]) as broker:
+            broker.delete("lost")
+        for name, result in [*self.each("killed"), *self.each("paused and killed")]:
+            path = PATHS[name]
+            count = 1 + bodies(path.bodies).index(path.context["hold"][0])
+            journal.wait(result.id, "began", count, timeout=60)
+        for _, result in self.each("paused and killed"):
+            self.ask(result, PauseRequested)
+        for _, result in self.each("held"):
+            wait_for(lambda r=result: f"{r.id}~f0~1" in self.store.holders(), 60)
+        for _, result in self.each("late b"):
+            wait_for(lambda r=result: r.progress["b"] == "RUNNING", 60)
+        for _, result in self.each("late a"):
+            journal.wait(result.id, "began", timeout=60)
+        for trouble in ("late b", "late a", "late"):
+            for _, result in self.each(trouble):
+                self.let_the_deadline_pass(result)
+
+    def let_the_deadline_pass(self, result):
+        saved = None
+        while saved is None:  # somebody else was quicker
+            execution, at = result.execution, self.store.now() - 1
+            late = evolved(execution, deadline=at, due_at=at)
+            saved = self.store.save(execution, late, uuid.uuid4().hex)
+
+    def settled(self):
+        """Whether all is over; what is over is not looked at again."""
+        for result in [*self.running]:
+            dead = died(self.site, result.id)
+            execution = result.execution
+            if dead and execution.settled and not execution.result_pending:
+                self.running.remove(result)
+            elif dead:
+                self.help(result, execution)
+        return not self.running and died(self.site, "boots")
+
+    def help(self, result, execution):
+        """A sweeper has died where it was to die: what its saga waits for may come."""
+        if execution.status == "PAUSED":
+            self.ask(result, ResumeRequested)
+        elif execution.unwind and execution.steps[0].claim:
+            self.site.journal.open(result.id, "a/f")
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "at"), [(way, *case) for way, cases in CASES.items() for case in cases]
+)
+def test_a_sweeper_dies(sites, once, way, name, at):
+    sweeping = once(Sweeping, sites[way], way)
+    path, result = PATHS[name], sweeping.results[name, at]
+    assert died(sweeping.site, result.id), "no process came by"
+    assert sweeping.site.journal.began(result.id) == bodies(path.bodies)
+    assert result.status == path.status
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestTelling:
+    @pytest.mark.parametrize("name", TELLING)
+    def test_an_end_is_told(self, sites, once, way, name):
+        """Again if it was told, and that was not noted."""
+        sweeping = once(Sweeping, sites[way], way)
+        site, result = sweeping.site, sweeping.told[name]
+        assert died(site, result.id), "no process came by"
+        assert site.journal.began(result.id) == bodies(TOLD.bodies)
+        assert result.status == TOLD.status
+        assert AsyncResult(result.id, app=site.app).state == "SUCCESS"
+        again = name in ("all are told", "it is not noted that all are told")
+        # At least: other sagas' sweepers die as well, some of them in the midst of telling this.
+        assert len(site.journal.said(result.id, "told")) >= 1 + again
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_sweeper_writes_of_boots(sites, once, way):
+    sweeping = once(Sweeping, sites[way], way)
+    assert died(sweeping.site, "boots")
