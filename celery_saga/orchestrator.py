@@ -144,6 +144,12 @@ class Orchestrator:
             SagaError: the decision's refusal of a request.
             SagaExecutionNotFoundException: the saga is gone.
         """
+        return self._let(saga_id, event, known, patience)[0]
+
+    def _let(
+        self, saga_id: str, event: Event, known: SagaExecution | None, patience: float
+    ) -> tuple[SagaExecution, bool]:
+        """The execution after ``event``, and whether that changed it."""
         patient = partial(patiently, patience=patience)
         execution = known if known is not None else patient(lambda: self.load(saga_id))
         while True:
@@ -156,18 +162,22 @@ class Orchestrator:
             if decision.refusal is not None:
                 raise decision.refusal
             if decision.execution is execution:
-                return execution
+                return execution, False
             write = partial(self.store.save, execution, token=secrets.token_hex(8))
             saved, left = self._with_outbox(decision.execution, requests, told, write, patience)
             if saved is not None:
-                return self._carry_out(saved, decision.commands, left)
+                return self._carry_out(saved, decision.commands, left), True
             execution = patient(lambda: self.load(saga_id))
 
     def report(
         self, saga_id: str, event: Event, known: SagaExecution | None = None
     ) -> SagaExecution:
         """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
-        return self.handle(saga_id, event, known, patience=self.patience)
+        after, changed = self._let(saga_id, event, known, self.patience)
+        if known is not None and not changed:
+            slot = known.slot(known.position)
+            log.warning("saga %s: the report of %s came too late", saga_id, slot)
+        return after
 
     def _with_outbox(
         self,

@@ -240,13 +240,11 @@ class _Delivery:
     def _report(self, event: Event) -> None:
         saga_id = self._execution.saga_id
         try:
-            after = self._runtime.orchestrator.report(saga_id, event, self._execution)
+            self._runtime.orchestrator.report(saga_id, event, self._execution)
         except StoreUnavailable as error:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.
             raise Reject(error, requeue=True) from error
-        if after is self._execution:
-            log.warning("saga %s: the report of %s came too late", saga_id, self._slot)
 
 
 def _finished(result: Any) -> Any:
