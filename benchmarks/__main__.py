@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks chain --help``, ``python -m benchmarks barrier``."""
+"""Run the benchmarks: ``python -m benchmarks --help``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import barrier, report
+from benchmarks.chaos import verdicts
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
 from benchmarks.sections import SECTIONS
@@ -19,12 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write.
 
     Returns:
-        0 even if a target is missed, because numbers are not tests; 1 if a run went wrong.
+        0 even if a target is missed, because numbers are not tests; 1 if a run went wrong. What
+        ``chaos`` returns is said in :mod:`benchmarks.chaos.verdicts`.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.command == "barrier":
         return _barrier(given)
+    if given.command == "chaos":
+        return verdicts.main(given)
     options = _options(given)
     if min(options.steps) < 2 or options.rounds < 1 or options.sagas < 1:
         parser.error("--steps takes numbers from 2, --rounds and --sagas from 1")
@@ -78,6 +82,7 @@ def _measure(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    verdicts.add_to(commands)
     chain = commands.add_parser("chain", help="sagas against plain chains of the same tasks")
     add = chain.add_argument
     add("--section", nargs="+", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS))

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError, SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
-from celery_saga.broker import open_connection
+from celery_saga.broker import given_away, open_connection
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
@@ -217,6 +217,14 @@ class CeleryDispatcher:
             except connection.recoverable_connection_errors:
                 return None
         return bool(found.message_count == 0)
+
+    def given_away(self) -> frozenset[str]:
+        try:
+            # Twice, because a beat may be late.
+            return given_away(self._app, 2 * float(self._app.conf.saga_heartbeat))
+        except Exception:
+            log.debug("the broker does not say what it has given away", exc_info=True)
+            return frozenset()
 
 
 def queue_of(app: Celery, call: Call) -> str:

@@ -59,3 +59,10 @@ class Dispatcher(Protocol):
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
         """Whether the queue of a slot's message holds nothing; ``None`` if that is not known."""
         ...
+
+    def given_away(self) -> frozenset[str]:
+        """Task ids of messages that the broker has given to workers and that are not acknowledged.
+
+        Only those of which every live worker's heart has told since.
+        """
+        ...

@@ -177,7 +177,11 @@ class Orchestrator:
         self, saga_id: str, event: Event, known: SagaExecution | None = None
     ) -> SagaExecution:
         """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
-        return self.handle(saga_id, event, known, patience=self.patience)
+        after, changed = self.change(saga_id, event, known, patience=self.patience)
+        if known is not None and not changed:
+            slot = known.slot(known.position)
+            log.warning("saga %s: the report of %s came too late", saga_id, slot)
+        return after
 
     def _with_outbox(
         self,

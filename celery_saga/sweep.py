@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import TypeVar
 
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
@@ -24,6 +24,20 @@ T = TypeVar("T")
 #: Seconds for which a saga that could not be looked at is left alone, so that it does not keep
 #: others from being looked at.
 LEAVE_ALONE = 60.0
+
+
+class _Known:
+    """What one pass of the sweep knows of all messages."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self.holders = orchestrator.store.holders()
+        self.alive = orchestrator.store.alive()
+
+    @cached_property
+    def given_away(self) -> frozenset[str]:
+        """Only asked for where messages wait in queues."""
+        return self._orchestrator.dispatcher.given_away()
 
 
 class Sweeper:
@@ -48,21 +62,19 @@ class Sweeper:
             return 0
         # All are looked at before anything is sent: what is sent for one saga would make the queue
         # look as if the others' messages waited there.
-        holders, alive = self._store.holders(), self._store.alive()
-        looks = [(saga_id, self._look(saga_id, holders, alive)) for saga_id in due]
+        known = _Known(self._orchestrator)
+        looks = [(saga_id, self._look(saga_id, known)) for saga_id in due]
         for saga_id, look in looks:
             if look is not None:
                 self._tried(saga_id, partial(self._act, *look))
         return len(due)
 
-    def _look(
-        self, saga_id: str, holders: Mapping[str, str], alive: frozenset[str]
-    ) -> tuple[SagaExecution, MessageState] | None:
+    def _look(self, saga_id: str, known: _Known) -> tuple[SagaExecution, MessageState] | None:
         """The saga and what is known of its message; ``None`` if there is nothing to be done."""
         execution = self._tried(saga_id, partial(self._store.load, saga_id))
         if execution is None:
             return None
-        find = partial(self._message_state, execution, holders, alive)
+        find = partial(self._message_state, execution, known)
         state = self._tried(saga_id, find)
         return None if state is None else (execution, state)
 
@@ -83,17 +95,17 @@ class Sweeper:
             log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
             return None
 
-    def _message_state(
-        self, execution: SagaExecution, holders: Mapping[str, str], alive: frozenset[str]
-    ) -> MessageState:
+    def _message_state(self, execution: SagaExecution, known: _Known) -> MessageState:
         slot = None if execution.settled else execution.slot(execution.position)
         if slot is None or execution.steps[slot.step].claim is not None:
             return MessageState.UNSEEN
-        holder = holders.get(slot.task_id(execution.saga_id))
+        task_id = slot.task_id(execution.saga_id)
+        holder = known.holders.get(task_id)
         if holder is not None:
-            return MessageState.HELD if holder in alive else MessageState.LOST
+            return MessageState.HELD if holder in known.alive else MessageState.LOST
         empty = self._orchestrator.dispatcher.queue_is_empty(execution, slot)
-        return MessageState.GONE if empty else MessageState.QUEUED
+        gone = empty or task_id in known.given_away
+        return MessageState.GONE if gone else MessageState.QUEUED
 
     def bury(self, pulse: Pulse) -> int:
         """Void the claims of boots that are dead, and send again what they had not started.

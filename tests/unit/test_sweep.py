@@ -28,6 +28,7 @@ class Queue:
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.broken: set[str] = set()
+        self.taken: frozenset[str] = frozenset()
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
@@ -50,6 +51,9 @@ class Queue:
         if execution.saga_id in self.broken:
             raise LookupError("its queue is not known")
         return not self.messages
+
+    def given_away(self) -> frozenset[str]:
+        return self.taken
 
 
 class Fixture:
@@ -108,3 +112,11 @@ def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, v
     setattr(lost.store, verb, back)
     lost.sweep(later=MISSED)
     assert set(lost.queue.messages) == lost.ids
+
+
+def test_a_message_that_was_given_away_does_not_wait_in_its_queue(lost: Fixture) -> None:
+    """Nobody has it, and other messages are in the queue."""
+    lost.queue.messages = ["another"]
+    lost.queue.taken = frozenset({"s1~f0~1", "s3~f0~1"})
+    lost.sweep(later=MISSED)
+    assert set(lost.queue.messages) == {"another", "s1", "s3"}

@@ -1,0 +1,295 @@
+"""Holds what the engine reports against what the bodies did. Pure: no clock, no server.
+
+An effect stands from the line that says so until an undo of its step says so. What a saga's status
+claims must be the case; and each body that ran more often than once must have had a reason to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.chaos.injector import Happened
+from benchmarks.chaos.ledger import Line
+from benchmarks.chaos.orders import Order
+
+FORWARD, BACKWARD = "f", "c"
+
+#: Causes of a second effect with the same key that the library does not promise to prevent: a
+#: process was gone, or was taken for dead, between the effect and the record of it.
+EXCUSED = ("killed child", "killed worker", "ended worker", "stopped worker")
+
+#: Seconds that may lie between a claim and the first line of its body.
+CLAIM = 2.0
+
+#: Celery's state of the result of a saga, by the saga's status.
+RESULTS = {"COMPLETED": "SUCCESS", "COMPENSATED": "FAILURE"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the engine said of a saga.
+
+    Args:
+        status: its last status, empty if there is no such saga.
+        result: the state of its Celery result.
+        cancelled: whether it took a cancel.
+    """
+
+    status: str
+    result: str = ""
+    cancelled: bool = False
+
+
+@dataclass
+class Verdict:
+    """One saga's.
+
+    Args:
+        kind: ``completed``, ``compensated``, ``inconsistent`` or ``stuck``.
+        reasons: why it is one of the last two.
+        false: whether its status is better than the truth.
+        duplicates: causes of effects that came more than once under one key.
+        late: effects that came when their step had been undone; all were undone again, if the kind
+            is a good one.
+    """
+
+    order: Order
+    told: Told
+    kind: str = ""
+    reasons: list[str] = field(default_factory=list)
+    false: bool = False
+    duplicates: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+
+
+class Faults:
+    """What was done to the stage, asked by who may have suffered from it."""
+
+    def __init__(self, log: Iterable[Happened]) -> None:
+        self._workers: dict[int, list[Happened]] = defaultdict(list)
+        self._messages: dict[str, set[str]] = defaultdict(set)
+        self._others: list[Happened] = []
+        for each in log:
+            if each.worker:
+                self._workers[each.worker].append(each)
+            elif each.slots:
+                for slot in each.slots:
+                    self._messages[slot.rpartition("~")[0]].add(each.kind)
+            else:
+                self._others.append(each)
+
+    def end_of(self, line: Line, until: float) -> str:
+        """How the process that wrote a line came to its end before ``until``, or ``""``."""
+        for each in self._workers[line.worker]:
+            if line.at <= each.at <= until:
+                if each.kind == "child" and each.pid == line.pid:
+                    return "killed child"
+                if each.kind in ("worker", "ended"):
+                    return "killed worker" if each.kind == "worker" else "ended worker"
+        return ""
+
+    def stopped(self, worker: int, begin: float, end: float) -> bool:
+        """Whether a worker was stopped for some of that time, or shortly before."""
+        return any(
+            each.kind == "stop" and each.at <= end and (each.until or end) >= begin - CLAIM
+            for each in self._workers[worker]
+        )
+
+    def cut_off(self, begin: float, end: float) -> bool:
+        """Whether any process was ended or stopped in that time."""
+        return any(
+            each.at <= end and (each.until or each.at) >= begin
+            for log in self._workers.values()
+            for each in log
+        )
+
+    def of_message(self, line: Line) -> set[str]:
+        """What became of messages of a line's step."""
+        return self._messages[f"{line.saga_id}~{line.direction}{line.step}"]
+
+    def between(self, begin: float, end: float) -> str:
+        """What else happened in that time."""
+        for each in self._others:
+            if each.at <= end and (each.until or each.at) >= begin:
+                return {"server": "killed server", "cut": "cut connection"}[each.kind]
+        return ""
+
+
+def judge(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> Verdict:
+    """The verdict on one saga.
+
+    Args:
+        lines: the ledger's lines about it, in order.
+    """
+    found = Verdict(order, told)
+    found.reasons += _broken(order, told, lines, faults)
+    standing, found.late = _effects(order, lines)
+    _hold(found, standing)
+    found.duplicates = Counter(_duplicates(lines, faults))
+    if found.kind != "stuck":
+        found.kind = "inconsistent" if found.reasons else told.status.lower()
+    return found
+
+
+def _hold(found: Verdict, standing: Sequence[bool]) -> None:
+    """The status against the effects that stand."""
+    told, reasons = found.told, found.reasons
+    undone = len(standing) - sum(standing)
+    if told.status == "COMPLETED":
+        if undone:
+            reasons.append("COMPLETED, and an effect does not stand")
+            found.false = True
+        if told.cancelled:
+            reasons.append("COMPLETED, and it took a cancel")
+            found.false = True
+    elif told.status == "COMPENSATED":
+        if any(standing):
+            reasons.append("COMPENSATED, and an effect stands")
+            found.false = True
+    else:
+        found.kind = "stuck"
+        reasons.append(f"not settled: {told.status or 'gone'}")
+        return
+    if told.result != RESULTS[told.status]:
+        reasons.append(f"{told.status}, and its result is {told.result or 'missing'}")
+        found.false = found.false or told.result == "SUCCESS"
+
+
+def _effects(order: Order, lines: Sequence[Line]) -> tuple[list[bool], int]:
+    """Which steps' effects stand at the end, and how many came after their undo."""
+    standing, undone, late = [False] * len(order.kinds), set(), 0
+    for line in lines:
+        if line.what != "effect":
+            continue
+        standing[line.step] = line.direction == FORWARD
+        if line.direction == BACKWARD:
+            undone.add(line.forward_key)
+        elif line.key in undone:
+            late += 1
+    return standing, late
+
+
+def _broken(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> list[str]:
+    """Promises about the course of things that were not kept."""
+    course = _Course(order, faults)
+    for line in lines:
+        course.see(line)
+    if told.status == "COMPLETED" and course.undoing is not None:
+        course.reasons.append("COMPLETED, and an undo ran")
+    return sorted(set(course.reasons))
+
+
+class _Course:
+    """The course of one saga, line by line."""
+
+    def __init__(self, order: Order, faults: Faults) -> None:
+        self._order, self._faults = order, faults
+        self._began: dict[tuple[str, int], float] = {}
+        self.reasons: list[str] = []
+        #: The line that begins the first undo.
+        self.undoing: Line | None = None
+        #: Steps whose effect came on the way forward and is not undone yet.
+        self._open: set[int] = set()
+        #: Bodies on the way forward by their step: what they said last.
+        self._bodies: dict[int, dict[int, Line]] = {}
+        self._begun: Counter[str] = Counter()
+
+    def see(self, line: Line) -> None:
+        if line.direction == FORWARD:
+            self._forward(line)
+        else:
+            self._backward(line)
+
+    def _forward(self, line: Line) -> None:
+        if line.what == "began":
+            self._began[line.key, line.pid] = line.at
+        began = self._began.get((line.key, line.pid), line.at)
+        zombie = self._faults.stopped(line.worker, began, line.at)
+        if self.undoing is not None and not zombie:
+            self.reasons.append("a step ran when its saga was being undone")
+        self._bodies.setdefault(line.step, {})[line.pid] = line
+        if line.what == "began":
+            self._begins(line, zombie)
+        elif line.what == "effect" and self.undoing is None:
+            self._open.add(line.step)
+
+    def _begins(self, line: Line, zombie: bool) -> None:
+        if not zombie and not self._open.issuperset(range(line.step)):
+            self.reasons.append("a step began before the one before it had its effect")
+        self._begun[line.key] += 1
+        is_pivot = self._order.pivot and line.step == len(self._order.kinds) - 1
+        if self._order.kinds[line.step] == "early" and not is_pivot and self._begun[line.key] > 1:
+            self.reasons.append("an early step ran twice")
+
+    def _backward(self, line: Line) -> None:
+        if self.undoing is None:
+            self.undoing = line
+        if line.what == "began" and not self._may_be_undone(line):
+            self.reasons.append("a step was undone that had left nothing")
+        if line.what != "effect":
+            return
+        if any(above > line.step for above in self._open if above < self._order.undoable):
+            self.reasons.append("an undo ran before that of a later step")
+        self._open.discard(line.step)
+
+    def _may_be_undone(self, line: Line) -> bool:
+        """A step may be undone unless each body of it has said that it left nothing.
+
+        A process may have died between the claim and the body's first line, or between its last
+        line and the report: then the engine cannot know, and has to undo it.
+        """
+        bodies = self._bodies.get(line.step, {}).values()
+        if any(body.what not in ("declined", "failed") for body in bodies):
+            return True
+        before = self._bodies.get(line.step - 1, {}).values()
+        if line.step and not before:
+            return False  # it cannot have been sent
+        sent = max((body.at for body in before), default=0.0)
+        return self._faults.cut_off(sent, line.at)
+
+
+def _duplicates(lines: Sequence[Line], faults: Faults) -> list[str]:
+    """The cause of each effect beyond a key's first."""
+    found = []
+    began: dict[tuple[str, int], float] = {}
+    effects: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        if line.what == "began":
+            began[line.key, line.pid] = line.at
+        if line.what != "effect":
+            continue
+        for first in effects[line.key][-1:]:
+            found.append(_cause(first, line, began, lines, faults))
+        effects[line.key].append(line)
+    return found
+
+
+def _cause(
+    first: Line,
+    second: Line,
+    began: dict[tuple[str, int], float],
+    lines: Sequence[Line],
+    faults: Faults,
+) -> str:
+    """Why the second effect came although there was the first."""
+    for each in (first, second):
+        if faults.stopped(each.worker, began.get((each.key, each.pid), each.at), second.at):
+            return "stopped worker"
+    recorded = any(
+        line.step > first.step and first.at < line.at < second.at
+        for line in lines
+        if line.direction == first.direction == FORWARD
+    )
+    if recorded:
+        return "after its record"
+    ended = faults.end_of(first, second.at)
+    if ended:
+        return ended
+    messages = faults.of_message(second)
+    if "duplicate" in messages:
+        return "duplicated message"
+    if "lose" in messages:
+        return "lost message"
+    return faults.between(first.at, second.at) or "unexplained"

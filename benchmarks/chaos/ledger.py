@@ -1,0 +1,129 @@
+"""What the bodies did: lines in one list on a server of its own, which is never harmed.
+
+Bodies write it and nobody else does, so it is the truth about effects, whatever the engine says.
+The server puts all lines in one order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import redis
+
+from celery_saga import saga_info
+
+#: Environment variable with the ledger's URL.
+LEDGER = "SAGA_CHAOS_LEDGER"
+
+#: The list of lines.
+LINES = "lines"
+
+#: Lines that are fetched at once.
+PAGE = 20_000
+#: Lines that tell what goes on at this moment.
+TAIL = 100
+
+#: An effect that a service takes only once for a key, and otherwise declines.
+_ONCE = """
+if redis.call('SET', KEYS[2], 1, 'NX') then redis.call('RPUSH', KEYS[1], ARGV[1]) return 1 end
+redis.call('RPUSH', KEYS[1], ARGV[2])
+return 0
+"""
+
+
+class Line(NamedTuple):
+    """What one body did at one moment.
+
+    Args:
+        saga_id: whose step it is.
+        step: its index.
+        direction: ``"f"`` or ``"c"``.
+        what: ``began``, ``effect``, ``ended`` (it is about to return); ``declined``, ``failed``,
+            ``retried`` (it is about to raise, and left no effect).
+        key: the idempotency key.
+        forward_key: the key that the step had on the way forward.
+        pid: of the process that ran it.
+        worker: of that process's parent, the worker's main process.
+        at: ``time.monotonic()``, one clock for all processes of a machine.
+    """
+
+    saga_id: str
+    step: int
+    direction: str
+    what: str
+    key: str
+    forward_key: str
+    pid: int
+    worker: int
+    at: float
+
+
+@lru_cache
+def _client(pid: int) -> redis.Redis:
+    return redis.Redis.from_url(os.environ[LEDGER])
+
+
+def step_name(index: int) -> str:
+    """The name of a step, from which the ledger has its index."""
+    return f"step-{index}"
+
+
+def _line(what: str) -> str:
+    info = saga_info()
+    assert info is not None
+    step = int(info.step.rpartition("-")[2])
+    keys = (info.idempotency_key, info.forward_key)
+    process = (os.getpid(), os.getppid(), time.monotonic())
+    return json.dumps([info.saga_id, step, info.direction, what, *keys, *process])
+
+
+def note(what: str) -> None:
+    """Write a line about the running body."""
+    _client(os.getpid()).rpush(LINES, _line(what))
+
+
+def effect_once() -> bool:
+    """As ``note("effect")``; but a key's second effect is declined. Whether it was the first."""
+    info = saga_info()
+    assert info is not None
+    done = f"done:{info.idempotency_key}"
+    client = _client(os.getpid())
+    return bool(client.eval(_ONCE, 2, LINES, done, _line("effect"), _line("declined")))
+
+
+class Ledger:
+    """Reads what was written.
+
+    Args:
+        url: of its server.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url)
+
+    def __len__(self) -> int:
+        length: Any = self._client.llen(LINES)
+        return int(length)
+
+    def lines(self) -> list[Line]:
+        """All of it, in order."""
+        found: list[Line] = []
+        while True:
+            page: Any = self._client.lrange(LINES, len(found), len(found) + PAGE - 1)
+            found += [Line(*json.loads(raw)) for raw in page]
+            if len(page) < PAGE:
+                return found
+
+    def busy(self) -> frozenset[int]:
+        """Processes that are in the middle of a body, as far as the last lines tell."""
+        tail: Any = self._client.lrange(LINES, -TAIL, -1)
+        last = {line.pid: line.what for line in (Line(*json.loads(raw)) for raw in tail)}
+        return frozenset(pid for pid, what in last.items() if what in ("began", "effect"))
+
+    def close(self) -> None:
+        """Give back the connection."""
+        self._client.close()

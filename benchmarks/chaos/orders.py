@@ -1,0 +1,79 @@
+"""What each saga is to do, from a seed: the same seed gives the same sagas."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.chaos.ledger import step_name
+
+#: The tasks that steps are made of, and how often each is taken.
+KINDS = {"late": 40, "early": 20, "requeued": 10, "declining": 20, "retried": 10}
+
+#: Seconds of a body before and after its effect: the mean of the usual ones, and of the long ones,
+#: one pause in eighty.
+USUAL, LONG = 0.002, 0.2
+
+
+@dataclass(frozen=True)
+class Order:
+    """One saga.
+
+    Args:
+        saga_id: its id.
+        kinds: the task of each step, see :mod:`benchmarks.chaos.app`.
+        pivot: whether the last step is the pivot, and has no undo.
+        fails: the step that fails, if one does.
+        aborts: whether that failure is an ``AbortSaga``.
+        stumbles: whether the first attempt at each undo fails.
+        pauses: seconds before and after the effect, of each step.
+    """
+
+    saga_id: str
+    kinds: tuple[str, ...]
+    pivot: bool = False
+    fails: int | None = None
+    aborts: bool = False
+    stumbles: bool = False
+    pauses: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def undoable(self) -> int:
+        """How many steps have an undo: all, or all but the last."""
+        return len(self.kinds) - self.pivot
+
+    def context(self) -> dict[str, Any]:
+        """What the bodies are told."""
+        work: dict[str, Any] = {}
+        for index, pauses in enumerate(self.pauses):
+            work[step_name(index)] = {"pauses": list(pauses)}
+        if self.fails is not None:
+            work[step_name(self.fails)]["fails"] = "abort" if self.aborts else "error"
+        return {"work": work, "stumbles": self.stumbles}
+
+
+def make_order(seed: int, number: int) -> Order:
+    """The ``number``th saga of a seed."""
+    source = random.Random(f"{seed}/{number}")
+    length = source.choice((2, 3, 3, 3, 4, 5))
+    kinds = source.choices(list(KINDS), list(KINDS.values()), k=length)
+    pivot = source.random() < 0.3
+    if pivot and kinds[-1] == "declining":
+        # A pivot that declines after a lost attempt needs a person: nobody can undo it.
+        kinds[-1] = "late"
+    fails = source.randrange(length) if source.random() < 0.25 else None
+    return Order(
+        saga_id=f"chaos-{seed}-{number}",
+        kinds=tuple(kinds),
+        pivot=pivot,
+        fails=fails,
+        aborts=source.random() < 0.2,
+        stumbles=source.random() < 0.05,
+        pauses=tuple((_pause(source), _pause(source)) for _ in kinds),
+    )
+
+
+def _pause(source: random.Random) -> float:
+    mean = LONG if source.random() < 1 / 80 else USUAL
+    return round(min(1.0, source.expovariate(1 / mean)), 4)

@@ -1,0 +1,256 @@
+"""The judge of the chaos runs: each verdict, from ledgers with planted damage. No servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.injector import Happened
+from benchmarks.chaos.judge import Faults, Told, judge
+from benchmarks.chaos.ledger import Line
+from benchmarks.chaos.orders import Order
+
+COMPLETED = Told("COMPLETED", "SUCCESS")
+COMPENSATED = Told("COMPENSATED", "FAILURE")
+
+#: The process that runs a body unless a test says otherwise, and its worker.
+PID, WORKER = 11, 10
+
+
+def order(*kinds: str, **more: Any) -> Order:
+    return Order("s", kinds or ("late", "late"), **more)
+
+
+def ledger(*entries: str) -> list[Line]:
+    """Lines of ``f0 began effect ended``, one second apart.
+
+    ``@12`` behind the slot names another process, ``@12/20`` its worker too, ``+1`` another round.
+    """
+    found = []
+    for entry in entries:
+        place, *whats = entry.split()
+        slot, _, process = place.partition("@")
+        slot, _, rounds = slot.partition("+")
+        pid, _, worker = process.partition("/")
+        direction, step = slot[0], int(slot[1:])
+        for what in whats:
+            keys = (f"s/{step}/{direction}/{rounds or 0}", f"s/{step}/f/0")
+            who = (int(pid or PID), int(worker or WORKER))
+            found.append(Line("s", step, direction, what, *keys, *who, float(len(found))))
+    return found
+
+
+DONE = ("f0 began effect ended", "f1 began effect ended")
+UNDONE = ("f0 began effect ended", "f1 began failed", "c0 began effect ended")
+
+
+def verdict(told: Told, *entries: str, of: Order | None = None, log: Any = ()) -> Any:
+    return judge(of or order(), told, ledger(*entries), Faults(log))
+
+
+class TestGood:
+    def test_completed(self):
+        found = verdict(COMPLETED, *DONE)
+        assert (found.kind, found.reasons, found.false) == ("completed", [], False)
+        assert not found.duplicates
+
+    def test_compensated(self):
+        found = verdict(COMPENSATED, *UNDONE)
+        assert (found.kind, found.reasons, found.false) == ("compensated", [], False)
+
+    def test_nothing_was_done(self):
+        assert verdict(COMPENSATED, "f0 began failed").kind == "compensated"
+
+    def test_an_attempt_that_was_cut_off_may_be_undone(self):
+        killed = Happened("child", 0.5, worker=WORKER, pid=PID)
+        assert verdict(COMPENSATED, "f0 began", "c0@12 began effect ended", log=[killed]).kind == (
+            "compensated"
+        )
+
+    def test_a_claim_without_a_body_may_be_undone(self):
+        entries = ("f0 began effect ended", "c1 began effect ended", "c0 began effect ended")
+        assert verdict(COMPENSATED, *entries).kind == "inconsistent"
+        killed = Happened("child", 2.5, worker=77, pid=78)
+        assert verdict(COMPENSATED, *entries, log=[killed]).kind == "compensated"
+
+    def test_a_claim_without_a_body_before_one_that_declines(self):
+        killed = Happened("worker", 2.5, worker=77)
+        entries = ("f0 began effect ended", "f1 began failed", "c1 began effect ended")
+        more = "c0 began effect ended"
+        assert verdict(COMPENSATED, *entries, more, log=[killed]).kind == "compensated"
+
+    def test_a_retry_is_one_effect(self):
+        found = verdict(COMPLETED, "f0 began retried began effect ended", "f1 began effect ended")
+        assert (found.kind, sum(found.duplicates.values())) == ("completed", 0)
+
+    def test_a_pivot_has_no_undo(self):
+        entries = ("f0 began effect ended", "f1 began failed", "c0 began effect ended")
+        assert verdict(COMPENSATED, *entries, of=order(pivot=True)).kind == "compensated"
+
+
+class TestFalse:
+    """The status is better than the truth."""
+
+    def test_completed_and_an_effect_is_missing(self):
+        found = verdict(COMPLETED, "f0 began effect ended", "f1 began ended")
+        assert (found.kind, found.false) == ("inconsistent", True)
+
+    def test_completed_and_an_effect_was_undone(self):
+        found = verdict(COMPLETED, *DONE, "c1 began effect ended")
+        assert (found.kind, found.false) == ("inconsistent", True)
+
+    def test_compensated_and_an_effect_stands(self):
+        found = verdict(COMPENSATED, "f0 began effect ended", "f1 began failed")
+        assert (found.kind, found.false) == ("inconsistent", True)
+
+    def test_compensated_and_an_effect_came_late(self):
+        late = "f1@12/20 effect ended"
+        stop = Happened("stop", 0.0, worker=20, until=20.0)
+        found = verdict(
+            COMPENSATED,
+            "f0 began effect ended",
+            "f1@12/20 began",
+            "c1 began effect ended",
+            "c0 began effect ended",
+            late,
+            log=[stop],
+        )
+        assert (found.kind, found.false, found.late) == ("inconsistent", True, 1)
+
+    def test_the_celery_result_says_something_else(self):
+        found = verdict(Told("COMPENSATED", "SUCCESS"), *UNDONE)
+        assert (found.kind, found.false) == ("inconsistent", True)
+
+    def test_the_celery_result_is_missing(self):
+        found = verdict(Told("COMPLETED", "PENDING"), *DONE)
+        assert (found.kind, found.false) == ("inconsistent", False)
+
+    def test_completed_although_it_took_a_cancel(self):
+        found = verdict(Told("COMPLETED", "SUCCESS", cancelled=True), *DONE)
+        assert (found.kind, found.false) == ("inconsistent", True)
+
+
+class TestCourse:
+    """Nothing is left behind, and the status is right: but a promise was broken on the way."""
+
+    @pytest.mark.parametrize(
+        ("entries", "reason"),
+        [
+            (
+                (*DONE, "f2 began failed", "c0 began effect ended", "c1 began effect ended"),
+                "an undo ran before that of a later step",
+            ),
+            (
+                ("f0 began effect ended", "c0 began", "f1@12 began failed", "c0 effect ended"),
+                "a step ran when its saga was being undone",
+            ),
+            (("f1 began failed",), "a step began before the one before it had its effect"),
+            (("f0 began failed", "c0 began effect"), "a step was undone that had left nothing"),
+            (("f0 began failed", "c2 began effect"), "a step was undone that had left nothing"),
+        ],
+    )
+    def test_it_was_wrong(self, entries, reason):
+        found = verdict(COMPENSATED, *entries, of=order("late", "late", "late"))
+        assert found.reasons == [reason]
+        assert (found.kind, found.false) == ("inconsistent", False)
+
+    def test_a_stopped_worker_may_run_a_step_of_a_saga_that_is_being_undone(self):
+        entries = ("f0 began effect ended", "f1@12/20 began", "c1 began effect ended")
+        more = ("f1@12/20 effect ended", "c1+1 began effect ended", "c0 began effect ended")
+        stop = Happened("stop", 3.5, worker=20, until=6.5)
+        found = verdict(COMPENSATED, *entries, *more, log=[stop])
+        assert (found.kind, found.late) == ("compensated", 1)
+
+    def test_one_that_was_stopped_long_before_may_not(self):
+        entries = (*UNDONE, "f1@12/20 began failed")
+        stop = Happened("stop", -9.0, worker=20, until=-5.0)
+        assert verdict(COMPENSATED, *entries, log=[stop]).kind == "inconsistent"
+
+    def test_the_word_of_a_process_that_died_before_it_was_heard(self):
+        killed = Happened("child", 1.5, WORKER, PID)
+        entries = ("f0 began failed", "c0@12 began effect ended")
+        assert verdict(COMPENSATED, *entries, log=[killed]).kind == "compensated"
+
+
+class TestStuck:
+    @pytest.mark.parametrize("status", ["STUCK", "RUNNING", "COMPENSATING", ""])
+    def test_it_did_not_settle(self, status):
+        found = verdict(Told(status), "f0 began effect ended")
+        assert (found.kind, found.false) == ("stuck", False)
+
+
+class TestDuplicates:
+    """Who is to blame for an effect that came twice."""
+
+    TWICE = ("f0 began effect", "f0@12/20 began effect ended", "f1 began effect ended")
+
+    def causes(self, *log: Happened, entries: Any = TWICE, of: Order | None = None) -> list[str]:
+        found = verdict(COMPLETED, *entries, log=log, of=of)
+        assert found.kind == "completed", found.reasons
+        return list(found.duplicates.elements())
+
+    def test_nobody(self):
+        assert self.causes() == ["unexplained"]
+
+    def test_a_killed_child(self):
+        assert self.causes(Happened("child", 1.5, WORKER, PID)) == ["killed child"]
+
+    def test_another_child_of_that_worker(self):
+        assert self.causes(Happened("child", 1.5, WORKER, 99)) == ["unexplained"]
+
+    def test_a_child_that_was_killed_too_early_or_too_late(self):
+        assert self.causes(Happened("child", 0.5, WORKER, PID)) == ["unexplained"]
+        assert self.causes(Happened("child", 3.5, WORKER, PID)) == ["unexplained"]
+
+    def test_a_killed_worker(self):
+        assert self.causes(Happened("worker", 1.5, WORKER)) == ["killed worker"]
+        assert self.causes(Happened("worker", 1.5, 20)) == ["unexplained"]
+
+    def test_a_worker_that_ended_by_itself(self):
+        assert self.causes(Happened("ended", 1.5, WORKER)) == ["ended worker"]
+
+    def test_a_stopped_worker(self):
+        assert self.causes(Happened("stop", 1.5, WORKER, until=9.0)) == ["stopped worker"]
+        assert self.causes(Happened("stop", 3.5, WORKER, until=9.0)) == ["unexplained"]
+        assert self.causes(Happened("stop", -9.0, WORKER, until=-5.0)) == ["unexplained"]
+        entries = ("f0 began", "f0@12/20 began effect ended", "f0 effect", "f1 began effect ended")
+        stop = Happened("stop", 0.5, WORKER, until=3.5)
+        assert self.causes(stop, entries=entries) == ["stopped worker"]
+
+    def test_a_duplicated_message(self):
+        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        assert self.causes(copy) == ["duplicated message"]
+        assert self.causes(Happened("duplicate", 0.1, slots=("s~f1~1",))) == ["unexplained"]
+
+    def test_a_duplicated_message_is_not_excused_by_a_server(self):
+        log = (Happened("duplicate", 0.1, slots=("s~f0~1",)), Happened("server", 1.0, until=2.0))
+        assert self.causes(*log) == ["duplicated message"]
+
+    def test_a_server_or_a_connection(self):
+        assert self.causes(Happened("server", 1.2, until=1.4)) == ["killed server"]
+        assert self.causes(Happened("cut", 1.2)) == ["cut connection"]
+        assert self.causes(Happened("server", 0.2, until=0.4)) == ["unexplained"]
+
+    def test_a_step_that_was_recorded_already(self):
+        entries = ("f0 began effect ended", "f1 began", "f0@12/20 began effect ended", "f1 effect")
+        killed = Happened("worker", 3.5, WORKER)
+        assert self.causes(killed, entries=entries) == ["after its record"]
+
+    def test_an_early_step_does_not_run_twice(self):
+        log = [Happened("child", 1.5, WORKER, PID)]
+        found = verdict(COMPLETED, *self.TWICE, of=order("early", "late"), log=log)
+        assert found.reasons == ["an early step ran twice"]
+
+    def test_an_early_pivot_may(self):
+        entries = ("f0 began effect ended", "f1 began effect", "f1@12/20 began effect ended")
+        causes = self.causes(
+            Happened("child", 4.5, WORKER, PID), entries=entries, of=order("late", "early", pivot=1)
+        )
+        assert causes == ["killed child"]
+
+    def test_an_undo(self):
+        entries = (*UNDONE[:2], "c0 began effect", "c0@12/20 began effect ended")
+        killed = Happened("worker", 6.5, WORKER)
+        found = verdict(COMPENSATED, *entries, log=[killed])
+        assert (found.kind, dict(found.duplicates)) == ("compensated", {"killed worker": 1})

@@ -1,0 +1,69 @@
+"""Messages that a Redis broker gave to a worker which died before its heart could tell of them.
+
+Such a broker does not send them again before its visibility timeout, and while other messages wait
+in the queue, theirs may be among them: only the broker's own books tell.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_saga import broker
+from tests.helpers import wait_for
+from tests.worker.apps.steps import late, nap, undo
+
+pytestmark = pytest.mark.worker
+
+
+def test_they_are_sent_again_although_the_queue_is_not_empty(site):
+    killed = site.worker("-c", "1", saga_heartbeat=600)
+    busy = site.app.send_task(nap.name, (600,))
+    wait_for(lambda: busy.id in killed.text())
+    results = [site.saga(("a", late, undo), ("b", late)).delay() for _ in range(3)]
+    wait_for(lambda: site.queued() == 0, description="the worker has all messages")
+    killed.kill()
+    for _ in range(30):
+        site.app.send_task(nap.name, (0.7,))
+
+    site.worker("-c", "1")
+
+    for result in results:
+        wait_for(lambda r=result: r.execution.steps[0].republished or r.ready(), 30)
+    assert site.queued() > 0
+    site.worker("-c", "12")
+    for result in results:
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "b/f"]
+
+
+def test_those_of_live_workers_are_theirs(site):
+    """Their hearts say so, however long the messages wait there."""
+    site.worker("-c", "1")
+    held = site.saga(("busy", late)).delay(hold=["busy/f"])
+    site.journal.wait(held.id, "began")
+    results = [site.saga(("a", late, undo)).delay() for _ in range(3)]
+    wait_for(lambda: site.queued() == 0, description="the worker has all messages")
+    for _ in range(30):
+        site.app.send_task(nap.name, (0,))
+
+    site.pass_time(9)
+    site.journal.open(held.id, "busy/f")
+
+    for result in results:
+        assert site.settled(result) == "COMPLETED"
+        assert result.execution.steps[0].republished == 0
+
+
+def test_the_brokers_books(site):
+    assert broker.given_away(site.app, 0) == frozenset()
+    result = site.saga(("a", late)).delay(hold=["a/f"])
+    plain = site.app.send_task(nap.name, (0.1,))
+    site.worker("-c", "1")
+    site.journal.wait(result.id, "began")
+    wait_for(lambda: site.queued() == 0)
+
+    assert broker.given_away(site.app, 0) == {f"{result.id}~f0~1", plain.id}
+    assert broker.given_away(site.app, 3600) == frozenset()
+
+    site.journal.open(result.id, "a/f")
+    wait_for(lambda: broker.given_away(site.app, 0) == frozenset())
