@@ -208,7 +208,7 @@ for name, value in pairs(fields) do
   local step = string.match(name, '^k(%d+)$')
   if step then
     local claims = ARGV[3] .. cjson.decode(value).instance
-    redis.call('SREM', claims, ARGV[1] .. '~' .. fields['o' .. step])
+    redis.call('SREM', claims, ARGV[1] .. '~' .. string.match(fields['o' .. step], '^%S+'))
   end
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
