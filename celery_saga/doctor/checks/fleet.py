@@ -180,6 +180,11 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
+#: Pools that end their bodies on SIGQUIT, and that Celery lets wait for them if told so. Threads are
+#: waited for in any case; under gevent the handler fails.
+_CUT_OFF = ("prefork", "solo")
+
+
 def shutdown(facts: Facts) -> Iterator[Finding]:
     """Workers that cut off their bodies on SIGQUIT."""
     name = "worker_soft_shutdown_timeout"
@@ -187,7 +192,7 @@ def shutdown(facts: Facts) -> Iterator[Finding]:
         worker.node
         for worker in facts.workers
         if worker.plugin
-        and worker.plugin.pool != "gevent"  # Celery's handler fails there
+        and worker.plugin.pool in _CUT_OFF
         and not worker.plugin.settings.get(name, 1)
     )
     if hasty:
