@@ -180,7 +180,7 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
-#: Pools that end their bodies on SIGQUIT, and that Celery lets wait for them if told so. Threads are
+#: Pools that end their bodies on SIGQUIT, unless they are told to wait for them. Threads are
 #: waited for in any case; under gevent the handler fails.
 _CUT_OFF = ("prefork", "solo")
 
