@@ -250,6 +250,12 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         [],
     ),
     (
+        "shutdown",
+        "hasty, threads",
+        workers(worker(told={"pool": "thread", "settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        [],
+    ),
+    (
         "queues",
         "nobody, live",
         duties(replace(CHARGE, queue="orders", live=2), CHARGE),

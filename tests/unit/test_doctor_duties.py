@@ -12,6 +12,9 @@ from celery_saga.execution import Direction, Failure, SagaExecution, StepStatus
 from celery_saga.runtime import runtime_of
 from tests.unit.building import new_app, plan_of
 
+#: The process may have sagas of other tests, too.
+SAGA = "checkout of the doctor"
+
 
 def nothing():
     """The body of every task here."""
@@ -31,7 +34,7 @@ def app():
 
 
 def saga_of(app, **options):
-    saga = Saga("checkout", app=app)
+    saga = Saga(SAGA, app=app)
     saga.local_step("shop.reserve", name="reserve", inputs=[]).on_failure("shop.release", inputs=[])
     saga.local_step("shop.charge", name="charge", inputs=[], time_limit=7, **options)
     saga.local_step("elsewhere.book", name="book", inputs=[], queue="carrier")
@@ -41,8 +44,8 @@ def saga_of(app, **options):
 
 def gathered(app, *live):
     duties, broken = gather_duties(runtime_of(app), live)
-    assert broken == {}
-    return {(duty.step, duty.undo): duty for duty in duties if duty.saga == "checkout"}
+    assert SAGA not in broken
+    return {(duty.step, duty.undo): duty for duty in duties if duty.saga == SAGA}
 
 
 def test_committed_sagas_bring_all_their_tasks(app):
@@ -78,7 +81,7 @@ def test_from_the_pivot_on_every_step_is_run_again(app):
 
 
 def test_a_plain_function_has_no_options_of_its_own(app):
-    saga = Saga("checkout", app=app)
+    saga = Saga(SAGA, app=app)
     saga.local_step(gathered, name="only")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celery_saga.callables.importing", lambda: True)
@@ -91,14 +94,14 @@ def test_a_plain_function_has_no_options_of_its_own(app):
 
 
 def test_a_saga_that_cannot_be_started_says_why(app):
-    saga = Saga("checkout", app=app)
+    saga = Saga(SAGA, app=app)
     saga.local_step("elsewhere.book", name="book").on_failure(lambda context: None)
     saga.commit()
 
     duties, broken = gather_duties(runtime_of(app), ())
 
-    assert [duty for duty in duties if duty.saga == "checkout"] == []
-    assert "a worker could not find" in broken["checkout"]
+    assert [duty for duty in duties if duty.saga == SAGA] == []
+    assert "a worker could not find" in broken[SAGA]
 
 
 def test_sagas_of_another_app_are_left_out(app):

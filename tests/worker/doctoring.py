@@ -17,6 +17,9 @@ from celery_saga.doctor import Report, diagnose
 from celery_saga.doctor.findings import Finding
 from tests.worker.harness import ROOT
 
+#: The defaults: a busy machine must not make a live worker look dead.
+UNHURRIED = {"saga_heartbeat": 2.0, "saga_heartbeat_ttl": 6.0}
+
 
 def of(report: Report, *checks: str) -> list[Finding]:
     """The findings of some checks."""

@@ -12,7 +12,7 @@ import pytest
 
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.doctor.checks import CHECKS
-from tests.worker.doctoring import Ran
+from tests.worker.doctoring import UNHURRIED, Ran
 from tests.worker.harness import Journal, Site
 from tests.worker.servers import Server, free_port, serving
 
@@ -31,6 +31,7 @@ def durable() -> Iterator[Server]:
 def clinic(durable: Server, journal: Journal, folder: Path) -> Iterator[Site]:
     """A worker that is well, on a server that keeps everything."""
     site = Site(durable.url(user=":sesame@"), journal, folder)
+    site.settings = dict(UNHURRIED)
     try:
         site.worker(app=CLINIC, worker_soft_shutdown_timeout=5)
         yield site

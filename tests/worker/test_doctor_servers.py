@@ -284,7 +284,6 @@ class TestBrokers:
         assert said(examined(server.url()), "broker") == [("error", "broker_url")]
 
     def test_one_that_carries_no_questions(self, server, tmp_path):
-        pytest.importorskip("sqlalchemy")
         report = examined(server.url(), f"sqla+sqlite:///{tmp_path}/broker.sqlite")
 
         assert said(report, "broker", "workers", "one-write") == [("info", "broker_url")]

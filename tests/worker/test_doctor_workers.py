@@ -13,7 +13,7 @@ from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.doctor import Report, diagnose
 from celery_saga.doctor.findings import Finding
 from tests.helpers import wait_for
-from tests.worker.doctoring import of
+from tests.worker.doctoring import UNHURRIED, of
 from tests.worker.harness import Journal, Site
 
 pytestmark = pytest.mark.worker
@@ -32,14 +32,20 @@ FLEET: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
     ("older", "older", ("--pool", "solo"), {}),
     ("wordless", "wordless", ("--pool", "solo"), {}),
     ("elsewhere", "site", ("--pool", "solo"), {"saga_key_prefix": "other:"}),
-    ("nervous", "site", ("--pool", "solo"), {"saga_heartbeat_ttl": 0.3}),
-    ("threads", "deployed", ("--pool", "threads", "-Q", "celery,limited"), {}),
+    ("nervous", "site", ("--pool", "solo"), {"saga_heartbeat_ttl": 3.0}),
+    (
+        "threads",
+        "deployed",
+        ("--pool", "threads", "-Q", "celery,limited"),
+        {"task_default_rate_limit": "900/s"},
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def fleet(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[Site]:
     site = Site(valkey.url(14), journal, folder)
+    site.settings = dict(UNHURRIED)
     try:
         for name, app, options, settings in FLEET:
             options = (*options, *(("-c", "1") if "-c" not in options else ()))
@@ -72,7 +78,8 @@ def sagas(fleet: Site) -> dict[str, Saga]:
 def report(fleet: Site, sagas: dict[str, Saga]) -> Report:
     def complete() -> Report | None:
         found = diagnose(fleet.app, timeout=2)
-        return found if len(found.facts.workers) == len(FLEET) else None
+        told = [worker for worker in found.facts.workers if worker.plugin]
+        return found if (len(found.facts.workers), len(told)) == (len(FLEET), 8) else None
 
     return wait_for(complete, 60, description="all workers answer")
 
@@ -141,10 +148,9 @@ def test_a_worker_that_beats_in_another_store(report):
 
 def test_a_boot_that_does_not_tell_of_itself(report):
     """It beats, so it counts; which worker it is, nobody says."""
-    found = [each for each in of(report, "workers") if each.level == "info"]
+    (finding,) = [each for each in of(report, "workers") if each.level == "info"]
 
-    assert len(found) == 1
-    assert "1 worker boot beats" in found[0].what
+    assert "1 worker boot beats" in finding.what
 
 
 def test_a_heartbeat_without_room(report):
@@ -232,8 +238,16 @@ class TestNobody:
         assert finding.level == "error"
         assert "1 live saga stands still" in finding.leads_to
 
+    def test_half_an_answer_is_none(self, site):
+        site.worker("--pool", "solo", app="tests.worker.apps.tardy", **UNHURRIED)
+
+        report = diagnose(site.app, timeout=4)
+
+        assert report.facts.workers == ()
+        assert [finding.level for finding in of(report, "workers")] == ["info"]
+
     def test_a_worker_that_is_not_asked(self, site):
-        site.worker("--pool", "solo", worker_enable_remote_control=False)
+        site.worker("--pool", "solo", worker_enable_remote_control=False, **UNHURRIED)
         wait_for(site.alive)
 
         (finding,) = of(diagnose(site.app, timeout=0.2), "workers")

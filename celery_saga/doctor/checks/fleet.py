@@ -33,14 +33,19 @@ def workers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR if facts.sagas.live else Level.WARNING,
             "no worker with the plugin answers",
-            f"{facts.sagas.live or 'no'} live saga{'' if facts.sagas.live == 1 else 's'} "
-            f"{'stands' if facts.sagas.live == 1 else 'stand'} still, and new ones will",
+            f"{_standing(facts.sagas.live)} until one comes",
             Where.WORKER,
             "--queues",
             "a worker for the queues of the steps: celery worker --queues ...",
         )
     if not facts.store.problem and facts.store.kind != "memory":
         yield from _elsewhere(facts)
+
+
+def _standing(live: int) -> str:
+    if live == 1:
+        return "1 live saga stands still"
+    return f"{live} live sagas stand still" if live else "sagas that are started stand still"
 
 
 def _elsewhere(facts: Facts) -> Iterator[Finding]:
@@ -68,7 +73,7 @@ def plugin(facts: Facts) -> Iterator[Finding]:
         taken = bool(steps & worker.queues)
         yield Finding(
             Level.ERROR if taken else Level.WARNING,
-            f"worker {worker.node} consumes {listed(shared)} without the plugin",
+            f"worker {worker.node} without the plugin consumes the queue {listed(shared)}",
             "it runs steps behind the engine's back, or drops those that it does not know: their "
             "sagas stand still until the steps are sent again; it drops celery_saga.start"
             if taken
@@ -175,6 +180,11 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
+#: Pools that end their bodies on SIGQUIT, unless they are told to wait for them. Threads are
+#: waited for in any case; under gevent the handler fails.
+_CUT_OFF = ("prefork", "solo")
+
+
 def shutdown(facts: Facts) -> Iterator[Finding]:
     """Workers that cut off their bodies on SIGQUIT."""
     name = "worker_soft_shutdown_timeout"
@@ -182,7 +192,7 @@ def shutdown(facts: Facts) -> Iterator[Finding]:
         worker.node
         for worker in facts.workers
         if worker.plugin
-        and worker.plugin.pool != "gevent"  # Celery's handler fails there
+        and worker.plugin.pool in _CUT_OFF
         and not worker.plugin.settings.get(name, 1)
     )
     if hasty:
@@ -192,6 +202,6 @@ def shutdown(facts: Facts) -> Iterator[Finding]:
             "the outcome of these steps is unknown: they run again, or their sagas are undone",
             Where.APP,
             name,
-            "a little more seconds than most bodies take",
+            "seconds, a little more than most bodies take",
             tuple(hasty),
         )

@@ -106,7 +106,7 @@ def eviction(facts: Facts) -> Iterator[Finding]:
                 server,
                 f"evicts any key when its memory is full (maxmemory-policy {policy})"
                 + ("" if limited else "; maxmemory is 0, so nothing is evicted yet"),
-                _loss_of_any(server),
+                ("" if limited else "once there is a limit, ") + _loss_of_any(server),
                 "maxmemory-policy",
                 "noeviction",
             )

@@ -97,14 +97,14 @@ def overdue(facts: Facts) -> Iterator[Finding]:
     if not late or not any(worker.engine for worker in facts.workers):
         return  # without workers nobody sweeps: check "workers" says so
     limit = facts.settings.get("saga_sweep_limit", 100)
+    worst = tuple(sorted(late, key=lambda saga_id: -late[saga_id]))
     yield Finding(
         Level.WARNING,
-        f"the sweep should have looked at {len(late)} saga{'s' if len(late) > 1 else ''} by now, "
-        f"at {'one of them' if len(late) > 1 else 'it'} {max(late.values()):.0f} s ago",
-        "lost steps, retries and deadlines of these come late; the workers' logs say if one "
+        f"the sweep is late: by {max(late.values()):.0f} s for {listed(worst)}",
+        "their lost steps, retries and deadlines come late; the workers' logs say if one "
         "cannot be looked at",
         Where.APP,
         "saga_sweep_limit",
         f"more than {limit}",
-        tuple(sorted(late, key=lambda saga_id: -late[saga_id])[:20]),
+        worst,
     )

@@ -32,24 +32,18 @@ def gather_workers(app: Celery, connection: Connection, timeout: float) -> tuple
     registered = _ask(app, connection, "registered", timeout, builtins=True)
     if not registered:
         return ()
-    queues = _by_node(_ask(app, connection, "active_queues", timeout, limit=len(registered)))
+    nodes = [answer.node for answer in registered]
+    queues = _by_node(_ask(app, connection, "active_queues", timeout, nodes))
     # A worker without the plugin would log an error about a question that it does not know.
     plugged = [answer.node for answer in registered if START in _tasks(answer.said)]
-    own: dict[str, list[_Answer]] = {}
-    if plugged:
-        own = _by_node(
-            _ask(app, connection, QUESTION, timeout, limit=len(plugged), destination=plugged)
-        )
-    return tuple(
-        Worker(
-            answer.node,
-            _tasks(answer.said),
-            _queues(_next(queues, answer.node)),
-            START in _tasks(answer.said),
-            _plugin(_next(own, answer.node)),
-        )
-        for answer in registered
-    )
+    own = _by_node(_ask(app, connection, QUESTION, timeout, plugged) if plugged else [])
+    found = []
+    for answer in registered:
+        consumed = _next(queues, answer.node)
+        if consumed is not None:  # else it has ended meanwhile, or takes its time
+            tasks, told = _tasks(answer.said), _plugin(_next(own, answer.node))
+            found.append(Worker(answer.node, tasks, _queues(consumed.said), START in tasks, told))
+    return tuple(found)
 
 
 def _ask(
@@ -57,12 +51,13 @@ def _ask(
     connection: Connection,
     question: str,
     timeout: float,
-    *,
-    limit: int | None = None,
-    destination: list[str] | None = None,
+    nodes: list[str] | None = None,
     **arguments: Any,
 ) -> list[_Answer]:
-    """Every answer with the moments before and after it; ``limit``: how many are expected."""
+    """Every answer with the moments before and after it; of ``nodes``, or of whoever is there.
+
+    Once all of ``nodes`` have answered, nobody is waited for; a name stands there for each worker.
+    """
     answers: list[_Answer] = []
     asked = time.time()
 
@@ -72,11 +67,11 @@ def _ask(
     app.control.broadcast(
         question,
         arguments=arguments,
-        destination=destination,
+        destination=nodes,
         connection=connection,
         reply=True,
         timeout=timeout,
-        limit=limit,
+        limit=len(nodes) if nodes else None,
         callback=take,
     )
     return answers
@@ -101,8 +96,8 @@ def _tasks(said: Any) -> frozenset[str]:
     return frozenset(str(name).partition(" [")[0] for name in names)
 
 
-def _queues(answer: _Answer | None) -> frozenset[str]:
-    found = answer.said if answer is not None and isinstance(answer.said, list) else []
+def _queues(said: Any) -> frozenset[str]:
+    found = said if isinstance(said, list) else []
     return frozenset(str(queue.get("name")) for queue in found)
 
 
