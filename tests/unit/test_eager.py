@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.result import _set_task_join_will_block
 
 from celery_saga import Saga, SagaManager, saga_info
 
@@ -20,6 +21,9 @@ def app() -> Iterator[Celery]:
     SagaManager(app)
     yield app
     app.close()
+    # Celery sets this for the time of an eager call, and of two threads at once it puts back what
+    # the other one had set: every later get() in this process would be refused.
+    _set_task_join_will_block(False)
 
 
 def test_each_thread_runs_its_own_sagas_to_their_ends(app: Celery) -> None:
