@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery_saga import Saga
+from celery_saga.contrib.processes import ManagedProcess
 from celery_saga.runtime import runtime_of
 from celery_saga.starting import begin
 from celery_saga.values import Values
 from tests.worker.apps import crashing_steps as tasks
 from tests.worker.crashes import order
+from tests.worker.harness import ROOT
+
+APP = "tests.worker.apps.crashing"
+
+#: A worker that looks dead soon, and one that never does.
+FRAIL = {"saga_heartbeat": 0.05, "saga_heartbeat_ttl": 0.3}
+STURDY = {"saga_heartbeat": 0.2, "saga_heartbeat_ttl": 30.0}
+
+#: Pauses of the engine's own retries.
+SOON = {"retry_backoff": 0.1, "retry_backoff_max": 0.1}
 
 
 @dataclass(frozen=True)
@@ -89,3 +103,23 @@ class Path:
 def _placed(options: Mapping[str, Any], queue: str) -> dict[str, Any]:
     found = dict(options)
     return {**found, "queue": queue} if found.get("queue") == "own" else found
+
+
+class Forked:
+    """Workers that one process forks; see :mod:`tests.worker.apps.crashing_workers`."""
+
+    def __init__(self, site, role, *options, again=False, **settings):
+        self.log = site.folder / f"{role.strip()}-{id(self)}.log"
+        command = [sys.executable, "-m", "tests.worker.apps.crashing_workers"]
+        command += ["again"] if again else ["once"]
+        env = {"SAGA_TEST_ROLE": role, "PYTHONPATH": str(ROOT), **site.environment(**settings)}
+        self.process = ManagedProcess(
+            [*command, json.dumps(options)],
+            env={**os.environ, **env},
+            cwd=str(ROOT),
+            log=str(self.log),
+        )
+        site.workers.append(self)
+
+    def kill(self):
+        self.process.kill()

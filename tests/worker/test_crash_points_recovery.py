@@ -7,35 +7,23 @@ bodies do not sweep here, so that a sweeper's death costs no body.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import sys
 import uuid
 
 import pytest
 import redis
 from celery.result import AsyncResult
 
-from celery_saga.contrib.processes import ManagedProcess
 from celery_saga.decide.events import PauseRequested, ResumeRequested
 from celery_saga.execution import evolved
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
 from tests.worker.apps.crashing_steps import early
 from tests.worker.crashes import WAYS, bodies, died, order, whens
-from tests.worker.harness import ROOT
-from tests.worker.recovering import Path, row
+from tests.worker.recovering import APP, FRAIL, SOON, STURDY, Forked, Path, row
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
 
-APP = "tests.worker.apps.crashing"
-
-#: A worker that looks dead soon, and one that never does.
-FRAIL = {"saga_heartbeat": 0.05, "saga_heartbeat_ttl": 0.3}
-STURDY = {"saga_heartbeat": 0.2, "saga_heartbeat_ttl": 30.0}
-
 VICTIMS = row(queue="victim")
-SOON = {"retry_backoff": 0.1, "retry_backoff_max": 0.1}
 
 #: Path -> how a sweeping worker comes to a write of its own.
 PATHS = {
@@ -127,26 +115,6 @@ TOLD = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),)
 
 #: What a sweeper writes of itself and of others that are dead.
 BOOTS = tuple(f"{at} {verb}" for verb in ("beat", "forget") for at in ("before", "after"))
-
-
-class Forked:
-    """Workers that one process forks; see :mod:`tests.worker.apps.crashing_workers`."""
-
-    def __init__(self, site, role, *options, again=False, **settings):
-        self.log = site.folder / f"{role.strip()}-{id(self)}.log"
-        command = [sys.executable, "-m", "tests.worker.apps.crashing_workers"]
-        command += ["again"] if again else ["once"]
-        env = {"SAGA_TEST_ROLE": role, "PYTHONPATH": str(ROOT), **site.environment(**settings)}
-        self.process = ManagedProcess(
-            [*command, json.dumps(options)],
-            env={**os.environ, **env},
-            cwd=str(ROOT),
-            log=str(self.log),
-        )
-        site.workers.append(self)
-
-    def kill(self):
-        self.process.kill()
 
 
 class Sweeping:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from celery_saga import saga_info
+from celery_saga import Saga, saga_info
 from tests.worker.apps.journal import is_first_body, note, remember, wait_at
 
 
@@ -37,7 +37,7 @@ def early(self, hold=(), fail=(), once=None):
     behave(self, hold, fail, once)
 
 
-@shared_task(bind=True, acks_late=True, retry_on_worker_lost=True, default_retry_delay=0)
+@shared_task(bind=True, acks_late=True, retry_on_worker_lost=True, default_retry_delay=1)
 def resent(self, hold=(), fail=(), once=None):
     behave(self, hold, fail, once)
 
@@ -56,3 +56,8 @@ def undo_needing(receipt):
 def told(result, saga_id):
     """What the callers of a saga hear."""
     remember(saga_id, "told")
+
+
+by_message = Saga("started by a message")
+by_message.local_step(late, name="a").on_failure(undo)
+by_message.commit()
