@@ -74,7 +74,6 @@ MAINS = {
 }
 
 #: What a body's process reports. A pair: what becomes of the saga if that is not saved, and if so.
-ENDS = row(tasks.late)
 CHILDREN = {
     "a retry of Celery's": Path(
         "StepReleased nothing", "COMPLETED", "a a b", context={"once": {"a/f": "retry"}}
@@ -195,7 +194,8 @@ class Mains:
         mains = [
             ["-c", "1", "-P", pools.get(case[0], "prefork"), "-Q", queues[case]] for case in found
         ]
-        Forked(site, "main ", *mains, **FRAIL)
+        # Their hearts must not void a claim before the main process has told of its child.
+        Forked(site, "main ", *mains, saga_heartbeat=1.0, saga_heartbeat_ttl=2.0)
         for (name, _), result in self.results.items():
             self.trouble(MAINS[name], result)
         with contextlib.suppress(AssertionError):  # each test looks at its own saga
