@@ -144,12 +144,17 @@ class Orchestrator:
             SagaError: the decision's refusal of a request.
             SagaExecutionNotFoundException: the saga is gone.
         """
-        return self._let(saga_id, event, known, patience)[0]
+        return self.change(saga_id, event, known, patience=patience)[0]
 
-    def _let(
-        self, saga_id: str, event: Event, known: SagaExecution | None, patience: float
+    def change(
+        self,
+        saga_id: str,
+        event: Event,
+        known: SagaExecution | None = None,
+        *,
+        patience: float = 0.0,
     ) -> tuple[SagaExecution, bool]:
-        """The execution after ``event``, and whether that changed it."""
+        """As :meth:`handle`; and whether it was this call that changed the saga."""
         patient = partial(patiently, patience=patience)
         execution = known if known is not None else patient(lambda: self.load(saga_id))
         while True:
@@ -173,11 +178,7 @@ class Orchestrator:
         self, saga_id: str, event: Event, known: SagaExecution | None = None
     ) -> SagaExecution:
         """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
-        after, changed = self._let(saga_id, event, known, self.patience)
-        if known is not None and not changed:
-            slot = known.slot(known.position)
-            log.warning("saga %s: the report of %s came too late", saga_id, slot)
-        return after
+        return self.handle(saga_id, event, known, patience=self.patience)
 
     def _with_outbox(
         self,

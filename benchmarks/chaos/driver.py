@@ -66,6 +66,7 @@ class Outcome:
 
     Args:
         seconds: from the first start to the last end.
+        missed: faults that found nothing to hit before the last saga had ended.
         waits: seconds from start to end of each saga, as far as its end was seen.
         refusals: starts that raised, by the name of the error; each was repeated.
     """
@@ -75,6 +76,7 @@ class Outcome:
     faults: list[Happened]
     lines: dict[str, list[Line]]
     seconds: float
+    missed: int = 0
     waits: list[float] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
 
@@ -147,7 +149,7 @@ class _Run:
 
     def _drive(self, begun: float) -> None:
         said = begun
-        while self._to_start or self._under_way or self._injector.left:
+        while self._to_start or self._under_way or self._injector.busy:
             if self._injector.error:
                 raise self._injector.error
             self._top_up()
@@ -235,7 +237,16 @@ class _Run:
             for order in self._orders
         ]
         log = self._injector.log
-        return Outcome(self._options, verdicts, log, found, 0.0, self._waits, self._refusals)
+        return Outcome(
+            self._options,
+            verdicts,
+            log,
+            found,
+            seconds=0.0,
+            missed=self._injector.left,
+            waits=self._waits,
+            refusals=self._refusals,
+        )
 
 
 #: Statuses of sagas on which nothing more happens.

@@ -90,8 +90,13 @@ class Injector:
 
     @property
     def left(self) -> int:
-        """How many faults are still to come, or are not over."""
-        return len(self._coming) + len(self._waiting) + len(self._later)
+        """How many faults are still to come."""
+        return len(self._coming) + len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still down, stopped or to be sent."""
+        return bool(self._later)
 
     def start(self) -> None:
         """Begin."""

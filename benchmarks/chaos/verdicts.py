@@ -107,6 +107,7 @@ def to_dict(outcome: Outcome, where: dict[str, Any]) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "verdicts": {what: count for what, count, _ in rows(outcome)},
         "waits": _waits(outcome.waits),
+        "missed faults": outcome.missed,
         "refused starts": dict(outcome.refusals),
         "faults": [asdict(each) for each in outcome.faults],
         "wrong": [_details(outcome, verdict) for verdict in _wrong(outcome)],
@@ -176,6 +177,7 @@ def _footer(outcome: Outcome, where: dict[str, Any]) -> str:
         f"{options.sagas} sagas, {options.in_flight} at a time, {options.kills} kills, seed "
         f"{options.seed}; {options.workers} workers, {servers}; {outcome.seconds:.0f} s. From the "
         f"start to the end of a saga: {took}. Starts that were refused and repeated: {refused}. "
+        f"Faults that found nothing to hit: {outcome.missed}. "
         f"{where['cores']} cores, {where['cpu']}; Python {where['python']}, celery "
         f"{where['celery']}, kombu {where['kombu']}. Load before: {load}."
     )
