@@ -97,12 +97,13 @@ class Sagas:
         return with_result(self._app.backend, saga_ids)
 
     def told(self, saga_id: str) -> Told:
-        try:
-            status = self._manager.get(saga_id).status.value
-        except SagaExecutionNotFoundException:
-            status = ""
         result = self._app.AsyncResult(saga_id).state
-        return Told(status, result, saga_id in self._cancelled)
+        try:
+            execution = self._manager.get(saga_id).execution
+        except SagaExecutionNotFoundException:
+            return Told("", result)
+        error = str(execution.error or "")
+        return Told(execution.status.value, result, saga_id in self._cancelled, error)
 
     def close(self) -> None:
         self._app.close()

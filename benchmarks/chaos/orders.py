@@ -62,9 +62,10 @@ def make_order(seed: int, number: int) -> Order:
     kinds = source.choices(list(KINDS), list(KINDS.values()), k=length)
     pivot = source.random() < 0.3
     if pivot and kinds[-1] == "declining":
-        # A pivot that declines after a lost attempt needs a person: nobody can undo it.
+        # A pivot that says no after a lost attempt leaves its saga stuck, as it should: nobody can
+        # undo it. So pivots neither decline nor fail here.
         kinds[-1] = "late"
-    fails = source.randrange(length) if source.random() < 0.25 else None
+    fails = source.randrange(length - pivot) if source.random() < 0.25 else None
     return Order(
         saga_id=f"chaos-{seed}-{number}",
         kinds=tuple(kinds),
