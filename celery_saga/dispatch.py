@@ -6,20 +6,21 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError, SerializationError
+from kombu.exceptions import SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
-from celery_saga.broker import given_away, open_connection
+from celery_saga.broker import backlog
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
+from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
@@ -202,29 +203,11 @@ class CeleryDispatcher:
             extra={"saga_id": execution.saga_id, "saga_name": execution.name},
         )
 
-    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
-        queue = queue_of(self._app, call_of(execution, slot.step, slot.direction))
-        try:
-            connection = open_connection(self._app)
-        except OperationalError:
-            return None
-        with connection:
-            try:
-                channel: Any = connection.default_channel
-                found = channel.queue_declare(queue=queue, passive=True)
-            except connection.channel_errors:
-                return True  # there is no such queue, and so nothing in it
-            except connection.recoverable_connection_errors:
-                return None
-        return bool(found.message_count == 0)
+    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+        return queue_of(self._app, call_of(execution, slot.step, slot.direction))
 
-    def given_away(self) -> frozenset[str]:
-        try:
-            # Twice, because a beat may be late.
-            return given_away(self._app, 2 * float(self._app.conf.saga_heartbeat))
-        except Exception:
-            log.debug("the broker does not say what it has given away", exc_info=True)
-            return frozenset()
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        return backlog(self._app, queues)
 
 
 def queue_of(app: Celery, call: Call) -> str:

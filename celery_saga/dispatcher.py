@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.stores import Outbox
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a broker says of its messages.
+
+    Args:
+        empty: names of queues that hold nothing.
+        given_away: deliveries that nobody has acknowledged, and the task id of each. Only those of
+            which the hearts of live workers have had the time to tell; only of brokers that do not
+            deliver them again when the worker's connection ends.
+    """
+
+    empty: frozenset[str] = frozenset()
+    given_away: Mapping[str, str] = field(default_factory=dict)
 
 
 class Dispatcher(Protocol):
@@ -56,13 +72,10 @@ class Dispatcher(Protocol):
         """A person should know."""
         ...
 
-    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
-        """Whether the queue of a slot's message holds nothing; ``None`` if that is not known."""
+    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+        """The name of the queue to which a slot's message goes."""
         ...
 
-    def given_away(self) -> frozenset[str]:
-        """Task ids of messages that the broker has given to workers and that are not acknowledged.
-
-        Only those of which every live worker's heart has told since.
-        """
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        """What the broker says of these queues; nothing, if it is away."""
         ...

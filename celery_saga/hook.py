@@ -10,13 +10,14 @@ finalized and when a worker starts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery import Celery, Task
 from celery.app.annotations import prepare
 from celery.app.task import Task as BaseTask
-from celery.exceptions import WorkerShutdown, WorkerTerminate
+from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga import info
@@ -24,6 +25,8 @@ from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import delivery_of, run_step
 from celery_saga.reports import body_cut_off
 from celery_saga.runtime import runtime_of
+
+log = logging.getLogger("celery_saga")
 
 _MARK = "_celery_saga_hook"
 
@@ -88,7 +91,11 @@ def _by_itself(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _retrying(inner: Any) -> Call:
-    """A ``retry`` that lets an abort through: autoretry asks for one after any error it is for."""
+    """A ``retry`` that lets an abort through: autoretry asks for one after any error it is for.
+
+    And one that stands if the broker does not take it: Celery would give the task up. The engine
+    takes note of the retry, and the sweep sends it.
+    """
 
     def retry(
         task: Task[Any, Any],
@@ -98,9 +105,20 @@ def _retrying(inner: Any) -> Call:
         *more: Any,
         **options: Any,
     ) -> Any:
-        if isinstance(exc, AbortSaga) and delivery_of(task.request) is not None:
+        if delivery_of(task.request) is None:
+            return inner(task, args, kwargs, exc, *more, **options)
+        if isinstance(exc, AbortSaga):
             raise exc
-        return inner(task, args, kwargs, exc, *more, **options)
+        try:
+            return inner(task, args, kwargs, exc, *more, **options)
+        except Reject as error:
+            log.warning("task %s: its retry could not be sent, the sweep will", task.request.id)
+            given = dict(zip(("throw", "eta", "countdown"), more, strict=False)) | options
+            when: Any = given.get("eta") or given.get("countdown")
+            wanted: Any = Retry
+            raise wanted(
+                exc=exc, when=task.default_retry_delay if when is None else when
+            ) from error
 
     return retry
 

@@ -177,11 +177,7 @@ class Orchestrator:
         self, saga_id: str, event: Event, known: SagaExecution | None = None
     ) -> SagaExecution:
         """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
-        after, changed = self.change(saga_id, event, known, patience=self.patience)
-        if known is not None and not changed:
-            slot = known.slot(known.position)
-            log.warning("saga %s: the report of %s came too late", saga_id, slot)
-        return after
+        return self.handle(saga_id, event, known, patience=self.patience)
 
     def _with_outbox(
         self,

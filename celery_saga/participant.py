@@ -236,15 +236,20 @@ class _Delivery:
         self._report(event)
 
     def _report(self, event: Event) -> None:
-        saga_id = self._execution.saga_id
+        saga_id, orchestrator = self._execution.saga_id, self._orchestrator
         try:
-            self._orchestrator.report(saga_id, event, self._execution)
+            _, changed = orchestrator.change(
+                saga_id, event, self._execution, patience=orchestrator.patience
+            )
         except StoreUnavailable as error:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.
             raise Reject(error, requeue=True) from error
         except SagaExecutionNotFoundException:
             self._tell_a_person(event)
+            return
+        if not changed:
+            log.warning("saga %s: the report of %s came too late", saga_id, self._slot)
 
     def _tell_a_person(self, event: Event) -> None:
         """The saga was deleted, or has expired: nobody will undo what its step did."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
+from celery_saga.dispatcher import Backlog
 from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
@@ -26,20 +27,6 @@ T = TypeVar("T")
 LEAVE_ALONE = 60.0
 
 
-class _Known:
-    """What one pass of the sweep knows of all messages."""
-
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._orchestrator = orchestrator
-        self.holders = orchestrator.store.holders()
-        self.alive = orchestrator.store.alive()
-
-    @cached_property
-    def given_away(self) -> frozenset[str]:
-        """Only asked for where messages wait in queues."""
-        return self._orchestrator.dispatcher.given_away()
-
-
 class Sweeper:
     """Looks at what is due, and judges the claims of dead boots.
 
@@ -51,6 +38,7 @@ class Sweeper:
         self._orchestrator = orchestrator
         self._store = orchestrator.store
         self._left_alone: dict[str, float] = {}
+        self._deliveries: frozenset[str] = frozenset()
 
     def sweep(self, limit: int = 100) -> int:
         """Look at what is due, at most ``limit`` sagas; how many were looked at."""
@@ -62,21 +50,36 @@ class Sweeper:
             return 0
         # All are looked at before anything is sent: what is sent for one saga would make the queue
         # look as if the others' messages waited there.
-        known = _Known(self._orchestrator)
-        looks = [(saga_id, self._look(saga_id, known)) for saga_id in due]
-        for saga_id, look in looks:
-            if look is not None:
-                self._tried(saga_id, partial(self._act, *look))
+        looked = [self._tried(saga_id, partial(self._load, saga_id)) for saga_id in due]
+        holders, alive = self._store.holders(), self._store.alive()
+        queues = {queue for _, queue in filter(None, looked) if queue is not None}
+        backlog = self._orchestrator.dispatcher.backlog(queues)
+        for execution, queue in filter(None, looked):
+            state = _state(execution, queue, holders, alive, backlog)
+            self._tried(execution.saga_id, partial(self._act, execution, state))
+        self._look_for_lost(backlog.given_away, holders)
         return len(due)
 
-    def _look(self, saga_id: str, known: _Known) -> tuple[SagaExecution, MessageState] | None:
-        """The saga and what is known of its message; ``None`` if there is nothing to be done."""
-        execution = self._tried(saga_id, partial(self._store.load, saga_id))
+    def _load(self, saga_id: str) -> tuple[SagaExecution, str | None] | None:
+        """The saga, and the queue of a message of it that nobody has claimed; ``None``: gone."""
+        execution = self._store.load(saga_id)
         if execution is None:
             return None
-        find = partial(self._message_state, execution, known)
-        state = self._tried(saga_id, find)
-        return None if state is None else (execution, state)
+        slot = None if execution.settled else execution.slot(execution.position)
+        if slot is None or execution.steps[slot.step].claim is not None:
+            return execution, None
+        return execution, self._orchestrator.dispatcher.queue_of(execution, slot)
+
+    def _look_for_lost(self, given_away: Mapping[str, str], holders: Mapping[str, str]) -> None:
+        """Send again what the broker has given to somebody, and no worker tells of: once for each
+        delivery, so that those of workers which died long ago are not looked at for ever.
+        """
+        new = {tag: task_id for tag, task_id in given_away.items() if tag not in self._deliveries}
+        self._deliveries = frozenset(given_away)
+        for task_id in new.values():
+            found = None if task_id in holders else Slot.parse(task_id)
+            if found is not None:
+                self._guarded(self._lost, *found)
 
     def _act(self, execution: SagaExecution, state: MessageState) -> None:
         event = Looked(self._store.now(), state)
@@ -94,18 +97,6 @@ class Sweeper:
             self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
             log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
             return None
-
-    def _message_state(self, execution: SagaExecution, known: _Known) -> MessageState:
-        slot = None if execution.settled else execution.slot(execution.position)
-        if slot is None or execution.steps[slot.step].claim is not None:
-            return MessageState.UNSEEN
-        task_id = slot.task_id(execution.saga_id)
-        holder = known.holders.get(task_id)
-        if holder is not None:
-            return MessageState.HELD if holder in known.alive else MessageState.LOST
-        empty = self._orchestrator.dispatcher.queue_is_empty(execution, slot)
-        gone = empty or task_id in known.given_away
-        return MessageState.GONE if gone else MessageState.QUEUED
 
     def bury(self, pulse: Pulse) -> int:
         """Void the claims of boots that are dead, and send again what they had not started.
@@ -148,10 +139,27 @@ class Sweeper:
             log.info("saga %s is gone, its claim with it", saga_id)
 
     def _lost(self, saga_id: str, slot: Slot) -> None:
-        """A dead boot had the message and had not started it."""
+        """Whoever had the message is dead, and had not started it."""
         execution = self._store.load(saga_id)
         if execution is None or execution.slot(slot.step) != slot:
             return
         if execution.steps[slot.step].claim is None:
             event = Looked(self._store.now(), MessageState.LOST)
             self._orchestrator.handle(saga_id, event, execution)
+
+
+def _state(
+    execution: SagaExecution,
+    queue: str | None,
+    holders: Mapping[str, str],
+    alive: frozenset[str],
+    backlog: Backlog,
+) -> MessageState:
+    """What is known of a saga's message; without a ``queue`` there is none to look for."""
+    slot = None if queue is None else execution.slot(execution.position)
+    if slot is None:
+        return MessageState.UNSEEN
+    holder = holders.get(slot.task_id(execution.saga_id))
+    if holder is not None:
+        return MessageState.HELD if holder in alive else MessageState.LOST
+    return MessageState.GONE if queue in backlog.empty else MessageState.QUEUED

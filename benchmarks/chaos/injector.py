@@ -34,6 +34,9 @@ RESTART = 0.5
 #: when its step is over elsewhere; it says so, and that is undone. If it is killed before it can,
 #: nobody knows of that effect: docs/guarantees.md, "A body that cannot be stopped".
 REST = 6.0
+#: Seconds after which a body that has said nothing more is taken to stay where it is for a while;
+#: and for which a process with such a body is looked for, before any will do.
+STAYS, SEARCH = 0.005, 2.0
 #: Boots that may end by themselves, for each server that was killed, before the run has failed.
 OWN_ENDS = 20
 #: Key of the default queue, and of what workers have taken from queues and not acknowledged.
@@ -85,13 +88,20 @@ class Injector:
         self._finish = threading.Event()
         self._down: set[int] = set()
         self._killed: set[int] = set()
+        #: When a process for a fault was first looked for.
+        self._tried: dict[Fault, float] = {}
         self.log: list[Happened] = []
         self.error: Exception | None = None
 
     @property
     def left(self) -> int:
-        """How many faults are still to come, or are not over."""
-        return len(self._coming) + len(self._waiting) + len(self._later)
+        """How many faults are still to come."""
+        return len(self._coming) + len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still down, stopped or to be sent."""
+        return bool(self._later)
 
     def start(self) -> None:
         """Begin."""
@@ -150,21 +160,25 @@ class Injector:
 
         self._in(seconds, start)
 
-    def _children(self) -> list[tuple[Worker, int]]:
-        """Processes of pools that may be harmed; in the middle of a body, if there are such."""
-        fit = [worker for worker in self._stage.workers if worker.fit]
+    def _chosen(self, fault: Fault) -> tuple[Worker, int] | None:
+        """A process of a pool, and its worker; ``None``: not yet."""
         found = [
             (worker, child)
-            for worker in fit
+            for worker in self._stage.workers
+            if worker.fit
             for child in worker.children()
             if child not in self._killed
         ]
-        busy = self._ledger.busy()
-        return [pair for pair in found if pair[1] in busy] or found
-
-    def _chosen(self, fault: Fault) -> tuple[Worker, int] | None:
-        found = self._children()
-        return found[int(fault.pick * len(found))] if found else None
+        now, last = time.monotonic(), self._ledger.last()
+        there = [
+            (worker, child)
+            for worker, child in found
+            if child in last and last[child].what == fault.stage and now - last[child].at > STAYS
+        ]
+        if not there and now < self._tried.setdefault(fault, now) + SEARCH:
+            return None
+        choice = there or found
+        return choice[int(fault.pick * len(choice))] if choice else None
 
     def _inject_child(self, fault: Fault) -> bool:
         chosen = self._chosen(fault)

@@ -35,11 +35,13 @@ class Told:
         status: its last status, empty if there is no such saga.
         result: the state of its Celery result.
         cancelled: whether it took a cancel.
+        error: what it failed of, as it says.
     """
 
     status: str
     result: str = ""
     cancelled: bool = False
+    error: str = ""
 
 
 @dataclass
@@ -150,7 +152,7 @@ def _hold(found: Verdict, standing: Sequence[bool]) -> None:
             found.false = True
     else:
         found.kind = "stuck"
-        reasons.append(f"not settled: {told.status or 'gone'}")
+        reasons.append(f"not settled: {told.status or 'gone'} {told.error}".rstrip())
         return
     if told.result != RESULTS[told.status]:
         reasons.append(f"{told.status}, and its result is {told.result or 'missing'}")

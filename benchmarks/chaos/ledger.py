@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import redis
 
 from celery_saga import saga_info
+from celery_saga.info import SagaInfo
 
 #: Environment variable with the ledger's URL.
 LEDGER = "SAGA_CHAOS_LEDGER"
@@ -62,6 +66,34 @@ class Line(NamedTuple):
     at: float
 
 
+#: Whose body is running, where no saga says so.
+_acting: ContextVar[SagaInfo | None] = ContextVar("acting", default=None)
+
+
+def who() -> SagaInfo:
+    """The step whose body is running."""
+    found = _acting.get() or saga_info()
+    assert found is not None
+    return found
+
+
+@contextmanager
+def acting(me: Sequence[Any] | None) -> Iterator[None]:
+    """Run a body for the saga, step and direction in ``me``, which a plain task was given."""
+    if me is None:
+        yield
+        return
+    saga_id, step, direction = me
+    forward_key = f"{saga_id}/{step_name(step)}/f/0"
+    key = f"{saga_id}/{step_name(step)}/{direction}/0"
+    info = SagaInfo(saga_id, "chain", step_name(step), direction, 1, 0, key, forward_key)
+    token = _acting.set(info)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
 @lru_cache
 def _client(pid: int) -> redis.Redis:
     return redis.Redis.from_url(os.environ[LEDGER])
@@ -73,8 +105,7 @@ def step_name(index: int) -> str:
 
 
 def _line(what: str) -> str:
-    info = saga_info()
-    assert info is not None
+    info = who()
     step = int(info.step.rpartition("-")[2])
     keys = (info.idempotency_key, info.forward_key)
     process = (os.getpid(), os.getppid(), time.monotonic())
@@ -88,8 +119,7 @@ def note(what: str) -> None:
 
 def effect_once() -> bool:
     """As ``note("effect")``; but a key's second effect is declined. Whether it was the first."""
-    info = saga_info()
-    assert info is not None
+    info = who()
     done = f"done:{info.idempotency_key}"
     client = _client(os.getpid())
     return bool(client.eval(_ONCE, 2, LINES, done, _line("effect"), _line("declined")))
@@ -118,11 +148,10 @@ class Ledger:
             if len(page) < PAGE:
                 return found
 
-    def busy(self) -> frozenset[int]:
-        """Processes that are in the middle of a body, as far as the last lines tell."""
+    def last(self) -> dict[int, Line]:
+        """What each process said last, as far as the last lines tell."""
         tail: Any = self._client.lrange(LINES, -TAIL, -1)
-        last = {line.pid: line.what for line in (Line(*json.loads(raw)) for raw in tail)}
-        return frozenset(pid for pid, what in last.items() if what in ("began", "effect"))
+        return {line.pid: line for line in (Line(*json.loads(raw)) for raw in tail)}
 
     def close(self) -> None:
         """Give back the connection."""

@@ -12,7 +12,7 @@ from benchmarks.chaos.ledger import step_name
 KINDS = {"late": 40, "early": 20, "requeued": 10, "declining": 20, "retried": 10}
 
 #: Seconds of a body before and after its effect: the mean of the usual ones, and of the long ones,
-#: one pause in eighty.
+#: one pause in forty.
 USUAL, LONG = 0.002, 0.2
 
 
@@ -27,6 +27,7 @@ class Order:
         fails: the step that fails, if one does.
         aborts: whether that failure is an ``AbortSaga``.
         stumbles: whether the first attempt at each undo fails.
+        cancelled: seconds after its start at which somebody wants it undone, if so.
         pauses: seconds before and after the effect, of each step.
     """
 
@@ -36,6 +37,7 @@ class Order:
     fails: int | None = None
     aborts: bool = False
     stumbles: bool = False
+    cancelled: float | None = None
     pauses: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -60,9 +62,10 @@ def make_order(seed: int, number: int) -> Order:
     kinds = source.choices(list(KINDS), list(KINDS.values()), k=length)
     pivot = source.random() < 0.3
     if pivot and kinds[-1] == "declining":
-        # A pivot that declines after a lost attempt needs a person: nobody can undo it.
+        # A pivot that says no after a lost attempt leaves its saga stuck, as it should: nobody can
+        # undo it. So pivots neither decline nor fail here.
         kinds[-1] = "late"
-    fails = source.randrange(length) if source.random() < 0.25 else None
+    fails = source.randrange(length - pivot) if source.random() < 0.25 else None
     return Order(
         saga_id=f"chaos-{seed}-{number}",
         kinds=tuple(kinds),
@@ -70,10 +73,11 @@ def make_order(seed: int, number: int) -> Order:
         fails=fails,
         aborts=source.random() < 0.2,
         stumbles=source.random() < 0.05,
+        cancelled=round(source.uniform(0, 5), 2) if source.random() < 0.03 else None,
         pauses=tuple((_pause(source), _pause(source)) for _ in kinds),
     )
 
 
 def _pause(source: random.Random) -> float:
-    mean = LONG if source.random() < 1 / 80 else USUAL
+    mean = LONG if source.random() < 1 / 40 else USUAL
     return round(min(1.0, source.expovariate(1 / mean)), 4)

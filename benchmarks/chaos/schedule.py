@@ -30,6 +30,8 @@ class Fault:
         after: how many sagas have ended when it comes.
         kind: a key of :data:`KILLS` or :data:`OTHERS`.
         pick: 0 to 1, which of the possible victims it hits.
+        stage: how far the body of a process is that is killed or stopped, if there is one:
+            ``began`` or ``effect``.
         seconds: for how long, where that means something: until a worker or server is started
             again, a stopped worker goes on, or a late duplicate comes.
         count: how many messages, or at which answer from now a connection is cut.
@@ -38,6 +40,7 @@ class Fault:
     after: int
     kind: str
     pick: float
+    stage: str = "began"
     seconds: float = 0.0
     count: int = 1
 
@@ -66,15 +69,16 @@ def _in_proportion(weights: dict[str, int], count: int) -> list[str]:
 
 
 def _fault(source: random.Random, kind: str, last: int) -> Fault:
-    after, pick = source.randrange(max(1, last)), source.random()
+    hit = (source.randrange(max(1, last)), kind, source.random())
+    stage = source.choice(("began", "effect"))
     if kind == "stop":
         # Shorter and longer than the six seconds after which a silent worker counts as dead.
         long = source.random() < 0.5
-        return Fault(after, kind, pick, source.uniform(7, 11) if long else source.uniform(0.2, 4))
+        return Fault(*hit, stage, source.uniform(7, 11) if long else source.uniform(0.2, 4))
     if kind == "server":
         # One in ten is away for longer than a worker may be silent.
         long = source.random() < 0.1
-        return Fault(after, kind, pick, source.uniform(6, 8) if long else source.uniform(0, 2))
+        return Fault(*hit, stage, source.uniform(6, 8) if long else source.uniform(0, 2))
     if kind == "cut":
-        return Fault(after, kind, pick, count=source.randint(1, 20))
-    return Fault(after, kind, pick, source.uniform(0.2, 3), source.randint(1, 3))
+        return Fault(*hit, stage, count=source.randint(1, 20))
+    return Fault(*hit, stage, source.uniform(0.2, 3), source.randint(1, 3))

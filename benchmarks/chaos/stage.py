@@ -36,12 +36,13 @@ class Worker:
 
     Args:
         name: its node name.
+        app: the module of its app.
         env: of the process.
         folder: for its log, to which all boots write.
     """
 
-    def __init__(self, name: str, env: dict[str, str], folder: Path) -> None:
-        self.name = name
+    def __init__(self, name: str, app: str, env: dict[str, str], folder: Path) -> None:
+        self.name, self._app = name, app
         self.log = folder / f"{name.partition('@')[0]}.log"
         self._env = env
         self._process: ManagedProcess | None = None
@@ -55,7 +56,7 @@ class Worker:
         options = ["-P", "prefork", "-c", "2", "-n", self.name, "--loglevel", "INFO"]
         options += ["--without-gossip", "--without-mingle"]
         self._process = ManagedProcess(
-            [sys.executable, "-m", "celery", "-A", "benchmarks.chaos.app", "worker", *options],
+            [sys.executable, "-m", "celery", "-A", self._app, "worker", *options],
             env={**os.environ, **self._env},
             cwd=PROJECT,
             log=self.log,
@@ -116,6 +117,7 @@ class Stage:
     """Servers with an append-only file that is synced at every write, and workers; use ``with``.
 
     Args:
+        app: the module of the workers' app.
         workers: how many.
         apart: whether broker and store are a server each.
         folder: where logs stay; by default a temporary one that goes at the end.
@@ -125,12 +127,13 @@ class Stage:
 
     def __init__(
         self,
+        app: str,
         workers: int,
         apart: bool,
         folder: Path | None = None,
         heartbeat: tuple[float, float] | None = None,
     ) -> None:
-        self._count, self._apart, self._folder = workers, apart, folder
+        self._app, self._count, self._apart, self._folder = app, workers, apart, folder
         self.heartbeat = heartbeat
         self._stack = contextlib.ExitStack()
         self.workers: list[Worker] = []
@@ -163,7 +166,7 @@ class Stage:
         self.servers = {"broker": broker, "store": store}
         for number in range(self._count):
             env = self._environment(by_proxy=number == 0)
-            worker = Worker(f"chaos-{number}@localhost", env, folder)
+            worker = Worker(f"chaos-{number}@localhost", self._app, env, folder)
             self._stack.callback(worker.close)
             self.workers.append(worker)
             worker.start()

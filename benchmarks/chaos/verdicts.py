@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
-from benchmarks.chaos.driver import Options, Outcome, run
+from benchmarks.chaos.driver import ENGINES, Options, Outcome, run
 from benchmarks.chaos.judge import EXCUSED, Verdict
 from benchmarks.chaos.stage import ChaosError
 
@@ -47,6 +47,7 @@ def add_to(commands: Any) -> None:
     add("--seed", type=int, default=1, help="of sagas and faults (1)")
     add("--workers", type=int, default=3, help="prefork workers with two processes each (3)")
     add("--in-flight", type=int, default=200, help="sagas under way at a time (200)")
+    add("--engine", choices=ENGINES, default="saga", help="or chains of the same tasks")
     add("--apart", action="store_true", help="broker and store on a server each")
     add("--json", type=Path, metavar="FILE", help="write the verdicts and all faults there")
     add("--logs", type=Path, metavar="FOLDER", help="keep the workers' logs there")
@@ -67,6 +68,7 @@ def main(given: argparse.Namespace) -> int:
         workers=given.workers,
         in_flight=given.in_flight,
         apart=given.apart,
+        engine=given.engine,
     )
     try:
         outcome = run(options, given.logs, lambda text: print(text, file=sys.stderr, flush=True))
@@ -107,6 +109,7 @@ def to_dict(outcome: Outcome, where: dict[str, Any]) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "verdicts": {what: count for what, count, _ in rows(outcome)},
         "waits": _waits(outcome.waits),
+        "missed faults": outcome.missed,
         "refused starts": dict(outcome.refusals),
         "faults": [asdict(each) for each in outcome.faults],
         "wrong": [_details(outcome, verdict) for verdict in _wrong(outcome)],
@@ -172,10 +175,13 @@ def _footer(outcome: Outcome, where: dict[str, Any]) -> str:
     refused = ", ".join(f"{count} {name}" for name, count in outcome.refusals.items()) or "none"
     load = " ".join(map(str, where["load_before"]))
     took = ", ".join(f"{name} {wait:g} s" for name, wait in waits.items())
-    return (
-        f"{options.sagas} sagas, {options.in_flight} at a time, {options.kills} kills, seed "
-        f"{options.seed}; {options.workers} workers, {servers}; {outcome.seconds:.0f} s. From the "
-        f"start to the end of a saga: {took}. Starts that were refused and repeated: {refused}. "
-        f"{where['cores']} cores, {where['cpu']}; Python {where['python']}, celery "
-        f"{where['celery']}, kombu {where['kombu']}. Load before: {load}."
+    parts = (
+        f"{options.sagas} {options.engine}s, {options.in_flight} at a time",
+        f"{options.kills} kills, seed {options.seed}, {options.workers} workers, {servers}",
+        f"{outcome.seconds:.0f} s; from the start to the end of a saga {took}",
+        f"starts that were refused and repeated: {refused}",
+        f"faults that found nothing to hit: {outcome.missed}",
+        f"{where['cores']} cores, {where['cpu']}, Python {where['python']}, celery "
+        f"{where['celery']}, kombu {where['kombu']}, load before {load}",
     )
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."

@@ -21,7 +21,7 @@ class MessageState(str, Enum):
     HELD = "held"  #: a live worker has it and will start it
     LOST = "lost"  #: the worker that had it is dead
     QUEUED = "queued"  #: nobody has it, its queue is not empty: it may wait there
-    GONE = "gone"  #: nobody has it, and its queue is empty or has given it away
+    GONE = "gone"  #: nobody has it and its queue is empty
     UNSEEN = "unseen"  #: the shell did not look
 
 

@@ -11,7 +11,7 @@ from celery_saga import saga_info
 from tests.worker.apps.journal import bodies_of
 from tests.worker.apps.steps import behave, early, late, requeued, undo
 
-__all__ = ["declining", "early", "late", "requeued", "undo"]
+__all__ = ["declining", "early", "late", "requeued", "retrying", "undo"]
 
 
 @shared_task(acks_late=True)
@@ -21,3 +21,11 @@ def declining(hold=()):
     assert info is not None
     done = bodies_of(info.step) > 0
     behave(() if done else hold, (f"{info.step}/f",) if done else ())
+
+
+@shared_task(bind=True, acks_late=True)
+def retrying(self, hold=()):
+    """Needs one of Celery's own retries."""
+    behave(() if self.request.retries else hold, ())
+    if not self.request.retries:
+        raise self.retry(countdown=0.1)

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 from pytest_celery import ping
 
 from tests.chaos.conftest import Setup
-from tests.chaos.steps import declining, early, late, undo
+from tests.chaos.steps import declining, early, late, retrying, undo
 from tests.helpers import wait_for
 
 pytestmark = pytest.mark.worker
@@ -21,6 +21,14 @@ pytestmark = pytest.mark.worker
 
 def client_of(node):
     return node.container.client
+
+
+def settled(site: Setup, result) -> bool:
+    """Celery's own workers may end when their broker goes: somebody starts them again."""
+    for worker in site.worker_cluster:
+        if worker.container.status == "exited":
+            worker.container.process.restart()
+    return result.ready()
 
 
 def test_the_nodes_are_pytest_celerys(celery_setup: Setup):
@@ -224,16 +232,25 @@ class TestServers:
         assert AsyncResult(saga_id, app=site.app).state == "SUCCESS"
 
     def ends(self, site: Setup, result):
-        """Celery's own workers may end when their broker goes: somebody starts them again."""
-
-        def settled() -> bool:
-            for worker in site.worker_cluster:
-                if worker.container.status == "exited":
-                    worker.container.process.restart()
-            return result.ready()
-
-        wait_for(settled, 60, interval=0.1)
+        wait_for(lambda: settled(site, result), 60, interval=0.1)
         return site.ends(result)
+
+
+def test_a_retry_that_a_broker_which_is_away_does_not_take(celery_setup: Setup):
+    """Celery gives up such a task; the saga waits until its retry can be sent."""
+    site = celery_setup
+    result = site.saga(("a", retrying, undo), ("b", late)).delay(hold=["a/f"])
+    site.journal.wait(result.id, "began")
+    site.broker.kill()
+    site.journal.open(result.id, "a/f")
+    wait_for(lambda: result.execution.steps[0].claim is None, 60)
+
+    site.broker.restart()
+
+    wait_for(lambda: settled(site, result), 60, interval=0.1)
+    assert site.ends(result) == ("COMPLETED", ["a/f", "a/f", "b/f"])
+    keys = {line["idempotency_key"] for line in site.journal.said(result.id, "began")[:2]}
+    assert len(keys) == 1
 
 
 class TestMessages:

@@ -7,7 +7,7 @@ when something else happens. The memory store always has everything.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +16,7 @@ import redis
 
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.decide import events
+from celery_saga.dispatcher import Backlog
 from celery_saga.errors import SagaError
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
@@ -63,11 +64,11 @@ class Outlet:
     def alert(self, execution: SagaExecution, alert: events.Alert) -> None:
         self.sent.append((alert.name, {}))
 
-    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool:
-        return True
+    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+        return "queue"
 
-    def given_away(self) -> frozenset[str]:
-        return frozenset()
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        return Backlog(frozenset(queues))
 
 
 def random_plan(dice: random.Random) -> Plan:

@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from celery_saga import Saga, SagaManager
 from celery_saga.broker import open_connection
 from celery_saga.dispatch import CeleryDispatcher
+from celery_saga.dispatcher import Backlog
 from celery_saga.execution import Direction
 
 
@@ -31,11 +32,28 @@ def test_no_connection(app):
 
 
 @pytest.mark.timeout(20)
-def test_whether_a_queue_is_empty_is_not_known(app):
+def test_what_is_in_its_queues_is_not_known(app):
+    assert CeleryDispatcher(app).backlog({"celery"}) == Backlog()
+
+
+@pytest.mark.parametrize(
+    ("options", "routes", "queue"),
+    [
+        ({}, {}, "celery"),
+        ({"queue": "steps"}, {}, "steps"),
+        ({}, {"away.*": {"queue": "routed"}}, "routed"),
+        ({"queue": "steps"}, {"away.*": {"queue": "routed"}}, "steps"),
+    ],
+)
+def test_the_queue_of_a_step(app, options, routes, queue):
+    app.conf.task_routes = routes
+
     @app.task(name="away.step", shared=False)
     def step() -> None: ...
 
-    result = Saga("away", app=app, steps=[step]).commit().apply_async({}, countdown=60)
+    saga = Saga("away", app=app)
+    saga.local_step(step, **options)
+    result = saga.commit().apply_async({}, countdown=60)
     execution = result.execution.with_step(0, epoch=1, outstanding=Direction.FORWARD)
 
-    assert CeleryDispatcher(app).queue_is_empty(execution, execution.slot(0)) is None
+    assert CeleryDispatcher(app).queue_of(execution, execution.slot(0)) == queue

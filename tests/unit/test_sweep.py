@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from celery_saga import sweep
 from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.dispatcher import Backlog
 from celery_saga.errors import StoreUnavailable
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
@@ -28,7 +29,8 @@ class Queue:
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.broken: set[str] = set()
-        self.taken: frozenset[str] = frozenset()
+        self.taken: dict[str, str] = {}
+        self.asked = 0
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
@@ -47,13 +49,14 @@ class Queue:
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None: ...
 
-    def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool:
+    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         if execution.saga_id in self.broken:
             raise LookupError("its queue is not known")
-        return not self.messages
+        return "queue"
 
-    def given_away(self) -> frozenset[str]:
-        return self.taken
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        self.asked += 1
+        return Backlog(frozenset() if self.messages else frozenset(queues), self.taken)
 
 
 class Fixture:
@@ -117,6 +120,32 @@ def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, v
 def test_a_message_that_was_given_away_does_not_wait_in_its_queue(lost: Fixture) -> None:
     """Nobody has it, and other messages are in the queue."""
     lost.queue.messages = ["another"]
-    lost.queue.taken = frozenset({"s1~f0~1", "s3~f0~1"})
+    lost.queue.taken = {"tag 1": "s1~f0~1", "tag 2": "s3~f0~1", "old": "s2~f0~0", "x": "no step"}
     lost.sweep(later=MISSED)
-    assert set(lost.queue.messages) == {"another", "s1", "s3"}
+    assert lost.queue.messages == ["another", "s1", "s3"]
+
+
+def test_a_delivery_is_looked_for_once(lost: Fixture) -> None:
+    """Its message may wait in the queue by now; one that was given away again is another matter."""
+    lost.queue.messages = ["another"]
+    lost.queue.taken = {"tag 1": "s1~f0~1"}
+    for _ in range(3):
+        lost.sweep(later=MISSED)
+    assert lost.queue.messages == ["another", "s1"]
+    lost.queue.taken = {"tag 1": "s1~f0~1", "tag 2": "s1~f0~1"}
+    lost.sweep(later=MISSED)
+    assert lost.queue.messages == ["another", "s1", "s1"]
+
+
+def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
+    lost.queue.messages = ["another"]
+    lost.queue.taken = {"tag 1": "s1~f0~1"}
+    lost.now += MISSED
+    lost.store.beat("boot", 60, ["s1~f0~1"])
+    lost.sweep(later=0)
+    assert lost.queue.messages == ["another"]
+
+
+def test_the_broker_is_asked_once_for_all_sagas(lost: Fixture) -> None:
+    lost.sweep(later=MISSED)
+    assert lost.queue.asked == 1

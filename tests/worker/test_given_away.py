@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_saga import broker
+from celery_saga.broker import backlog
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, nap, undo
 
@@ -55,15 +55,22 @@ def test_those_of_live_workers_are_theirs(site):
 
 
 def test_the_brokers_books(site):
-    assert broker.given_away(site.app, 0) == frozenset()
+    def given_away() -> list[str]:
+        return sorted(backlog(site.app, []).given_away.values())
+
+    site.app.conf.saga_heartbeat = 0
+    assert given_away() == []
     result = site.saga(("a", late)).delay(hold=["a/f"])
     plain = site.app.send_task(nap.name, (0.1,))
+    assert backlog(site.app, ["celery", "no such queue"]).empty == {"no such queue"}
     site.worker("-c", "1")
     site.journal.wait(result.id, "began")
-    wait_for(lambda: site.queued() == 0)
+    wait_for(lambda: backlog(site.app, ["celery"]).empty == {"celery"})
 
-    assert broker.given_away(site.app, 0) == {f"{result.id}~f0~1", plain.id}
-    assert broker.given_away(site.app, 3600) == frozenset()
+    assert given_away() == sorted([f"{result.id}~f0~1", plain.id])
+    site.app.conf.saga_heartbeat = 3600
+    assert given_away() == []
 
+    site.app.conf.saga_heartbeat = 0
     site.journal.open(result.id, "a/f")
-    wait_for(lambda: broker.given_away(site.app, 0) == frozenset())
+    wait_for(lambda: given_away() == [])

@@ -1,0 +1,115 @@
+"""What runs the orders: sagas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Protocol
+
+import redis
+from celery.states import READY_STATES
+from kombu.exceptions import OperationalError
+
+from benchmarks.chaos.app import TASKS, make_app, undo
+from benchmarks.chaos.judge import Told
+from benchmarks.chaos.ledger import step_name
+from benchmarks.chaos.orders import Order
+from celery_saga import Saga, SagaManager
+from celery_saga.errors import (
+    SagaExecutionNotFoundException,
+    SagaPastPivot,
+    StoreUnavailable,
+)
+
+#: What a client may meet while servers are away.
+AWAY = (StoreUnavailable, OperationalError, redis.RedisError, OSError)
+
+
+class Engine(Protocol):
+    """How a client starts orders and learns of their ends. All may raise what is in AWAY."""
+
+    #: The module of the workers' app.
+    app: str
+    #: Seconds that an order has to settle.
+    patience: float
+
+    def start(self, order: Order) -> None:
+        """Start it; once more with the same id is the same."""
+        ...
+
+    def cancel(self, saga_id: str) -> bool:
+        """Have it undone; whether that changed its end."""
+        ...
+
+    def ended(self, saga_ids: Iterable[str]) -> set[str]:
+        """Those that have a result, which need not be their last."""
+        ...
+
+    def told(self, saga_id: str) -> Told:
+        """How it ended, as far as the engine knows."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+class Sagas:
+    """The library.
+
+    Args:
+        broker: URL of the broker.
+        store: URL of the store and result backend.
+    """
+
+    app = "benchmarks.chaos.worker"
+    patience = 180.0
+
+    def __init__(self, broker: str, store: str) -> None:
+        self._app = make_app(broker, store)
+        self._manager = SagaManager(self._app)
+        self._built = lru_cache(maxsize=None)(self._build)
+        self._cancelled: set[str] = set()
+
+    def _build(self, kinds: tuple[str, ...], pivot: bool) -> Saga:
+        saga = Saga("-".join(kinds), app=self._app)
+        for index, kind in enumerate(kinds):
+            is_pivot = pivot and index == len(kinds) - 1
+            step = saga.local_step(TASKS[kind], name=step_name(index), pivot=is_pivot)
+            if not is_pivot:
+                step.on_failure(undo)
+        return saga.commit()
+
+    def start(self, order: Order) -> None:
+        saga = self._built(order.kinds, order.pivot)
+        saga.apply_async(order.context(), saga_id=order.saga_id)
+
+    def cancel(self, saga_id: str) -> bool:
+        try:
+            took = self._manager.get(saga_id).cancel()
+        except SagaPastPivot:
+            return False
+        if took:
+            self._cancelled.add(saga_id)
+        return took
+
+    def ended(self, saga_ids: Iterable[str]) -> set[str]:
+        return with_result(self._app.backend, saga_ids)
+
+    def told(self, saga_id: str) -> Told:
+        result = self._app.AsyncResult(saga_id).state
+        try:
+            execution = self._manager.get(saga_id).execution
+        except SagaExecutionNotFoundException:
+            return Told("", result)
+        error = str(execution.error or "")
+        return Told(execution.status.value, result, saga_id in self._cancelled, error)
+
+    def close(self) -> None:
+        self._app.close()
+
+
+def with_result(backend: Any, task_ids: Iterable[str]) -> set[str]:
+    """Those of the tasks that have ended, asked for in one request."""
+    found = backend.get_many(list(task_ids), interval=0.01, max_iterations=1)
+    return {task_id for task_id, result in found if result["status"] in READY_STATES}
