@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks chain --help``."""
+"""Run the benchmarks: ``python -m benchmarks chain --help``, ``... recovery --help``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import recovery, report
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
 from benchmarks.sections import SECTIONS
@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.command == "recovery":
+        return recovery.main(given)
     options = _options(given)
     if min(options.steps) < 2 or options.rounds < 1 or options.sagas < 1:
         parser.error("--steps takes numbers from 2, --rounds and --sagas from 1")
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         ".svg for a flame graph, .json for speedscope, else collapsed stacks; "
         "alone, it measures nothing",
     )
+    recovery.add_to(commands)
     return parser
 
 

@@ -12,7 +12,7 @@ import pytest
 from celery_saga import sweep
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import SagaExecution, Slot
+from celery_saga.execution import Claim, Direction, SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.sweep import Sweeper
@@ -93,6 +93,14 @@ def test_a_saga_that_cannot_be_looked_at_does_not_keep_others(lost: Fixture) -> 
     assert "s2" not in lost.queue.messages, "it is left alone for a while"
     lost.sweep(later=60)
     assert "s2" in lost.queue.messages
+
+
+def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:
+    lost.store.beat("dead", 1.0, ())
+    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+    lost.now += MISSED
+    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True)
+    assert set(lost.queue.messages) == lost.ids
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
