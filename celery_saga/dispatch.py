@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError, SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
-from celery_saga.broker import open_connection
+from celery_saga.broker import handed_out, open_connection
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.errors import UnsendableStep
@@ -222,6 +222,9 @@ class CeleryDispatcher:
             except connection.recoverable_connection_errors:
                 return None
         return bool(found.message_count == 0)
+
+    def handed_out(self) -> frozenset[str]:
+        return handed_out(self._app)
 
 
 def _json_object(texts: Mapping[str, str]) -> str:

@@ -59,3 +59,7 @@ class Dispatcher(Protocol):
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
         """Whether the queue of a slot's message holds nothing; ``None`` if that is not known."""
         ...
+
+    def handed_out(self) -> frozenset[str]:
+        """Task ids of messages that some worker has taken and not acknowledged, where known."""
+        ...

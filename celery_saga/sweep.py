@@ -119,7 +119,23 @@ class Sweeper:
         spared.
         """
         alive = self._store.alive() if pulse.dead else frozenset()
-        return sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
+        dead = [instance for instance in pulse.dead if instance not in alive]
+        if not dead:
+            return 0
+        count = sum(map(self._bury, dead))
+        self._send_what_was_taken()
+        return count
+
+    def _send_what_was_taken(self) -> None:
+        """What a dead boot took after its last beat is in its hands and in nobody's list.
+
+        So may be what a living one has just taken: it gets a second copy, and runs the first.
+        """
+        held = self._store.holders()
+        for task_id in self._orchestrator.dispatcher.handed_out():
+            found = Slot.parse(task_id)
+            if found is not None and task_id not in held:
+                self._guarded(self._lost, *found)
 
     def _bury(self, instance: str) -> int:
         claims = self._store.claims_of(instance)

@@ -65,6 +65,9 @@ class Outlet:
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool:
         return True
 
+    def handed_out(self) -> frozenset[str]:
+        return frozenset()
+
 
 def random_plan(dice: random.Random) -> Plan:
     count = dice.randint(1, 5)

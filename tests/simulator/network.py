@@ -152,6 +152,9 @@ class Broker:
     def queue_is_empty(self, execution: SagaExecution, slot: Slot) -> bool | None:
         return not self.queue
 
+    def handed_out(self) -> frozenset[str]:
+        return frozenset()
+
 
 class FarStore(MemoryStore):
     """The memory store behind the weather; sends what is in an outbox along with a write."""

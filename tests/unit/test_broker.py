@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager
-from celery_saga.broker import open_connection
+from celery_saga.broker import handed_out, open_connection
 from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.execution import Direction
 
@@ -39,3 +39,13 @@ def test_whether_a_queue_is_empty_is_not_known(app):
     execution = result.execution.with_step(0, epoch=1, outstanding=Direction.FORWARD)
 
     assert CeleryDispatcher(app).queue_is_empty(execution, execution.slot(0)) is None
+
+
+@pytest.mark.timeout(20)
+def test_what_workers_have_taken_is_not_known(app):
+    assert handed_out(app) == frozenset()
+
+
+def test_a_broker_that_delivers_again_by_itself():
+    app = Celery("memory", broker="memory://", set_as_current=False)
+    assert handed_out(app) == frozenset()

@@ -28,6 +28,8 @@ class Queue:
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.broken: set[str] = set()
+        #: Task ids of messages that a worker has taken.
+        self.taken: set[str] = set()
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
@@ -50,6 +52,9 @@ class Queue:
         if execution.saga_id in self.broken:
             raise LookupError("its queue is not known")
         return not self.messages
+
+    def handed_out(self) -> frozenset[str]:
+        return frozenset(self.taken)
 
 
 class Fixture:
@@ -101,6 +106,16 @@ def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixtur
     lost.now += MISSED
     lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True)
     assert set(lost.queue.messages) == lost.ids
+
+
+def test_what_a_dead_worker_had_just_taken_is_sent_again(lost: Fixture) -> None:
+    lost.store.beat("dead", 1.0, ())
+    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+    lost.queue.messages = ["s4"]  # it waits, and so may the others, for all that one can see
+    lost.queue.taken = {"s1~f0~1", "s2~f0~1", "s3~f0~9", "another task"}
+    lost.now += 2
+    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ["s2~f0~1"]), others=True)
+    assert sorted(lost.queue.messages) == ["s0", "s1", "s4"]
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
