@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import barrier, report
+from benchmarks import barrier, recovery, report
 from benchmarks.chaos import verdicts
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _barrier(given)
     if given.command == "chaos":
         return verdicts.main(given)
+    if given.command == "recovery":
+        return recovery.main(given)
     options = _options(given)
     if min(options.steps) < 2 or options.rounds < 1 or options.sagas < 1:
         parser.error("--steps takes numbers from 2, --rounds and --sagas from 1")
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="of the order of kinds (1)")
     add("--json", type=Path, metavar="FILE", help="write the medians of all rounds there")
     add("--markdown", action="store_true", help="print Markdown, for benchmarks/README.md")
+    recovery.add_to(commands)
     return parser
 
 

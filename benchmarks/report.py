@@ -86,10 +86,9 @@ def show(where: dict[str, Any], options: Options, sections: Sequence[Section]) -
     console = _console()
     for section in sections:
         if section.batches:
-            console.print(_table(f"{section.name}: figures, medians", FIGURES, _figures(section)))
+            console.print(table(f"{section.name}: figures, medians", FIGURES, _figures(section)))
     for section in sections:
-        table = _table(section.name, COLUMNS, map(_cells, section.rows))
-        console.print(table)
+        console.print(table(section.name, COLUMNS, map(_cells, section.rows)))
     for name, variant in VARIANTS.items():
         console.print(f"[bold]{name}[/bold]: {variant.text}", highlight=False)
     console.print(_footer(where, options), highlight=False, markup=False)
@@ -100,14 +99,14 @@ def show(where: dict[str, Any], options: Options, sections: Sequence[Section]) -
 def show_rows(where: dict[str, Any], section: Section, conditions: str) -> None:
     """Print one section that needed no worker."""
     console = _console()
-    console.print(_table(section.name, COLUMNS, map(_cells, section.rows)))
+    console.print(table(section.name, COLUMNS, map(_cells, section.rows)))
     console.print(f"{_machine(where)}. {conditions}", highlight=False, markup=False)
 
 
 def markdown_rows(where: dict[str, Any], section: Section, conditions: str) -> str:
     """The same for the README."""
-    grid = _grid(COLUMNS, [_cells(row) for row in section.rows])
-    return f"{_machine(where)}. {conditions}\n\n{grid}\n"
+    rows = grid(COLUMNS, [_cells(row) for row in section.rows])
+    return f"{_machine(where)}. {conditions}\n\n{rows}\n"
 
 
 def _console() -> Console:
@@ -115,14 +114,15 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
-def _table(title: str, columns: Sequence[str], lines: Any) -> Table:
-    table = Table(title=title, title_justify="left")
+def table(title: str, columns: Sequence[str], lines: Any) -> Table:
+    """A table for the terminal; the word in a line's last cell may give it a colour."""
+    made = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", overflow="fold")
+        made.add_column(column, justify="left" if number < 2 else "right", overflow="fold")
     for line in lines:
         style = _STYLES.get(line[-1], "")
-        table.add_row(*line[:-1], f"[{style}]{line[-1]}[/{style}]" if style else line[-1])
-    return table
+        made.add_row(*line[:-1], f"[{style}]{line[-1]}[/{style}]" if style else line[-1])
+    return made
 
 
 def markdown(where: dict[str, Any], options: Options, sections: Sequence[Section]) -> str:
@@ -130,13 +130,14 @@ def markdown(where: dict[str, Any], options: Options, sections: Sequence[Section
     parts = [_footer(where, options)]
     for section in sections:
         parts.append(f"### {section.name}")
-        parts.append(_grid(COLUMNS, [_cells(row) for row in section.rows]))
+        parts.append(grid(COLUMNS, [_cells(row) for row in section.rows]))
         if section.batches:
-            parts.append(_grid(FIGURES, _figures(section)))
+            parts.append(grid(FIGURES, _figures(section)))
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
     rows = [columns, ["---"] * len(columns), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -173,12 +174,19 @@ def _figure(what: str, variant: str, samples: Sequence[Sample]) -> list[str]:
     ]
 
 
-def _footer(where: dict[str, Any], options: Options) -> str:
+def place(where: dict[str, Any]) -> str:
+    """The machine and the programs in one line."""
     return (
         f"{_machine(where)}, "
         f"celery {where['celery']}, kombu {where['kombu']}, redis-py {where['redis']}, "
-        f"Valkey {where['server']}. Rounds: {options.rounds}, "
-        f"runs of 3 steps in a batch: {options.sagas}, seed {options.seed}."
+        f"Valkey {where['server']}"
+    )
+
+
+def _footer(where: dict[str, Any], options: Options) -> str:
+    return (
+        f"{place(where)}. Rounds: {options.rounds}, runs of 3 steps in a batch: {options.sagas}, "
+        f"seed {options.seed}."
     )
 
 

@@ -149,10 +149,7 @@ class Heart:
         if pulse is not self._newest:
             return
         self._judge_own(pulse)
-        if pulse.sweeper:
-            if steady:
-                self._sweeper.bury(pulse)
-            self._sweeper.sweep(self._limit)
+        self._sweeper.act_upon(pulse, steady, self._limit)
 
     def _judge_own(self, pulse: Pulse) -> None:
         """Void claims whose task this worker no longer has, at the second time of looking.

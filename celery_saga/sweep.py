@@ -40,6 +40,22 @@ class Sweeper:
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
 
+    def act_upon(self, pulse: Pulse, others: bool, limit: int = 100) -> None:
+        """What there is to do for the boot that sweeps.
+
+        What is due comes first: what is sent for dead boots would make queues look as if the
+        messages of others waited there.
+
+        Args:
+            others: whether other boots may be judged now.
+            limit: the most sagas that are looked at.
+        """
+        if not pulse.sweeper:
+            return
+        self.sweep(limit)
+        if others:
+            self.bury(pulse)
+
     def sweep(self, limit: int = 100) -> int:
         """Look at what is due, at most ``limit`` sagas; how many were looked at."""
         now = time.monotonic()

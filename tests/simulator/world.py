@@ -316,9 +316,7 @@ class World:
         sweeper = worker.sweeper
         assert sweeper is not None
         self._judge_own(worker, sweeper, pulse)
-        if pulse.sweeper:
-            sweeper.bury(pulse)
-            sweeper.sweep()
+        sweeper.act_upon(pulse, others=True)
 
     def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: Pulse) -> None:
         """As the heart does it: claims whose task was not there twice running."""

@@ -13,7 +13,7 @@ from celery_saga import sweep
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import SagaExecution, Slot
+from celery_saga.execution import Claim, Direction, SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.sweep import Sweeper
@@ -100,6 +100,24 @@ def test_a_saga_that_cannot_be_looked_at_does_not_keep_others(lost: Fixture) -> 
     assert "s2" not in lost.queue.messages, "it is left alone for a while"
     lost.sweep(later=60)
     assert "s2" in lost.queue.messages
+
+
+def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:
+    lost.store.beat("dead", 1.0, ())
+    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+    lost.now += MISSED
+    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True)
+    assert set(lost.queue.messages) == lost.ids
+
+
+def test_what_a_dead_worker_had_just_taken_is_sent_again(lost: Fixture) -> None:
+    lost.store.beat("dead", 1.0, ())
+    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+    lost.queue.messages = ["s4"]  # it waits, and so may the others, for all that one can see
+    lost.queue.taken = {"s1~f0~1", "s2~f0~1", "s3~f0~9", "another task"}
+    lost.now += 2
+    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ["s2~f0~1"]), others=True)
+    assert sorted(lost.queue.messages) == ["s0", "s1", "s4"]
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])

@@ -10,7 +10,7 @@ import pytest
 
 from celery_saga import SagaManager
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, requeued, undo
+from tests.worker.apps.steps import early, late, nap, requeued, undo
 
 pytestmark = pytest.mark.worker
 
@@ -145,6 +145,39 @@ class TestKilledWorker:
             assert site.settled(result) == "COMPLETED"
         for result in results:
             assert site.journal.began(result.id) == ["a/f", "b/f"]
+
+
+class TestBusyQueue:
+    """Other messages wait behind the one that is lost, so its queue is not seen to be empty."""
+
+    def test_a_message_that_the_killed_worker_had_just_taken(self, site):
+        """Its last heartbeat did not tell of it."""
+        other = site.worker("-Q", "elsewhere")
+        victim = site.worker(
+            "-c", "1", "--prefetch-multiplier", "2", saga_heartbeat=4, saga_heartbeat_ttl=5
+        )
+        busy = site.saga(("a", late)).delay(hold=["a/f"])
+        site.journal.wait(busy.id, "began")
+        self.beat(site, busy)
+        result = site.saga(("a", late)).delay()
+        wait_for(lambda: site.queued() == 0, description="the victim has the message")
+        for _ in range(3):
+            site.app.send_task(nap.name, (0,))
+        victim.kill()
+
+        wait_for(lambda: result.execution.steps[0].republished == 1, timeout=20)
+        assert site.queued() > 3
+        site.app.control.add_consumer("celery", destination=[other.name])
+        site.journal.open(busy.id, "a/f", 2)
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f"]
+        assert site.settled(busy) == "COMPLETED"
+
+    def beat(self, site, result):
+        """Wait for a heartbeat of the worker that runs the first step."""
+        boot = result.execution.steps[0].claim.instance
+        last = site.client.zscore("saga:instances", boot)
+        wait_for(lambda: site.client.zscore("saga:instances", boot) != last)
 
 
 class TestShutdown:

@@ -1,0 +1,199 @@
+"""Kills of children, of a worker and of two at once: from the kill to the saga's next movement."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from benchmarks.fleet import BenchmarkError
+from benchmarks.recovery.stage import Stage, Worker, until
+from celery_saga import SagaResult
+
+#: What a worker is in the middle of when it is killed: status and bodies that must come of it.
+HELD = {
+    "in a step, late ack": ("COMPLETED", "aab"),
+    "in a step, early ack": ("COMPENSATED", "aA"),
+    "in an undo, late ack": ("COMPENSATED", "abAA"),
+    "in an undo, early ack": ("COMPENSATED", "abAA"),
+}
+BETWEEN = {
+    "between two steps": ("COMPLETED", "ab"),
+    "between two undos": ("COMPENSATED", "abcBA"),
+}
+OUTCOMES = {**HELD, **BETWEEN}
+
+#: Cells of ten kills, four of them of children: their kind, and whether other workers are alive.
+TEN = (("child", True), *[("worker", True)] * 3, ("worker", False), ("two workers", True))
+#: Every second pair of workers is all there is.
+TEN_ALONE = (*TEN[:-1], ("two workers", False))
+
+#: The queue of the workers that are not killed.
+HELPER = "helper"
+
+#: Seconds over which the kills are spread after all bodies have begun: a heartbeat.
+PHASE = 2.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One saga that was hit by a kill.
+
+    Args:
+        kind: what was killed.
+        moment: in the middle of what.
+        others: whether another worker was alive; if not, the time counts from when the next one
+            was ready.
+        seconds: until its next body began.
+        extra: bodies that ran more often than they had to.
+    """
+
+    kind: str
+    moment: str
+    others: bool
+    seconds: float
+    extra: int
+
+
+class Cell:
+    """One or two victims with a queue of their own, in the middle of a saga of each kind.
+
+    Args:
+        stage: where they are.
+        kind: what is killed.
+        source: of the moment of the kill.
+        helper: a worker that lives on; without one the next worker is started after the kill.
+    """
+
+    def __init__(
+        self, stage: Stage, kind: str, source: random.Random, helper: Worker | None
+    ) -> None:
+        self.stage, self.kind, self.random, self.helper = stage, kind, source, helper
+        count = 2 if kind == "two workers" else 1
+        self.queues = [stage.queue() for _ in range(count)]
+        self.victims = [stage.worker(queue, "-c", str(len(HELD))) for queue in self.queues]
+        self.sagas: list[tuple[str, SagaResult]] = []
+        self.pids: list[int] = []
+
+    def run(self) -> list[Sample]:
+        """Start, kill, and see what becomes of the sagas."""
+        for victim, queue in zip(self.victims, self.queues, strict=True):
+            victim.ready()
+            self._fill(queue)
+        time.sleep(self.random.uniform(0, PHASE))
+        if self.kind == "child":
+            return self._kill_children()
+        killed = max([victim.kill() for victim in self.victims])
+        for victim in self.victims:
+            victim.process.wait()
+        since = max(killed, self._successor())
+        return [self._sample(moment, result, since) for moment, result in self.sagas]
+
+    def _fill(self, queue: str) -> None:
+        for moment in HELD:
+            ack = "late" if "late" in moment else "early"
+            undo = "undo" in moment
+            saga = self.stage.saga(("a", ack, queue), ("b", ack, queue))
+            ways = {"a/c": "held", "b/f": "fails"} if undo else {"a/f": "held"}
+            result = saga.delay(ways=ways)
+            self.pids.append(self.stage.held(result, 3 if undo else 1)["pid"])
+            self.sagas.append((moment, result))
+        if self.helper is not None:
+            self.sagas += [(moment, self._between(moment, queue)) for moment in BETWEEN]
+
+    def _between(self, moment: str, queue: str) -> SagaResult:
+        """A saga whose next message a victim has, but no process for it; the rest ran elsewhere."""
+        if moment == "between two steps":
+            saga = self.stage.saga(("a", "late", HELPER), ("b", "late", queue))
+            result = saga.delay()
+        else:
+            others = [(step, "late", HELPER) for step in "bc"]
+            saga = self.stage.saga(("a", "late", HELPER, queue), *others)
+            result = saga.delay(ways={"c/f": "fails"})
+        step, status = ("b", "RUNNING") if "steps" in moment else ("a", "COMPENSATING")
+        until(f"{moment}: {result.id}", lambda: result.progress[step] == status)
+        return result
+
+    def _kill_children(self) -> list[Sample]:
+        """One after the other; the first one makes room for the messages that wait."""
+        killed = []
+        for pid in self.pids:
+            time.sleep(self.random.uniform(0, PHASE / len(self.pids)))
+            killed.append(time.monotonic())
+            os.kill(pid, signal.SIGKILL)
+        killed += [killed[0]] * (len(self.sagas) - len(killed))
+        return [
+            self._sample(moment, result, since)
+            for (moment, result), since in zip(self.sagas, killed, strict=True)
+        ]
+
+    def _successor(self) -> float:
+        """When somebody could go on: let the others have the queues, or start a new worker."""
+        if self.helper is None:
+            return self.stage.worker(",".join(self.queues), "-c", "4").ready()
+        for queue in self.queues:
+            self.stage.serve(self.helper, queue)
+        return 0.0
+
+    def _sample(self, moment: str, result: SagaResult, since: float) -> Sample:
+        """Wait for the end of a saga that was hit.
+
+        Raises:
+            BenchmarkError: it never moved, or did not end as it must.
+        """
+        status, expected = OUTCOMES[moment]
+        until(f"{self.kind}, {moment}: the end of {result.id}", result.ready)
+        bodies = self.stage.bodies(result)
+        extra = len(bodies) - len(expected)
+        if result.status != status or extra < 0:
+            raise BenchmarkError(
+                f"{self.kind}, {moment}: {result.id} is {result.status} with {bodies!r}, "
+                f"not {status} with {expected!r}"
+            )
+        moved = next(note["at"] for note in self.stage.began(result) if note["at"] > since)
+        return Sample(self.kind, moment, self.helper is not None, moved - since, extra)
+
+
+def run(kills: int, seed: int, jobs: int, helpers: int = 2) -> list[Sample]:
+    """So many kills, several at a time.
+
+    Args:
+        kills: processes or workers that are killed; rounded up to a whole number of tens.
+        seed: of the moments of the kills.
+        jobs: cells at a time.
+        helpers: workers that are alive all the time, and take over.
+
+    Raises:
+        BenchmarkError: a saga did not go on, or not as it must.
+    """
+    source = random.Random(seed)
+    cells = [
+        (kind, others, source.random())
+        for ten in range(-(-kills // 10))
+        for kind, others in (TEN_ALONE if ten % 2 else TEN)
+    ]
+    with Stage() as stage, ThreadPoolExecutor(jobs) as pool:
+        alive = [stage.worker(HELPER, "-c", "4") for _ in range(helpers)]
+        for worker in alive:
+            worker.ready()
+        runs = [
+            pool.submit(_cell, stage, alive[number % helpers], *cell)
+            for number, cell in enumerate(cells)
+        ]
+        samples: list[Sample] = []
+        for number, each in enumerate(runs, 1):
+            samples += each.result()
+            print(f"{number} of {len(runs)} cells", file=sys.stderr, flush=True)
+        return samples
+
+
+def _cell(stage: Stage, helper: Worker, kind: str, others: bool, seed: float) -> list[Sample]:
+    source = random.Random(seed)
+    if others:
+        return Cell(stage, kind, source, helper).run()
+    with Stage() as alone:
+        return Cell(alone, kind, source, None).run()
