@@ -110,16 +110,6 @@ def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixtur
     assert set(lost.queue.messages) == lost.ids
 
 
-def test_what_a_dead_worker_had_just_taken_is_sent_again(lost: Fixture) -> None:
-    lost.store.beat("dead", 1.0, ())
-    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
-    lost.queue.messages = ["s4"]  # it waits, and so may the others, for all that one can see
-    lost.queue.taken = {"s1~f0~1", "s2~f0~1", "s3~f0~9", "another task"}
-    lost.now += 2
-    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ["s2~f0~1"]), others=True)
-    assert sorted(lost.queue.messages) == ["s0", "s1", "s4"]
-
-
 @pytest.mark.parametrize("verb", ["load", "save"])
 def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, verb: str) -> None:
     back = getattr(lost.store, verb)
