@@ -133,7 +133,9 @@ def _wrong(outcome: Outcome) -> list[Verdict]:
 
 def _details(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     lines = outcome.lines[verdict.order.saga_id]
-    return {**asdict(verdict), "ledger": [line._asdict() for line in lines]}
+    # asdict() makes pairs of a Counter's items into its keys.
+    plain = {**asdict(verdict), "duplicates": dict(verdict.duplicates)}
+    return {**plain, "ledger": [line._asdict() for line in lines]}
 
 
 def show(outcome: Outcome, where: dict[str, Any]) -> None:

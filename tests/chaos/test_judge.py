@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from benchmarks.chaos.driver import Options, Outcome
 from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.judge import Faults, Told, judge
 from benchmarks.chaos.ledger import Line
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.verdicts import to_dict
 
 COMPLETED = Told("COMPLETED", "SUCCESS")
 COMPENSATED = Told("COMPENSATED", "FAILURE")
@@ -254,3 +257,12 @@ class TestDuplicates:
         killed = Happened("worker", 6.5, WORKER)
         found = verdict(COMPENSATED, *entries, log=[killed])
         assert (found.kind, dict(found.duplicates)) == ("compensated", {"killed worker": 1})
+
+
+def test_what_is_wrong_can_be_written_as_json():
+    found = verdict(COMPLETED, *TestDuplicates.TWICE)
+    lines = {found.order.saga_id: ledger(*TestDuplicates.TWICE)}
+    outcome = Outcome(Options(sagas=1, kills=0, seed=1), [found], [], lines, seconds=1.0)
+    (told,) = json.loads(json.dumps(to_dict(outcome, {})))["wrong"]
+    assert told["duplicates"] == {"unexplained": 1}
+    assert len(told["ledger"]) == len(lines[found.order.saga_id])
