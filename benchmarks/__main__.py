@@ -25,12 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    if given.command == "barrier":
-        return _barrier(given)
-    if given.command == "chaos":
-        return verdicts.main(given)
-    if given.command == "recovery":
-        return recovery.main(given)
+    others = {"barrier": _barrier, "chaos": verdicts.main, "recovery": recovery.main}
+    if given.command in others:
+        return others[given.command](given)
     options = _options(given)
     if min(options.steps) < 2 or options.rounds < 1 or options.sagas < 1:
         parser.error("--steps takes numbers from 2, --rounds and --sagas from 1")

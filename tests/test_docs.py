@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,11 @@ import celery_saga
 from celery_saga.doctor import examine
 from celery_saga.doctor.checks import CHECKS
 from celery_saga.doctor.findings import Where
+from celery_saga.execution import StepStatus
 from tests.unit.ailing import WELL
 from tests.unit.doctor_cases import CASES
+from tests.unit.scenario import Scenario
+from tests.unit.test_decide import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,3 +129,30 @@ def test_the_doctors_document_is_as_described() -> None:
     finding = next(each for _, _, facts, _ in CASES for each in examine(facts).findings)
     assert described["findings"][0].keys() == finding.to_dict().keys()
     assert all(f"`{where}`" in " ".join(text.split()) for where in Where)
+
+
+_EDGE = re.compile(r"^    (\w+) --> (\w+): ", re.MULTILINE)
+
+
+def taken(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """From which status to which steps go in the table of transitions."""
+    found: set[tuple[str, str]] = set()
+    decide = Scenario.decide
+
+    def watched(scenario: Scenario, event: Any) -> None:
+        before = scenario.execution.steps
+        decide(scenario, event)
+        after = scenario.execution.steps
+        found.update((a.status.value, b.status.value) for a, b in zip(before, after, strict=True))
+
+    monkeypatch.setattr(Scenario, "decide", watched)
+    for row in TABLE:
+        row.play()
+    return found
+
+
+def test_a_steps_life_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    drawn = set(_EDGE.findall(text.partition("```mermaid")[2].partition("```")[0]))
+    assert {status for edge in drawn for status in edge} == {status.value for status in StepStatus}
+    assert drawn - taken(monkeypatch) == set()
