@@ -82,7 +82,7 @@ class Way:
     def _deliver(self, saga_id: str, variant: str) -> float:
         key, sku = f"{saga_id}/reserve/f/0", random.randrange(SHELF)
         step = info.SagaInfo(saga_id, "checkout", "reserve", "f", 1, 0, key, key)
-        token = info.current.set(step)
+        token = info.current.set(lambda: step)
         began = time.perf_counter()
         with self.transaction() as session, self._barrier(session, variant) as first:
             if variant != SKIPPED:

@@ -39,6 +39,6 @@ current: ContextVar[Callable[[], SagaInfo] | None] = ContextVar("celery_saga_inf
 
 
 def saga_info() -> SagaInfo | None:
-    """The step whose body is running; ``None`` outside a saga."""
+    """The step whose body is running, the same object each time; ``None`` outside a saga."""
     about = current.get()
     return None if about is None else about()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -112,7 +113,7 @@ class _Delivery:
             self._context = self._execution.context
             args = (self._context, *args[1:])
         try:
-            token = info.current.set(self._info)
+            token = info.current.set(lambda: self._info)
             try:
                 result = finished(body(*args, **kwargs))
             finally:
@@ -135,7 +136,9 @@ class _Delivery:
         self._succeed(result)
         return result
 
+    @cached_property
     def _info(self) -> info.SagaInfo:
+        """One object for the whole of a body."""
         step, slot = self._execution.steps[self._slot.step], self._slot
         forward = slot.direction is Direction.FORWARD
         return info.SagaInfo(

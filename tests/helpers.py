@@ -22,9 +22,8 @@ def delivery(
     """What the engine has round a step's body; ``of`` is the round of the step that is undone."""
     forward = f"{saga_id}/{step}/f/{of if direction == 'c' else round}"
     own = f"{saga_id}/{step}/{direction}/{round}"
-    token = info.current.set(
-        info.SagaInfo(saga_id, "shop", step, direction, 1, round, own, forward)
-    )
+    about = info.SagaInfo(saga_id, "shop", step, direction, 1, round, own, forward)
+    token = info.current.set(lambda: about)
     try:
         yield
     finally:

@@ -65,3 +65,18 @@ def test_a_task_that_a_step_launches_is_not_the_step(app: Celery) -> None:
     assert Saga("launches", app=app, steps=[launches]).commit().delay().status == "COMPLETED"
     assert seen[:2] == [None, None]
     assert [info.step for info in seen[2:]] == ["launches"] * 2
+
+
+def test_a_body_is_told_the_same_each_time(app: Celery) -> None:
+    """A barrier tells one body from the next by it."""
+    seen: list[Any] = []
+
+    @app.task(name="eager.asks", shared=False)
+    def asks() -> None:
+        seen.extend((saga_info(), saga_info()))
+
+    Saga("asks", app=app, steps=[asks, asks]).commit().delay()
+
+    assert seen[0] is seen[1]
+    assert seen[2] is seen[3]
+    assert seen[1] is not seen[2]
