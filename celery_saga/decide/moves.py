@@ -79,6 +79,8 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         started_at=step.started_at if step.started_at is not None else at,
     )
     execution = evolved(execution, position=index)
+    if execution.due_at is None or execution.due_at > at + LOOK_AGAIN:
+        execution = look_at(execution, at + LOOK_AGAIN)  # it was to wait for the step before this
     return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
 
 

@@ -181,7 +181,8 @@ def test_what_tasks_say_of_their_times():
 
     found = {waits.task: (waits.limit, waits.countdown) for waits in gather_waits(app)}
 
-    assert found == {
+    # Shared tasks of other tests' modules may be there as well.
+    assert {name: each for name, each in found.items() if name in options} == {
         "t.long": (50, None),
         "t.backoff": (None, 600),
         "t.fixed": (None, 7),
