@@ -121,6 +121,12 @@ def test_rounds_of_a_step_have_nothing_to_do_with_each_other(place):
     assert place.amounts(saga) == [-1, 1]
 
 
+def test_ids_that_differ_in_case_are_different_sagas(place):
+    saga = place.saga()
+    assert do(place, saga)
+    assert do(place, saga.upper())
+
+
 def test_an_undo_reads_what_its_step_kept(place):
     saga = place.saga()
     do(place, saga, ["p-7"])

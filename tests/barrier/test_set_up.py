@@ -91,6 +91,11 @@ class TestUnknownDatabases:
         with pytest.raises(SetupError, match="parameters in style 'named'"):
             statements("sqlite", "named")
 
+    def test_djangos_mysql(self, configured, monkeypatch):
+        monkeypatch.setattr(type(connections["default"]), "vendor", "mysql")
+        with pytest.raises(SetupError, match="database 'default': expected one of postgresql, sql"):
+            passes(django_barrier.barrier())
+
     def test_a_driver_that_does_not_count_rows(self, psycopg):
         with psycopg.transaction() as db, delivery(psycopg.saga()):
             barrier = dbapi.barrier(db)
@@ -223,9 +228,13 @@ class TestTables:
 
     def test_a_table_is_added_to_metadata_once(self):
         metadata = MetaData()
-        assert sqlalchemy_barrier.barrier_table(metadata) is sqlalchemy_barrier.barrier_table(
-            metadata
-        )
+        table = sqlalchemy_barrier.barrier_table(metadata)
+        assert table is sqlalchemy_barrier.barrier_table(metadata)
+
+    def test_a_schema_of_the_metadata_does_not_hide_it(self):
+        """The statements name it without one."""
+        table = sqlalchemy_barrier.barrier_table(MetaData(schema="shop"))
+        assert (table.schema, table.fullname) == (None, TABLE)
 
 
 ENV = """

@@ -26,14 +26,20 @@ from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Text
-from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy import BLANK_SCHEMA, BigInteger, Column, Connection, MetaData, String, Table, Text
+from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.orm import Session, scoped_session
 
 from celery_saga.contrib.barrier import passage
 from celery_saga.contrib.barrier.dbapi import check_transaction
 from celery_saga.contrib.barrier.passage import Execute, Passage
-from celery_saga.contrib.barrier.statements import KEY_LENGTH, TABLE, Statements, statements
+from celery_saga.contrib.barrier.statements import (
+    KEY_LENGTH,
+    MYSQL_COLLATION,
+    TABLE,
+    Statements,
+    statements,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,12 +82,18 @@ def barrier_table(metadata: MetaData) -> Table:
     found = metadata.tables.get(TABLE)
     if found is not None:
         return found
+    mysql_key = VARCHAR(KEY_LENGTH, charset="utf8mb4", collation=MYSQL_COLLATION)
     return Table(
         TABLE,
         metadata,
-        Column("step_key", String(KEY_LENGTH), primary_key=True),
+        Column(
+            "step_key",
+            String(KEY_LENGTH).with_variant(mysql_key, "mysql", "mariadb"),
+            primary_key=True,
+        ),
         Column("result", Text().with_variant(LONGTEXT(), "mysql", "mariadb")),
         Column("created_at", BigInteger, nullable=False),
+        schema=BLANK_SCHEMA,
         sqlite_with_rowid=False,
     )
 

@@ -11,6 +11,8 @@ from celery_saga.errors import SetupError
 TABLE = "celery_saga_barrier"
 #: Characters of a row's key: saga id, step name, direction and round.
 KEY_LENGTH = 512
+#: How MySQL is to compare keys; left alone it takes ``order-A`` and ``order-a`` for one.
+MYSQL_COLLATION = "utf8mb4_bin"
 
 #: The mark of a parameter, with a place for its number, by PEP 249's name of the style.
 _MARKS = {
@@ -80,10 +82,13 @@ def create_table(dialect: str) -> str:
         SetupError: there is none for it.
     """
     statements(dialect, "qmark")
-    text = "LONGTEXT" if dialect in _NOW else "TEXT"
+    mysql = dialect in _NOW
+    text, collation = (
+        ("LONGTEXT", f" CHARACTER SET utf8mb4 COLLATE {MYSQL_COLLATION}") if mysql else ("TEXT", "")
+    )
     return (
         f"CREATE TABLE IF NOT EXISTS {TABLE} ("
-        f"step_key VARCHAR({KEY_LENGTH}) NOT NULL PRIMARY KEY, "
+        f"step_key VARCHAR({KEY_LENGTH}){collation} NOT NULL PRIMARY KEY, "
         f"result {text}, "
         f"created_at BIGINT NOT NULL)" + (" WITHOUT ROWID" if dialect == "sqlite" else "")
     )

@@ -31,6 +31,10 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from celery_saga.contrib.barrier import passage
 from celery_saga.contrib.barrier.passage import Execute, Passage
 from celery_saga.contrib.barrier.statements import Statements, statements
+from celery_saga.errors import SetupError
+
+#: MySQL is not among them: the migration's column would not tell ``order-A`` from ``order-a``.
+VENDORS = ("postgresql", "sqlite")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +89,11 @@ def purge(days: float, using: str = DEFAULT_DB_ALIAS) -> int:
 
 def _way(using: str) -> tuple[Statements, Execute]:
     connection = connections[using]
+    if connection.vendor not in VENDORS:
+        raise SetupError(
+            f"no barrier for Django's database {using!r}: expected one of {', '.join(VENDORS)}, "
+            f"found {connection.vendor}"
+        )
 
     def execute(text: str, parameters: tuple[Any, ...]) -> Any:
         cursor = connection.cursor()
