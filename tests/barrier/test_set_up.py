@@ -318,6 +318,20 @@ class TestDjangosMigration:
         assert (str(found), found.result) == (f"{saga}/pay/f/0", '"kept"')
 
 
+def test_postgres_plans_no_scan_of_a_new_table(postgres):
+    """A statement that a driver has prepared keeps its plan while the table grows."""
+    find = statements("postgresql", "numeric_dollar").find
+    with closing(postgres.connect()) as db:
+        db.execute(create_table("postgresql").replace("CREATE TABLE", "CREATE TEMPORARY TABLE"))
+        rows = f"INSERT INTO {TABLE} SELECT g::text, NULL, 1 FROM generate_series(1, 45) g"
+        db.execute(rows)
+        db.execute("SET plan_cache_mode = force_generic_plan")
+        db.execute(f"PREPARE find (text, text) AS {find}")
+        plan = "\n".join(row[0] for row in db.execute("EXPLAIN EXECUTE find ('a', 'b')"))
+    assert "Index" in plan
+    assert "Seq Scan" not in plan, plan
+
+
 def test_nothing_optional_is_imported_with_the_barrier():
     code = (
         "import sys\n"

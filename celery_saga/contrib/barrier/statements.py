@@ -32,8 +32,10 @@ _INSERT = {
 }
 _INSERT["mariadb"] = _INSERT["mysql"]
 
+_FIND = f"SELECT step_key, result FROM {TABLE} WHERE step_key = {{}}"
 #: MySQL's own way to read what is committed now, and not when the transaction began.
-_NOW = {"mysql": " LOCK IN SHARE MODE", "mariadb": " LOCK IN SHARE MODE"}
+_FIND_NOW = f"({_FIND} LOCK IN SHARE MODE)"
+_MYSQL = ("mysql", "mariadb")
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ def statements(dialect: str, paramstyle: str) -> Statements:
             f"expected one of {', '.join(sorted(_INSERT))}, and of {', '.join(sorted(_MARKS))}"
         )
     one, two = (_MARKS[paramstyle].format(number) for number in (1, 2))
+    find = _FIND_NOW if dialect in _MYSQL else _FIND
     return Statements(
         insert=_INSERT[dialect].format(f"{TABLE} (step_key, created_at)", f"({one}, {two})"),
         keep=f"UPDATE {TABLE} SET result = {one} WHERE step_key = {two}",
-        find=f"SELECT step_key, result FROM {TABLE} WHERE step_key IN ({one}, {two})"
-        + _NOW.get(dialect, ""),
+        # Not IN (..., ...): of a new table PostgreSQL plans that as a scan of all rows, and a
+        # connection's prepared statement keeps the plan while the table grows.
+        find=f"{find} UNION ALL {find}".format(one, two),
         purge=f"DELETE FROM {TABLE} WHERE created_at < {one}",
     )
 
@@ -82,7 +86,7 @@ def create_table(dialect: str) -> str:
         SetupError: there is none for it.
     """
     statements(dialect, "qmark")
-    mysql = dialect in _NOW
+    mysql = dialect in _MYSQL
     text, collation = (
         ("LONGTEXT", f" CHARACTER SET utf8mb4 COLLATE {MYSQL_COLLATION}") if mysql else ("TEXT", "")
     )
