@@ -316,7 +316,9 @@ class TestRefused:
             with pytest.raises(NotImplementedError, match=r"response=.* no remote steps yet"):
                 run(manager, definition, response=object())
 
-    @pytest.mark.parametrize("definition", ["original-note", 7, [late]], ids=repr)
+    @pytest.mark.parametrize(
+        "definition", ["original-note", 7, [late]], ids=["a name", "a number", "a list"]
+    )
     def test_what_is_no_saga(self, manager, definition):
         with pytest.raises(TypeError, match="definition: expected a Saga, found a"):
             run(manager, definition)
