@@ -31,7 +31,7 @@ __all__ = ["app", "crashing_steps"]
 #: Before each place of this process.
 role = os.environ.get("SAGA_TEST_ROLE", "")
 
-#: Stands for the event of what is saved outside of an orchestrator's ``handle``.
+#: Stands for the event of what is saved outside of an orchestrator's ``change``.
 outside = "Started"
 
 #: The roles of workers that sweep; all others leave it to these.
@@ -139,7 +139,7 @@ class DyingDispatcher:
 
 
 def named(handle: Any) -> Any:
-    """``handle`` of an orchestrator, during which the event is known."""
+    """``change`` of an orchestrator, during which the event is known."""
 
     def call(saga_id: str, event: Any, *args: Any, **options: Any) -> Any:
         before, _now.event = getattr(_now, "event", outside), type(event).__name__

@@ -11,7 +11,7 @@ __all__ = ["app", "wrap_orchestrators"]
 
 
 def wrap_orchestrators(store: Any, dispatcher: Any, handle: Any = None) -> None:
-    """Have the parts of every new orchestrator wrapped, and its ``handle`` if that is asked for."""
+    """Have the parts of every new orchestrator wrapped, and its ``change`` if that is asked for."""
     runtime: Any = runtime_of(app)
     make = runtime.new_orchestrator
 
@@ -20,7 +20,7 @@ def wrap_orchestrators(store: Any, dispatcher: Any, handle: Any = None) -> None:
         orchestrator.store = store(orchestrator.store)
         orchestrator.dispatcher = dispatcher(orchestrator.dispatcher)
         if handle is not None:
-            orchestrator.handle = handle(orchestrator.handle)
+            orchestrator.change = handle(orchestrator.change)
         return orchestrator
 
     runtime.new_orchestrator = new_orchestrator
