@@ -74,7 +74,6 @@ MAINS = {
 }
 
 #: What a body's process reports. A pair: what becomes of the saga if that is not saved, and if so.
-ENDS = row(tasks.late)
 CHILDREN = {
     "a retry of Celery's": Path(
         "StepReleased nothing", "COMPLETED", "a a b", context={"once": {"a/f": "retry"}}
@@ -195,7 +194,8 @@ class Mains:
         mains = [
             ["-c", "1", "-P", pools.get(case[0], "prefork"), "-Q", queues[case]] for case in found
         ]
-        Forked(site, "main ", *mains, **FRAIL)
+        # Their hearts must not void a claim before the main process has told of its child.
+        Forked(site, "main ", *mains, saga_heartbeat=1.0, saga_heartbeat_ttl=2.0)
         for (name, _), result in self.results.items():
             self.trouble(MAINS[name], result)
         with contextlib.suppress(AssertionError):  # each test looks at its own saga
@@ -237,7 +237,6 @@ class Children:
         for (name, at), path in self.paths.items():
             role = "zombie " if path.trouble == "late" else ""
             self.results[name, at] = path.start(site, f"{role}{path.place} {at}")
-        self.started = {at: self.start_by_message(at) for at in SAVING}
         for trouble in ("pause", "cancel", "late"):
             for result in self.each(trouble):
                 gate = "b/f" if trouble == "cancel" else "a/f"
@@ -245,6 +244,7 @@ class Children:
                 if trouble != "late":
                     asking.ask(site.app, trouble, result.id)
                     site.journal.open(result.id, gate, 2)
+        self.started = {at: self.start_by_message(at) for at in SAVING}
         zombie.signal(signal.SIGSTOP)
         for result in self.each("late"):
             wait_for(lambda r=result: r.status == "COMPENSATED", 60)
