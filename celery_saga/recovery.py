@@ -21,6 +21,7 @@ from celery import bootsteps
 from celery.worker import state
 from kombu.utils import functional
 
+from celery_saga.decide.events import ClaimVoided
 from celery_saga.discovery import import_sagas
 from celery_saga.dispatcher import Dispatcher
 from celery_saga.errands import Errands
@@ -122,8 +123,13 @@ class Heart:
             log.warning("the saga heartbeat failed, it goes on", exc_info=True)
 
     def _deliver(self, saga_id: str, news: News) -> None:
+        event = news(self._shell.store.now())
+        if isinstance(event, ClaimVoided) and event.slot.task_id(saga_id) in _requests()[0]:
+            # A process is lost that ran an attempt at the task, and another attempt is here. If it
+            # is not this one that has the claim, the next looks will find that out.
+            return
         try:
-            self._shell.report(saga_id, news(self._shell.store.now()))
+            self._shell.report(saga_id, event)
         except SagaExecutionNotFoundException:
             log.info("news of saga %s, which is gone", saga_id)
 

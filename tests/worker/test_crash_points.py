@@ -193,7 +193,8 @@ class Clients:
         self.site = site
         self.worker = site.worker("-c", "4", app="tests.worker.apps.crashing")
         self.sagas = {case: self.saga(*case) for case in places}
-        asked = [(verb.split()[0], self.sagas[verb, where]) for verb, where in places]
+        words = {WAITS: "cancel", RUNS: "cancel"}
+        asked = [(words.get(verb, verb), self.sagas[verb, where]) for verb, where in places]
         self.codes = dict(zip(places, run_clients(site, asked), strict=True))
         for (verb, _), saga_id in self.sagas.items():
             if verb == RUNS:
@@ -201,7 +202,7 @@ class Clients:
 
     def saga(self, verb, where):
         saga_id = uuid.uuid4().hex
-        if verb != "start":
+        if verb in (WAITS, RUNS):
             self.prepare(verb, saga_id)
         order(self.site, saga_id, f"client {where}")
         return saga_id
@@ -226,6 +227,7 @@ WAITS, RUNS = "cancel while a step waits", "cancel while a step runs"
 PLACES = {
     way: tuple(
         [("start", f"Started f0 {at}") for at in whens]
+        + [("start later", f"Started nothing {at}") for at in SAVING]
         + [(WAITS, f"CancelRequested c0 {at}") for at in whens]
         + [(RUNS, f"CancelRequested nothing {at}") for at in SAVING]
     )
@@ -233,15 +235,15 @@ PLACES = {
 }
 
 
-def at(verb, *, saved):
-    """Ways and places of a verb: before its save, or after it."""
+def at(*verbs, saved):
+    """Ways, verbs and places: before the save, or after it."""
     return pytest.mark.parametrize(
-        ("way", "where"),
+        ("way", "verb", "where"),
         [
-            (way, where)
+            (way, verb, where)
             for way, places in PLACES.items()
-            for kind, where in places
-            if kind == verb and ("before save" not in where) is saved
+            for verb, where in places
+            if verb in verbs and ("before save" not in where) is saved
         ],
     )
 
@@ -252,11 +254,11 @@ def clients(sites, once, way):
 
 
 class TestClients:
-    @at("start", saved=False)
-    def test_a_start_that_was_not_saved_has_not_happened(self, clients, where):
-        site, saga_id = clients.site, clients.sagas["start", where]
+    @at("start", "start later", saved=False)
+    def test_a_start_that_was_not_saved_has_not_happened(self, clients, verb, where):
+        site, saga_id = clients.site, clients.sagas[verb, where]
         with pytest.raises(SagaExecutionNotFoundException):
-            clients.result("start", where)
+            clients.result(verb, where)
         assert site.journal.of(saga_id) == []
 
         again = site.abc().apply_async({}, saga_id=saga_id)
@@ -265,17 +267,17 @@ class TestClients:
         assert site.settled(again) == "COMPLETED"
         assert site.journal.began(saga_id) == GOOD
 
-    @at("start", saved=True)
-    def test_a_start_that_was_saved_goes_on_by_itself(self, clients, where):
-        site, result = clients.site, clients.result("start", where)
+    @at("start", "start later", saved=True)
+    def test_a_start_that_was_saved_goes_on_by_itself(self, clients, verb, where):
+        site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPLETED"
         assert site.journal.began(result.id) == GOOD
         assert not site.abc().apply_async({}, saga_id=result.id).created
 
     @at(WAITS, saved=False)
-    def test_a_cancel_that_was_not_saved_has_not_happened(self, clients, where):
-        site, result = clients.site, clients.result(WAITS, where)
+    def test_a_cancel_that_was_not_saved_has_not_happened(self, clients, verb, where):
+        site, result = clients.site, clients.result(verb, where)
         assert result.status == "RUNNING"
 
         assert result.cancel()
@@ -284,23 +286,23 @@ class TestClients:
         assert site.journal.began(result.id) == ["a/f", "a/c"]
 
     @at(WAITS, saved=True)
-    def test_a_cancel_that_was_saved_goes_on_by_itself(self, clients, where):
-        site, result = clients.site, clients.result(WAITS, where)
+    def test_a_cancel_that_was_saved_goes_on_by_itself(self, clients, verb, where):
+        site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPENSATED"
         assert site.journal.began(result.id) == ["a/f", "a/c"]
         assert not result.cancel()
 
     @at(RUNS, saved=False)
-    def test_a_cancel_of_a_running_step_that_was_not_saved(self, clients, where):
-        site, result = clients.site, clients.result(RUNS, where)
+    def test_a_cancel_of_a_running_step_that_was_not_saved(self, clients, verb, where):
+        site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPLETED"
         assert site.journal.began(result.id) == GOOD
 
     @at(RUNS, saved=True)
-    def test_a_cancel_of_a_running_step_that_was_saved(self, clients, where):
-        site, result = clients.site, clients.result(RUNS, where)
+    def test_a_cancel_of_a_running_step_that_was_saved(self, clients, verb, where):
+        site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPENSATED"
         assert site.journal.began(result.id) == ["a/f", "a/c"]

@@ -141,6 +141,13 @@ CHILDREN = {
 }
 STARTED = Path("Started f0", "COMPLETED", "a")
 
+#: What else becomes of a saga whose body's process has sent Celery's retry and could not say so:
+#: the retry takes the step over before the worker has told that it lost a process.
+TAKEN_OVER = {
+    "a retry of Celery's, early ack": ("COMPLETED", "a a b"),
+    "a retry of Celery's after a cancel": ("COMPENSATED", "a b b B A"),
+}
+
 
 def path_of(name, at):
     found = CHILDREN[name]
@@ -237,7 +244,6 @@ class Children:
         for (name, at), path in self.paths.items():
             role = "zombie " if path.trouble == "late" else ""
             self.results[name, at] = path.start(site, f"{role}{path.place} {at}")
-        self.started = {at: self.start_by_message(at) for at in SAVING}
         for trouble in ("pause", "cancel", "late"):
             for result in self.each(trouble):
                 gate = "b/f" if trouble == "cancel" else "a/f"
@@ -245,6 +251,7 @@ class Children:
                 if trouble != "late":
                     asking.ask(site.app, trouble, result.id)
                     site.journal.open(result.id, gate, 2)
+        self.started = {at: self.start_by_message(at) for at in SAVING}
         zombie.signal(signal.SIGSTOP)
         for result in self.each("late"):
             wait_for(lambda r=result: r.status == "COMPENSATED", 60)
@@ -300,8 +307,11 @@ def test_a_process_of_the_pool_dies(sites, once, way, name, at):
     children = once(Children, sites[way], way)
     path, result = children.paths[name, at], children.results[name, at]
     assert died(children.site, result.id), "no process came by"
-    assert children.site.journal.began(result.id) == bodies(path.bodies)
-    assert result.status == path.status
+    right = [(path.status, bodies(path.bodies))]
+    if at == "before save" and name in TAKEN_OVER:
+        status, text = TAKEN_OVER[name]
+        right.append((status, bodies(text)))
+    assert (result.status, children.site.journal.began(result.id)) in right
 
 
 @pytest.mark.parametrize("way", WAYS)

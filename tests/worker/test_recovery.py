@@ -10,6 +10,7 @@ import pytest
 
 from celery_saga import SagaManager
 from tests.helpers import wait_for
+from tests.worker.apps import crashing_steps
 from tests.worker.apps.steps import early, late, nap, requeued, undo
 
 pytestmark = pytest.mark.worker
@@ -63,6 +64,26 @@ class TestKilledChild:
         keys = [line["idempotency_key"] for line in site.journal.said(result.id, "began")]
         assert keys[2] == keys[3] == f"{result.id}/a/c/0"
         assert len(keys) == 4
+
+    @pytest.mark.parametrize("task", [crashing_steps.late, crashing_steps.early])
+    def test_a_retry_that_runs_already_keeps_its_claim(self, site, task):
+        """The loss of the attempt before it is found out only now, and means another claim."""
+        worker = site.worker("-c", "2", app="tests.worker.apps.lingering")
+        saga = site.saga(("a", task, crashing_steps.undo))
+        result = saga.delay(once={"a/f": "retry"}, hold=["a/f"])
+        site.journal.wait(result.id, "began")
+        site.journal.open(result.id, "a/f")
+        site.journal.wait(result.id, "began", 2)
+        claim = result.execution.steps[0].claim
+
+        site.journal.open(result.id, "linger")
+        wait_for(lambda: "WorkerLostError" in worker.text())
+        site.pass_time(2)
+
+        assert result.execution.steps[0].claim == claim
+        site.journal.open(result.id, "a/f")
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "a/f"]
 
     def test_a_step_whose_children_all_die_is_given_up_and_undone(self, site):
         site.app.conf.saga_max_redeliveries = 1
