@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from benchmarks.chaos.driver import Options, Outcome
 from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.judge import Faults, Told, judge
 from benchmarks.chaos.ledger import Line
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.verdicts import holds, to_dict
 
 COMPLETED = Told("COMPLETED", "SUCCESS")
 COMPENSATED = Told("COMPENSATED", "FAILURE")
@@ -171,6 +174,21 @@ class TestCourse:
         killed = Happened("child", 1.5, WORKER, PID)
         entries = ("f0 began failed", "c0@12 began effect ended")
         assert verdict(COMPENSATED, *entries, log=[killed]).kind == "compensated"
+
+
+def test_what_is_wrong_is_written_with_its_ledger():
+    """As JSON, and no more than that of the sagas with which something is wrong."""
+    lines = ledger(*TestDuplicates.TWICE)
+    bad = judge(order(), COMPLETED, lines, Faults(()))
+    good = judge(order(), COMPENSATED, ledger(*UNDONE), Faults(()))
+    outcome = Outcome(Options(2, 0, 1), [bad, good], [], {"s": lines}, seconds=1.0, waits=[1.0])
+
+    found = json.loads(json.dumps(to_dict(outcome, {})))
+
+    assert [wrong["duplicates"] for wrong in found["wrong"]] == [{"unexplained": 1}]
+    assert len(found["wrong"][0]["ledger"]) == len(lines)
+    assert found["verdicts"]["duplicate effects: unexplained"] == 1
+    assert not holds(outcome)
 
 
 class TestStuck:
