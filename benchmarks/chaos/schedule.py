@@ -14,7 +14,7 @@ KILLS = {"child": 50, "worker": 30, "server": 20}
 
 #: Faults that kill nothing, for each kill.
 OTHERS = {
-    "stop": 0.15,  # a whole worker by SIGSTOP, for longer or shorter than it may be silent
+    "stop": 0.3,  # a whole worker by SIGSTOP, for longer or shorter than it may be silent
     "duplicate": 0.5,  # messages in the queue are put there once more
     "late duplicate": 0.25,  # the same, when their steps may be over
     "lose": 0.3,  # messages vanish from the queue

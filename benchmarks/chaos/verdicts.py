@@ -133,9 +133,16 @@ def _wrong(outcome: Outcome) -> list[Verdict]:
 
 def _details(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     lines = outcome.lines[verdict.order.saga_id]
-    # asdict() makes pairs of a Counter's items into its keys.
-    plain = {**asdict(verdict), "duplicates": dict(verdict.duplicates)}
-    return {**plain, "ledger": [line._asdict() for line in lines]}
+    return {
+        "order": asdict(verdict.order),
+        "told": asdict(verdict.told),
+        "kind": verdict.kind,
+        "false": verdict.false,
+        "late": verdict.late,
+        "reasons": verdict.reasons,
+        "duplicates": dict(verdict.duplicates),
+        "ledger": [line._asdict() for line in lines],
+    }
 
 
 def show(outcome: Outcome, where: dict[str, Any]) -> None:

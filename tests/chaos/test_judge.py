@@ -12,7 +12,7 @@ from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.judge import Faults, Told, judge
 from benchmarks.chaos.ledger import Line
 from benchmarks.chaos.orders import Order
-from benchmarks.chaos.verdicts import to_dict
+from benchmarks.chaos.verdicts import holds, to_dict
 
 COMPLETED = Told("COMPLETED", "SUCCESS")
 COMPENSATED = Told("COMPENSATED", "FAILURE")
@@ -176,6 +176,21 @@ class TestCourse:
         assert verdict(COMPENSATED, *entries, log=[killed]).kind == "compensated"
 
 
+def test_what_is_wrong_is_written_with_its_ledger():
+    """As JSON, and no more than that of the sagas with which something is wrong."""
+    lines = ledger(*TestDuplicates.TWICE)
+    bad = judge(order(), COMPLETED, lines, Faults(()))
+    good = judge(order(), COMPENSATED, ledger(*UNDONE), Faults(()))
+    outcome = Outcome(Options(2, 0, 1), [bad, good], [], {"s": lines}, seconds=1.0, waits=[1.0])
+
+    found = json.loads(json.dumps(to_dict(outcome, {})))
+
+    assert [wrong["duplicates"] for wrong in found["wrong"]] == [{"unexplained": 1}]
+    assert len(found["wrong"][0]["ledger"]) == len(lines)
+    assert found["verdicts"]["duplicate effects: unexplained"] == 1
+    assert not holds(outcome)
+
+
 class TestStuck:
     @pytest.mark.parametrize("status", ["STUCK", "RUNNING", "COMPENSATING", ""])
     def test_it_did_not_settle(self, status):
@@ -257,12 +272,3 @@ class TestDuplicates:
         killed = Happened("worker", 6.5, WORKER)
         found = verdict(COMPENSATED, *entries, log=[killed])
         assert (found.kind, dict(found.duplicates)) == ("compensated", {"killed worker": 1})
-
-
-def test_what_is_wrong_can_be_written_as_json():
-    found = verdict(COMPLETED, *TestDuplicates.TWICE)
-    lines = {found.order.saga_id: ledger(*TestDuplicates.TWICE)}
-    outcome = Outcome(Options(sagas=1, kills=0, seed=1), [found], [], lines, seconds=1.0)
-    (told,) = json.loads(json.dumps(to_dict(outcome, {})))["wrong"]
-    assert told["duplicates"] == {"unexplained": 1}
-    assert len(told["ledger"]) == len(lines[found.order.saga_id])
