@@ -20,13 +20,12 @@ from pytest_celery import (
     CeleryTestSetup,
     CeleryTestWorker,
     CeleryWorkerCluster,
-    RedisTestBackend,
     RedisTestBroker,
 )
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.contrib.embedded import EmbeddedValkey
-from tests.chaos.nodes import LocalValkey, LocalWorker, ServerProcess, WorkerProcess
+from tests.chaos.nodes import LocalBackend, LocalValkey, LocalWorker, ServerProcess, WorkerProcess
 from tests.worker.harness import QUICK, Journal
 
 
@@ -111,12 +110,19 @@ def default_redis_backend(default_redis_broker: LocalValkey, apart: bool) -> Ite
 # Upstream's celery_broker and celery_backend are parametrized over sets of vendors, whose order
 # changes from run to run.
 @pytest.fixture
+def celery_redis_backend(default_redis_backend: LocalValkey) -> Iterator[LocalBackend]:
+    backend = LocalBackend(default_redis_backend)
+    yield backend
+    backend.teardown()
+
+
+@pytest.fixture
 def celery_broker_cluster(celery_redis_broker: RedisTestBroker) -> CeleryBrokerCluster:
     return CeleryBrokerCluster(celery_redis_broker)
 
 
 @pytest.fixture
-def celery_backend_cluster(celery_redis_backend: RedisTestBackend) -> CeleryBackendCluster:
+def celery_backend_cluster(celery_redis_backend: LocalBackend) -> CeleryBackendCluster:
     return CeleryBackendCluster(celery_redis_backend)
 
 

@@ -8,6 +8,7 @@ can take its place. Each process ends with the test's, however that ends: see
 
 from __future__ import annotations
 
+import gc
 import os
 import signal as signals
 import sys
@@ -17,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pytest_celery import CeleryTestContainer, CeleryWorkerContainer, RedisContainer
+from celery.result import AsyncResult
+from pytest_celery import (
+    CeleryTestContainer,
+    CeleryWorkerContainer,
+    RedisContainer,
+    RedisTestBackend,
+)
 
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.contrib.processes import ManagedProcess
@@ -237,3 +244,16 @@ class LocalWorker(LocalContainer, CeleryWorkerContainer):
         from tests.chaos import steps
 
         return {steps, *super().tasks_modules()}
+
+
+class LocalBackend(RedisTestBackend):  # type: ignore[misc]
+    """The store's node for pytest-celery."""
+
+    def teardown(self) -> None:
+        """As upstream's, which asks each object of the process what it is: Django's settings, if they
+        are imported and not configured, raise at that.
+        """
+        for each in gc.get_objects():
+            if issubclass(type(each), AsyncResult):
+                each.backend = None
+        super(RedisTestBackend, self).teardown()
