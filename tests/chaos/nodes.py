@@ -250,8 +250,8 @@ class LocalBackend(RedisTestBackend):  # type: ignore[misc]
     """The store's node for pytest-celery."""
 
     def teardown(self) -> None:
-        """As upstream's, which asks each object of the process what it is: settings of Django's that
-        are not configured raise at that.
+        """As upstream's, which asks each object of the process for its class: settings of Django's
+        that are not configured raise at that.
         """
         for each in gc.get_objects():
             if issubclass(type(each), AsyncResult):
