@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+# Celery makes errors out of stored results only of modules that are imported.
+from celery_saga import errors as errors
 from celery_saga._version import __version__ as __version__
 
 if TYPE_CHECKING:

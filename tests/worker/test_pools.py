@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
+import uuid
 
 import pytest
 from celery import Celery
@@ -138,7 +139,7 @@ class TestEager:
         app.close()
 
     def test_forward_and_back_with_the_same_ledger(self, app, journal):
-        saga = Saga("eager", app=app)
+        saga = Saga(f"eager {uuid.uuid4()}", app=app)
         saga.local_step(late, name="a").on_failure(undo)
         saga.local_step(late, name="b").on_failure(undo)
         saga.local_step(late, name="c")
@@ -169,7 +170,7 @@ class TestEager:
         assert saga.delay().status.value == "COMPLETED"
 
     def test_an_undo_that_fails_is_tried_again(self, app, journal):
-        saga = Saga("eager", app=app)
+        saga = Saga(f"eager {uuid.uuid4()}", app=app)
         saga.local_step(late, name="a").on_failure(undo, max_attempts=3, retry_backoff=0.01)
         saga.local_step(late, name="b")
         result = saga.commit().delay(fail=["a/c", "b/f"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -140,7 +141,7 @@ class TestEager:
             if fail:
                 raise ValueError("cannot be undone")
 
-        saga = Saga("eager", app=app)
+        saga = Saga(f"eager {uuid.uuid4()}", app=app)
         saga.local_step(double, name="once").on_failure(undo, max_attempts=2)
         saga.local_step(double, name="twice")
         return saga.commit()
