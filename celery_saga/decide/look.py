@@ -37,8 +37,9 @@ from celery_saga.execution import (
 #: each further time up to the second figure.
 QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
 
-#: How often a message that nobody has is sent again without waiting for longer each time. One that
-#: is lost more often than that may be what ends the workers which take it.
+#: How often a message that nobody has is sent again at once, or after one look's time. One that is
+#: lost more often than that may be what ends the workers which take it, and waits for twice that
+#: time; for no longer, as a lost message is promised to be sent again within ten seconds.
 LOST_OFTEN = 2
 
 #: The pause before a result is stored again doubles with each time, up to this many seconds.
@@ -129,7 +130,7 @@ def _unclaimed(
     if at < since + LOOK_AGAIN:
         return Decision(look_at(execution, since + LOOK_AGAIN))
     if event.message in (MessageState.LOST, MessageState.GONE):
-        delay = LOOK_AGAIN * 2.0 ** min(max(0, step.republished - LOST_OFTEN + 1), 4)
+        delay = LOOK_AGAIN if seldom else 2 * LOOK_AGAIN
         if at >= since + delay:
             return _send_again(execution, step, slot, at)
         return Decision(look_at(execution, since + delay))

@@ -28,7 +28,7 @@ NEVER = {
 #: Verbs of a store that change nothing.
 READING = {"now", "load", "due", "find", "wait", "holders", "alive", "claims_of", "close"}
 #: Verbs of a dispatcher that send nothing by themselves; an alert is a line in the log.
-PREPARING = {"request", "outbox", "settlement", "outbox_failed", "queue_is_empty", "alert"}
+PREPARING = {"request", "outbox", "settlement", "outbox_failed", "queue_of", "backlog", "alert"}
 
 
 def places(way: str) -> set[str]:
