@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.ledger import Line
@@ -256,28 +257,36 @@ def _duplicates(lines: Sequence[Line], faults: Faults) -> list[str]:
     """The cause of each effect beyond a key's first."""
     found = []
     began: dict[tuple[str, int], float] = {}
-    effects: dict[str, list[Line]] = defaultdict(list)
+    effects: dict[str, _Effect] = {}
     for line in lines:
         if line.what == "began":
             began[line.key, line.pid] = line.at
         if line.what != "effect":
             continue
-        for first in effects[line.key][-1:]:
-            found.append(_cause(first, line, began, lines, faults))
-        effects[line.key].append(line)
+        effect = _Effect(line, began.get((line.key, line.pid), line.at))
+        if line.key in effects:
+            found.append(_cause(effects[line.key], effect, lines, faults))
+        effects[line.key] = effect
     return found
 
 
+class _Effect(NamedTuple):
+    """An effect, and when its body began."""
+
+    line: Line
+    began: float
+
+
 def _cause(
-    first: Line,
-    second: Line,
-    began: dict[tuple[str, int], float],
+    one: _Effect,
+    other: _Effect,
     lines: Sequence[Line],
     faults: Faults,
 ) -> str:
     """Why the second effect came although there was the first."""
-    for each in (first, second):
-        if faults.stopped(each.worker, began.get((each.key, each.pid), each.at), second.at):
+    first, second = one.line, other.line
+    for each in (one, other):
+        if faults.stopped(each.line.worker, each.began, second.at):
             return "stopped worker"
     recorded = any(
         line.step > first.step and first.at < line.at < second.at

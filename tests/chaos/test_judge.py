@@ -236,6 +236,12 @@ class TestDuplicates:
         stop = Happened("stop", 0.5, WORKER, until=3.5)
         assert self.causes(stop, entries=entries) == ["stopped worker"]
 
+    def test_a_stopped_worker_whose_process_does_it_again_later(self):
+        entries = ("f0 began effect ended", "f0 began effect ended", "f1 began effect ended")
+        stop = Happened("stop", 0.5, WORKER, until=0.9)
+        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        assert self.causes(stop, copy, entries=entries) == ["stopped worker"]
+
     def test_a_duplicated_message(self):
         copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
         assert self.causes(copy) == ["duplicated message"]
