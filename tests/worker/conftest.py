@@ -42,7 +42,16 @@ def journal(valkey: EmbeddedValkey) -> Journal:
 
 def expect_no_leftovers(site: Site) -> None:
     """A saga's keys expire once it is over; one that others still run may end meanwhile."""
-    wait_for(lambda: not leftovers(site.client), 5, description="no keys without an expiry")
+    found: list[str] = []
+
+    def none() -> bool:
+        found[:] = leftovers(site.client)
+        return not found
+
+    try:
+        wait_for(none, 5, description="no keys without an expiry")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {found}") from None
 
 
 @pytest.fixture

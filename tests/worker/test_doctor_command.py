@@ -184,7 +184,9 @@ class TestTheCommandLine:
         )
 
         loaded = set(json.loads(done.stdout))
-        assert loaded == {"celery_saga", "celery_saga._version", "celery_saga.cli"}
+        # The errors, because Celery makes them out of results only if their module is there.
+        errors = {name for name in loaded if name.startswith("celery_saga.errors")}
+        assert loaded - errors == {"celery_saga", "celery_saga._version", "celery_saga.cli"}
 
     def test_preload_options_of_an_app(self, site):
         ran = run(site, app="tests.worker.apps.preloading")
