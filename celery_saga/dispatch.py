@@ -90,8 +90,7 @@ class CeleryDispatcher:
             "retries": command.retries,
             "argsrepr": "(<SagaContext>,)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
-            # Saga, step, direction and epoch are in the task's id.
-            "headers": {HEADER: {"plan": execution.plan.hash}},
+            "headers": {HEADER: _header(execution)},
         }
         return {
             "step": name,
@@ -217,6 +216,12 @@ def queue_of(app: Celery, call: Call) -> str:
     options = {key: value for key, value in options.items() if value is not None}
     queue = app.amqp.router.route(options, call.task).get("queue") or app.conf.task_default_queue
     return str(getattr(queue, "name", queue))
+
+
+def _header(execution: SagaExecution) -> dict[str, str]:
+    """What marks the message of a step; saga, step, direction and epoch are in the task's id."""
+    plan = execution.plan.hash
+    return {"plan": plan, "run": execution.run} if execution.run else {"plan": plan}
 
 
 def _shown(text: str) -> Any:

@@ -73,6 +73,8 @@ class SagaExecution:
         result_pending: it is settled, and that is not stored, or its callers are not told.
         origin: what its callers want to be told, as plain JSON (:mod:`celery_saga.announce`).
         history: what operators and exceptional events did.
+        run: drawn for it where its id was given, so that neither messages nor reports of an earlier
+            saga of that id, which is gone, are taken for its own.
         created_at: store time of the start.
         updated_at: store time of the last transition.
     """
@@ -94,6 +96,7 @@ class SagaExecution:
     result_pending: bool = False
     origin: Mapping[str, Any] | None = None
     history: tuple[Note, ...] = ()
+    run: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
 

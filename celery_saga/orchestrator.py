@@ -81,6 +81,7 @@ class Orchestrator:
         deadline: float | None = None,
         wants_result: bool = False,
         origin: Mapping[str, Any] | None = None,
+        run: str = "",
     ) -> tuple[SagaExecution, bool]:
         """Create a saga and send its first step; or give back the one that has the id.
 
@@ -90,6 +91,7 @@ class Orchestrator:
             deadline: seconds after which the way forward is given up.
             wants_result: whether its end is to be stored as a Celery result.
             origin: what its callers want to be told, as plain JSON.
+            run: what tells it from others with the same id.
 
         Returns:
             The execution and whether this call created it.
@@ -98,7 +100,7 @@ class Orchestrator:
         at = self.store.now()
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
-        execution = evolved(execution, wants_result=wants_result, origin=origin)
+        execution = evolved(execution, wants_result=wants_result, origin=origin, run=run)
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         requests = self._requests(decision)
@@ -120,10 +122,10 @@ class Orchestrator:
         return found
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         """Take a slot before its body runs, waiting out a store that is away."""
-        take = partial(self.store.claim, saga_id, slot, claim, plan)
+        take = partial(self.store.claim, saga_id, slot, claim, plan, run)
         return patiently(take, patience=self.patience)
 
     def handle(

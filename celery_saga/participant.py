@@ -78,8 +78,9 @@ def run_step(
     if claim is None:
         claim = Claim(runtime.token(slot), runtime.instance, request.retries or 0)
     try:
-        plan = request.headers[HEADER].get("plan")
-        execution = runtime.orchestrator.claim(saga_id, slot, claim, plan)
+        header = request.headers[HEADER]
+        plan, run = header.get("plan"), header.get("run", "")
+        execution = runtime.orchestrator.claim(saga_id, slot, claim, plan, run)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if isinstance(execution, Refused):

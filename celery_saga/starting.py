@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -58,8 +59,9 @@ def begin(
     """
     wanted = not eager and announce.wanted(runtime.app, ignore_result)
     dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
+    run = secrets.token_hex(4) if saga_id else ""
     saga_id = saga_id or str(uuid.uuid4())
-    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, **times}
+    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, "run": run, **times}
     with run_here(saga_id if eager else ""):
         token = uuid.uuid4().hex
         execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)

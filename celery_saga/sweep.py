@@ -177,5 +177,5 @@ def _state(
         return MessageState.UNSEEN
     holder = holders.get(slot.task_id(execution.saga_id))
     if holder is not None:
-        return MessageState.HELD if holder in alive else MessageState.LOST
+        return MessageState.QUEUED if holder in alive else MessageState.LOST
     return MessageState.GONE if queue in backlog.empty else MessageState.QUEUED

@@ -47,8 +47,8 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @lru_cache(maxsize=1024)
-def _header(plan: str) -> str:
-    return _dumps({"plan": plan})
+def _header(**found: str) -> str:
+    return _dumps(found)
 
 
 _EMPTY_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'

@@ -18,9 +18,8 @@ from celery_saga.execution import Failure, SagaExecution, SagaStatus, Slot
 class MessageState(str, Enum):
     """What the shell could find out about the message of a slot that nobody claimed."""
 
-    HELD = "held"  #: a live worker has it and will start it
     LOST = "lost"  #: the worker that had it is dead
-    QUEUED = "queued"  #: nobody has it, its queue is not empty: it may wait there
+    QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
     GONE = "gone"  #: nobody has it and its queue is empty
     UNSEEN = "unseen"  #: the shell did not look
 

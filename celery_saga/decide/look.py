@@ -33,8 +33,9 @@ from celery_saga.execution import (
     evolved,
 )
 
-#: A message that may still wait in its queue is sent again after this many seconds, doubling with
-#: each further time up to the second figure.
+#: A message that may still wait is sent again after this many seconds, doubling with each further
+#: time up to the second figure: its queue may hold others only, and the worker that received it may
+#: have given it to a process that hangs.
 QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
 
 #: How often a message that nobody has is sent again at once, or after one look's time. One that is

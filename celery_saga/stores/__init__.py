@@ -112,13 +112,13 @@ class Store(Protocol):
         ...
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         """Take ``slot`` by the rule of :func:`celery_saga.claims.claimed`, atomically.
 
         The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
         answer with no more of the execution than a step that succeeds needs
-        (:mod:`celery_saga.partial`).
+        (:mod:`celery_saga.partial`). A message of another ``run`` of the id is stale.
         """
         ...
 

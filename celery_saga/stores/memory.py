@@ -48,12 +48,14 @@ class MemoryStore:
         return self._sagas.get(saga_id)
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         with self._changed:
             found = self._sagas.get(saga_id)
             if found is None:
                 return Refused("unknown saga")
+            if found.run != run:
+                return Refused("stale")
             taken = claimed(found, slot, replace(claim, at=self.now()))
             if taken is None:
                 step = found.at_step(slot)
@@ -71,7 +73,7 @@ class MemoryStore:
     ) -> SagaExecution | None:
         with self._changed:
             found = self._sagas.get(before.saga_id)
-            if found is None:
+            if found is None or found.run != before.run:
                 return None
             if found.revision != before.revision:
                 writer, saved = self._writers.get(before.saga_id, ("", found))

@@ -110,7 +110,7 @@ class RedisStore(RedisBoots):
         return wholly(saga_id, found) if found else None
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         known = self._plans.get(plan or "")
         part = known.part(slot) if known else None
@@ -125,6 +125,7 @@ class RedisStore(RedisBoots):
                 claim.instance,
                 self._prefix,
                 "1" if known else "",
+                run,
                 *(part.fields if part else ()),
             ],
         )
@@ -170,7 +171,7 @@ class RedisStore(RedisBoots):
             redis_scripts.SAVE,
             [self._saga(after.saga_id), self._key("due")],
             [
-                *(self._prefix, due, ttl, notify, keep),
+                *(self._prefix, due, ttl, notify, keep, before.run),
                 *_lists(
                     ["rev", before.revision + 1, "w", token, *change.set],
                     self._box(outbox),

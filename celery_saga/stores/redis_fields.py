@@ -68,6 +68,8 @@ def creation(execution: SagaExecution) -> list[Any]:
         fields += [f"s{index}", _dumps(record)]
         if slot is not None:
             fields += [f"o{index}", f"{slot} {step.retries}"]
+    if execution.run:
+        fields += ["run", execution.run]  # the scripts look for it there
     return [*fields, "h", _history(execution.history)]
 
 

@@ -6,6 +6,7 @@ A saga is one hash:
 field     holds
 ========  =====================================================================================
 rev       revision
+run       what tells this saga from others of its id, absent where the id was drawn for it
 by        token of the call that created it
 w         token of the last call that saved; claims come after it
 head      status, position, deadline... as JSON
@@ -73,7 +74,7 @@ return whole(KEYS[1])
 )
 
 # KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of all keys, '1' if the
-# plan is known; then, to read a part: how many records, their fields, other fields.
+# plan is known, run; then, to read a part: how many records, their fields, other fields.
 # Answers {reason, claim or ''}, or {'ok', JSON of seconds and microseconds, whole saga}, or for a
 # part one text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the
 # records, then the other fields, or nothing where there is none, each behind a byte of zero, which
@@ -82,9 +83,10 @@ CLAIM = (
     WHOLE
     + """
 local i, slot, token = ARGV[1], ARGV[2], ARGV[4]
-local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, unpack(ARGV, 9))
+local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run', unpack(ARGV, 10))
 local time, rev, out, held = redis.call('TIME'), found[1], found[2], found[3]
 if not rev then return {'unknown saga', ''} end
+if (found[4] or '') ~= ARGV[8] then return {'stale', ''} end
 if not out or string.sub(out, 1, #slot + 1) ~= slot .. ' ' then return {'stale', held or ''} end
 local claim = held and cjson.decode(held)
 if not (claim and claim.token == token) then
@@ -100,11 +102,11 @@ if not (claim and claim.token == token) then
   if retries ~= seen then redis.call('HSET', KEYS[1], 'o' .. i, slot .. ' ' .. ARGV[3]) end
   redis.call('SADD', claims .. ARGV[5], task)
 end
-if #ARGV == 7 then
+if #ARGV == 8 then
   return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[7] == '1')}
 end
-local answer, records, last = {}, {time[1], time[2], rev, held}, 3 + tonumber(ARGV[8])
-for j = 4, last do records[j + 1] = found[j] or 'null' end
+local answer, records, last = {}, {time[1], time[2], rev, held}, 4 + tonumber(ARGV[9])
+for j = 5, last do records[j] = found[j] or 'null' end
 for j = last + 1, #found do answer[j - last + 1] = found[j] or '' end
 answer[1] = '[' .. table.concat(records, ',') .. ']'
 return table.concat(answer, string.char(0))
@@ -112,20 +114,21 @@ return table.concat(answer, string.char(0))
 )
 
 # KEYS: saga hash, due. ARGV: prefix of all keys, due score | '-' | '', seconds to live | 'persist'
-# | '', channel or '', retention of the status keys or ''; then lists of: field, value... to set,
-# beginning with the new revision and the token; messages; fields to delete; boot, slot... of claims
-# that end; field, value... to set if they are new; result; old status keys; new ones. The result is
-# nothing, or: text, '1' if the context comes behind it, text behind that; then the length and the
-# parts of each command, which ends in the text. Answers {1} when saved (also by this token before),
-# {0} when the revision has moved on, {-1, why the broker refused}.
+# | '', channel or '', retention of the status keys or '', run; then lists of: field, value... to
+# set, beginning with the new revision and the token; messages; fields to delete; boot, slot... of
+# claims that end; field, value... to set if they are new; result; old status keys; new ones. The
+# result is nothing, or: text, '1' if the context comes behind it, text behind that; then the length
+# and the parts of each command, which ends in the text. Answers {1} when saved (also by this token
+# before), {0} when the revision has moved on, {-1, why the broker refused}.
 SAVE = (
     LISTS
     + TELL
     + WRITE
     + """
-at = 6
+at = 7
 local set, last = take()
-local stands = redis.call('HMGET', KEYS[1], 'rev', 'w')
+local stands = redis.call('HMGET', KEYS[1], 'rev', 'w', 'run')
+if (stands[3] or '') ~= ARGV[6] then return {0} end
 if tonumber(stands[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
   return {stands[2] == ARGV[set + 3] and 1 or 0}
 end

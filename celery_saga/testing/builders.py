@@ -52,7 +52,8 @@ def claim(
     """Claim the slot that is due, under a token of its own."""
     slot = execution.slot(execution.position)
     assert slot is not None
-    return store.claim(execution.saga_id, slot, Claim(uuid.uuid4().hex, instance, retries))
+    mine = Claim(uuid.uuid4().hex, instance, retries)
+    return store.claim(execution.saga_id, slot, mine, run=execution.run)
 
 
 def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:

@@ -30,9 +30,10 @@ from celery_saga.testing.builders import (
     save,
     succeed,
 )
+from celery_saga.testing.gone import GoneContract
 
 
-class StoreContract(BootContract):
+class StoreContract(BootContract, GoneContract):
     """Derive from it and supply the fixture ``store``."""
 
     def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:
@@ -237,20 +238,6 @@ class StoreContract(BootContract):
         assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
         assert first.saga_id in store.find(SagaStatus.STUCK, 1000, "contract")
 
-    def test_a_deleted_saga_is_gone(self, store: Store) -> None:
-        first = create(store)
-        assert store.delete(first.saga_id) is True
-        assert store.load(first.saga_id) is None
-        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
-        assert first.saga_id not in store.due(1000)
-        assert save(store, first, replace(first, values={"n": 1})) is None
-
-    def test_a_deleted_saga_owes_no_claim(self, store: Store) -> None:
-        first = granted(claim(store, create(store), "digger"))
-        assert store.delete(first.saga_id) is True
-        assert store.claims_of("digger") == []
-        assert store.beat("digger", 5.0, ()).claims == ()
-
     def test_an_ended_saga_can_be_created(self, store: Store) -> None:
         """One that comes from another store."""
         ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)
@@ -259,16 +246,6 @@ class StoreContract(BootContract):
         assert store.load(ended.saga_id) == saved
         assert ended.saga_id in store.find(SagaStatus.COMPLETED, 1000)
         assert ended.saga_id not in store.due(1000)
-
-    def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
-        first = create(store)
-        second = save(store, first, replace(first, values={"n": 1}, due_at=store.now() - 1))
-        assert store.delete(first.saga_id, first.revision) is False
-        assert store.load(first.saga_id) == second
-        assert first.saga_id in store.due(1000)
-        assert second is not None
-        assert store.delete(first.saga_id, second.revision) is True
-        assert store.load(first.saga_id) is None
 
     def test_waiting_ends_with_the_saga(self, store: Store) -> None:
         first = create(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from celery_saga.decide.events import Alert, Dispatch
@@ -183,9 +184,10 @@ class FarStore(MemoryStore):
         return self._write(write, outbox)
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
-        return self._write(lambda: super(FarStore, self).claim(saga_id, slot, claim), None)
+        write = partial(super().claim, saga_id, slot, claim, plan, run)
+        return self._write(write, None)
 
     def save(
         self, before: SagaExecution, after: SagaExecution, token: str, outbox: Any = None

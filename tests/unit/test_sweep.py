@@ -154,6 +154,17 @@ def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
     assert lost.queue.messages == ["another"]
 
 
+def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixture) -> None:
+    """The worker may be busy, or may have given it to a process that hangs."""
+    lost.store.beat("boot", 9_999, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.sweep(later=20)
+    assert lost.queue.messages == []
+    lost.sweep(later=20)
+    assert set(lost.queue.messages) == lost.ids
+    lost.sweep(later=MISSED)
+    assert len(lost.queue.messages) == len(lost.ids)
+
+
 def test_the_broker_is_asked_once_for_all_sagas(lost: Fixture) -> None:
     lost.sweep(later=MISSED)
     assert lost.queue.asked == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -165,6 +167,44 @@ def test_a_backlog_is_not_a_loss(site):
     assert site.settled(result) == "COMPLETED"
     assert site.journal.began(result.id) == ["a/f", "b/f"]
     assert [step.republished for step in result.execution.steps] == [0, 0]
+
+
+@pytest.mark.parametrize("task", [late, early])
+def test_a_message_that_a_hanging_process_has_is_given_to_another(site, task):
+    """The worker lives and tells of the message, and its process never takes it."""
+    site.worker("-c", "1", worker_prefetch_multiplier=1)
+    before = site.saga(("a", task)).delay()
+    assert site.settled(before) == "COMPLETED"
+    pid = site.journal.of(before.id)[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        result = site.saga(("a", task, undo), ("b", task)).delay()
+        wait_for(lambda: result.id in str(site.client.hvals("saga:held")))
+        site.worker("-c", "1")
+
+        assert site.settled(result, timeout=60) == "COMPLETED"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert site.journal.began(result.id) == ["a/f", "b/f"]
+
+
+def test_an_old_message_does_not_run_for_a_new_saga_of_the_same_id(site):
+    saga = site.saga(("a", late, undo), ("b", early))
+    old = saga.apply_async({"hold": ["a/f"]}, saga_id="order-7")
+    copy = site.client.lindex("celery", 0)
+    worker = site.worker("-c", "1")
+    site.journal.open(old.id, "a/f")
+    assert site.settled(old) == "COMPLETED"
+    worker.kill()
+    old.forget()
+
+    new = saga.apply_async({}, saga_id="order-7")
+    site.client.rpush("celery", copy)  # the first to be taken
+    worker = site.worker("-c", "1")
+
+    assert site.settled(new) == "COMPLETED"
+    assert "stale delivery of f0~1 dropped" in worker.text()
+    assert site.journal.began(new.id) == ["a/f", "b/f"] * 2
 
 
 def test_the_caller_sees_what_the_message_carried(site):

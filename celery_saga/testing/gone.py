@@ -1,0 +1,65 @@
+"""The part of the store contract that is about sagas which are gone, and ids that come again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.execution import SagaExecution, SagaStatus
+from celery_saga.stores import Refused, Store
+from celery_saga.testing.builders import claim, create, granted, make_execution, save
+
+
+def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
+    """Two sagas of one id; the first one was claimed, and is gone."""
+    new = replace(make_execution(store), run="first")
+    first = granted(claim(store, store.create(new, "one")[0], "old"))
+    assert store.delete(new.saga_id)
+    second, created = store.create(replace(new, run="second"), "two")
+    assert created
+    return first, second
+
+
+class GoneContract:
+    """What stores keep of sagas that are gone; a part of the store contract."""
+
+    def test_a_deleted_saga_is_gone(self, store: Store) -> None:
+        first = create(store)
+        assert store.delete(first.saga_id) is True
+        assert store.load(first.saga_id) is None
+        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
+        assert first.saga_id not in store.due(1000)
+        assert save(store, first, replace(first, values={"n": 1})) is None
+
+    def test_a_deleted_saga_owes_no_claim(self, store: Store) -> None:
+        first = granted(claim(store, create(store), "digger"))
+        assert store.delete(first.saga_id) is True
+        assert store.claims_of("digger") == []
+        assert store.beat("digger", 5.0, ()).claims == ()
+
+    def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
+        first = create(store)
+        second = save(store, first, replace(first, values={"n": 1}, due_at=store.now() - 1))
+        assert store.delete(first.saga_id, first.revision) is False
+        assert store.load(first.saga_id) == second
+        assert first.saga_id in store.due(1000)
+        assert second is not None
+        assert store.delete(first.saga_id, second.revision) is True
+        assert store.load(first.saga_id) is None
+
+    def test_a_message_of_a_saga_that_is_gone_is_stale(self, store: Store) -> None:
+        """Its id, slot and plan are those of the saga that has the id now."""
+        _, second = _twice(store)
+        for run in ("first", ""):
+            late = claim(store, replace(second, run=run), "late")
+            assert isinstance(late, Refused)
+            assert (late.reason, late.owner) == ("stale", None)
+        assert store.load(second.saga_id) == second
+        assert granted(claim(store, second, "new")).run == "second"
+
+    def test_a_report_of_a_saga_that_is_gone_changes_nothing(self, store: Store) -> None:
+        """It names the very revision at which the saga is that has the id now."""
+        first, second = _twice(store)
+        second = granted(claim(store, second, "new"))
+        assert first.revision == second.revision
+        assert save(store, first, replace(first, status=SagaStatus.STUCK)) is None
+        assert store.load(second.saga_id) == second
