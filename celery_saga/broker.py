@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -16,7 +16,8 @@ from celery_saga.dispatcher import Backlog
 
 log = logging.getLogger("celery_saga")
 
-#: How many of the messages that were given away are looked at.
+#: How many of the messages that were given away are looked at, and how many may wait in a queue
+#: that is read.
 LIMIT = 500
 
 # KEYS: index by time of the messages that were given away, the messages. ARGV: until when, how
@@ -30,6 +31,21 @@ for _, tag in ipairs(tags) do
   if id then
     found[#found + 1] = tag
     found[#found + 1] = id
+  end
+end
+return found
+"""
+
+
+# KEYS: the lists of a queue. ARGV: how many messages may be in them. Answers nothing if there are
+# more, else a word and the task ids of all.
+_WAITING = """
+local found, left = {'all'}, tonumber(ARGV[1])
+for _, key in ipairs(KEYS) do left = left - redis.call('LLEN', key) end
+if left < 0 then return {} end
+for _, key in ipairs(KEYS) do
+  for _, raw in ipairs(redis.call('LRANGE', key, 0, -1)) do
+    found[#found + 1] = string.match(raw, '"id": ?"([^"]+)"')
   end
 end
 return found
@@ -59,7 +75,17 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
     try:
         with open_connection(app) as connection:
             empty = frozenset(name for name in queues if _is_empty(connection, name))
-            return Backlog(empty, _given_away(app, connection))
+            if connection.transport.driver_type != "redis":
+                # Others know when a worker's connection has ended, and deliver its messages again.
+                return Backlog(empty)
+            waiting = {name: _waiting(connection, name) for name in frozenset(queues) - empty}
+            # Two heartbeats, because one may be late.
+            until = time.time() - 2 * float(app.conf.saga_heartbeat)
+            return Backlog(
+                empty,
+                _given_away(connection, until),
+                {name: found for name, found in waiting.items() if found is not None},
+            )
     except OperationalError:
         return Backlog()
 
@@ -75,24 +101,44 @@ def _is_empty(connection: Connection, queue: str) -> bool:
         return False
 
 
-def _given_away(app: Celery, connection: Connection) -> Mapping[str, str]:
-    """What a Redis broker keeps of its deliveries, of which the newest are read.
+def _given_away(connection: Connection, until: float) -> Mapping[str, str]:
+    """What a Redis broker keeps of its deliveries, of which the newest are read."""
+    texts = _ask(
+        connection,
+        _GIVEN_AWAY,
+        lambda channel: [channel.unacked_index_key, channel.unacked_key],
+        (until, LIMIT),
+    )
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
-    Other brokers know when a worker's connection has ended, and then deliver its messages again.
+
+def _waiting(connection: Connection, queue: str) -> frozenset[str] | None:
+    """The task ids of all messages in a queue; ``None``: nobody knows."""
+    texts = _ask(
+        connection,
+        _WAITING,
+        lambda channel: [channel._q_for_pri(queue, step) for step in channel.priority_steps],
+        (LIMIT,),
+    )
+    return frozenset(texts[1:]) if texts else None
+
+
+def _ask(
+    connection: Connection,
+    script: str,
+    keys_of: Callable[[Any], Sequence[str]],
+    args: Sequence[Any],
+) -> Sequence[str]:
+    """What a script finds on a Redis broker, or nothing.
+
+    Keys and channel are internals of kombu's, and a server need not permit the script.
     """
-    if connection.transport.driver_type != "redis":
-        return {}
-    # Two heartbeats, because one may be late.
-    until = time.time() - 2 * float(app.conf.saga_heartbeat)
     try:
         channel: Any = connection.default_channel
-        prefix = channel.global_keyprefix
-        keys = [f"{prefix}{channel.unacked_index_key}", f"{prefix}{channel.unacked_key}"]
+        keys = [f"{channel.global_keyprefix}{key}" for key in keys_of(channel)]
         client = redis.Redis(connection_pool=channel.client.connection_pool)
-        found: Any = client.eval(_GIVEN_AWAY, len(keys), *keys, until, LIMIT)
+        found: Any = client.eval(script, len(keys), *keys, *args)
     except Exception:
-        # Keys and channel are internals of kombu's, and a server need not permit the script.
-        log.debug("the broker does not say what it has given away", exc_info=True)
-        return {}
-    texts = [part.decode() for part in found]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+        log.debug("the broker does not tell of its messages", exc_info=True)
+        return []
+    return [part.decode() for part in found]

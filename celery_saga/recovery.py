@@ -73,7 +73,7 @@ class Heart:
         made.store = cast("Store", Unforked(made.store))
         made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
         self._orchestrator = made
-        self._sweeper = Sweeper(self._orchestrator)
+        self._sweeper = Sweeper(self._orchestrator, self._every * 2)
         self._beat()
         for thread in self._threads:
             thread.start()

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "saga_heartbeat": 2.0,
     "saga_heartbeat_ttl": 6.0,
     # How many sagas one pass of the sweep looks at.
-    "saga_sweep_limit": 100,
+    "saga_sweep_limit": 1000,
     # Characters of all values of a context as JSON: more is refused; None: no limit.
     "saga_context_limit": 4 * 1024 * 1024,
     # Up to so many, a step that takes the whole context gets it in its message; above, a reference.

@@ -26,21 +26,27 @@ T = TypeVar("T")
 #: others from being looked at.
 LEAVE_ALONE = 60.0
 
+#: Seconds after which it is forgotten that a message was missed: its saga has gone on since.
+FORGET_MISSED = 60.0
+
 
 class Sweeper:
     """Looks at what is due, and judges the claims of dead boots.
 
     Args:
         orchestrator: decides and sends.
+        told_after: seconds within which the heart of a live worker tells of what it has received.
     """
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
+    def __init__(self, orchestrator: Orchestrator, told_after: float) -> None:
         self._orchestrator = orchestrator
         self._store = orchestrator.store
+        self._told_after = told_after
+        self._missed: dict[str, float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
 
-    def act_upon(self, pulse: Pulse, others: bool, limit: int = 100) -> None:
+    def act_upon(self, pulse: Pulse, others: bool, limit: int) -> None:
         """What there is to do for the boot that sweeps.
 
         What is due comes first: what is sent for dead boots would make queues look as if the
@@ -56,9 +62,10 @@ class Sweeper:
         if others:
             self.bury(pulse)
 
-    def sweep(self, limit: int = 100) -> int:
+    def sweep(self, limit: int) -> int:
         """Look at what is due, at most ``limit`` sagas; how many were looked at."""
         now = time.monotonic()
+        self._missed = {key: at for key, at in self._missed.items() if now - at < FORGET_MISSED}
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         found = self._store.due(limit + len(self._left_alone))
         due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
@@ -71,20 +78,50 @@ class Sweeper:
         queues = {queue for _, queue in filter(None, looked) if queue is not None}
         backlog = self._orchestrator.dispatcher.backlog(queues)
         for execution, queue in filter(None, looked):
-            state = _state(execution, queue, holders, alive, backlog)
+            state = self._state(execution, queue, holders, alive, backlog)
             self._tried(execution.saga_id, partial(self._act, execution, state))
         self._look_for_lost(backlog.given_away, holders)
         return len(due)
 
     def _load(self, saga_id: str) -> tuple[SagaExecution, str | None] | None:
         """The saga, and the queue of a message of it that nobody has claimed; ``None``: gone."""
-        execution = self._store.load(saga_id)
+        execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
         if execution is None:
             return None
         slot = None if execution.settled else execution.slot(execution.position)
         if slot is None or execution.steps[slot.step].claim is not None:
             return execution, None
         return execution, self._orchestrator.dispatcher.queue_of(execution, slot)
+
+    def _state(
+        self,
+        execution: SagaExecution,
+        queue: str | None,
+        holders: Mapping[str, str],
+        alive: frozenset[str],
+        backlog: Backlog,
+    ) -> MessageState:
+        """What is known of a saga's message; without a ``queue`` there is none to look for."""
+        slot = None if queue is None else execution.slot(execution.position)
+        if slot is None or queue is None:
+            return MessageState.UNSEEN
+        task_id = slot.task_id(execution.saga_id)
+        missing = queue in backlog.waiting and task_id not in backlog.waiting[queue]
+        if task_id in holders or not missing:
+            self._missed.pop(task_id, None)
+        if task_id in holders:
+            return MessageState.QUEUED if holders[task_id] in alive else MessageState.LOST
+        if queue in backlog.empty or (missing and self._missed_for_long(task_id)):
+            return MessageState.GONE
+        return MessageState.QUEUED
+
+    def _missed_for_long(self, task_id: str) -> bool:
+        """Whether nobody had the message at an earlier look either.
+
+        At the first, a worker may have received it whose heart has not told of it yet.
+        """
+        now = time.monotonic()
+        return now - self._missed.setdefault(task_id, now) >= self._told_after
 
     def _look_for_lost(self, given_away: Mapping[str, str], holders: Mapping[str, str]) -> None:
         """Send again what the broker has given to somebody, and no worker tells of: once for each
@@ -162,20 +199,3 @@ class Sweeper:
         if execution.steps[slot.step].claim is None:
             event = Looked(self._store.now(), MessageState.LOST)
             self._orchestrator.handle(saga_id, event, execution)
-
-
-def _state(
-    execution: SagaExecution,
-    queue: str | None,
-    holders: Mapping[str, str],
-    alive: frozenset[str],
-    backlog: Backlog,
-) -> MessageState:
-    """What is known of a saga's message; without a ``queue`` there is none to look for."""
-    slot = None if queue is None else execution.slot(execution.position)
-    if slot is None:
-        return MessageState.UNSEEN
-    holder = holders.get(slot.task_id(execution.saga_id))
-    if holder is not None:
-        return MessageState.QUEUED if holder in alive else MessageState.LOST
-    return MessageState.GONE if queue in backlog.empty else MessageState.QUEUED

@@ -13,6 +13,7 @@ from celery_saga.decide.events import (
     Started,
 )
 from celery_saga.decide.moves import (
+    LOOK_AFTER_CLAIM,
     LOOK_AGAIN,
     deadline_failure,
     go_back,
@@ -70,7 +71,7 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     if slot is None:
         return _send_what_waited(execution, step, event.at)
     if step.claim is not None:
-        return Decision(look_at(execution, event.at + LOOK_AGAIN))
+        return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
     return _unclaimed(execution, step, slot, event)
 
 

@@ -22,6 +22,10 @@ from celery_saga.plan import Call
 #: less a heartbeat: a message that is lost right after one look is found by the next but one.
 LOOK_AGAIN = 4.0
 
+#: The same for a saga whose step runs. Whoever ends the claim makes it due; the look is for what
+#: nobody has thought of.
+LOOK_AFTER_CLAIM = 60.0
+
 #: The least seconds from one start of a step to the next once it was lost twice, doubling with each
 #: further loss up to the second figure: what kills its process each time must not do so at full
 #: speed. Counted from the start, so that a step which ran for longer is not held up.
@@ -47,6 +51,13 @@ def look_at(execution: SagaExecution, when: float) -> SagaExecution:
     """Due for a look at ``when``, or at the deadline if that comes first."""
     deadline = execution.deadline
     return evolved(execution, due_at=when if deadline is None else min(when, deadline))
+
+
+def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
+    """Due for a look as soon as one that waits for a message; a nearer look stands."""
+    if execution.due_at is not None and execution.due_at <= at + LOOK_AGAIN:
+        return execution
+    return look_at(execution, at + LOOK_AGAIN)
 
 
 def past_pivot(execution: SagaExecution) -> bool:
@@ -78,9 +89,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         unknown_since=None,
         started_at=step.started_at if step.started_at is not None else at,
     )
-    execution = evolved(execution, position=index)
-    if execution.due_at is None or execution.due_at > at + LOOK_AGAIN:
-        execution = look_at(execution, at + LOOK_AGAIN)  # it was to wait for the step before this
+    execution = due_soon(evolved(execution, position=index), at)
     return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
 
 

@@ -14,6 +14,7 @@ from celery_saga.decide.events import (
 from celery_saga.decide.late import late_effect
 from celery_saga.decide.moves import (
     call_of,
+    due_soon,
     from_pivot_on,
     go_back,
     go_forward,
@@ -180,7 +181,7 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         not_before=None,
         unknown_since=None,
     )
-    return Decision(execution)
+    return Decision(due_soon(execution, event.at))
 
 
 def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:

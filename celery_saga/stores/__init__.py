@@ -107,8 +107,8 @@ class Store(Protocol):
         """
         ...
 
-    def load(self, saga_id: str) -> SagaExecution | None:
-        """The execution, or ``None``."""
+    def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
+        """The execution, or ``None``; a store may leave out the ``context`` if it is not wanted."""
         ...
 
     def claim(

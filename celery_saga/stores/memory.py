@@ -44,7 +44,7 @@ class MemoryStore:
             self._changed.notify_all()
             return self._sagas[execution.saga_id], True
 
-    def load(self, saga_id: str) -> SagaExecution | None:
+    def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
         return self._sagas.get(saga_id)
 
     def claim(

@@ -105,9 +105,9 @@ class RedisStore(RedisBoots):
     def _database(self) -> int:
         return int(self.client.connection_pool.connection_kwargs.get("db") or 0)
 
-    def load(self, saga_id: str) -> SagaExecution | None:
-        found = self._run(redis_scripts.LOAD, [self._saga(saga_id)], [])
-        return wholly(saga_id, found) if found else None
+    def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
+        found = self._run(redis_scripts.LOAD, [self._saga(saga_id)], ["" if context else "1"])
+        return wholly(saga_id, found, context=context) if found else None
 
     def claim(
         self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""

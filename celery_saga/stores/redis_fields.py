@@ -195,12 +195,15 @@ def partly(
     )
 
 
-def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> SagaExecution:
+def wholly(
+    saga_id: str, found: Sequence[Any], plan: Plan | None = None, context: bool = True
+) -> SagaExecution:
     """The execution as the scripts' ``whole`` gives it.
 
     Args:
         found: the records as one JSON object, the plan, then key, text... of the context.
         plan: the plan, if it was not read because it is known.
+        context: whether the context was read.
     """
     records = json.loads(found[0])
     plan = plan or plan_of(found[1].decode())
@@ -213,7 +216,7 @@ def wholly(saga_id: str, found: Sequence[Any], plan: Plan | None = None) -> Saga
         saga_id,
         records["head"],
         plan=plan,
-        values=Values(texts=texts),
+        values=Values(texts=texts) if context else PartialValues({}, size=records.get("z", 0)),
         steps=steps,
         history=tuple(Note(**note) for note in records.get("h", ())),
         revision=records["rev"],

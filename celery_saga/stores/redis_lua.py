@@ -37,12 +37,28 @@ local function in_order(keys, places)
 end
 """
 
-# Answers the records of a saga as one JSON object, its plan, then each context key and its text.
+# Answers the records of a saga as one JSON object, its plan unless it is known, then each context
+# key and its text; bare: without the context, which is not read then either.
 WHOLE = (
     ORDER
     + """
-local function whole(key, known)
-  local flat, plan = redis.call('HGETALL', key), ''
+local function read(key, bare)
+  if not bare then return redis.call('HGETALL', key) end
+  local names, flat = {}, {}
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if not string.find(name, '^[cn]:') then names[#names + 1] = name end
+  end
+  for j = 1, #names, 1000 do
+    local values = redis.call('HMGET', key, unpack(names, j, math.min(j + 999, #names)))
+    for k, value in ipairs(values) do
+      flat[#flat + 1] = names[j + k - 1]
+      flat[#flat + 1] = value
+    end
+  end
+  return flat
+end
+local function whole(key, known, bare)
+  local flat, plan = read(key, bare), ''
   local records, keys, texts, places = {}, {}, {}, {}
   for j = 1, #flat, 2 do
     local name, value = flat[j], flat[j + 1]

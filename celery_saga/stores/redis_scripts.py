@@ -64,12 +64,12 @@ return {1}
 """
 )
 
-# KEYS: saga hash. Answers the whole saga, or nothing.
+# KEYS: saga hash. ARGV: '1' to leave out the context, or ''. Answers the whole saga, or nothing.
 LOAD = (
     WHOLE
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
-return whole(KEYS[1])
+return whole(KEYS[1], false, ARGV[1] == '1')
 """
 )
 

@@ -103,6 +103,14 @@ class StoreContract(BootContract, GoneContract):
         assert store.save(first, after, "same") == store.save(first, after, "same")
         assert store.save(first, after, "same") is not None
 
+    def test_what_is_read_without_its_context_lacks_nothing_else(self, store: Store) -> None:
+        first = granted(claim(store, create(store, order="large"), "one"))
+        assert save(store, first, replace(first, values={"order": "large", "n": 1})) is not None
+        found, whole = store.load(first.saga_id, context=False), store.load(first.saga_id)
+        assert found is not None
+        assert whole is not None
+        assert replace(found, values=whole.values) == whole
+
     def test_a_repeated_save_answers_as_before_although_somebody_claims(self, store: Store) -> None:
         """Its answer was lost, and the message that came with it was not."""
         first = create(store)

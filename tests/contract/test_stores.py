@@ -13,6 +13,7 @@ import redis
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.execution import SagaStatus
+from celery_saga.partial import NotLoaded
 from celery_saga.stores import Store, redis_boots
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
@@ -76,6 +77,20 @@ class TestRedisStore(StoreContract):
         assert 0 < client.ttl(f"saga:execution:{ended.saga_id}") <= 100
         assert 0 < client.ttl("saga:status:COMPLETED") <= 100
         assert 0 < client.ttl("saga:name:contract:COMPLETED") <= 100
+
+    def test_a_context_that_is_not_wanted_is_not_read(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store, blob="x" * 1_000_000)
+
+        def sent() -> int:
+            return int(client.info("stats")["total_net_output_bytes"])
+
+        before = sent()
+        found = store.load(first.saga_id, context=False)
+        assert sent() - before < 20_000
+        assert found is not None
+        with pytest.raises(NotLoaded):
+            found.values["blob"]
 
     def test_a_claim_of_a_boot_that_died_days_ago_is_judged(self, client: redis.Redis) -> None:
         """All workers died on Friday evening, and the next one starts on Monday."""

@@ -155,13 +155,18 @@ class Broker:
         return "queue"
 
     def backlog(self, queues: Collection[str]) -> Backlog:
-        """One in five messages is said to be with somebody, whether it is or not."""
+        """One in five messages is said to be with somebody, whether it is or not.
+
+        What waits in the queue is known now and then.
+        """
         given_away = {
             str(number): message.slot.task_id(message.saga_id)
             for number, message in enumerate(self.sent)
             if number % 5 == 0
         }
-        return Backlog(frozenset() if self.queue else frozenset(queues), given_away)
+        ids = frozenset(message.slot.task_id(message.saga_id) for message in self.queue)
+        waiting = {"queue": ids} if len(self.sent) % 2 else {}
+        return Backlog(frozenset() if self.queue else frozenset(queues), given_away, waiting)
 
 
 class FarStore(MemoryStore):

@@ -273,7 +273,7 @@ class World:
         if len(self.workers) >= MOST_WORKERS:
             return False
         self._booted += 1
-        worker = Worker(f"w{self._booted}", sweeper=Sweeper(self.orchestrator))
+        worker = Worker(f"w{self._booted}", sweeper=Sweeper(self.orchestrator, told_after=0.0))
         self.say(f"{worker.instance} boots")
         self.store.beat(worker.instance, TTL, ())
         self.workers.append(worker)
@@ -316,7 +316,7 @@ class World:
         sweeper = worker.sweeper
         assert sweeper is not None
         self._judge_own(worker, sweeper, pulse)
-        sweeper.act_upon(pulse, others=True)
+        sweeper.act_upon(pulse, others=True, limit=100)
 
     def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: Pulse) -> None:
         """As the heart does it: claims whose task was not there twice running."""

@@ -22,6 +22,9 @@ from tests.unit.scenario import plan_of
 #: Seconds after which a message that nobody has is missed.
 MISSED = 5.0
 
+#: Seconds within which a worker's heart tells of what it has received.
+TOLD = 4.0
+
 
 class Queue:
     """A dispatcher whose messages stay in one list."""
@@ -30,6 +33,7 @@ class Queue:
         self.messages: list[str] = []
         self.broken: set[str] = set()
         self.taken: dict[str, str] = {}
+        self.waiting: dict[str, frozenset[str]] = {}
         self.asked = 0
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
@@ -56,7 +60,8 @@ class Queue:
 
     def backlog(self, queues: Collection[str]) -> Backlog:
         self.asked += 1
-        return Backlog(frozenset() if self.messages else frozenset(queues), self.taken)
+        empty = frozenset() if self.messages else frozenset(queues)
+        return Backlog(empty, self.taken, self.waiting)
 
 
 class Fixture:
@@ -71,11 +76,11 @@ class Fixture:
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)
         self.queue.messages.clear()
-        self.sweeper = Sweeper(orchestrator)
+        self.sweeper = Sweeper(orchestrator, told_after=TOLD)
 
     def sweep(self, later: float) -> None:
         self.now += later
-        self.sweeper.sweep()
+        self.sweeper.sweep(100)
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixtur
     lost.store.beat("dead", 1.0, ())
     lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
     lost.now += MISSED
-    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True)
+    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True, limit=100)
     assert set(lost.queue.messages) == lost.ids
 
 
@@ -163,6 +168,28 @@ def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixtur
     assert set(lost.queue.messages) == lost.ids
     lost.sweep(later=MISSED)
     assert len(lost.queue.messages) == len(lost.ids)
+
+
+def test_a_message_that_is_not_among_those_of_its_queue_is_sent_again(lost: Fixture) -> None:
+    """At the second look: a worker may have received it whose heart has not told of it yet."""
+    lost.queue.messages = ["another"]
+    lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1", "s1~f0~1"})}
+    lost.sweep(later=MISSED)
+    assert lost.queue.messages == ["another"]
+    lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1"})}
+    lost.sweep(later=TOLD)
+    assert lost.queue.messages == ["another", "s2", "s3", "s4"]
+
+
+def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:
+    lost.queue.messages = ["another"]
+    lost.queue.waiting = {"queue": frozenset()}
+    lost.sweep(later=MISSED)
+    lost.store.beat("boot", 5.0, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.sweep(later=TOLD)
+    lost.store.beat("boot", 9_999.0, ())
+    lost.sweep(later=TOLD)
+    assert lost.queue.messages == ["another"]
 
 
 def test_the_broker_is_asked_once_for_all_sagas(lost: Fixture) -> None:

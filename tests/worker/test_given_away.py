@@ -1,13 +1,14 @@
-"""Messages that a Redis broker gave to a worker which died before its heart could tell of them.
+"""Messages that a Redis broker lost, or gave to a worker which died before its heart told of them.
 
-Such a broker does not send them again before its visibility timeout, and while other messages wait
-in the queue, theirs may be among them: only the broker's own books tell.
+Such a broker does not send them again before its visibility timeout, or never, and while others
+wait in the queue, they may be among them: only the broker's own books tell.
 """
 
 from __future__ import annotations
 
 import pytest
 
+from celery_saga import broker
 from celery_saga.broker import backlog
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, nap, undo
@@ -54,6 +55,33 @@ def test_those_of_live_workers_are_theirs(site):
     for result in results:
         assert site.settled(result) == "COMPLETED"
         assert result.execution.steps[0].republished == 0
+
+
+def test_those_that_are_nowhere_are_sent_again_although_the_queue_is_not_empty(site):
+    for _ in range(60):
+        site.app.send_task(nap.name, (0.7,))
+    result = site.saga(("a", late, undo), ("b", late)).delay()
+    assert f"{result.id}~f0~1".encode() in site.client.lpop("celery")
+
+    site.worker("-c", "1")
+
+    wait_for(lambda: result.execution.steps[0].republished, 20)
+    assert site.queued() > 0
+    site.worker("-c", "12")
+    assert site.settled(result) == "COMPLETED"
+    assert site.journal.began(result.id) == ["a/f", "b/f"]
+
+
+def test_what_waits_in_a_queue(site, monkeypatch):
+    def waiting() -> object:
+        return backlog(site.app, ["celery", "no such queue"]).waiting
+
+    assert waiting() == {}
+    result = site.saga(("a", late)).delay()
+    tasks = [site.app.send_task(nap.name, (0,), priority=priority) for priority in (0, 9)]
+    assert waiting() == {"celery": {f"{result.id}~f0~1", *(task.id for task in tasks)}}
+    monkeypatch.setattr(broker, "LIMIT", 2)
+    assert waiting() == {}
 
 
 def test_the_brokers_books(site):

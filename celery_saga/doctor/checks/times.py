@@ -96,7 +96,7 @@ def overdue(facts: Facts) -> Iterator[Finding]:
     }
     if not late or not any(worker.engine for worker in facts.workers):
         return  # without workers nobody sweeps: check "workers" says so
-    limit = facts.settings.get("saga_sweep_limit", 100)
+    limit = facts.settings["saga_sweep_limit"]
     worst = tuple(sorted(late, key=lambda saga_id: -late[saga_id]))
     yield Finding(
         Level.WARNING,
