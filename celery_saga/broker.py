@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.app.routes import MapRoute
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
@@ -17,17 +18,27 @@ from celery_saga.dispatcher import Backlog
 log = logging.getLogger("celery_saga")
 
 #: How many of the messages that were given away are looked at, and how many may wait in a queue
-#: that is read.
-LIMIT = 500
+#: that is read; and how many bytes of them.
+LIMIT, LIMIT_BYTES = 500, 1_000_000
+
+# Looking for a pattern in a large body takes long, and the body comes first.
+_ID = """
+local function id_of(raw)
+  return string.match(raw, '"id": ?"([^"]+)"', string.find(raw, '"headers"', 1, true) or #raw)
+end
+"""
 
 # KEYS: index by time of the messages that were given away, the messages. ARGV: until when, how
-# many. Answers the tag and the task id of each, the newest first.
-_GIVEN_AWAY = """
-local found = {}
+# many, how many bytes. Answers the tag and the task id of each, the newest first.
+_GIVEN_AWAY = (
+    _ID
+    + """
+local found, left = {}, tonumber(ARGV[3])
 local tags = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], '-inf', 'LIMIT', 0, ARGV[2])
 for _, tag in ipairs(tags) do
-  local raw = redis.call('HGET', KEYS[2], tag)
-  local id = raw and string.match(raw, '"id": ?"([^"]+)"')
+  local raw = left > 0 and redis.call('HGET', KEYS[2], tag)
+  local id = raw and id_of(raw)
+  if raw then left = left - #raw end
   if id then
     found[#found + 1] = tag
     found[#found + 1] = id
@@ -35,21 +46,32 @@ for _, tag in ipairs(tags) do
 end
 return found
 """
+)
 
-
-# KEYS: the lists of a queue. ARGV: how many messages may be in them. Answers nothing if there are
-# more, else a word and the task ids of all.
-_WAITING = """
-local found, left = {'all'}, tonumber(ARGV[1])
+# KEYS: the lists of a queue. ARGV: how many messages and bytes may be in them. Answers nothing if
+# there are more or one of them is strange, else a word and the task ids of all.
+_WAITING = (
+    _ID
+    + """
+local found, left, bytes = {'all'}, tonumber(ARGV[1]), tonumber(ARGV[2])
 for _, key in ipairs(KEYS) do left = left - redis.call('LLEN', key) end
 if left < 0 then return {} end
 for _, key in ipairs(KEYS) do
-  for _, raw in ipairs(redis.call('LRANGE', key, 0, -1)) do
-    found[#found + 1] = string.match(raw, '"id": ?"([^"]+)"')
-  end
+  local first = 0
+  repeat
+    local some = redis.call('LRANGE', key, first, first + 19)
+    for _, raw in ipairs(some) do
+      local id = id_of(raw)
+      bytes = bytes - #raw
+      if not id or bytes < 0 then return {} end
+      found[#found + 1] = id
+    end
+    first = first + 20
+  until #some < 20
 end
 return found
 """
+)
 
 
 def open_connection(app: Celery) -> Connection:
@@ -78,7 +100,9 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             if connection.transport.driver_type != "redis":
                 # Others know when a worker's connection has ended, and deliver its messages again.
                 return Backlog(empty)
-            waiting = {name: _waiting(connection, name) for name in frozenset(queues) - empty}
+            # A route that is a function may send each message of a task somewhere else.
+            certain = frozenset(queues) - empty if routes_by_name(app) else ()
+            waiting = {name: _waiting(connection, name) for name in certain}
             # Two heartbeats, because one may be late.
             until = time.time() - 2 * float(app.conf.saga_heartbeat)
             return Backlog(
@@ -88,6 +112,12 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             )
     except OperationalError:
         return Backlog()
+
+
+def routes_by_name(app: Celery) -> bool:
+    """Whether all messages of a task are routed alike."""
+    router: Any = app.amqp.router
+    return all(type(route) is MapRoute for route in router.routes or ())
 
 
 def _is_empty(connection: Connection, queue: str) -> bool:
@@ -107,7 +137,7 @@ def _given_away(connection: Connection, until: float) -> Mapping[str, str]:
         connection,
         _GIVEN_AWAY,
         lambda channel: [channel.unacked_index_key, channel.unacked_key],
-        (until, LIMIT),
+        (until, LIMIT, LIMIT_BYTES),
     )
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
@@ -118,7 +148,7 @@ def _waiting(connection: Connection, queue: str) -> frozenset[str] | None:
         connection,
         _WAITING,
         lambda channel: [channel._q_for_pri(queue, step) for step in channel.priority_steps],
-        (LIMIT,),
+        (LIMIT, LIMIT_BYTES),
     )
     return frozenset(texts[1:]) if texts else None
 

@@ -35,6 +35,9 @@ log = logging.getLogger("celery_saga")
 #: The message header that marks a step of a saga.
 HEADER = "saga"
 
+#: Options by which messages go to an exchange, which gives them to queues that only it knows.
+_ELSEWHERE = frozenset({"exchange", "routing_key"})
+
 #: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
 
@@ -210,11 +213,15 @@ class CeleryDispatcher:
 
 
 def queue_of(app: Celery, call: Call) -> str:
-    """The queue to which ``app`` sends a step's task."""
+    """The queue to which ``app`` sends a step's task; empty: an exchange decides."""
     task = app.tasks.get(call.task)
     options = {"queue": getattr(task, "queue", None), **call.options}
     options = {key: value for key, value in options.items() if value is not None}
-    queue = app.amqp.router.route(options, call.task).get("queue") or app.conf.task_default_queue
+    route = app.amqp.router.route(options, call.task)
+    named = "queue" in options or (route.get("queue") and not options.keys() & _ELSEWHERE)
+    if not named and route.keys() & _ELSEWHERE:
+        return ""
+    queue = route.get("queue") or app.conf.task_default_queue
     return str(getattr(queue, "name", queue))
 
 

@@ -75,7 +75,7 @@ class Dispatcher(Protocol):
         ...
 
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
-        """The name of the queue to which a slot's message goes."""
+        """The name of the queue to which a slot's message goes; empty: nobody knows."""
         ...
 
     def backlog(self, queues: Collection[str]) -> Backlog:

@@ -154,16 +154,22 @@ class Orchestrator:
         known: SagaExecution | None = None,
         *,
         patience: float = 0.0,
+        run: str | None = None,
     ) -> tuple[SagaExecution, bool]:
-        """As :meth:`handle`; and whether it was this call that changed the saga."""
+        """As :meth:`handle`; and whether it was this call that changed the saga.
+
+        Args:
+            run: that of the saga, if the event names one.
+        """
         patient = partial(patiently, patience=patience)
-        execution = known if known is not None else patient(lambda: self.load(saga_id))
+        execution = known or patient(partial(self._of_run, saga_id, run))
+        newest = partial(self._of_run, saga_id, execution.run)
         while True:
             try:
                 decision = decide(execution, event)
                 requests, told = self._requests(decision), self._told(decision)
             except NotLoaded:
-                execution = patient(lambda: self.load(saga_id))
+                execution = patient(newest)
                 continue
             if decision.refusal is not None:
                 raise decision.refusal
@@ -173,13 +179,14 @@ class Orchestrator:
             saved, left = self._with_outbox(decision.execution, requests, told, write, patience)
             if saved is not None:
                 return self._carry_out(saved, decision.commands, left), True
-            execution = patient(lambda: self.load(saga_id))
+            execution = patient(newest)
 
-    def report(
-        self, saga_id: str, event: Event, known: SagaExecution | None = None
-    ) -> SagaExecution:
-        """As :meth:`handle`, for news that nobody else has: waits out a store that is away."""
-        return self.handle(saga_id, event, known, patience=self.patience)
+    def _of_run(self, saga_id: str, run: str | None) -> SagaExecution:
+        """The saga, unless it is gone and another one has its id."""
+        found = self.load(saga_id)
+        if run is not None and found.run != run:
+            raise SagaExecutionNotFoundException(saga_id)
+        return found
 
     def _with_outbox(
         self,

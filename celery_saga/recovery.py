@@ -61,7 +61,7 @@ class Heart:
         self._steady_since: float | None = None
         self._last_beat = self._last_pulse = self._last_judged = 0.0
         self._absent: frozenset[tuple[str, Slot]] = frozenset()
-        self._ended = threading.Event()
+        self._leaving, self._ended = False, threading.Event()
         self._threads = [
             threading.Thread(target=self._live, name="celery-saga-heart", daemon=True),
             threading.Thread(target=self._recover, name="celery-saga-recovery", daemon=True),
@@ -73,17 +73,20 @@ class Heart:
         made.store = cast("Store", Unforked(made.store))
         made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
         self._orchestrator = made
-        self._sweeper = Sweeper(self._orchestrator, self._every * 2)
+        self._sweeper = Sweeper(self._orchestrator, 2 * self._every, self._every)
         self._beat()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
         """End the threads and take leave, unless claims are left for others to judge."""
+        if self._ended.is_set():
+            return
         self._inbox.put(None)
         self._ended.set()
         for thread in self._threads:
-            thread.join(timeout=self._ttl)
+            if thread is not threading.current_thread():
+                thread.join(timeout=self._ttl)
         store = self._shell.store
         try:
             if not store.claims_of(self.instance):
@@ -92,23 +95,29 @@ class Heart:
         except Exception:
             log.debug("no leave taken: the store is away", exc_info=True)
 
+    def stop_when_idle(self) -> None:
+        """As :meth:`stop`, as soon as no body runs in this process any more."""
+        self._leaving = True
+
     @property
     def _shell(self) -> Orchestrator:
         assert self._orchestrator is not None
         return self._orchestrator
 
-    def post(self, saga_id: str, news: News) -> None:
+    def post(self, saga_id: str, news: News, run: str | None) -> None:
         """News from the worker's main process, whose own threads must not wait for a store.
 
         A process of the pool that inherited this object is not listened to.
         """
         if os.getpid() == self._pid:
-            self._inbox.put(partial(self._deliver, saga_id, news))
+            self._inbox.put(partial(self._deliver, saga_id, news, run))
 
     def _live(self) -> None:
         last = time.monotonic()
         while not self._ended.wait(max(0.0, self._every - (time.monotonic() - last))):
             last = time.monotonic()
+            if self._leaving and not state.active_requests:
+                return self.stop()
             self._guarded(self._beat)
 
     def _recover(self) -> None:
@@ -122,14 +131,14 @@ class Heart:
         except Exception:
             log.warning("the saga heartbeat failed, it goes on", exc_info=True)
 
-    def _deliver(self, saga_id: str, news: News) -> None:
+    def _deliver(self, saga_id: str, news: News, run: str | None) -> None:
         event = news(self._shell.store.now())
         if isinstance(event, ClaimVoided) and event.slot.task_id(saga_id) in _requests()[0]:
             # A process is lost that ran an attempt at the task, and another attempt is here. If it
             # is not this one that has the claim, the next looks will find that out.
             return
         try:
-            self._shell.report(saga_id, event)
+            self._shell.change(saga_id, event, patience=self._shell.patience, run=run)
         except SagaExecutionNotFoundException:
             log.info("news of saga %s, which is gone", saga_id)
 
@@ -237,9 +246,13 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._runtime.heart = heart
 
     def terminate(self, parent: Any) -> None:
-        """The heart ends, unless bodies run that the pool could not end."""
+        """The heart ends; if bodies run that the pool could not end, when they have."""
         heart = self._runtime.heart
-        if heart is not None and not state.active_requests:
+        if heart is None:
+            return
+        if state.active_requests:
+            heart.stop_when_idle()
+        else:
             self._runtime.heart = None
             heart.stop()
 

@@ -22,6 +22,7 @@ from celery_saga.decide.events import (
     StepRevoked,
     TaskUnknown,
 )
+from celery_saga.dispatch import HEADER
 from celery_saga.execution import Failure, Slot
 from celery_saga.runtime import installed
 
@@ -62,18 +63,21 @@ def cut_short() -> bool:
 Make = Callable[[float, Slot, str], Event]
 
 
-def _post(app: Celery, task_id: str | None, make: Make) -> None:
+def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> None:
+    """Hand over what became of a task; ``carrier`` is whatever has the headers of its message."""
     runtime, found = installed(app), Slot.parse(task_id or "")
     if runtime is None or runtime.heart is None or found is None:
         return
     saga_id, slot = found
-    runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance))
+    header = (getattr(carrier, "headers", None) or {}).get(HEADER)
+    run = header.get("run", "") if isinstance(header, dict) else None
+    runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance), run)
 
 
 def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -> None:
     error = kwargs.get("exception")
     if isinstance(error, WorkerLostError):
-        _post(sender.app, task_id, _voided)
+        _post(sender.app, task_id, sender.request_stack.top, _voided)
     elif isinstance(error, TimeLimitExceeded):
         text = f"the hard time limit ended it: {error}"
         failure = Failure("celery.exceptions.TimeLimitExceeded", text)
@@ -81,7 +85,7 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
         def failed(at: float, slot: Slot, instance: str) -> StepFailed:
             return StepFailed(at, slot, failure, instance=instance, effect=True)
 
-        _post(sender.app, task_id, failed)
+        _post(sender.app, task_id, None, failed)  # of this one Celery has the id alone
 
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
@@ -100,7 +104,7 @@ def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwa
     def released(at: float, slot: Slot, instance: str) -> StepReleased:
         return StepReleased(at, slot, "", retries, at + countdown, instance, lost=True)
 
-    _post(sender.app, request.id, released)
+    _post(sender.app, request.id, request, released)
 
 
 def _on_revoked(
@@ -116,11 +120,13 @@ def _on_revoked(
     def revoked(at: float, slot: Slot, instance: str) -> StepRevoked:
         return StepRevoked(at, slot, failure, instance, terminated)
 
-    _post(sender.app, request.id, revoked)
+    _post(sender.app, request.id, request, revoked)
 
 
-def _on_unknown(sender: Any = None, id: str | None = None, **kwargs: Any) -> None:
-    _post(sender.app, id, lambda at, slot, instance: TaskUnknown(at, slot))
+def _on_unknown(
+    sender: Any = None, id: str | None = None, message: Any = None, **kwargs: Any
+) -> None:
+    _post(sender.app, id, message, lambda at, slot, instance: TaskUnknown(at, slot))
 
 
 def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:

@@ -51,12 +51,16 @@ News = Callable[[float], Event]
 class Heartbeat(Protocol):
     """What a running worker's heart offers the rest of its process."""
 
-    def post(self, saga_id: str, news: News) -> None:
-        """Hand over news of a step."""
+    def post(self, saga_id: str, news: News, run: str | None) -> None:
+        """Hand over news of a step; ``run``: of the saga, ``None``: unknown."""
         ...
 
     def stop(self) -> None:
         """End it."""
+        ...
+
+    def stop_when_idle(self) -> None:
+        """End it when no body runs any more."""
         ...
 
 

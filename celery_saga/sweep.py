@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -36,13 +36,14 @@ class Sweeper:
     Args:
         orchestrator: decides and sends.
         told_after: seconds within which the heart of a live worker tells of what it has received.
+        time_limit: seconds after which the rest of a sweep is left to the next.
     """
 
-    def __init__(self, orchestrator: Orchestrator, told_after: float) -> None:
+    def __init__(self, orchestrator: Orchestrator, told_after: float, time_limit: float) -> None:
         self._orchestrator = orchestrator
         self._store = orchestrator.store
-        self._told_after = told_after
-        self._missed: dict[str, float] = {}
+        self._told_after, self._time_limit = told_after, time_limit
+        self._missed: dict[tuple[str, float | None], float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
 
@@ -73,15 +74,25 @@ class Sweeper:
             return 0
         # All are looked at before anything is sent: what is sent for one saga would make the queue
         # look as if the others' messages waited there.
-        looked = [self._tried(saga_id, partial(self._load, saga_id)) for saga_id in due]
+        at, looked = self._store.now(), []
+        for saga_id in self._in_time(due):
+            looked.append(self._tried(saga_id, partial(self._load, saga_id)))
         holders, alive = self._store.holders(), self._store.alive()
-        queues = {queue for _, queue in filter(None, looked) if queue is not None}
+        queues = {queue for _, queue in filter(None, looked) if queue}
         backlog = self._orchestrator.dispatcher.backlog(queues)
-        for execution, queue in filter(None, looked):
-            state = self._state(execution, queue, holders, alive, backlog)
-            self._tried(execution.saga_id, partial(self._act, execution, state))
+        for execution, queue in self._in_time(filter(None, looked)):
+            event = Looked(at, self._state(execution, queue, holders, alive, backlog))
+            self._tried(execution.saga_id, partial(self._act, execution, event))
         self._look_for_lost(backlog.given_away, holders)
-        return len(due)
+        return len(looked)
+
+    def _in_time(self, items: Iterable[T]) -> Iterator[T]:
+        """Items until time is up: others wait for this thread, and what is left stays due."""
+        until = time.monotonic() + self._time_limit
+        for item in items:
+            if time.monotonic() > until:
+                return
+            yield item
 
     def _load(self, saga_id: str) -> tuple[SagaExecution, str | None] | None:
         """The saga, and the queue of a message of it that nobody has claimed; ``None``: gone."""
@@ -106,22 +117,24 @@ class Sweeper:
         if slot is None or queue is None:
             return MessageState.UNSEEN
         task_id = slot.task_id(execution.saga_id)
+        # Each time that it is sent it is expected anew, and may be missed anew.
+        message = task_id, execution.steps[slot.step].expected_at
         missing = queue in backlog.waiting and task_id not in backlog.waiting[queue]
         if task_id in holders or not missing:
-            self._missed.pop(task_id, None)
+            self._missed.pop(message, None)
         if task_id in holders:
             return MessageState.QUEUED if holders[task_id] in alive else MessageState.LOST
-        if queue in backlog.empty or (missing and self._missed_for_long(task_id)):
+        if queue in backlog.empty or (missing and self._missed_for_long(message)):
             return MessageState.GONE
         return MessageState.QUEUED
 
-    def _missed_for_long(self, task_id: str) -> bool:
+    def _missed_for_long(self, message: tuple[str, float | None]) -> bool:
         """Whether nobody had the message at an earlier look either.
 
         At the first, a worker may have received it whose heart has not told of it yet.
         """
         now = time.monotonic()
-        return now - self._missed.setdefault(task_id, now) >= self._told_after
+        return now - self._missed.setdefault(message, now) >= self._told_after
 
     def _look_for_lost(self, given_away: Mapping[str, str], holders: Mapping[str, str]) -> None:
         """Send again what the broker has given to somebody, and no worker tells of: once for each
@@ -134,9 +147,11 @@ class Sweeper:
             if found is not None:
                 self._guarded(self._lost, *found)
 
-    def _act(self, execution: SagaExecution, state: MessageState) -> None:
-        event = Looked(self._store.now(), state)
-        self._orchestrator.handle(execution.saga_id, event, execution)
+    def _act(self, execution: SagaExecution, event: Looked) -> None:
+        try:
+            self._orchestrator.handle(execution.saga_id, event, execution)
+        except SagaExecutionNotFoundException:
+            log.info("saga %s is gone meanwhile", execution.saga_id)
 
     def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
         """The call's answer. One saga's trouble is logged, and it is left alone for a while; an

@@ -21,10 +21,10 @@ from typing import Any
 
 from celery import Celery, Task, signals
 from celery.app.amqp import AMQP
-from celery.app.routes import MapRoute
 from celery.app.task import Task as BaseTask
 from kombu import Producer
 
+from celery_saga.broker import routes_by_name
 from celery_saga.stores import Push
 
 #: Where a message of one task differs from the next one: section and name.
@@ -72,7 +72,7 @@ def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
         all(is_own(method, owner) for method, owner in codes)
         and not {"apply_async", "shadow_name"} & vars(task).keys()
         and "send_task" not in vars(app)
-        and all(type(route) is MapRoute for route in amqp.router.routes or ())
+        and routes_by_name(app)
         and app.conf.task_protocol == 2
         and not app.conf.task_send_sent_event
     )

@@ -150,7 +150,7 @@ class Duty:
         saga: the saga's name.
         step: the step's.
         task: the task's.
-        queue: where its messages go.
+        queue: where its messages go; empty: an exchange decides.
         undo: it is the step's compensation.
         undoable: the step has a compensation.
         reruns: it is run again if its worker is lost.

@@ -273,7 +273,9 @@ class World:
         if len(self.workers) >= MOST_WORKERS:
             return False
         self._booted += 1
-        worker = Worker(f"w{self._booted}", sweeper=Sweeper(self.orchestrator, told_after=0.0))
+        worker = Worker(
+            f"w{self._booted}", sweeper=Sweeper(self.orchestrator, told_after=0.0, time_limit=60.0)
+        )
         self.say(f"{worker.instance} boots")
         self.store.beat(worker.instance, TTL, ())
         self.workers.append(worker)
@@ -433,7 +435,7 @@ class World:
         self._reports.append((body, event))
         self._reporting = body, _tells_of_effect(event)
         try:
-            self.orchestrator.report(body.message.saga_id, event, body.execution)
+            self.orchestrator.handle(body.message.saga_id, event, body.execution)
             body.heard = True
         except StoreUnavailable:
             # The delivery goes back to the broker.

@@ -43,6 +43,8 @@ def test_what_is_in_its_queues_is_not_known(app):
         ({"queue": "steps"}, {}, "steps"),
         ({}, {"away.*": {"queue": "routed"}}, "routed"),
         ({"queue": "steps"}, {"away.*": {"queue": "routed"}}, "steps"),
+        ({"exchange": "media", "routing_key": "video"}, {}, ""),
+        ({}, {"away.*": {"exchange": "media", "routing_key": "video"}}, ""),
     ],
 )
 def test_the_queue_of_a_step(app, options, routes, queue):

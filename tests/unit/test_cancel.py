@@ -44,9 +44,9 @@ def test_against_the_last_commit(result: SagaResult, first: str) -> None:
     done = ev.StepSucceeded(1_000.0, Slot(0, Direction.FORWARD, 1), "held")
     if first == "cancel":
         assert result.cancel() is True
-        assert orchestrator.report(result.id, done, known).status == "COMPENSATED"
+        assert orchestrator.handle(result.id, done, known).status == "COMPENSATED"
     else:
-        orchestrator.report(result.id, done, known)
+        orchestrator.handle(result.id, done, known)
         cancelled = ev.CancelRequested(1_000.0)
         after, changed = orchestrator.change(result.id, cancelled, known)
         assert (after.status, changed) == ("COMPLETED", False)

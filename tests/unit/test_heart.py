@@ -162,10 +162,10 @@ def test_news_without_end_does_not_keep_it_from_beating(app):
     heart = Heart(runtime)
 
     def news(at: float) -> Looked:
-        heart.post("nobody", news)
+        heart.post("nobody", news, None)
         return Looked(at)
 
-    heart.post("nobody", news)
+    heart.post("nobody", news, None)
     heart.start()
     try:
         wait_for(lambda: len(beats) > 5)
@@ -190,7 +190,7 @@ def test_what_has_to_wait_does_not_keep_it_from_beating(app):
         go_on.wait()
         return Looked(at)
 
-    heart.post("nobody", news)
+    heart.post("nobody", news, None)
     heart.start()
     try:
         assert stuck.wait(10)
@@ -243,6 +243,26 @@ def test_what_goes_wrong_does_not_stop_it(app):
         assert heart.instance in store.alive()
     finally:
         heart.stop()
+
+
+def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch):
+    app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=6.0)
+    bodies = [SimpleNamespace(id="a task")]
+    running = SimpleNamespace(active_requests=bodies, reserved_requests=(), requests={})
+    monkeypatch.setattr(recovery, "state", running)
+    runtime = runtime_of(app)
+    runtime.boot()
+    heart = Heart(runtime)
+    heart.start()
+    alive = runtime.store.alive
+    heart.stop_when_idle()
+    seen = heart._last_beat
+    wait_for(lambda: heart._last_beat > seen)
+    assert heart.instance in alive()
+    bodies.clear()
+    wait_for(
+        lambda: heart.instance not in alive() and not any(t.is_alive() for t in heart._threads)
+    )
 
 
 def test_nothing_of_memory_is_shared_by_two_apps(app):

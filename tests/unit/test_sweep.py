@@ -76,7 +76,7 @@ class Fixture:
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)
         self.queue.messages.clear()
-        self.sweeper = Sweeper(orchestrator, told_after=TOLD)
+        self.sweeper = Sweeper(orchestrator, told_after=TOLD, time_limit=2.0)
 
     def sweep(self, later: float) -> None:
         self.now += later

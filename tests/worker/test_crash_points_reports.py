@@ -296,7 +296,11 @@ def test_a_main_process_dies(sites, once, way, name, at):
     mains = once(Mains, sites[way], way)
     path, result = MAINS[name], mains.results[name, at]
     assert died(mains.site, result.id), "no process came by"
-    assert mains.site.journal.began(result.id) == bodies(path.bodies)
+    right = [bodies(path.bodies)]
+    if (way, name, at) == ("one script", "a body has ended its thread", "after save"):
+        # The message goes out with the save: a thread of the process may begin before it dies.
+        right.append(["a/f", *right[0]])
+    assert mains.site.journal.began(result.id) in right
     assert result.status == path.status
 
 

@@ -143,7 +143,9 @@ class TestStoreAway:
     """The store ends under running bodies, and comes back with the same data."""
 
     @staticmethod
-    def run(servers: Servers, away: Callable[[], None]) -> dict[tuple[str, str], SagaResult]:
+    def run(
+        servers: Servers, away: Callable[[dict[tuple[str, str], SagaResult]], None]
+    ) -> dict[tuple[str, str], SagaResult]:
         """Let the bodies end while the store is away, and give it back after ``away``."""
         results = {}
         for pool, row in CAST:
@@ -156,14 +158,14 @@ class TestStoreAway:
             servers.journal.open(result.id, "a/c" if "undo" in row else "a/f")
         for (_, row), result in results.items():
             servers.journal.wait(result.id, "ended", 2 if "undo" in row else 1)
-        away()
+        away(results)
         servers.store.restart()
         return results
 
     @pytest.fixture(scope="class")
     @classmethod
     def short(cls, servers):
-        return cls.run(servers, lambda: None)
+        return cls.run(servers, lambda results: None)
 
     @pytest.mark.parametrize(("pool", "row"), CAST)
     def test_for_less_than_the_patience(self, servers, short, pool, row):
@@ -175,9 +177,14 @@ class TestStoreAway:
     @pytest.fixture(scope="class")
     @classmethod
     def long(cls, servers):
-        def all_gave_up() -> None:
-            for worker in servers.workers.values():
-                wait_for(lambda log=worker.text: "Reject(" in log(), 20)
+        def gave_up(worker: Worker, result: SagaResult) -> bool:
+            lines = [line for line in worker.text().splitlines() if f"[{result.id}~" in line]
+            return any("reject requeue=True" in line for line in lines)
+
+        def all_gave_up(results: dict[tuple[str, str], SagaResult]) -> None:
+            for (pool, _), result in results.items():
+                worker = servers.workers[pool]
+                wait_for(lambda w=worker, r=result: gave_up(w, r), 30)
 
         return cls.run(servers, all_gave_up)
 

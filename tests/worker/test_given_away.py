@@ -80,8 +80,18 @@ def test_what_waits_in_a_queue(site, monkeypatch):
     result = site.saga(("a", late)).delay()
     tasks = [site.app.send_task(nap.name, (0,), priority=priority) for priority in (0, 9)]
     assert waiting() == {"celery": {f"{result.id}~f0~1", *(task.id for task in tasks)}}
-    monkeypatch.setattr(broker, "LIMIT", 2)
-    assert waiting() == {}
+    for limit, few in (("LIMIT", 2), ("LIMIT_BYTES", 2_000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(broker, limit, few)
+            assert waiting() == {}, limit
+    other = site.new_app("other", task_routes=(lambda *args, **options: None,))
+    assert backlog(other, ["celery"]).waiting == {}, "it may route each message another way"
+
+
+def test_a_message_that_cannot_be_read_may_be_any(site):
+    site.app.send_task(nap.name, (0,))
+    site.client.lpush("celery", '{"body": "of another protocol"}')
+    assert backlog(site.app, ["celery"]).waiting == {}
 
 
 def test_the_brokers_books(site):

@@ -176,6 +176,7 @@ def test_a_message_that_a_hanging_process_has_is_given_to_another(site, task):
     before = site.saga(("a", task)).delay()
     assert site.settled(before) == "COMPLETED"
     pid = site.journal.of(before.id)[0]["pid"]
+    wait_for(lambda: site.client.hlen("unacked") == 0)  # until then there is no room for another
     os.kill(pid, signal.SIGSTOP)
     try:
         result = site.saga(("a", task, undo), ("b", task)).delay()

@@ -62,13 +62,13 @@ class Played:
         slot, known = self.claimed(saga_id, index)
         at = self.orchestrator.store.now()
         event = StepSucceeded(at, slot, f"t{slot}", Values(update), remove)
-        return self.orchestrator.report(saga_id, event, known)
+        return self.orchestrator.handle(saga_id, event, known)
 
     def fail(self, saga_id: str, index: int) -> Any:
         slot, known = self.claimed(saga_id, index)
         failure = Failure("builtins.ValueError", "nothing é left", "settled.step")
         event = StepFailed(self.orchestrator.store.now(), slot, failure, f"t{slot}", final=True)
-        return self.orchestrator.report(saga_id, event, known)
+        return self.orchestrator.handle(saga_id, event, known)
 
     def completed(self) -> Any:
         result = self.saga.delay(**CONTEXT)
@@ -182,7 +182,7 @@ class TestOneWrite:
         event = StepSucceeded(played.orchestrator.store.now(), slot, f"t{slot}", Values({}))
         revision = known.revision
 
-        execution = played.orchestrator.report(result.id, event, known)
+        execution = played.orchestrator.handle(result.id, event, known)
 
         assert execution.revision == revision + 1
         assert AsyncResult(result.id, app=played.app).state == states.SUCCESS

@@ -123,7 +123,8 @@ def _plugged(facts: Facts) -> list[Worker]:
 def _by_queue(duties: Iterable[Duty]) -> dict[str, list[Duty]]:
     found: dict[str, list[Duty]] = {}
     for duty in duties:
-        found.setdefault(duty.queue, []).append(duty)
+        if duty.queue:  # otherwise an exchange decides, and the broker alone knows
+            found.setdefault(duty.queue, []).append(duty)
     return found
 
 

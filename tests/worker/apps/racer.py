@@ -61,14 +61,14 @@ def commit(at: float, saga_id: str, slot: str) -> bool:
 
 
 def sweep(at: float) -> int:
-    sweeper = Sweeper(runtime_of(app).orchestrator, told_after=4.0)
+    sweeper = Sweeper(runtime_of(app).orchestrator, told_after=4.0, time_limit=60.0)
     reach(at)
     return sweeper.sweep(100)
 
 
 def bury(at: float, boot: str) -> int:
     orchestrator = runtime_of(app).orchestrator
-    sweeper = Sweeper(orchestrator, told_after=4.0)
+    sweeper = Sweeper(orchestrator, told_after=4.0, time_limit=60.0)
     pulse = Pulse(orchestrator.store.now(), (boot,), True, ())
     reach(at)
     return sweeper.bury(pulse)

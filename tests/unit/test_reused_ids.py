@@ -1,0 +1,117 @@
+"""An id whose saga is gone may be given to a new one, and the old one's news come late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from billiard.exceptions import WorkerLostError
+from celery import Celery, signals
+from celery.app.task import Context
+
+from celery_saga import Saga, SagaManager, SagaResult
+from celery_saga.decide import events as ev
+from celery_saga.errors import SagaExecutionNotFoundException
+from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.runtime import Runtime
+
+SLOT = Slot(0, Direction.FORWARD, 1)
+OOPS = Failure("ValueError", "oops")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[], SagaResult]]:
+    app = Celery("again", broker="memory://", set_as_current=False)
+    SagaManager(app, storage="memory://")
+
+    @app.task(name="again.step", shared=False)
+    def step() -> None: ...
+
+    saga = Saga("again", app=app)
+    saga.local_step(step, name="a").on_failure(step)
+    saga.local_step(step, name="b")
+    saga.commit()
+    yield lambda: saga.apply_async({}, saga_id="order-7")
+    app.close()
+
+
+def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution, SagaResult]:
+    """A saga as somebody knows it who is late, and the one that has its id now."""
+    runtime = start()._runtime
+    old = runtime.store.claim("order-7", SLOT, Claim("old", "boot"), run=_run(runtime))
+    assert isinstance(old, SagaExecution)
+    runtime.store.delete("order-7")
+    return runtime, old, start()
+
+
+def _run(runtime: Runtime) -> str:
+    found = runtime.store.load("order-7")
+    assert found is not None
+    return found.run
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+@pytest.mark.parametrize(
+    "event",
+    [
+        ev.StepSucceeded(9e9, SLOT, "old", {"n": 1}),
+        ev.StepFailed(9e9, SLOT, OOPS, "old", effect=True),
+        ev.StepReleased(9e9, SLOT, "old", 1, 9e9),
+        ev.Looked(9e9, ev.MessageState.GONE),
+    ],
+)
+def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, event) -> None:
+    runtime, old, new = old_and_new(start)
+    if claimed:
+        runtime.store.claim("order-7", SLOT, Claim("new", "boot"), run=_run(runtime))
+    before = new.execution
+    with pytest.raises(SagaExecutionNotFoundException):
+        runtime.orchestrator.handle("order-7", event, old)
+    assert new.execution == before
+
+
+class Inbox:
+    """A worker's heart that delivers at once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.gone = 0
+
+    def post(self, saga_id: str, news: Callable[[float], Any], run: str | None) -> None:
+        try:
+            self._runtime.orchestrator.change(saga_id, news(9e9), run=run)
+        except SagaExecutionNotFoundException:
+            self.gone += 1
+
+
+def expired(task: Any, headers: dict[str, Any]) -> None:
+    signals.task_revoked.send(task, request=Context(headers), expired=True)
+
+
+def unknown(task: Any, headers: dict[str, Any]) -> None:
+    message = SimpleNamespace(headers=headers)
+    signals.task_unknown.send(task, id=headers["id"], message=message)
+
+
+def lost(task: Any, headers: dict[str, Any]) -> None:
+    task.request_stack.push(Context(headers))
+    error = WorkerLostError("its process is gone")
+    signals.task_failure.send(task, task_id=headers["id"], exception=error)
+    task.request_stack.pop()
+
+
+@pytest.mark.parametrize("tell", [expired, unknown, lost])
+@pytest.mark.parametrize("old", [True, False])
+def test_what_a_worker_tells_of_a_message_counts_for_its_saga(start, old, tell) -> None:
+    runtime, before, new = old_and_new(start)
+    runtime.heart = inbox = Inbox(runtime)
+    known = new.execution
+    run = before.run if old else known.run
+    headers = {"id": SLOT.task_id("order-7"), "saga": {"plan": before.plan.hash, "run": run}}
+
+    tell(runtime.app.tasks["again.step"], headers)
+
+    assert inbox.gone == old
+    assert (new.execution == known) is old
