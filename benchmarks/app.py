@@ -181,7 +181,8 @@ class Bench:
         """The saga of so many steps, each with a compensation, as a module would hold it.
 
         Args:
-            failing: its last step fails, the first step tells when it ran and when it was undone.
+            failing: its last step fails, the first step tells when it ran, the first and the last
+                undo tell when they ran.
         """
         found = self._sagas.get((steps, failing))
         if found is None:
@@ -196,7 +197,8 @@ class Bench:
             if failing and number == steps - 1:
                 saga.local_step(self.failing, name=name)
                 continue
-            undo = self.undo_told if told else self.undo
+            first_undo = failing and number == steps - 2
+            undo = self.undo_told if told or first_undo else self.undo
             action = self.told if told else self.step
             saga.local_step(action, name=name, returns="order").on_failure(undo)
         return saga.commit()

@@ -18,22 +18,23 @@ def run(fleet: Fleet, options: Options) -> Section:
     station = fleet.stations(("saga",), warm_up=10)["saga"]
     singles = 5 if options.quick else 20
     forward: list[float] = []
+    turn: list[float] = []
     undo: list[float] = []
     straight: list[Sample] = []
     back: list[Sample] = []
     sagas = options.batch(STEPS)
     for _ in range(options.rounds):
         times = [_one(station) for _ in range(singles)]
-        forward.append(median(there for there, _ in times))
-        undo.append(median(again for _, again in times))
+        for found, each in zip((forward, turn, undo), zip(*times, strict=True), strict=True):
+            found.append(median(each))
         straight.append(station.batch(STEPS, sagas))
         back.append(_batch(station, sagas))
-    section.rows = [_time(forward, undo), _cpu(straight, back)]
+    section.rows = [_time(forward, undo), _turn(forward, turn), _cpu(straight, back)]
     section.batches += [
         (f"{STEPS} steps", "saga", straight),
         (f"{STEPS} steps, {STEPS - 1} undos", "saga", back),
     ]
-    section.raw = {"forward_seconds": forward, "undo_seconds": undo}
+    section.raw = {"forward_seconds": forward, "turn_seconds": turn, "undo_seconds": undo}
     return section
 
 
@@ -41,6 +42,11 @@ def _time(forward: list[float], undo: list[float]) -> Row:
     what = f"{STEPS} steps, the last fails: time of an undo"
     compared = "an undo / a forward step, one saga at a time"
     return ratio_row(what, compared, forward, undo, millis, "undo")
+
+
+def _turn(forward: list[float], turn: list[float]) -> Row:
+    what = f"{STEPS} steps, the last fails: from its body to the first undo"
+    return ratio_row(what, "the turn / a forward step", forward, turn, millis)
 
 
 def _cpu(straight: list[Sample], back: list[Sample]) -> Row:
@@ -59,14 +65,14 @@ def _start(station: Station, number: int, key: str) -> Any:
     return station.bench.saga(STEPS, failing=True).delay(order=order(number, key))
 
 
-def _one(station: Station) -> tuple[float, float]:
-    """Seconds from step to step on the way forward, and from undo to undo."""
+def _one(station: Station) -> tuple[float, float, float]:
+    """Seconds from step to step on the way forward, from the last to the first undo, and from undo
+    to undo.
+    """
     key = station.list_name()
     _start(station, 0, key)
-    at = {end.what: end.at for end in station.wait(key, 3)}
-    # From the first body to the last one, and from that to the last undo: as many hops each way.
-    hops = STEPS - 1
-    return (at["failing"] - at["told"]) / hops, (at["undone"] - at["failing"]) / hops
+    told, failing, first, last = sorted(end.at for end in station.wait(key, 4))
+    return (failing - told) / (STEPS - 1), first - failing, (last - first) / (STEPS - 2)
 
 
 def _batch(station: Station, sagas: int) -> Sample:
@@ -74,6 +80,6 @@ def _batch(station: Station, sagas: int) -> Sample:
         for number in range(sagas):
             _start(station, number, key)
 
-    seconds, used, ends = station.measured(start, sagas * 3)
-    station.check(sum(end.what == "undone" for end in ends) == sagas, "a saga was not undone")
+    seconds, used, ends = station.measured(start, sagas * 4)
+    station.check(sum(end.what == "undone" for end in ends) == 2 * sagas, "a saga was not undone")
     return Sample(sagas, STEPS, seconds, used)

@@ -80,7 +80,6 @@ class TestStorage:
             (7, "found a int"),
             ({"url": "redis://"}, "found a dict"),
         ],
-        ids=str,
     )
     def test_what_is_no_store(self, storage: Any, found: str) -> None:
         with pytest.raises(SetupError, match=found) as caught:
