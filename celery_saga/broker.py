@@ -96,12 +96,14 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
     """What the app's broker says of some queues and of its deliveries; nothing, if it is away."""
     try:
         with open_connection(app) as connection:
-            empty = frozenset(name for name in queues if _is_empty(connection, name))
+            sizes = {name: _size(connection, name) for name in queues}
+            empty = frozenset(name for name, size in sizes.items() if size == 0)
+            long = frozenset(name for name, size in sizes.items() if size > LIMIT)
             if connection.transport.driver_type != "redis":
                 # Others know when a worker's connection has ended, and deliver its messages again.
-                return Backlog(empty)
+                return Backlog(empty, long=long)
             # A route that is a function may send each message of a task somewhere else.
-            certain = frozenset(queues) - empty if routes_by_name(app) else ()
+            certain = frozenset(queues) - empty - long if routes_by_name(app) else ()
             waiting = {name: _waiting(connection, name) for name in certain}
             # Two heartbeats, because one may be late.
             until = time.time() - 2 * float(app.conf.saga_heartbeat)
@@ -109,6 +111,7 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
                 empty,
                 _given_away(connection, until),
                 {name: found for name, found in waiting.items() if found is not None},
+                long,
             )
     except OperationalError:
         return Backlog()
@@ -120,15 +123,16 @@ def routes_by_name(app: Celery) -> bool:
     return all(type(route) is MapRoute for route in router.routes or ())
 
 
-def _is_empty(connection: Connection, queue: str) -> bool:
+def _size(connection: Connection, queue: str) -> int:
+    """How many messages are in a queue; less than none: nobody knows."""
     try:
         with connection.channel() as channel:
             declare: Any = channel.queue_declare  # type: ignore[attr-defined]
-            return bool(declare(queue=queue, passive=True).message_count == 0)
+            return int(declare(queue=queue, passive=True).message_count)
     except connection.channel_errors:
-        return True  # there is no such queue, and so nothing in it
+        return 0  # there is no such queue
     except connection.recoverable_connection_errors:
-        return False
+        return -1
 
 
 def _given_away(connection: Connection, until: float) -> Mapping[str, str]:

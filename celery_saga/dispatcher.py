@@ -21,11 +21,13 @@ class Backlog:
             which the hearts of live workers have had the time to tell; only of brokers that do not
             deliver them again when the worker's connection ends.
         waiting: the task ids of all messages in a queue, where they are known and not too many.
+        long: names of queues that hold many.
     """
 
     empty: frozenset[str] = frozenset()
     given_away: Mapping[str, str] = field(default_factory=dict)
     waiting: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    long: frozenset[str] = frozenset()
 
 
 class Dispatcher(Protocol):

@@ -126,7 +126,9 @@ class Sweeper:
             return MessageState.QUEUED if holders[task_id] in alive else MessageState.LOST
         if queue in backlog.empty or (missing and self._missed_for_long(message)):
             return MessageState.GONE
-        return MessageState.QUEUED
+        if queue in backlog.waiting and not missing:
+            return MessageState.WAITING
+        return MessageState.BEHIND if queue in backlog.long else MessageState.QUEUED
 
     def _missed_for_long(self, message: tuple[str, float | None]) -> bool:
         """Whether nobody had the message at an earlier look either.

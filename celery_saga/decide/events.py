@@ -19,7 +19,9 @@ class MessageState(str, Enum):
     """What the shell could find out about the message of a slot that nobody claimed."""
 
     LOST = "lost"  #: the worker that had it is dead
+    WAITING = "waiting"  #: it is in its queue
     QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
+    BEHIND = "behind"  #: it may wait in a queue that holds many
     GONE = "gone"  #: nobody has it and its queue is empty
     UNSEEN = "unseen"  #: the shell did not look
 

@@ -39,6 +39,15 @@ from celery_saga.execution import (
 #: have given it to a process that hangs.
 QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
 
+#: The same in a queue that holds many. Copies of all of them would make a backlog longer still; a
+#: worker that dies is noticed in another way.
+BEHIND_DELAY, BEHIND_DELAY_MAX = 300.0, 3600.0
+
+_DELAYS = {
+    MessageState.QUEUED: (QUEUED_DELAY, QUEUED_DELAY_MAX),
+    MessageState.BEHIND: (BEHIND_DELAY, BEHIND_DELAY_MAX),
+}
+
 #: How often a message that nobody has is sent again at once, or after one look's time. One that is
 #: lost more often than that may be what ends the workers which take it, and waits for twice that
 #: time; for no longer, as a lost message is promised to be sent again within ten seconds.
@@ -136,9 +145,9 @@ def _unclaimed(
         if at >= since + delay:
             return _send_again(execution, step, slot, at)
         return Decision(look_at(execution, since + delay))
-    if event.message is MessageState.QUEUED:
-        delay = min(QUEUED_DELAY_MAX, QUEUED_DELAY * 2.0 ** min(step.republished, 10))
-        if at >= since + delay:
+    if event.message in _DELAYS:
+        first, most = _DELAYS[event.message]
+        if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
             return _send_again(execution, step, slot, at)
     return Decision(look_at(execution, at + LOOK_AGAIN))
 

@@ -34,6 +34,7 @@ class Queue:
         self.broken: set[str] = set()
         self.taken: dict[str, str] = {}
         self.waiting: dict[str, frozenset[str]] = {}
+        self.long: frozenset[str] = frozenset()
         self.asked = 0
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
@@ -61,7 +62,7 @@ class Queue:
     def backlog(self, queues: Collection[str]) -> Backlog:
         self.asked += 1
         empty = frozenset() if self.messages else frozenset(queues)
-        return Backlog(empty, self.taken, self.waiting)
+        return Backlog(empty, self.taken, self.waiting, self.long)
 
 
 class Fixture:
@@ -179,6 +180,25 @@ def test_a_message_that_is_not_among_those_of_its_queue_is_sent_again(lost: Fixt
     lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1"})}
     lost.sweep(later=TOLD)
     assert lost.queue.messages == ["another", "s2", "s3", "s4"]
+
+
+def test_what_is_seen_in_its_queue_is_not_sent_again(lost: Fixture) -> None:
+    lost.queue.messages = ["another"]
+    lost.queue.waiting = {"queue": frozenset(f"{saga_id}~f0~1" for saga_id in lost.ids)}
+    lost.sweep(later=9_999)
+    assert lost.queue.messages == ["another"]
+    lost.queue.waiting = {}
+    lost.sweep(later=MISSED)
+    assert set(lost.queue.messages) == {"another", *lost.ids}
+
+
+def test_a_long_queue_is_not_made_longer_for_five_minutes(lost: Fixture) -> None:
+    lost.queue.messages = ["another"]
+    lost.queue.long = frozenset({"queue"})
+    lost.sweep(later=290)
+    assert lost.queue.messages == ["another"]
+    lost.sweep(later=20)
+    assert set(lost.queue.messages) == {"another", *lost.ids}
 
 
 def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:

@@ -299,7 +299,7 @@ class Walk:
         fair = execution.status is not SagaStatus.PAUSED and slot is None
         states = [ev.MessageState.GONE]
         if slot is not None and step.claim is None:
-            states += [ev.MessageState.LOST, ev.MessageState.QUEUED]
+            states += [ev.MessageState.LOST, ev.MessageState.QUEUED, ev.MessageState.WAITING]
         for state in states:
             looked = ev.Looked(time_after(execution, LONG), state)
             yield f"looked {state.value}", self._tell(world, looked), fair
