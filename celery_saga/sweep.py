@@ -119,14 +119,15 @@ class Sweeper:
         task_id = slot.task_id(execution.saga_id)
         # Each time that it is sent it is expected anew, and may be missed anew.
         message = task_id, execution.steps[slot.step].expected_at
-        missing = queue in backlog.waiting and task_id not in backlog.waiting[queue]
+        waiting = backlog.waiting.get(queue)
+        missing = waiting is not None and task_id not in waiting
         if task_id in holders or not missing:
             self._missed.pop(message, None)
         if task_id in holders:
             return MessageState.QUEUED if holders[task_id] in alive else MessageState.LOST
         if queue in backlog.empty or (missing and self._missed_for_long(message)):
             return MessageState.GONE
-        if queue in backlog.waiting and not missing:
+        if waiting is not None and not missing:
             return MessageState.WAITING
         return MessageState.BEHIND if queue in backlog.long else MessageState.QUEUED
 

@@ -22,7 +22,7 @@ class MessageState(str, Enum):
     WAITING = "waiting"  #: it is in its queue
     QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
     BEHIND = "behind"  #: it may wait in a queue that holds many
-    GONE = "gone"  #: nobody has it and its queue is empty
+    GONE = "gone"  #: nobody has it and it is not in its queue
     UNSEEN = "unseen"  #: the shell did not look
 
 

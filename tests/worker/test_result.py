@@ -72,7 +72,7 @@ class TestGet:
         # Once at once, once at the end, and once between in case that a notice was lost; the worker
         # reads all of it to store the result.
         load = "EVALSHA " + hashlib.sha1(redis_scripts.LOAD.encode()).hexdigest()
-        asked = [line for line in seen if line.startswith(f"{load} 1 saga:execution:{result.id}")]
+        asked = [line for line in seen if line == f"{load} 1 saga:execution:{result.id} "]
         assert 2 <= len(asked) <= 5
 
     def until_mark(self, monitor):
