@@ -212,6 +212,13 @@ class CeleryDispatcher:
         return backlog(self._app, queues)
 
 
+def header_of(carrier: Any) -> Mapping[str, str] | None:
+    """What marks the message of a step; ``carrier`` is whatever has the headers of a message."""
+    headers = getattr(carrier, "headers", None)
+    found = headers.get(HEADER) if headers else None
+    return found if isinstance(found, dict) else None
+
+
 def queue_of(app: Celery, call: Call) -> str:
     """The queue to which ``app`` sends a step's task; empty: an exchange decides."""
     task = app.tasks.get(call.task)

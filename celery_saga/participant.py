@@ -21,7 +21,7 @@ from celery_saga.context import SagaContext
 from celery_saga.coroutines import finished
 from celery_saga.decide.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.decide.moves import call_of
-from celery_saga.dispatch import HEADER
+from celery_saga.dispatch import header_of
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -48,10 +48,7 @@ FAILURE_TEXT = 2000
 
 def delivery_of(request: Any) -> tuple[str, Slot] | None:
     """Saga id and slot if ``request`` is the delivery of a step; ``None`` for any other call."""
-    headers = request.headers
-    if not headers or not isinstance(headers.get(HEADER), dict):
-        return None
-    return Slot.parse(request.id)
+    return None if header_of(request) is None else Slot.parse(request.id)
 
 
 def run_step(
@@ -78,7 +75,7 @@ def run_step(
     if claim is None:
         claim = Claim(runtime.token(slot), runtime.instance, request.retries or 0)
     try:
-        header = request.headers[HEADER]
+        header = header_of(request) or {}
         plan, run = header.get("plan"), header.get("run", "")
         execution = runtime.orchestrator.claim(saga_id, slot, claim, plan, run)
     except StoreUnavailable as error:

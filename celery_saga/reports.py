@@ -22,7 +22,7 @@ from celery_saga.decide.events import (
     StepRevoked,
     TaskUnknown,
 )
-from celery_saga.dispatch import HEADER
+from celery_saga.dispatch import header_of
 from celery_saga.execution import Failure, Slot
 from celery_saga.runtime import installed
 
@@ -69,8 +69,8 @@ def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> None:
     if runtime is None or runtime.heart is None or found is None:
         return
     saga_id, slot = found
-    header = (getattr(carrier, "headers", None) or {}).get(HEADER)
-    run = header.get("run", "") if isinstance(header, dict) else None
+    header = header_of(carrier)
+    run = None if header is None else header.get("run", "")
     runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance), run)
 
 
