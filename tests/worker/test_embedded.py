@@ -29,8 +29,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 #: Starts a server, says where its things are, then waits: for a line, or for its end by a signal.
 STARTER = """
-import json, os, psutil, sys
+import json, os, psutil, signal, sys
 from celery_saga.contrib.embedded import EmbeddedValkey
+# A shell that runs the tests in its background has told them, and what they start, to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 valkey = EmbeddedValkey().start()
 started = [child.pid for child in psutil.Process().children(recursive=True)]
 print(json.dumps({"processes": started, "folder": str(valkey.folder)}), flush=True)
