@@ -61,7 +61,8 @@ async def run(
 
     Args:
         pause_on_disk: come back as soon as the saga is saved. Until it is settled the execution
-            that comes back shows as paused; the saga itself goes on.
+            that comes back shows as paused; the saga itself goes on. Nothing is raised, however
+            quickly it ended.
         raise_on_error: raise if the saga did not complete; or else give back how it ended.
         timeout: seconds to wait.
         response: would continue a saga at a remote step, and there are none yet.
@@ -77,9 +78,9 @@ async def run(
         return saga.prepared(runtime.app, context, **options)().execution
 
     execution = await asyncio.to_thread(start)
+    if pause_on_disk:
+        return execution if execution.settled else evolved(execution, status=SagaStatus.PAUSED)
     if not execution.settled:
-        if pause_on_disk:
-            return evolved(execution, status=SagaStatus.PAUSED)
         execution = await settled(runtime.store, execution.saga_id, timeout)
     if raise_on_error and execution.status is not SagaStatus.COMPLETED:
         raise failure_of(execution)

@@ -53,6 +53,8 @@ class Heart:
         self._runtime = runtime
         self._every = float(conf.saga_heartbeat)
         self._ttl = float(conf.saga_heartbeat_ttl)
+        # When all stand still, another's last beat may have been up to a period before ours.
+        self._gap = max(self._ttl - self._every, 1.5 * self._every)
         self._limit = int(conf.saga_sweep_limit)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._newest: Pulse | None = None
@@ -148,7 +150,7 @@ class Heart:
         now = time.monotonic()
         passed, passed_there = now - self._last_beat, pulse.at - self._last_pulse
         leap = passed_there - passed > self._ttl / 3
-        if self._steady_since is None or passed > self._ttl or leap:
+        if self._steady_since is None or passed > self._gap or leap:
             self._steady_since = now
         self._last_beat, self._last_pulse = now, pulse.at
         # Others are judged only after a while without a gap and without a leap of the store's

@@ -32,7 +32,7 @@ def delivery(
 
 def wait_for(
     condition: Callable[[], T],
-    timeout: float = 10.0,
+    timeout: float = 30.0,
     *,
     description: str = "",
     interval: float = 0.008,

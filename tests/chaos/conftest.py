@@ -6,7 +6,6 @@ bodies write what they do and nobody else, is on a server that nobody touches.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,10 +137,11 @@ def new_worker(
     celery_setup_app: Celery,
     journal: Journal,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[], CeleryTestWorker]]:
     """Starts workers; they are not waited for."""
     # For the bodies, and for the client's process.
-    os.environ["SAGA_TEST_JOURNAL"] = journal.url
+    monkeypatch.setenv("SAGA_TEST_JOURNAL", journal.url)
     with ExitStack() as stack:
 
         def start() -> CeleryTestWorker:

@@ -37,7 +37,8 @@ def test_the_nodes_are_pytest_celerys(celery_setup: Setup):
     assert len(celery_setup) == 4
     assert ping.s().apply_async().get(timeout=10) == "pong"
     names = {worker.hostname() for worker in celery_setup.worker_cluster}
-    assert names == set(celery_setup.app.control.inspect(timeout=3).ping())
+    inspect = celery_setup.app.control.inspect(timeout=3)
+    wait_for(lambda: names == set(inspect.ping() or ()))
     celery_setup.worker.assert_log_exists("ready.")
 
 

@@ -33,7 +33,7 @@ def test_a_schedule_has_all_kinds_of_faults():
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("apart", [False, True], ids=["one server", "two servers"])
 def test_every_saga_ends_as_it_is_reported(apart, tmp_path):
-    options = Options(sagas=150, kills=8, seed=4, in_flight=60, apart=apart, heartbeat=(0.5, 2.0))
+    options = Options(sagas=150, kills=8, seed=4, in_flight=60, apart=apart, heartbeat=(0.5, 5.0))
     outcome = run(options, tmp_path)
     found = {what: count for what, count, _ in rows(outcome)}
     assert holds(outcome), (found, [verdict for verdict in outcome.verdicts if verdict.reasons])

@@ -124,6 +124,20 @@ class TestJudgingOthers:
 
         assert fleet.lost == 0
 
+    def test_a_pause_of_all_voids_nothing_wherever_between_two_beats_it_comes(self, fleet):
+        """One that had just beaten must not judge one that was about to."""
+        fleet.pass_time(20, other=True)
+        fleet.clock.at += 0.1
+        fleet.store.beat("other", TTL, ())
+        fleet.clock.at += 1.9
+        fleet.heart._guarded(fleet.heart._beat)
+
+        fleet.clock.at += 4.15  # the other has been silent for six seconds, we for four
+        fleet.heart._guarded(fleet.heart._beat)
+        fleet.pass_time(60, other=True)
+
+        assert fleet.lost == 0
+
     def test_a_store_whose_clock_is_set_forward_voids_nothing(self, fleet):
         """Or a replica with another clock takes over: everybody looks dead until they beat."""
         fleet.pass_time(20, other=True)

@@ -49,7 +49,7 @@ def expect_no_leftovers(site: Site) -> None:
         return not found
 
     try:
-        wait_for(none, 5, description="no keys without an expiry")
+        wait_for(none, description="no keys without an expiry")
     except AssertionError as error:
         raise AssertionError(f"{error}: {found}") from None
 

@@ -22,7 +22,7 @@ from tests.worker.harness import ROOT
 APP = "tests.worker.apps.crashing"
 
 #: A worker that looks dead soon, and one that never does.
-FRAIL = {"saga_heartbeat": 0.05, "saga_heartbeat_ttl": 0.3}
+FRAIL = {"saga_heartbeat": 0.05, "saga_heartbeat_ttl": 0.5}
 STURDY = {"saga_heartbeat": 0.2, "saga_heartbeat_ttl": 30.0}
 
 #: Pauses of the engine's own retries.

@@ -125,7 +125,10 @@ def run(site, way, *options):
                 if not worker.process.alive:
                     deaths.append(worker)
                     workers[number] = site.start(*options, app=APP)
-            return all(result.ready() for result in results.values())
+            # Who settles a saga may be about to die, and who has died to be found out.
+            dead = all(died(site, result.id) for result in results.values())
+            found_out = "solo" not in options or len(deaths) >= len(results)
+            return dead and found_out and all(result.ready() for result in results.values())
 
         with contextlib.suppress(AssertionError):  # each test looks at its own saga
             wait_for(settled, 200, interval=0.1)

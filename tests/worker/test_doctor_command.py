@@ -39,13 +39,17 @@ def clinic(durable: Server, journal: Journal, folder: Path) -> Iterator[Site]:
         site.close()
 
 
+#: Workers of a machine that is busy have time to answer.
+PATIENTLY = ("--timeout", "3")
+
+
 def run(site: Site, *arguments: str, app: str = CLINIC, **settings: str) -> Ran:
     return Ran(app, *arguments, env=site.environment(**settings))
 
 
 class TestWell:
     def test_nothing_is_found(self, clinic):
-        ran = run(clinic)
+        ran = run(clinic, *PATIENTLY)
 
         assert (ran.code, ran.err) == (0, "")
         assert ran.out.startswith("app      clinic, celery_saga ")
@@ -55,7 +59,7 @@ class TestWell:
         assert "sesame" not in ran.out
 
     def test_as_json(self, clinic):
-        ran = run(clinic, "--json")
+        ran = run(clinic, "--json", *PATIENTLY)
 
         assert (ran.code, ran.err) == (0, "")
         document = ran.document
@@ -68,7 +72,7 @@ class TestWell:
 
 class TestIll:
     def test_a_warning_alone_is_no_failure(self, clinic):
-        ran = run(clinic, "--json", app=SURGERY)
+        ran = run(clinic, "--json", *PATIENTLY, app=SURGERY)
 
         assert ran.code == 0
         # The worker runs the clinic's app: it knows the surgery's tasks, and not its saga.
@@ -107,7 +111,8 @@ class TestAway:
         assert "sesame" not in ran.out + ran.err
 
     def test_the_store(self, clinic):
-        ran = run(clinic, "--json", saga_store_url=f"redis://:sesame@127.0.0.1:{free_port()}/0")
+        away = f"redis://:sesame@127.0.0.1:{free_port()}/0"
+        ran = run(clinic, "--json", *PATIENTLY, saga_store_url=away)
 
         assert ran.code == 1
         assert ran.said("store") == [("error", "saga_store_url")]

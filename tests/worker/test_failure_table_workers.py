@@ -218,7 +218,7 @@ class TestSoftShutdown:
     @classmethod
     def ended(cls, arena):
         act = quit_and_let_end
-        with scene(arena, cls.IN_TIME, act, worker_soft_shutdown_timeout=2) as cast:
+        with scene(arena, cls.IN_TIME, act, worker_soft_shutdown_timeout=5) as cast:
             yield cast
 
     @parts(*IN_TIME)
@@ -244,7 +244,9 @@ class TestRetryOnWorkerLost:
     def sagas(cls, arena):
         site, rescuer = arena
         queue = f"resent-{next(_numbers)}"
-        worker = site.worker("-Q", queue, app="tests.worker.apps.table")
+        # Its main process may be slow to send the message, which its heart must not miss meanwhile.
+        calm = {"saga_heartbeat": 1.0, "saga_heartbeat_ttl": 6.0}
+        worker = site.worker("-Q", queue, app="tests.worker.apps.table", **calm)
         found = {}
         for name in ("late_resent", "early_resent"):
             saga = Saga("resent", app=site.app)

@@ -75,7 +75,7 @@ def test_a_step_on_a_live_worker_is_never_rerun_however_long_it_runs(site):
     result = site.saga(("a", late, undo)).delay(hold=["a/f"])
     site.journal.wait(result.id, "began")
 
-    beats(site, 15)  # three times the time after which a silent worker counts as dead
+    beats(site, 25)  # more than twice the time after which a silent worker counts as dead
     site.journal.open(result.id, "a/f")
 
     assert site.settled(result) == "COMPLETED"

@@ -65,7 +65,7 @@ class TestPools:
         site.journal.wait(result.id, "began")
 
         began = site.client.time()[0]
-        wait_for(lambda: site.client.time()[0] >= began + 3)
+        wait_for(lambda: site.client.time()[0] >= began + 5)
         site.journal.open(result.id, "a/f")
 
         assert site.settled(result) == "COMPLETED"

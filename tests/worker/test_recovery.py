@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from celery_saga import SagaManager
+from celery_saga import Saga, SagaManager
 from tests.helpers import wait_for
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.steps import early, late, nap, requeued, undo
@@ -106,7 +106,7 @@ class TestKilledWorker:
         killed.kill()
         if successor == "started after":
             other.kill()
-            site.worker()
+            site.worker("-Q", "celery,first,second")
 
     def pair(self, site, line):
         def children(worker):
@@ -116,7 +116,9 @@ class TestKilledWorker:
         return (one, two) if line["pid"] in children(one) else (two, one)
 
     def two_workers(self, site):
-        for worker in [site.start("-c", "1"), site.start("-c", "1")]:
+        """Each with a queue of its own beside the one of both."""
+        queues = ("celery,first", "celery,second")
+        for worker in [site.start("-c", "1", "-Q", names) for names in queues]:
             worker.wait_until_ready()
 
     def test_mid_step_with_late_ack(self, site, successor):
@@ -152,13 +154,19 @@ class TestKilledWorker:
     def test_between_steps(self, site, successor):
         """The worker dies with a message that it has received and not started."""
         self.two_workers(site)
-        held = [site.saga(("a", late), name="held").delay(hold=["a/f"]) for _ in range(2)]
+        held = []
+        for queue in ("first", "second"):  # no worker is to take both
+            saga = Saga("held", app=site.app)
+            saga.local_step(late, name="a", queue=queue)
+            held.append(saga.commit().delay(hold=["a/f"]))
         for result in held:
             site.journal.wait(result.id, "began")
         results = [site.saga(("a", late), ("b", late)).delay() for _ in range(4)]
         wait_for(lambda: site.queued() == 0, description="all messages are with workers")
 
         self.run(site, successor, held[0], 1)
+        for queue in ("first", "second"):
+            site.app.control.add_consumer(queue)
         for result in held:
             site.journal.open(result.id, "a/f", 2)
 
@@ -175,7 +183,7 @@ class TestBusyQueue:
         """Its last heartbeat did not tell of it."""
         other = site.worker("-Q", "elsewhere")
         victim = site.worker(
-            "-c", "1", "--prefetch-multiplier", "2", saga_heartbeat=4, saga_heartbeat_ttl=5
+            "-c", "1", "--prefetch-multiplier", "2", saga_heartbeat=4, saga_heartbeat_ttl=12
         )
         busy = site.saga(("a", late)).delay(hold=["a/f"])
         site.journal.wait(busy.id, "began")
@@ -186,7 +194,7 @@ class TestBusyQueue:
             site.app.send_task(nap.name, (0,))
         victim.kill()
 
-        wait_for(lambda: result.execution.steps[0].republished == 1, timeout=20)
+        wait_for(lambda: result.execution.steps[0].republished == 1, timeout=40)
         assert site.queued() > 3
         site.app.control.add_consumer("celery", destination=[other.name])
         site.journal.open(busy.id, "a/f", 2)
@@ -225,7 +233,7 @@ class TestShutdown:
 
     def test_a_worker_that_ends_in_good_order_takes_its_leave(self, site):
         worker = site.worker()
-        assert site.alive() == 1
+        wait_for(lambda: site.alive() == 1)
 
         worker.signal(signal.SIGTERM)
         wait_for(lambda: not worker.process.alive)

@@ -187,19 +187,22 @@ class TestWhatOthersSee:
     def test_events_lead_from_the_saga_through_its_steps(self, site):
         """What Flower makes its list and its tree of."""
         site.worker("-E")
-        seen = []
+        seen, heard = [], threading.Event()
         with site.app.connection_for_read() as connection:
 
             def received(event):
                 seen.append(event)
                 receiver.should_stop = len(seen) == 3
 
-            receiver = site.app.events.Receiver(connection, handlers={"task-received": received})
-            before = site.client.pubsub_numpat()
+            handlers = {
+                "task-received": received,
+                "worker-heartbeat": lambda event: heard.set(),
+            }
+            receiver = site.app.events.Receiver(connection, handlers=handlers)
             with ThreadPoolExecutor(1) as pool:
                 capture = pool.submit(receiver.capture, limit=None, timeout=30)
                 try:
-                    wait_for(lambda: site.client.pubsub_numpat() > before)
+                    wait_for(heard.is_set, description="a heartbeat, so that it listens")
                     result = site.saga(("a", late, undo), ("b", early)).delay(fail=["b/f"])
                     wait_for(capture.done, timeout=30)
                 finally:

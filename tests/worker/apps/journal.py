@@ -12,7 +12,7 @@ import redis
 from celery_saga import saga_info
 
 #: Seconds after which a body that nobody let go gives up.
-PATIENCE = 60
+PATIENCE = 240
 
 
 @lru_cache

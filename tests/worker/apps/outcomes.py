@@ -52,13 +52,13 @@ def aborts_under_autoretry(self):
     raise AbortSaga("no way")
 
 
-@app.task(soft_time_limit=0.2)
+@app.task(soft_time_limit=2)
 def over_soft_limit():
     note("began")
     time.sleep(30)
 
 
-@app.task(time_limit=0.5)
+@app.task(time_limit=2)
 def over_hard_limit():
     note("began")
     time.sleep(30)

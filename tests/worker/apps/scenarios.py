@@ -302,7 +302,7 @@ SCENARIOS: dict[str, Scenario] = {
         bodies="a b b A",
         failures=2,
     ),
-    "deadline": Scenario([(takes_long, undo), DO], "a A", "COMPENSATED", start={"deadline": 2.0}),
+    "deadline": Scenario([(takes_long, undo), DO], "a A", "COMPENSATED", start={"deadline": 4.0}),
     "cancelled by its own step": Scenario([DO, (cancels, undo), DO], "a b B A", "COMPENSATED"),
     "a step starts another saga": Scenario([(starts_another, undo), DO], "a b", "COMPLETED"),
     "a step starts another saga that is undone": Scenario(

@@ -19,7 +19,7 @@ from celery_saga import saga_info
 from tests.worker.apps.journal import is_first_body, note, remember, wait_at
 
 #: Seconds that a body takes which is longer than the limits in these tests.
-LONG = 1.0
+LONG = 2.5
 
 
 def _declines(task: Any) -> None:
@@ -91,15 +91,19 @@ def _replaces(task: Any) -> None:
     task.replace(leaf.s("replaced"))
 
 
-def _long(task: Any) -> None:
-    give_up = time.monotonic() + LONG
+def _long(task: Any, seconds: float = LONG) -> None:
+    give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         time.sleep(0.02)
 
 
-def _long_then_declines(task: Any) -> None:
+def _endless(task: Any) -> None:
+    _long(task, 100 * LONG)
+
+
+def _endless_then_declines(task: Any) -> None:
     if is_first_body():
-        _long(task)
+        _endless(task)
     raise ValueError("it is there already")
 
 
