@@ -60,9 +60,8 @@ async def run(
     """Start a saga and wait for its end; see :meth:`celery_saga.SagaManager.run`.
 
     Args:
-        pause_on_disk: come back as soon as the saga is saved. Until it is settled the execution
-            that comes back shows as paused; the saga itself goes on. Nothing is raised, however
-            quickly it ended.
+        pause_on_disk: come back, and raise nothing, as soon as the saga is saved. Until it is
+            settled the execution that comes back shows as paused; the saga itself goes on.
         raise_on_error: raise if the saga did not complete; or else give back how it ended.
         timeout: seconds to wait.
         response: would continue a saga at a remote step, and there are none yet.
