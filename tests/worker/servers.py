@@ -187,7 +187,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(30)
         return self
 
     def _listen(self) -> None:
@@ -201,7 +201,7 @@ class Monitor:
 
     def __exit__(self, *error: object) -> None:
         self._admin.echo(self._end)
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def pushes(self, saga_id: str) -> dict[str, list[dict[str, Any]]]:

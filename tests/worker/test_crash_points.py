@@ -182,7 +182,7 @@ def test_a_process_that_is_forked_while_the_heart_is_at_the_broker_can_go_there(
         site.journal.wait(result.id, "began", 2)
         site.journal.open(result.id, "a/f")
 
-        assert site.settled(result, timeout=12) == "COMPLETED"
+        assert site.settled(result, timeout=20) == "COMPLETED"
     finally:
         worker.kill()
         with redis.Redis.from_url(site.settings["result_backend"]) as client:

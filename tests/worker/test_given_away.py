@@ -107,7 +107,7 @@ def test_the_brokers_books(site):
     site.journal.wait(result.id, "began")
     wait_for(lambda: backlog(site.app, ["celery"]).empty == {"celery"})
 
-    assert given_away() == sorted([f"{result.id}~f0~1", plain.id])
+    wait_for(lambda: given_away() == sorted([f"{result.id}~f0~1", plain.id]))
     site.app.conf.saga_heartbeat = 3600
     assert given_away() == []
 

@@ -38,7 +38,7 @@ class TestManagedProcess:
 
         process = ManagedProcess([sys.executable, "-c", program], log=log)
 
-        assert process.wait(10) == 3
+        assert process.wait(30) == 3
         assert not process.alive
         assert sorted(lines_of(log)) == ["err", "out"]
 
@@ -52,7 +52,7 @@ class TestManagedProcess:
             cwd=tmp_path,
             env={**os.environ, "NAME": "value"},
         ) as process:
-            process.wait(10)
+            process.wait(30)
 
         assert lines_of(log) == [f"{process.pid} {process.pid} {tmp_path} value"]
 
@@ -67,13 +67,13 @@ class TestManagedProcess:
         with ManagedProcess(["sleep", "60"]) as process:
             process.terminate()
 
-            assert process.wait(10) == -signal.SIGTERM
+            assert process.wait(30) == -signal.SIGTERM
 
     def test_the_command_can_be_interrupted(self):
         with ManagedProcess(["sleep", "60"]) as process:
             process.send_signal(signal.SIGINT)
 
-            assert process.wait(10) == -signal.SIGINT
+            assert process.wait(30) == -signal.SIGINT
 
     def test_kill_ends_the_whole_group(self, tmp_path):
         log = tmp_path / "log"
@@ -102,7 +102,7 @@ class TestManagedProcess:
         program = STUBBORN.replace("signal.pause()", "child or signal.pause()")
         process = ManagedProcess([sys.executable, "-c", program], log=log)
 
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
         wait_for(lambda: is_gone(int(lines_of(log)[0])))
 
@@ -112,8 +112,8 @@ class TestManagedProcess:
             folder.mkdir()
         first = ManagedProcess(["true"], remove=kept)
         second = ManagedProcess(["true"], remove=removed)
-        first.wait(10)
-        second.wait(10)
+        first.wait(30)
+        second.wait(30)
         assert removed.exists()
 
         first.stop(keep=True)
@@ -128,13 +128,13 @@ class TestManagedProcess:
 
         os.kill(watchdog, signal.SIGTERM)
 
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(30) == -signal.SIGTERM
 
     def test_ends_the_command_when_the_watchdog_is_killed(self):
         process = ManagedProcess(["sleep", "60"])
         os.kill(psutil.Process(process.pid).ppid(), signal.SIGKILL)
 
-        process.wait(10)
+        process.wait(30)
 
         wait_for(lambda: is_gone(process.pid))
 
