@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 from celery_saga import sweep
 from tests.simulator.ledger import Broken
@@ -23,6 +24,23 @@ class Totals:
     failed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     longest: float = 0.0
+
+    def add(
+        self,
+        seeds: int = 0,
+        failed: int = 0,
+        counts: Mapping[str, int] | None = None,
+        longest: float = 0.0,
+    ) -> None:
+        """What other runs came to, as :meth:`told` by their process."""
+        self.seeds += seeds
+        self.failed += failed
+        self.counts += Counter(counts)
+        self.longest = max(self.longest, longest)
+
+    def told(self) -> dict[str, Any]:
+        """The same, in plain values."""
+        return {**vars(self), "counts": dict(self.counts)}
 
 
 TOTALS = Totals()
@@ -73,11 +91,8 @@ def run(seeds: Iterable[int]) -> str:
         for seed in seeds:
             schedule = draw(seed)
             promise, world = broken_by(schedule)
-            TOTALS.seeds += 1
-            TOTALS.counts += world.counts
-            TOTALS.longest = max(TOTALS.longest, world.longest)
+            TOTALS.add(1, int(bool(promise)), world.counts, world.longest)
             if promise:
-                TOTALS.failed += 1
                 return _explained(schedule, promise)
     return ""
 

@@ -1,0 +1,27 @@
+"""Says at the end of a test run what the simulator has seen, in whichever processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.simulator.simulator import TOTALS, report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:  # a process of pytest-xdist
+        told["simulator"] = TOTALS.told()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    TOTALS.add(**getattr(node, "workeroutput", {}).get("simulator", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    text = report()
+    if text:
+        terminalreporter.section("simulator")
+        terminalreporter.write_line(text)
