@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from math import isfinite
 from typing import Any
 
 from celery import Celery
@@ -65,6 +66,6 @@ def _from_now(app: Celery, when: datetime) -> float:
 def _seconds(name: str, given: Any) -> float:
     if isinstance(given, timedelta):
         return given.total_seconds()
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or given != given:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not isfinite(given):
         raise ValueError(f"{name}: expected seconds or a timedelta, found {given!r}")
     return float(given)

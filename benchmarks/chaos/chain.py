@@ -26,8 +26,8 @@ from benchmarks.chaos.app import (
     stumble,
 )
 from benchmarks.chaos.engines import with_result
-from benchmarks.chaos.judge import BACKWARD, FORWARD, RESULTS, Told
-from benchmarks.chaos.ledger import acting, who
+from benchmarks.chaos.judge import RESULTS, Told
+from benchmarks.chaos.ledger import BACKWARD, FORWARD, acting, who
 from benchmarks.chaos.orders import Order
 
 #: Seconds after which a Redis broker delivers again what nobody has acknowledged; and how often it

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.chaos.causes import Faults
 from benchmarks.chaos.chain import Chains
 from benchmarks.chaos.engines import AWAY, Engine, Sagas
 from benchmarks.chaos.injector import Happened, Injector
-from benchmarks.chaos.judge import Faults, Told, Verdict, judge
+from benchmarks.chaos.judge import Told, Verdict, judge
 from benchmarks.chaos.ledger import Ledger, Line
 from benchmarks.chaos.orders import make_order
 from benchmarks.chaos.schedule import make_schedule

@@ -6,23 +6,13 @@ claims must be the case; and each body that ran more often than once must have h
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from benchmarks.chaos.injector import Happened
-from benchmarks.chaos.ledger import Line
+from benchmarks.chaos.causes import Faults, duplicates
+from benchmarks.chaos.ledger import BACKWARD, FORWARD, Line
 from benchmarks.chaos.orders import Order
-
-FORWARD, BACKWARD = "f", "c"
-
-#: Causes of a second effect with the same key that the library does not promise to prevent: a
-#: process was gone, or was taken for dead, between the effect and the record of it.
-EXCUSED = ("killed child", "killed worker", "ended worker", "stopped worker")
-
-#: Seconds that may lie between a claim and the first line of its body.
-CLAIM = 2.0
 
 #: Celery's state of the result of a saga, by the saga's status.
 RESULTS = {"COMPLETED": "SUCCESS", "COMPENSATED": "FAILURE"}
@@ -67,59 +57,6 @@ class Verdict:
     late: int = 0
 
 
-class Faults:
-    """What was done to the stage, asked by who may have suffered from it."""
-
-    def __init__(self, log: Iterable[Happened]) -> None:
-        self._workers: dict[int, list[Happened]] = defaultdict(list)
-        self._messages: dict[str, set[str]] = defaultdict(set)
-        self._others: list[Happened] = []
-        for each in log:
-            if each.worker:
-                self._workers[each.worker].append(each)
-            elif each.slots:
-                for slot in each.slots:
-                    self._messages[slot.rpartition("~")[0]].add(each.kind)
-            else:
-                self._others.append(each)
-
-    def end_of(self, line: Line, until: float) -> str:
-        """How the process that wrote a line came to its end before ``until``, or ``""``."""
-        for each in self._workers[line.worker]:
-            if line.at <= each.at <= until:
-                if each.kind == "child" and each.pid == line.pid:
-                    return "killed child"
-                if each.kind in ("worker", "ended"):
-                    return "killed worker" if each.kind == "worker" else "ended worker"
-        return ""
-
-    def stopped(self, worker: int, begin: float, end: float) -> bool:
-        """Whether a worker was stopped for some of that time, or shortly before."""
-        return any(
-            each.kind == "stop" and each.at <= end and (each.until or end) >= begin - CLAIM
-            for each in self._workers[worker]
-        )
-
-    def cut_off(self, begin: float, end: float) -> bool:
-        """Whether any process was ended or stopped in that time."""
-        return any(
-            each.at <= end and (each.until or each.at) >= begin
-            for log in self._workers.values()
-            for each in log
-        )
-
-    def of_message(self, line: Line) -> set[str]:
-        """What became of messages of a line's step."""
-        return self._messages[f"{line.saga_id}~{line.direction}{line.step}"]
-
-    def between(self, begin: float, end: float) -> str:
-        """What else happened in that time."""
-        for each in self._others:
-            if each.at <= end and (each.until or each.at) >= begin:
-                return {"server": "killed server", "cut": "cut connection"}[each.kind]
-        return ""
-
-
 def judge(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> Verdict:
     """The verdict on one saga.
 
@@ -130,7 +67,7 @@ def judge(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> Ve
     found.reasons += _broken(order, told, lines, faults)
     standing, found.late = _effects(order, lines)
     _hold(found, standing)
-    found.duplicates = Counter(_duplicates(lines, faults))
+    found.duplicates = Counter(duplicates(lines, faults))
     if found.kind != "stuck":
         found.kind = "inconsistent" if found.reasons else told.status.lower()
     return found
@@ -251,56 +188,3 @@ class _Course:
             return False  # it cannot have been sent
         sent = max((body.at for body in before), default=0.0)
         return self._faults.cut_off(sent, line.at)
-
-
-def _duplicates(lines: Sequence[Line], faults: Faults) -> list[str]:
-    """The cause of each effect beyond a key's first."""
-    found = []
-    began: dict[tuple[str, int], float] = {}
-    effects: dict[str, _Effect] = {}
-    for line in lines:
-        if line.what == "began":
-            began[line.key, line.pid] = line.at
-        if line.what != "effect":
-            continue
-        effect = _Effect(line, began.get((line.key, line.pid), line.at))
-        if line.key in effects:
-            found.append(_cause(effects[line.key], effect, lines, faults))
-        effects[line.key] = effect
-    return found
-
-
-class _Effect(NamedTuple):
-    """An effect, and when its body began."""
-
-    line: Line
-    began: float
-
-
-def _cause(
-    one: _Effect,
-    other: _Effect,
-    lines: Sequence[Line],
-    faults: Faults,
-) -> str:
-    """Why the second effect came although there was the first."""
-    first, second = one.line, other.line
-    for each in (one, other):
-        if faults.stopped(each.line.worker, each.began, second.at):
-            return "stopped worker"
-    recorded = any(
-        line.step > first.step and first.at < line.at < second.at
-        for line in lines
-        if line.direction == first.direction == FORWARD
-    )
-    if recorded:
-        return "after its record"
-    ended = faults.end_of(first, second.at)
-    if ended:
-        return ended
-    messages = faults.of_message(second)
-    if "duplicate" in messages:
-        return "duplicated message"
-    if "lose" in messages:
-        return "lost message"
-    return faults.between(first.at, second.at) or "unexplained"

@@ -26,6 +26,9 @@ LEDGER = "SAGA_CHAOS_LEDGER"
 #: The list of lines.
 LINES = "lines"
 
+#: The directions in which steps run.
+FORWARD, BACKWARD = "f", "c"
+
 #: Lines that are fetched at once.
 PAGE = 20_000
 #: Lines that tell what goes on at this moment.

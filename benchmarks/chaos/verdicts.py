@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
+from benchmarks.chaos.causes import EXCUSED
 from benchmarks.chaos.driver import ENGINES, Options, Outcome, run
-from benchmarks.chaos.judge import EXCUSED, Verdict
+from benchmarks.chaos.judge import Verdict
 from benchmarks.chaos.stage import ChaosError
 
 #: Sagas that are shown line by line if something is wrong with them.

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos.causes import Faults
 from benchmarks.chaos.driver import Options, Outcome
 from benchmarks.chaos.injector import Happened
-from benchmarks.chaos.judge import Faults, Told, judge
+from benchmarks.chaos.judge import Told, judge
 from benchmarks.chaos.ledger import Line
 from benchmarks.chaos.orders import Order
 from benchmarks.chaos.verdicts import holds, to_dict
@@ -241,6 +242,13 @@ class TestDuplicates:
         stop = Happened("stop", 0.5, WORKER, until=0.9)
         copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
         assert self.causes(stop, copy, entries=entries) == ["stopped worker"]
+
+    def test_a_worker_that_was_stopped_when_the_report_was_made_is_no_reason(self):
+        entries = ("f0 began effect ended", "f0@13/30 began", *self.TWICE[1:])
+        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        for at, cause in ((2.5, "stopped worker"), (3.5, "duplicated message")):
+            stop = Happened("stop", at, WORKER, until=9.0)
+            assert self.causes(stop, copy, entries=entries) == [cause]
 
     def test_a_duplicated_message(self):
         copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
