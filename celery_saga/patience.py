@@ -10,7 +10,7 @@ from celery_saga.errors import StoreUnavailable
 
 T = TypeVar("T")
 
-#: Pauses between two attempts at a store or broker that is away, in seconds; the last one repeats.
+#: Pauses between two attempts at a store that is away, in seconds; the last one repeats.
 PATIENCE_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 

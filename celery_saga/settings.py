@@ -6,7 +6,7 @@ from typing import Any
 
 #: Defaults; each may be overridden in the app's configuration like any setting of Celery's.
 DEFAULTS: dict[str, Any] = {
-    # Where checkpoints live; None: in the result backend. Any redis:// or rediss:// URL.
+    # Where checkpoints live, redis://, rediss:// or redis+socket://; None: in the result backend.
     "saga_store_url": None,
     # Prefix of all Redis keys.
     "saga_key_prefix": "saga:",
@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "saga_compensation_max_attempts": 5,
     # Seconds for which a task that no worker knows is offered again.
     "saga_unknown_task_grace": 600.0,
-    # Seconds for which a step's report waits for a store or broker that is away.
+    # Seconds for which a step's report waits for a store that is away.
     "saga_commit_patience": 60.0,
     # Seconds between two heartbeats of a worker, and after which a silent one counts as dead.
     "saga_heartbeat": 2.0,

@@ -56,7 +56,10 @@ SagaNotFound = SagaExecutionNotFoundException
 
 
 class SagaAlreadyExists(SagaExecutionException):
-    """A saga with this id was started before, and ``on_duplicate="raise"`` was asked for."""
+    """A saga with this id was started before, and ``on_duplicate="raise"`` was asked for.
+
+    Or it is there already where ``repository.store()`` would take one in.
+    """
 
     def __init__(self, saga_id: str, saga_name: str) -> None:
         super().__init__(saga_id, saga_name)

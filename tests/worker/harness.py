@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,17 @@ class Worker:
     _count = 0
 
     def __init__(
-        self, app: str, folder: Path, env: Mapping[str, str], options: tuple[str, ...]
+        self,
+        app: str,
+        folder: Path,
+        env: Mapping[str, str],
+        options: tuple[str, ...],
+        keeper: Sequence[str] = (),
     ) -> None:
         Worker._count += 1
         self.name = f"w{Worker._count}@test"
         self.log = folder / f"worker-{Worker._count}.log"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name]
+        command = [*keeper, sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name]
         command += ["--loglevel", "INFO", "--without-mingle", "--without-gossip", *options]
         self.process = ManagedProcess(
             command,
@@ -127,12 +132,17 @@ class Site:
         *options: str,
         app: str = "tests.worker.apps.site",
         env: Mapping[str, str] | None = None,
+        keeper: Sequence[str] = (),
         **settings: Any,
     ) -> Worker:
-        """Start a worker; it is not waited for."""
+        """Start a worker; it is not waited for.
+
+        Args:
+            keeper: a command that starts the one which follows it.
+        """
         env = {**(env or {}), **self.environment(**settings)}
         options = options if "-c" in options else ("-c", "2", *options)
-        self.workers.append(Worker(app, self.folder, env, options))
+        self.workers.append(Worker(app, self.folder, env, options, keeper))
         return self.workers[-1]
 
     def worker(self, *options: str, **settings: Any) -> Worker:

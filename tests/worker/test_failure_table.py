@@ -157,6 +157,7 @@ class TestBodies:
         result = sagas[on.pool, "step", way]
         status, bodies = self.STEPS[way]
         assert on.ledger(result) == (status, [*bodies])
+        assert self.keys(on, result, "f") == {f"{result.id}/a/f/0"}
         if way == "replaces":
             assert "self.replace() inside a step" in result.execution.error.message
 
@@ -165,12 +166,15 @@ class TestBodies:
         result = sagas[on.pool, "undo", way]
         status, bodies = self.UNDOS[way]
         assert on.ledger(result) == (status, [*bodies])
-        keys = {
+        assert self.keys(on, result, "c") == {f"{result.id}/a/c/0"}
+
+    def keys(self, on, result, direction):
+        """The idempotency keys that the bodies of ``a`` saw."""
+        return {
             line["idempotency_key"]
             for line in on.site.journal.said(result.id, "began")
-            if (line["step"], line["direction"]) == ("a", "c")
+            if (line["step"], line["direction"]) == ("a", direction)
         }
-        assert keys == {f"{result.id}/a/c/0"}
 
     @only("threads", "gevent")
     def test_out_of_memory(self, on):

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from celery_saga import Saga
-from tests.helpers import wait_for
+from tests.helpers import is_gone, wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.conftest import expect_no_leftovers
-from tests.worker.victims import ALL, DONE, ENDED, LOST, UNDONE, Arena, Victim, arena_of, victim
+from tests.worker.victims import (
+    ALL,
+    DONE,
+    ENDED,
+    LOST,
+    UNDONE,
+    Arena,
+    Victim,
+    arena_of,
+    hold_all,
+    victim,
+)
 
 pytestmark = pytest.mark.worker
 
@@ -111,19 +124,35 @@ class TestKilled:
 
 
 class TestMainProcessKilled:
-    """SIGKILL for the main process alone; its children end with it."""
+    """SIGKILL for the main process alone; its children end with it, by themselves."""
 
-    PARTS = (("prefork", ALL),)
+    #: Starts a worker and outlives it: whoever looks after our processes would end the children of
+    #: one that is gone.
+    KEEPER = (
+        sys.executable,
+        "-c",
+        "import signal, subprocess, sys; subprocess.run(sys.argv[1:]); signal.pause()",
+    )
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cast(cls, arena):
-        with scene(arena, cls.PARTS, lambda v: v.worker.signal(signal.SIGKILL)) as cast:
-            yield cast
+    def found(cls, arena):
+        found = victim(arena, keeper=cls.KEEPER)
+        hold_all([found])
+        (main,) = psutil.Process(found.worker.process.pid).children()
+        main.kill()
+        for line in found.began.values():
+            wait_for(lambda pid=line["pid"]: is_gone(pid), description="its children to end")
+        assert found.worker.process.alive
+        found.rescue()
+        yield found
+        found.leave()
+        found.worker.kill()
+        expect_no_leftovers(arena[0])
 
-    @parts(*PARTS)
-    def test_another_worker_goes_on(self, cast, who, row):
-        assert cast[who].ledger(row) == LOST[row]
+    @pytest.mark.parametrize("row", ALL)
+    def test_another_worker_goes_on(self, found, row):
+        assert found.ledger(row) == LOST[row]
 
 
 class TestBodiesThatEndTheirWorker:

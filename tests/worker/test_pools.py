@@ -169,6 +169,22 @@ class TestEager:
         saga = Saga("long", app=app, steps=[late] * 300).commit()
         assert saga.delay().status.value == "COMPLETED"
 
+    def test_a_body_that_ends_its_process_ends_the_call(self, app, journal):
+        @app.task(name="eager.leaves", shared=False)
+        def leaves():
+            raise SystemExit(3)
+
+        saga = Saga(f"eager {uuid.uuid4()}", app=app)
+        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(leaves, name="b")
+        saga_id = str(uuid.uuid4())
+        with pytest.raises(SystemExit):
+            saga.commit().apply_async({}, saga_id=saga_id)
+
+        left = SagaManager(app).get(saga_id)
+        assert dict(left.progress) == {"a": "SUCCEEDED", "b": "RUNNING"}
+        assert journal.began(saga_id) == ["a/f"]
+
     def test_an_undo_that_fails_is_tried_again(self, app, journal):
         saga = Saga(f"eager {uuid.uuid4()}", app=app)
         saga.local_step(late, name="a").on_failure(undo, max_attempts=3, retry_backoff=0.01)

@@ -120,12 +120,12 @@ def arena_of(journal: Journal, folder: Path) -> Iterator[Arena]:
             site.close()
 
 
-def victim(arena: Arena, pool: str = "prefork", bodies: int = len(ALL), **settings: Any) -> Victim:
+def victim(arena: Arena, pool: str = "prefork", bodies: int = len(ALL), **more: Any) -> Victim:
     """A worker with room for so many bodies; it is not waited for."""
     site, rescuer = arena
     queue = f"victim-{next(_numbers)}"
     options = ("-P", pool, "-c", str(bodies), "-Q", queue)
-    worker = site.start(*options, app="tests.worker.apps.table", **settings)
+    worker = site.start(*options, app="tests.worker.apps.table", **more)
     return Victim(site, queue, worker, rescuer)
 
 

@@ -112,6 +112,33 @@ def undo_never():
     raise PermissionError("the shop is closed")
 
 
+@shared_task(acks_late=True)
+def undo_as(undo_how):
+    """Ends as it is told for the first time."""
+    note("began")
+    if times() == 2:  # after the step's own body
+        raise RAISES[undo_how]
+
+
+@shared_task(bind=True, max_retries=2)
+def undo_retried(self):
+    note("began")
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.05, exc=LookupError("declined"))
+
+
+@shared_task
+def undo_unusable():
+    note("began")
+    return {"handle": object()}
+
+
+@shared_task(bind=True)
+def replaces(self):
+    note("began")
+    raise self.replace(do.s())
+
+
 @shared_task
 def undo_needs(receipt):
     note("began", receipt=receipt)
@@ -252,6 +279,27 @@ SCENARIOS: dict[str, Scenario] = {
         bodies="a b c d C B B B A",
         status="STUCK",
     ),
+    **{
+        f"an undo: {how}": _fails(
+            "declined", (do, undo_as), (fails, None), bodies="a b A A", undo_how=how
+        )
+        for how in ("ignore", "reject", "requeue", "soft limit")
+    },
+    "an undo aborts": _fails(
+        "declined",
+        (do, undo_as),
+        (fails, None),
+        bodies="a b A",
+        status="STUCK",
+        undo_how="abort",
+    ),
+    "an undo's own retries": _fails(
+        "declined", (do, undo_retried), (fails, None), bodies="a b A A A"
+    ),
+    "an undo's unusable result": _fails(
+        "declined", (do, undo_unusable), (fails, None), bodies="a b A"
+    ),
+    "replace": Scenario([DO, (replaces, undo), DO], "a b A", "COMPENSATED"),
     "an undo's arguments": _fails(
         "declined", (do, undo, {"returns": "receipt"}), (fails, None), bodies="a b A", value="r"
     ),
