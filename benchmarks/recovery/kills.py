@@ -22,8 +22,10 @@ HELD = {
     "in an undo, early ack": ("COMPENSATED", "abAA"),
 }
 BETWEEN = {
-    "between two steps": ("COMPLETED", "ab"),
-    "between two undos": ("COMPENSATED", "abcBA"),
+    "between two steps, late ack": ("COMPLETED", "ab"),
+    "between two steps, early ack": ("COMPLETED", "ab"),
+    "between two undos, late ack": ("COMPENSATED", "abcBA"),
+    "between two undos, early ack": ("COMPENSATED", "abcBA"),
 }
 OUTCOMES = {**HELD, **BETWEEN}
 
@@ -95,24 +97,28 @@ class Cell:
 
     def _fill(self, queue: str) -> None:
         for moment in HELD:
-            ack = "late" if "late" in moment else "early"
+            ack = _ack(moment)
             undo = "undo" in moment
             saga = self.stage.saga(("a", ack, queue), ("b", ack, queue))
             ways = {"a/c": "held", "b/f": "fails"} if undo else {"a/f": "held"}
             result = saga.delay(ways=ways)
             self.pids.append(self.stage.held(result, 3 if undo else 1)["pid"])
             self.sagas.append((moment, result))
-        if self.helper is not None:
-            self.sagas += [(moment, self._between(moment, queue)) for moment in BETWEEN]
+        feeder = self.stage.worker(HELPER, "-c", "2") if self.helper is None else None
+        self.sagas += [(moment, self._between(moment, queue)) for moment in BETWEEN]
+        if feeder is not None:  # it has run what came before, and nobody is to be alive later
+            feeder.process.terminate()
+            feeder.process.wait()
 
     def _between(self, moment: str, queue: str) -> SagaResult:
         """A saga whose next message a victim has, but no process for it; the rest ran elsewhere."""
-        if moment == "between two steps":
-            saga = self.stage.saga(("a", "late", HELPER), ("b", "late", queue))
+        ack = _ack(moment)
+        if "steps" in moment:
+            saga = self.stage.saga(("a", ack, HELPER), ("b", ack, queue))
             result = saga.delay()
         else:
-            others = [(step, "late", HELPER) for step in "bc"]
-            saga = self.stage.saga(("a", "late", HELPER, queue), *others)
+            others = [(step, ack, HELPER) for step in "bc"]
+            saga = self.stage.saga(("a", ack, HELPER, queue), *others)
             result = saga.delay(ways={"c/f": "fails"})
         step, status = ("b", "RUNNING") if "steps" in moment else ("a", "COMPENSATING")
         until(f"{moment}: {result.id}", lambda: result.progress[step] == status)
@@ -156,6 +162,10 @@ class Cell:
             )
         moved = next(note["at"] for note in self.stage.began(result) if note["at"] > since)
         return Sample(self.kind, moment, self.helper is not None, moved - since, extra)
+
+
+def _ack(moment: str) -> str:
+    return "late" if "late" in moment else "early"
 
 
 def run(kills: int, seed: int, jobs: int, helpers: int = 2) -> list[Sample]:

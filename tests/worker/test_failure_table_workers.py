@@ -91,6 +91,16 @@ def quit_and_let_end(found: Victim) -> None:
         found.let_end(row)
 
 
+def quit_and_let_end_late(found: Victim) -> None:
+    """When the time is over that a soft shutdown gives."""
+    found.worker.signal(signal.SIGQUIT)
+    wait_for(lambda: "shutdown" in found.worker.text().lower())
+    found.site.pass_time(1.5)
+    assert found.worker.process.alive
+    for row in found.sagas:
+        found.let_end(row)
+
+
 def nothing(found: Victim) -> None:
     """The body itself is the end of the worker."""
 
@@ -242,6 +252,10 @@ class TestSoftShutdown:
         ("gevent", ["late", "early", "late undo"]),
     )
     OVER_TIME = (("prefork", ALL), ("solo", ["late"]), ("solo", ["early"]))
+    NOT_CUT_OFF = (
+        ("threads", ["late", "early", "late undo"]),
+        ("gevent", ["late", "early", "late undo"]),
+    )
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -263,6 +277,17 @@ class TestSoftShutdown:
     @parts(*OVER_TIME)
     def test_bodies_that_do_not(self, cut_off, who, row):
         assert cut_off[who].ledger(row) == LOST[row]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def waited_for(cls, arena):
+        act, limit = quit_and_let_end_late, {"worker_soft_shutdown_timeout": 0.5}
+        with scene(arena, cls.NOT_CUT_OFF, act, **limit) as cast:
+            yield cast
+
+    @parts(*NOT_CUT_OFF)
+    def test_bodies_that_celery_cannot_end(self, waited_for, who, row):
+        assert waited_for[who].ledger(row) == ENDED[row]
 
 
 class TestRetryOnWorkerLost:
