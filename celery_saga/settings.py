@@ -10,7 +10,7 @@ DEFAULTS: dict[str, Any] = {
     "saga_store_url": None,
     # Prefix of all Redis keys.
     "saga_key_prefix": "saga:",
-    # Seconds for which terminal sagas are kept; None: as long as result_expires says.
+    # Seconds for which terminal sagas are kept; 0: for ever; None: as result_expires says.
     "saga_result_expires": None,
     # How often a step whose outcome is unknown is run again.
     "saga_max_redeliveries": 3,

@@ -106,6 +106,5 @@ def _expires(conf: Any) -> float | None:
     expires = conf.saga_result_expires
     if expires is None:
         expires = conf.result_expires
-    if expires is None:
-        return None
-    return float(getattr(expires, "total_seconds", lambda: expires)())
+    seconds = float(getattr(expires, "total_seconds", lambda: expires)() or 0)
+    return seconds or None  # 0 is for ever, as for Celery's own results

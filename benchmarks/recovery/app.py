@@ -63,7 +63,8 @@ class Notes:
         """Of this process: a forked one makes its own."""
         found = self._clients.get(os.getpid())
         if found is None:
-            found = self._clients[os.getpid()] = redis.Redis.from_url(self._url, socket_timeout=HELD + 30)
+            found = redis.Redis.from_url(self._url, socket_timeout=HELD + 30)
+            self._clients[os.getpid()] = found
         return found
 
     def tell(self, key: str, what: str, **more: Any) -> None:

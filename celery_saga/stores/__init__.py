@@ -134,7 +134,7 @@ class Store(Protocol):
         ``token`` is unique to this change: a repeat of it answers as the first time, unless there
         was another save since. Answers with ``after`` at its new revision. A settled execution
         wakes those who wait; a terminal one expires by itself after the store's retention, a live
-        or stuck one never.
+        or stuck one never, nor one whose result is still to be stored.
         """
         ...
 

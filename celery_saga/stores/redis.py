@@ -66,7 +66,7 @@ class RedisStore(RedisBoots):
         self, execution: SagaExecution, token: str, outbox: Outbox | None = None
     ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
-        ttl = self._expires if execution.status in TERMINAL else ""
+        ttl = self._expires if _is_over(execution) else ""
         answer = self._run(
             redis_scripts.CREATE,
             [self._saga(execution.saga_id), self._key("due")],
@@ -159,8 +159,8 @@ class RedisStore(RedisBoots):
         moved = before.status is not after.status
         terminal = after.status in TERMINAL
         ttl = ""
-        if terminal is not (before.status in TERMINAL):
-            ttl = self._expires if terminal else "persist"
+        if _is_over(after) is not _is_over(before):
+            ttl = self._expires if _is_over(after) else "persist"
         ended = [part for claim, slot in change.given_up for part in (claim.instance, str(slot))]
         due = ""
         if before.due_at != after.due_at:
@@ -232,6 +232,11 @@ class _KnownPlan:
         if where not in self._parts:
             self._parts[where] = part_for(self.plan, slot)
         return self._parts[where]
+
+
+def _is_over(execution: SagaExecution) -> bool:
+    """Whether nobody waits for it any more; callers who are still to be told must not miss it."""
+    return execution.status in TERMINAL and not execution.result_pending
 
 
 def _result(outbox: Outbox | None) -> list[Any]:

@@ -143,7 +143,9 @@ if refused then return {-1, refused} end
 grown(KEYS[1], set + 4, last, drop, dropped)
 write(KEYS[1], set, last)
 for j = place, places, 2 do redis.call('HSETNX', KEYS[1], ARGV[j], ARGV[j + 1]) end
-if drop <= dropped then redis.call('HDEL', KEYS[1], unpack(ARGV, drop, dropped)) end
+for j = drop, dropped, 1000 do
+  redis.call('HDEL', KEYS[1], unpack(ARGV, j, math.min(j + 999, dropped)))
+end
 local id = string.sub(KEYS[1], #ARGV[1] + #'execution:' + 1)
 for j = claim, claims, 2 do
   redis.call('SREM', ARGV[1] .. 'claims:' .. ARGV[j], id .. '~' .. ARGV[j + 1])

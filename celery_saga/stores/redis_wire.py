@@ -17,7 +17,14 @@ from functools import lru_cache
 from typing import Any
 
 import redis
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 
 #: hiredis packs a command in a third of the time, where it is installed (2.1 or newer).
 pack_command: Any = None
@@ -73,6 +80,11 @@ class Wire:
         try:
             connection.send_packed_command([packed(parts)])
             answer = connection.read_response()
+        except (ReadOnlyError, MasterDownError):
+            # The name may lead to another server by now, while this one lives on as its replica.
+            connection.disconnect()
+            self.close()
+            raise
         except ResponseError:  # an answer too: the connection goes on
             self._idle.append(connection)
             raise

@@ -89,6 +89,14 @@ class StoreContract(BootContract, GoneContract):
         assert found is not None
         assert list(found.values) == [names[0], *names[2:], "zz", "aa"]
 
+    def test_thousands_of_keys_are_dropped_at_once(self, store: Store) -> None:
+        first = create(store, **{f"key{number}": number for number in range(9_000)})
+        saved = save(store, first, replace(first, values={"kept": 1}, status=SagaStatus.PAUSED))
+        assert saved is not None
+        found = store.load(first.saga_id)
+        assert found is not None
+        assert (dict(found.values), found.revision) == ({"kept": 1}, 2)
+
     def test_a_save_of_an_old_revision_is_refused(self, store: Store) -> None:
         first = create(store)
         assert save(store, first, replace(first, values={"who": "first"})) is not None

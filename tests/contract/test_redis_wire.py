@@ -11,7 +11,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.stores.redis_wire import Wire, packed, packed_here
@@ -54,6 +54,24 @@ def test_a_server_that_forgot_its_scripts(client: Any) -> None:
     client.script_flush()
 
     assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+def test_a_connection_to_a_master_that_is_none_any_more_is_not_kept() -> None:
+    """The name or address leads to another server by now, and this one lives on as its replica."""
+    name = "demoted"
+    with (
+        EmbeddedValkey() as server,
+        redis.Redis.from_url(server.url(), client_name=name) as client,
+    ):
+        wire = Wire(lambda: client)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: wire.call("SET", "key", number), range(40)))
+        client.replicaof("127.0.0.1", "1")
+
+        with pytest.raises(ReadOnlyError):
+            wire.run("return redis.call('SET', KEYS[1], 1)", ["key"], [])
+
+        wait_for(lambda: connections(client) == 1, description="the test's own one")
 
 
 def test_a_connection_that_was_closed_meanwhile(client: Any) -> None:

@@ -70,6 +70,18 @@ class TestRedisStore(StoreContract):
         save(store, again, replace(again, status=SagaStatus.STUCK))
         assert client.ttl(key) == -1
 
+    def test_one_whose_result_is_still_to_be_stored_does_not(self, client: redis.Redis) -> None:
+        """Its callers would never hear of it."""
+        store = RedisStore(client, expires=100)
+        first = create(store)
+        key = f"saga:execution:{first.saga_id}"
+        ended = replace(first, status=SagaStatus.COMPLETED, due_at=None, result_pending=True)
+        done = save(store, first, ended)
+        assert done is not None
+        assert client.ttl(key) == -1
+        save(store, done, replace(done, result_pending=False))
+        assert 0 < client.ttl(key) <= 100
+
     def test_an_ended_saga_that_is_created_expires(self, client: redis.Redis) -> None:
         store = RedisStore(client, expires=100)
         ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)
