@@ -17,7 +17,7 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.canvas import group, maybe_signature
-from kombu.exceptions import EncodeError
+from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
 from celery_saga.execution import SagaExecution, SagaStatus
@@ -42,6 +42,10 @@ _KEPT = (
     "stamped_headers",
     "stamps",
 )
+
+
+#: Of callbacks that can be sent at no time: their arguments do not fit, or cannot be encoded.
+_NEVER = (TypeError, ValueError, SerializationError)
 
 
 def wanted(app: Celery, ignore_result: bool | None = False) -> bool:
@@ -83,8 +87,12 @@ def announce(app: Celery, execution: SagaExecution) -> None:
         except EncodeError as error:
             _fail(app, execution, request, error)  # as Celery does with such a result
             return
-        if execution.origin is not None:
+        if execution.origin is None:
+            return
+        try:
             _call_back(app, execution, request)
+        except _NEVER as error:
+            _fail(app, execution, request, error)  # so does Celery; it would never go
 
 
 def store_result(app: Celery, execution: SagaExecution, request: Any) -> None:

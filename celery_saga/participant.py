@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -31,6 +31,7 @@ from celery_saga.errors import (
 )
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.partial import NotLoaded
+from celery_saga.patience import patiently
 from celery_saga.plan import PlanStep
 from celery_saga.reports import cut_short
 from celery_saga.runtime import Runtime
@@ -157,6 +158,8 @@ class _Delivery:
         try:
             update, remove = self._changes(result)
             self._check_size(update, remove)
+        except StoreUnavailable as error:  # as in _report
+            raise Reject(error, requeue=True) from error
         except Exception as error:
             # The body ran: its effect is there, and only its answer cannot be used.
             self._fail(error, effect=True)
@@ -180,7 +183,8 @@ class _Delivery:
             values.changed(update, remove).check_size(limit)
         except NotLoaded:
             # Close to the limit: what the update replaces has to be known.
-            found = self._orchestrator.load(self._execution.saga_id)
+            load = partial(self._orchestrator.load, self._execution.saga_id)
+            found = patiently(load, self._orchestrator.patience)
             values_of(found.values).changed(update, remove).check_size(limit)
 
     def _merged(self, result: Any) -> dict[str, Any]:
@@ -238,10 +242,15 @@ class _Delivery:
 
     def _report(self, event: Event) -> None:
         saga_id, orchestrator = self._execution.saga_id, self._orchestrator
+        change = partial(
+            orchestrator.change, saga_id, event, self._execution, patience=orchestrator.patience
+        )
         try:
-            _, changed = orchestrator.change(
-                saga_id, event, self._execution, patience=orchestrator.patience
-            )
+            try:
+                _, changed = change()
+            except SoftTimeLimitExceeded:
+                # The body is over, and only its report took so long; this limit comes but once.
+                _, changed = change()
         except StoreUnavailable as error:
             # Nobody else knows the outcome. The claim goes void with this delivery, and the step
             # counts as unknown.

@@ -102,3 +102,20 @@ def test_who_wants_no_result(app: Celery) -> None:
     app.conf.task_ignore_result = True
     assert not announce.wanted(app)
     assert not announce.wanted(Celery("bare", set_as_current=False))
+
+
+def test_what_follows_and_cannot_be_called_has_failed(app: Celery) -> None:
+    """As in Celery; nobody would ever be done with telling the others."""
+
+    @app.task(name="announce.takes_nothing", shared=False)
+    def takes_nothing() -> None:
+        pass
+
+    following = takes_nothing.s().set(task_id=f"next-{uuid4().hex}")
+    execution = evolved(ended(), origin={"chain": [dict(following)]})
+
+    result = stored(app, execution)
+
+    assert result.get() == {"input": 1, "k": "1"}  # the saga itself is through
+    with pytest.raises(TypeError):
+        AsyncResult(following.options["task_id"], app=app).get()

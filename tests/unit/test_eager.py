@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery.result import _set_task_join_will_block
 
 from celery_saga import Saga, SagaManager, saga_info
+from celery_saga.errors import StoreUnavailable
+from celery_saga.runtime import runtime_of
 
 
 @pytest.fixture
@@ -80,3 +83,22 @@ def test_a_body_is_told_the_same_each_time(app: Celery) -> None:
     assert seen[0] is seen[1]
     assert seen[2] is seen[3]
     assert seen[1] is not seen[2]
+
+
+def test_a_soft_limit_that_comes_when_the_body_is_over_is_none(app: Celery) -> None:
+    """The step is through, and only its report waits for the store."""
+
+    @app.task(name="eager.over", shared=False)
+    def over() -> None:
+        store, troubles = runtime_of(app).store, [StoreUnavailable("away"), SoftTimeLimitExceeded()]
+
+        def save(*args: Any, **options: Any) -> Any:
+            if troubles:
+                raise troubles.pop(0)
+            return type(store).save(store, *args, **options)
+
+        store.save = save  # type: ignore[method-assign]
+
+    result = Saga("eager", app=app, steps=[over]).commit().delay()
+
+    assert result.status.value == "COMPLETED"
