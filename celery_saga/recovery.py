@@ -220,6 +220,11 @@ class RecoveryStep(bootsteps.StartStopStep):
         import_sagas(parent.app)
         verify(parent.app)
         self._refuse_memory(parent)
+        if not {"json", "application/json"} & set(parent.app.conf.accept_content):
+            raise SetupError(
+                f"accept_content = {parent.app.conf.accept_content!r}: steps travel as JSON, which "
+                f"this worker would drop: add 'json'"
+            )
         if parent.pool_cls.is_green:
             # kombu is imported before Celery patches the standard library: while the broker is
             # away, its pauses would hold up every greenlet, and with them the heart.

@@ -97,7 +97,7 @@ class Saga(SagaDefinition):
             context: what the saga begins with.
             saga_id: its id, ``[A-Za-z0-9._-]{1,64}``; left out, a new uuid4.
             countdown: seconds until the first step is sent, at most a heartbeat late.
-            eta: the same as a time; a naive one is in the app's time zone.
+            eta: the same as a time; a naive one is in UTC, as a task's.
             deadline: seconds, or a time, by which it must be past its pivot or at its end.
             queue: for all steps that name none of their own; so ``priority``, 0 to 255.
             on_duplicate: if the id is taken: ``"return"`` that saga's handle, or ``"raise"``.

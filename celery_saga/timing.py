@@ -14,7 +14,7 @@ def starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
     """Seconds until the first step is sent; ``None``: at once. A time that is over is now.
 
     Args:
-        app: a naive ``eta`` is in its time zone, as for a task's.
+        app: whose time zone Celery's conversion asks for; a naive ``eta`` is in UTC, as a task's.
         countdown: seconds, 0 or more.
         eta: a datetime.
 

@@ -98,6 +98,13 @@ class TestStores:
         assert "keeps sagas in one process, and the prefork pool has" in worker.text()
         assert " ready." not in worker.text()
 
+    def test_a_worker_that_takes_no_json_is_refused(self, site):
+        """It would drop every step, without a word to the saga."""
+        worker = site.start(accept_content=["pickle"])
+
+        assert ends(worker) != 0
+        assert "accept_content = ['pickle']: steps travel as JSON" in worker.text()
+
     def test_a_memory_broker_is_refused_by_a_worker(self, site):
         """A saga started elsewhere could never reach it."""
         worker = site.start(broker_url="memory://")

@@ -27,7 +27,7 @@ class TestStart:
 
     @pytest.mark.parametrize("zone", [timezone.utc, timezone(timedelta(hours=5)), None])
     def test_an_eta_is_a_time(self, site, zone):
-        site.app.conf.update(timezone="UTC")
+        site.app.conf.update(timezone="America/New_York")  # a naive one is in UTC all the same
         eta = (datetime.now(timezone.utc) + timedelta(hours=2)).astimezone(zone or timezone.utc)
         result = site.saga(("a", late)).apply_async(
             {}, eta=eta if zone else eta.replace(tzinfo=None)
