@@ -100,10 +100,10 @@ class TestStores:
 
     def test_a_worker_that_takes_no_json_is_refused(self, site):
         """It would drop every step, without a word to the saga."""
-        worker = site.start(accept_content=["pickle"])
+        worker = site.start(accept_content=["application/x-other"])
 
         assert ends(worker) != 0
-        assert "accept_content = ['pickle']: steps travel as JSON" in worker.text()
+        assert "accept_content = ['application/x-other']: steps travel as JSON" in worker.text()
 
     def test_a_memory_broker_is_refused_by_a_worker(self, site):
         """A saga started elsewhere could never reach it."""
