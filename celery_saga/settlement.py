@@ -163,6 +163,8 @@ class Settlement:
         vars(stand_in).update(vars(backend))
         vars(stand_in)["client"] = notes = _Notes()
         completed = execution.status is SagaStatus.COMPLETED
+        if completed and self._app.conf.result_serializer not in ("json", "application/json"):
+            return None  # another JSON may write its dates in another way than the checkpoint has
         result: Any = context if completed else failure_of(execution)
         state = states.SUCCESS if completed else states.FAILURE
         stand_in.store_result(execution.saga_id, result, state, request=request_of(execution))

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from celery.result import AsyncResult
+from kombu import serialization
 
 from celery_saga import Saga, SagaCompensated, SagaManager
 from celery_saga.announce import announce
@@ -34,8 +35,17 @@ CONTEXT = {
 }
 
 
+def _dated(value: Any) -> str:
+    return json.dumps(value, default=lambda each: {"$": str(each)})
+
+
+serialization.register("dated", _dated, json.loads, "application/x-dated", "utf-8")
+
+
 class Played:
     """A saga of one step on a site, and its end played without a worker."""
+
+    newer: Any = 2
 
     def __init__(self, site: Site, app: Celery | None = None) -> None:
         self.app = app or site.new_app("settled")
@@ -73,7 +83,7 @@ class Played:
     def completed(self) -> Any:
         result = self.saga.delay(**CONTEXT)
         self.succeed(result.id, 0, {"order": {"id": 8}, "new": 1})
-        return self.succeed(result.id, 1, {"newer": 2}, ("gone",))
+        return self.succeed(result.id, 1, {"newer": self.newer}, ("gone",))
 
     def compensated(self) -> Any:
         result = self.saga.delay(**CONTEXT)
@@ -125,6 +135,7 @@ class TestTheSame:
             {"result_expires": None, "saga_result_expires": 60},
             {"result_failure_expires": 200},
             {"result_backend_transport_options": {"global_keyprefix": "mine_"}},
+            {"result_serializer": "dated", "accept_content": ["json", "dated"]},
         ],
         ids=str,
     )
@@ -133,6 +144,7 @@ class TestTheSame:
         self, site: Site, settings: dict[str, Any], end: str
     ) -> None:
         played = Played(site, site.new_app("set", **settings))
+        played.newer = Decimal("2.5")
         execution = getattr(played, end)()
 
         one = played.stored(execution.saga_id)
