@@ -93,7 +93,7 @@ class CeleryDispatcher:
             "retries": command.retries,
             "argsrepr": "(<SagaContext>,)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
-            "headers": {HEADER: _header(execution)},
+            "headers": {HEADER: mark_of(execution)},
         }
         return {
             "step": name,
@@ -232,7 +232,7 @@ def queue_of(app: Celery, call: Call) -> str:
     return str(getattr(queue, "name", queue))
 
 
-def _header(execution: SagaExecution) -> dict[str, str]:
+def mark_of(execution: SagaExecution) -> dict[str, str]:
     """What marks the message of a step; saga, step, direction and epoch are in the task's id."""
     plan = execution.plan.hash
     return {"plan": plan, "run": execution.run} if execution.run else {"plan": plan}

@@ -21,8 +21,9 @@ from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga import info
+from celery_saga.delivery import delivery_of, keep_header, recognized
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
-from celery_saga.participant import delivery_of, run_step
+from celery_saga.participant import run_step
 from celery_saga.reports import body_cut_off
 from celery_saga.runtime import runtime_of
 
@@ -63,7 +64,7 @@ def around(inner: Any) -> Call:
         request._saga_seen = True
         # Celery's tracer runs task.run itself when __call__ is its own: so do we.
         body = task.run if plain else inner.__get__(task)
-        delivery = delivery_of(request)
+        delivery = delivery_of(request) or recognized(task.app, request)
         if delivery is None:
             return _by_itself(body, args, kwargs)
         try:
@@ -109,6 +110,7 @@ def _retrying(inner: Any) -> Call:
             return inner(task, args, kwargs, exc, *more, **options)
         if isinstance(exc, AbortSaga):
             raise exc
+        keep_header(task.request, options)
         try:
             return inner(task, args, kwargs, exc, *more, **options)
         except Reject as error:

@@ -47,11 +47,6 @@ _EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError, BarrierPassedTwice)
 FAILURE_TEXT = 2000
 
 
-def delivery_of(request: Any) -> tuple[str, Slot] | None:
-    """Saga id and slot if ``request`` is the delivery of a step; ``None`` for any other call."""
-    return None if header_of(request) is None else Slot.parse(request.id)
-
-
 def run_step(
     runtime: Runtime,
     request: Any,
@@ -65,7 +60,7 @@ def run_step(
 
     Args:
         request: Celery's, of the task that runs.
-        delivery: what :func:`delivery_of` found in it.
+        delivery: what :mod:`celery_saga.delivery` found in it.
         claim: one that is held already; otherwise it is taken here, before the body runs.
 
     Raises:

@@ -63,6 +63,7 @@ FLOORS = {
     "outbox": 3,
     "templates": 3,
     "coroutines": 0,
+    "delivery": 3,
     "participant": 3,
     "hook": 3,
     "discovery": 3,

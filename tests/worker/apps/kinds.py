@@ -72,6 +72,40 @@ def self_retry(self, failures):
     return self.request.retries
 
 
+class Overwriting(Task):
+    """Sets headers of its own in the place of those that it is given."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        return super().apply_async(args, kwargs, **{**options, "headers": {"trace": "t-1"}})
+
+
+@app.task(base=Overwriting)
+def overwriting():
+    note("began")
+    return {"overwritten": True}
+
+
+@app.task(base=Overwriting)
+def undo_overwriting():
+    note("began")
+
+
+@app.task(bind=True, base=Overwriting)
+def overwriting_retry(self, failures):
+    note("began")
+    if self.request.retries < failures:
+        raise self.retry(countdown=0.01)
+    return {"trace": self.request.headers["trace"]}
+
+
+@app.task(bind=True)
+def retry_with_headers(self, failures):
+    note("began")
+    if self.request.retries < failures:
+        raise self.retry(countdown=0.01, headers={"trace": "t-2"})
+    return {"trace": self.request.headers["trace"]}
+
+
 class Order(BaseModel):
     lines: list[int]
 

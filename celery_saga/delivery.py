@@ -1,0 +1,65 @@
+"""Which calls of a task are deliveries of a saga's step."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+
+from celery_saga.dispatch import HEADER, header_of, mark_of
+from celery_saga.errors import StoreUnavailable
+from celery_saga.execution import Direction, SagaExecution, Slot
+from celery_saga.patience import patiently
+from celery_saga.runtime import runtime_of
+
+log = logging.getLogger("celery_saga")
+
+
+def delivery_of(request: Any) -> tuple[str, Slot] | None:
+    """Saga id and slot if ``request`` is the delivery of a step; ``None`` for any other call."""
+    return None if header_of(request) is None else Slot.parse(request.id)
+
+
+def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
+    """As :func:`delivery_of` for a request without our header, which a task class may overwrite.
+
+    Taken for an ordinary call, its body would run with no report, and the sweep would send the step
+    again for ever. The header is put back, so that a retry has it again.
+
+    Raises:
+        Reject: the store is away; the delivery goes back to the broker.
+    """
+    found = Slot.parse(request.id) if isinstance(request.id, str) else None
+    if found is None:
+        return None  # nearly all calls: no store is asked
+    saga_id, slot = found
+    orchestrator = runtime_of(app).orchestrator
+    try:
+        load = partial(orchestrator.store.load, saga_id)
+        execution = patiently(load, patience=orchestrator.patience)
+    except StoreUnavailable as error:
+        raise Reject(error, requeue=True) from error
+    if execution is None or not _was_sent(execution, slot, request.task):
+        return None  # somebody's own id, which merely looks like ours
+    log.info("saga %s: the message of %s has lost its header", saga_id, slot)
+    request.headers = {**(request.headers or {}), HEADER: mark_of(execution)}
+    return found
+
+
+def _was_sent(execution: SagaExecution, slot: Slot, task: str) -> bool:
+    """Whether the saga has sent that task for ``slot``; if that is long ago, the claim refuses."""
+    step = execution.at_step(slot)
+    if step is None or slot.epoch > step.epoch:
+        return False
+    planned = execution.plan.steps[slot.step]
+    call = planned.action if slot.direction is Direction.FORWARD else planned.compensation
+    return call is not None and call.task == task
+
+
+def keep_header(request: Any, options: dict[str, Any]) -> None:
+    """Let a step's retry have our header: headers in its options replace those of the request."""
+    if "headers" in options:
+        options["headers"] = {**(options["headers"] or {}), HEADER: header_of(request)}
