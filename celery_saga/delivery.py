@@ -59,7 +59,15 @@ def _was_sent(execution: SagaExecution, slot: Slot, task: str) -> bool:
     return call is not None and call.task == task
 
 
-def keep_header(request: Any, options: dict[str, Any]) -> None:
-    """Let a step's retry have our header: headers in its options replace those of the request."""
+def keep_ours(request: Any, options: dict[str, Any]) -> None:
+    """Let the message of a step's retry have our header, and show no more than the step's own.
+
+    Headers in a retry's options replace those of the request, and what is shown of the arguments
+    would be made anew of the arguments themselves, secrets and all.
+    """
     if "headers" in options:
         options["headers"] = {**(options["headers"] or {}), HEADER: header_of(request)}
+    for name in ("argsrepr", "kwargsrepr"):
+        shown = getattr(request, name, None)
+        if shown is not None:
+            options.setdefault(name, shown)

@@ -23,7 +23,7 @@ from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
-from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive
+from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
 from celery_saga.outbox import RedisOutbox, arguments, send
 from celery_saga.plan import Call
 from celery_saga.settlement import Settlement
@@ -92,7 +92,7 @@ class CeleryDispatcher:
             "ignore_result": not self._store_results,
             "retries": command.retries,
             "argsrepr": "(<SagaContext>,)" if args else "()",
-            "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, kwargs),
+            "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, call, kwargs),
             "headers": {HEADER: mark_of(execution)},
         }
         return {
@@ -113,14 +113,16 @@ class CeleryDispatcher:
             return codec.dumps({"saga_context": saga_id})
         return values.json()
 
-    def _kwargsrepr(self, saga_id: str, step: str, slot: Slot, kwargs: Mapping[str, str]) -> str:
+    def _kwargsrepr(
+        self, saga_id: str, step: str, slot: Slot, call: Call, kwargs: Mapping[str, str]
+    ) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one."""
         shown: dict[str, Any] = {"saga_id": saga_id, "step": step}
         if slot.direction is Direction.BACKWARD:
             shown["undo"] = True
-        size, words = 0, self._mask_keys
+        size, words, origins = 0, self._mask_keys, call.origins
         for key, text in kwargs.items():
-            shown[key] = MASK if is_sensitive(key, words) else _shown(text)
+            shown[key] = MASK if is_sensitive(origins[key], words) else _shown(text)
             size += len(str(shown[key]))
             if size > ARGUMENTS_REPR:
                 break
@@ -137,7 +139,7 @@ class CeleryDispatcher:
     @cached_property
     def _mask_keys(self) -> frozenset[str]:
         keys = self._app.conf.saga_mask_keys
-        return DEFAULT_MASK_KEYS if keys is None else frozenset(keys)
+        return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
         box = self._outbox

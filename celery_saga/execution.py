@@ -94,7 +94,7 @@ class SagaExecution:
     due_at: float | None = None
     wants_result: bool = False
     result_pending: bool = False
-    origin: Mapping[str, Any] | None = None
+    origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
     history: tuple[Note, ...] = ()
     run: str = ""
     created_at: float = 0.0

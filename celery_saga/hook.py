@@ -21,7 +21,7 @@ from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga import info
-from celery_saga.delivery import delivery_of, keep_header, recognized
+from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.participant import run_step
 from celery_saga.reports import body_cut_off
@@ -110,7 +110,7 @@ def _retrying(inner: Any) -> Call:
             return inner(task, args, kwargs, exc, *more, **options)
         if isinstance(exc, AbortSaga):
             raise exc
-        keep_header(task.request, options)
+        keep_ours(task.request, options)
         try:
             return inner(task, args, kwargs, exc, *more, **options)
         except Reject as error:

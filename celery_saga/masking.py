@@ -38,12 +38,15 @@ DEFAULT_MASK_KEYS: frozenset[str] = frozenset(
     }
 )
 
+#: Of this process: the default words and those of its apps. A context knows no app.
+_words = DEFAULT_MASK_KEYS
+
 # Deeper values are cut, so that a deep or endless value still has a repr.
 _DEEPEST = 16
 _CUT = "..."
 
 
-def masked(value: Any, mask_keys: Iterable[str] = DEFAULT_MASK_KEYS) -> Any:
+def masked(value: Any, mask_keys: Iterable[str] | None = None) -> Any:
     """A copy of ``value`` for display, in which the values of sensitive keys are ``'***'``.
 
     Mappings are looked into at every depth, also inside lists, tuples and sets. A key is sensitive
@@ -54,10 +57,21 @@ def masked(value: Any, mask_keys: Iterable[str] = DEFAULT_MASK_KEYS) -> Any:
 
     Args:
         value: anything; it is not changed.
-        mask_keys: the words, such as ``{"password", "iban"}``; they replace the default ones.
+        mask_keys: the words, such as ``{"password", "iban"}``; by default those of
+            :data:`DEFAULT_MASK_KEYS` and of :func:`mask_also`.
     """
-    words = frozenset([mask_keys] if isinstance(mask_keys, str) else mask_keys)
-    return _masked(value, words, ())
+    return _masked(value, _words if mask_keys is None else words_of(mask_keys), ())
+
+
+def mask_also(mask_keys: Iterable[str]) -> None:
+    """Mask values of these keys too wherever this process names no words of its own."""
+    global _words
+    _words |= words_of(mask_keys)
+
+
+def words_of(mask_keys: Iterable[str]) -> frozenset[str]:
+    """The words as a set; one text is one word."""
+    return frozenset([mask_keys] if isinstance(mask_keys, str) else mask_keys)
 
 
 def _masked(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:

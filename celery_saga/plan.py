@@ -35,7 +35,7 @@ class Input:
 
     param: str
     path: tuple[str | int, ...] = ()
-    const: Any = None
+    const: Any = field(default=None, repr=False)  # it may be a secret, and no key says so
     required: bool = True
 
     def read(self, context: Mapping[str, Any]) -> Any:
@@ -90,6 +90,14 @@ class Call:
     def alike(self) -> str:
         """Equal for calls whose messages differ in no more than their arguments and ids."""
         return json.dumps([self.task, self.style, sorted(self.options.items())], default=repr)
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """For each parameter its own name and the keys of its path: where a mask word may stand.
+
+        They are one text, so that showing a message's arguments costs one look at each.
+        """
+        return {item.param: "\0".join(map(str, (item.param, *item.path))) for item in self.inputs}
 
     def missing(self, context: Mapping[str, Any]) -> str | None:
         """The first required input which ``context`` lacks, as a readable key path."""

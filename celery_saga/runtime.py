@@ -19,6 +19,7 @@ from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.errands import Errands
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.execution import Slot
+from celery_saga.masking import mask_also
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Plan
@@ -112,6 +113,7 @@ class Runtime:
     def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
         patience = float(self.app.conf.saga_commit_patience)
+        mask_also(self.app.conf.saga_mask_keys or ())  # for contexts, which know no app
         store = new_store(self.app, self.storage, self._memory)
         settlement = Settlement(self.app, store)
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
+from celery_saga import masking
 from tests.simulator.simulator import TOTALS, report
+
+
+@pytest.fixture(autouse=True)
+def mask_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an app adds to this process's words to mask is for one test."""
+    monkeypatch.setattr(masking, "_words", masking.DEFAULT_MASK_KEYS, raising=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -361,7 +361,8 @@ class TestSignature:
 
     def test_options(self, canvas):
         one = canvas.counting.signature({"n": 1}, queue="q", priority=3, immutable=True)
-        assert (one.options, one.immutable) == ({"queue": "q", "priority": 3}, True)
+        shown = {"kwargsrepr": "{'saga': 'canvas counting', 'context': '<SagaContext>'}"}
+        assert (one.options, one.immutable) == ({"queue": "q", "priority": 3, **shown}, True)
         assert one.kwargs == {"saga": "canvas counting", "context": {"n": 1}}
         assert canvas.counting.si(n=1).immutable
         assert repr(canvas.counting.s(n=1)).startswith("celery_saga.start(")
