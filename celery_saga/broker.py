@@ -93,7 +93,12 @@ def open_connection(app: Celery) -> Connection:
 
 
 def backlog(app: Celery, queues: Collection[str]) -> Backlog:
-    """What the app's broker says of some queues and of its deliveries; nothing, if it is away."""
+    """What the app's broker says of some queues and of its deliveries; nothing, if it is away.
+
+    Args:
+        queues: only those to which the messages go for certain: one that is not where it is looked
+            for counts as lost.
+    """
     try:
         with open_connection(app) as connection:
             sizes = {name: _size(connection, name) for name in queues}
@@ -102,9 +107,8 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             if connection.transport.driver_type != "redis":
                 # Others know when a worker's connection has ended, and deliver its messages again.
                 return Backlog(empty, long=long)
-            # A route that is a function may send each message of a task somewhere else.
-            certain = frozenset(queues) - empty - long if routes_by_name(app) else ()
-            waiting = {name: _waiting(connection, name) for name in certain}
+            some = frozenset(queues) - empty - long
+            waiting = {name: _waiting(connection, name) for name in some}
             # Two heartbeats, because one may be late.
             until = time.time() - 2 * float(app.conf.saga_heartbeat)
             return Backlog(

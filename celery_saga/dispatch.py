@@ -17,7 +17,7 @@ from kombu.exceptions import SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
-from celery_saga.broker import backlog
+from celery_saga.broker import backlog, routes_by_name
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
@@ -222,15 +222,29 @@ def header_of(carrier: Any) -> Mapping[str, str] | None:
 
 
 def queue_of(app: Celery, call: Call) -> str:
-    """The queue to which ``app`` sends a step's task; empty: an exchange decides."""
+    """The queue to which ``app`` sends a step's task; empty: nobody knows.
+
+    An exchange decides, or a route that is a function: it may look at the message, and what it says
+    without one is worth nothing.
+    """
     task = app.tasks.get(call.task)
-    options = {"queue": getattr(task, "queue", None), **call.options}
+    options = {key: getattr(task, key, None) for key in ("queue", *_ELSEWHERE)} | dict(call.options)
     options = {key: value for key, value in options.items() if value is not None}
-    route = app.amqp.router.route(options, call.task)
-    named = "queue" in options or (route.get("queue") and not options.keys() & _ELSEWHERE)
-    if not named and route.keys() & _ELSEWHERE:
+    if "queue" in options and not options.keys() >= _ELSEWHERE:
+        return _name(options["queue"])
+    if options.keys() & _ELSEWHERE or not routes_by_name(app):
         return ""
-    queue = route.get("queue") or app.conf.task_default_queue
+    try:
+        route = app.amqp.router.route(options, call.task)
+    except Exception:
+        log.debug("it is not known where task %r is sent", call.task, exc_info=True)
+        return ""
+    if not route.get("queue") and route.keys() & _ELSEWHERE:
+        return ""
+    return _name(route.get("queue") or app.conf.task_default_queue)
+
+
+def _name(queue: Any) -> str:
     return str(getattr(queue, "name", queue))
 
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 from celery import Celery
+from celery.app.routes import MapRoute
 from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager
 from celery_saga.broker import open_connection
-from celery_saga.dispatch import CeleryDispatcher
+from celery_saga.dispatch import CeleryDispatcher, queue_of
 from celery_saga.dispatcher import Backlog
 from celery_saga.execution import Direction
+from celery_saga.plan import Call
 
 
 @pytest.fixture
@@ -36,6 +38,26 @@ def test_what_is_in_its_queues_is_not_known(app):
     assert CeleryDispatcher(app).backlog({"celery"}) == Backlog()
 
 
+whole_way = {"exchange": "media", "routing_key": "video"}
+
+
+def by_tenant(name, args, kwargs, options, task=None, **more):
+    """A route that is told of no message, and fails."""
+    return {"queue": f"tenant-{kwargs['tenant']}"}
+
+
+def falling_back(name, args, kwargs, options, task=None, **more):
+    """One that then names the wrong queue."""
+    return {"queue": f"tenant-{kwargs['tenant']}"} if "tenant" in kwargs else None
+
+
+class Failing(MapRoute):
+    """A route of a user's own class."""
+
+    def __call__(self, name, *args, **kwargs):
+        raise LookupError(name)
+
+
 @pytest.mark.parametrize(
     ("options", "routes", "queue"),
     [
@@ -45,17 +67,52 @@ def test_what_is_in_its_queues_is_not_known(app):
         ({"queue": "steps"}, {"away.*": {"queue": "routed"}}, "steps"),
         ({"exchange": "media", "routing_key": "video"}, {}, ""),
         ({}, {"away.*": {"exchange": "media", "routing_key": "video"}}, ""),
+        (whole_way, {}, ""),
+        ({"queue": "steps", **whole_way}, {}, ""),
+        ({}, (by_tenant,), ""),
+        ({"queue": "steps"}, (by_tenant,), "steps"),
+        ({}, ({"other.*": {"queue": "others"}}, by_tenant), ""),
+        ({}, (falling_back,), ""),
+        ({}, (Failing({}),), ""),
+        ({"queue": "steps"}, ("tests.unit.test_broker.by_tenant",), "steps"),
+        ({}, ("tests.unit.test_broker.by_tenant",), ""),
     ],
 )
 def test_the_queue_of_a_step(app, options, routes, queue):
+    assert looked_for(app, options, routes, {}) == queue
+
+
+@pytest.mark.parametrize(
+    ("of_task", "options", "routes", "queue"),
+    [
+        ({"queue": "own"}, {}, {}, "own"),
+        ({"queue": "own"}, {}, (by_tenant,), "own"),
+        ({"routing_key": "video"}, {}, {}, ""),
+        ({"exchange": "media"}, {}, {}, ""),
+        ({"routing_key": "video"}, {"queue": "steps"}, {}, "steps"),
+        (whole_way, {"queue": "steps"}, {}, ""),
+        ({"routing_key": "video"}, {}, {"away.*": {"queue": "routed"}}, ""),
+    ],
+)
+def test_the_queue_of_a_step_whose_task_says_where_it_goes(app, of_task, options, routes, queue):
+    assert looked_for(app, options, routes, of_task) == queue
+
+
+def test_a_route_to_a_queue_that_the_app_does_not_have(app):
+    """Celery refuses to send there, and the saga's deadline has to be noticed all the same."""
+    app.conf.update(task_create_missing_queues=False, task_routes={"away.*": {"queue": "nowhere"}})
+    assert queue_of(app, Call("away.step")) == ""
+
+
+def looked_for(app, options, routes, of_task) -> str:
+    """Where the sweep looks for the first message of a saga."""
     app.conf.task_routes = routes
 
-    @app.task(name="away.step", shared=False)
+    @app.task(name="away.step", shared=False, **of_task)
     def step() -> None: ...
 
     saga = Saga("away", app=app)
     saga.local_step(step, **options)
     result = saga.commit().apply_async({}, countdown=60)
     execution = result.execution.with_step(0, epoch=1, outstanding=Direction.FORWARD)
-
-    assert CeleryDispatcher(app).queue_of(execution, execution.slot(0)) == queue
+    return CeleryDispatcher(app).queue_of(execution, execution.slot(0))

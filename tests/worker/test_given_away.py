@@ -85,7 +85,7 @@ def test_what_waits_in_a_queue(site, monkeypatch):
             patch.setattr(broker, limit, few)
             assert waiting() == {}, limit
     other = site.new_app("other", task_routes=(lambda *args, **options: None,))
-    assert backlog(other, ["celery"]).waiting == {}, "it may route each message another way"
+    assert backlog(other, ["celery"]).waiting.keys() == {"celery"}, "of those a step names itself"
 
 
 def test_a_message_that_cannot_be_read_may_be_any(site):
