@@ -13,9 +13,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from celery import bootsteps
 from celery.worker import state
@@ -30,14 +30,13 @@ from celery_saga.execution import Slot
 from celery_saga.forks import Unforked
 from celery_saga.hook import verify
 from celery_saga.orchestrator import Orchestrator
+from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores import Pulse, Store
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.sweep import Sweeper
+from celery_saga.sweep import PUT_OFF, Sweeper
 
 log = logging.getLogger("celery_saga")
-
-T = TypeVar("T")
 
 
 class Heart:
@@ -45,12 +44,13 @@ class Heart:
 
     Args:
         runtime: the app's runtime, with the boot's instance id.
+        worker: Celery's.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, worker: Any = None) -> None:
         conf = runtime.app.conf
         self.instance = runtime.instance
-        self._runtime = runtime
+        self._runtime, self._rates = runtime, RateLimited(worker)
         self._every = float(conf.saga_heartbeat)
         self._ttl = float(conf.saga_heartbeat_ttl)
         # When all stand still, another's last beat may have been up to a period before ours.
@@ -145,8 +145,11 @@ class Heart:
             log.info("news of saga %s, which is gone", saga_id)
 
     def _beat(self) -> None:
+        # These first: what is let through meanwhile is then told of twice and not left out.
+        put_off = self._rates.task_ids()
         _, waiting = _requests()
-        pulse = self._shell.store.beat(self.instance, self._ttl, waiting)
+        told = waiting | put_off | {f"{task_id}{PUT_OFF}" for task_id in put_off}
+        pulse = self._shell.store.beat(self.instance, self._ttl, told)
         now = time.monotonic()
         passed, passed_there = now - self._last_beat, pulse.at - self._last_pulse
         leap = passed_there - passed > self._ttl / 3
@@ -193,19 +196,10 @@ def _requests() -> tuple[frozenset[str], frozenset[str]]:
     Celery's index by id forgets a running request when a duplicate of it is dropped: the sets of
     requests are asked as well.
     """
-    active = {request.id for request in _snapshot(state.active_requests)}
-    known = active | {request.id for request in _snapshot(state.reserved_requests)}
-    held = {task_id for task_id in known | set(_snapshot(state.requests)) if Slot.parse(task_id)}
+    active = {request.id for request in snapshot(state.active_requests)}
+    known = active | {request.id for request in snapshot(state.reserved_requests)}
+    held = {task_id for task_id in known | set(snapshot(state.requests)) if Slot.parse(task_id)}
     return frozenset(held), frozenset(held - active)
-
-
-def _snapshot(changing: Iterable[T]) -> list[T]:
-    """A copy of a collection that the consumer's thread changes meanwhile."""
-    while True:
-        try:
-            return list(changing)
-        except RuntimeError:  # it changed size while it was copied
-            continue
 
 
 class RecoveryStep(bootsteps.StartStopStep):
@@ -248,7 +242,7 @@ class RecoveryStep(bootsteps.StartStopStep):
                 )
 
     def start(self, parent: Any) -> None:
-        heart = Heart(self._runtime)
+        heart = Heart(self._runtime, parent)
         heart.start()
         self._runtime.heart = heart
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
+from celery_saga.decide.look import QUEUED_DELAY
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import SagaExecution, Slot
@@ -29,6 +30,10 @@ LEAVE_ALONE = 60.0
 #: Seconds after which it is forgotten that a message was missed: its saga has gone on since.
 FORGET_MISSED = 60.0
 
+#: Stands behind a task id of which a worker tells a second time so: it keeps the message for later,
+#: as for a rate limit, and no process that could hang has it. No task id of a step looks like it.
+PUT_OFF = "~later"
+
 
 class Sweeper:
     """Looks at what is due, and judges the claims of dead boots.
@@ -44,6 +49,7 @@ class Sweeper:
         self._store = orchestrator.store
         self._told_after, self._time_limit = told_after, time_limit
         self._missed: dict[tuple[str, float | None], float] = {}
+        self._put_off: dict[str, float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
 
@@ -67,6 +73,7 @@ class Sweeper:
         """Look at what is due, at most ``limit`` sagas; how many were looked at."""
         now = time.monotonic()
         self._missed = {key: at for key, at in self._missed.items() if now - at < FORGET_MISSED}
+        self._put_off = {key: at for key, at in self._put_off.items() if now - at < QUEUED_DELAY}
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         found = self._store.due(limit + len(self._left_alone))
         due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
@@ -123,13 +130,26 @@ class Sweeper:
         missing = waiting is not None and task_id not in waiting
         if task_id in holders or not missing:
             self._missed.pop(message, None)
+        if holders.get(f"{task_id}{PUT_OFF}") in alive:
+            self._put_off[task_id] = time.monotonic()
+            return MessageState.WAITING
         if task_id in holders:
-            return MessageState.QUEUED if holders[task_id] in alive else MessageState.LOST
+            return self._held(task_id, holders[task_id] in alive)
         if queue in backlog.empty or (missing and self._missed_for_long(message)):
             return MessageState.GONE
         if waiting is not None and not missing:
             return MessageState.WAITING
         return MessageState.BEHIND if queue in backlog.long else MessageState.QUEUED
+
+    def _held(self, task_id: str, alive: bool) -> MessageState:
+        """What a message is that some worker tells of.
+
+        One that was put off may be older than what a process that hangs is given, and a process
+        has it only since.
+        """
+        if not alive:
+            return MessageState.LOST
+        return MessageState.WAITING if task_id in self._put_off else MessageState.QUEUED
 
     def _missed_for_long(self, message: tuple[str, float | None]) -> bool:
         """Whether nobody had the message at an earlier look either.

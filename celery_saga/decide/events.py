@@ -19,7 +19,7 @@ class MessageState(str, Enum):
     """What the shell could find out about the message of a slot that nobody claimed."""
 
     LOST = "lost"  #: the worker that had it is dead
-    WAITING = "waiting"  #: it is in its queue
+    WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
     QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
     BEHIND = "behind"  #: it may wait in a queue that holds many
     GONE = "gone"  #: nobody has it and it is not in its queue

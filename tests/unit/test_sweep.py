@@ -171,6 +171,46 @@ def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixtur
     assert len(lost.queue.messages) == len(lost.ids)
 
 
+class TestPutOff:
+    """A worker keeps a message, as for a rate limit, and has given it to no process."""
+
+    @pytest.fixture
+    def told(self, lost: Fixture) -> list[str]:
+        held = [f"{saga_id}~f0~1" for saga_id in sorted(lost.ids)]
+        told = [*held, *(f"{task_id}{sweep.PUT_OFF}" for task_id in held)]
+        lost.store.beat("boot", 99_999, told)
+        return held
+
+    def test_it_is_not_sent_again_however_long_that_takes(self, lost, told):
+        lost.queue.taken = {task_id: task_id for task_id in told}
+        lost.queue.waiting = {"queue": frozenset()}
+        for _ in range(20):
+            lost.sweep(later=600)
+        assert lost.queue.messages == []
+
+    def test_the_process_that_has_it_then_is_given_its_time(self, lost, told):
+        lost.sweep(later=600)
+        lost.store.beat("boot", 99_999, told)
+        for _ in range(5):
+            lost.sweep(later=MISSED)
+        assert lost.queue.messages == []
+        lost.sweep(later=MISSED)
+        lost.sweep(later=MISSED)
+        assert set(lost.queue.messages) == lost.ids
+
+    def test_it_is_lost_with_its_worker(self, lost, told):
+        lost.sweep(later=600)
+        lost.now += 99_999
+        lost.sweeper.bury(lost.store.beat("other", 6.0, ()))
+        assert set(lost.queue.messages) == lost.ids
+        assert lost.store.holders() == {}
+
+    def test_a_copy_that_another_live_worker_puts_off_is_enough(self, lost, told):
+        lost.store.beat("dead", 1.0, told)
+        lost.sweep(later=600)
+        assert lost.queue.messages == []
+
+
 def test_a_message_that_is_not_among_those_of_its_queue_is_sent_again(lost: Fixture) -> None:
     """At the second look: a worker may have received it whose heart has not told of it yet."""
     lost.queue.messages = ["another"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_saga import Saga
+from celery_saga import Saga, SagaResult
 from celery_saga.contrib.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways
@@ -140,3 +140,40 @@ def test_a_worker_that_holds_a_hundred_messages(site, task):
     for result in results:
         assert site.journal.began(result.id) == ["a/f", "b/f"]
         assert [step.republished for step in result.execution.steps] == [0, 0]
+
+
+class TestRateLimit:
+    """Celery's consumer keeps the messages meanwhile, and counts them as nobody's."""
+
+    def start(self, site) -> list[SagaResult]:
+        results = [site.saga(("a", late)).delay() for _ in range(3)]
+        wait_for(lambda: site.queued() == 0, description="the worker has all messages")
+        return results
+
+    @pytest.mark.parametrize("pool", ["prefork", "threads"])
+    def test_what_waits_for_it_is_sent_once(self, site, pool):
+        # One body in six seconds: a message that nobody has is missed after four.
+        site.worker("--pool", pool, task_annotations={late.name: {"rate_limit": "10/m"}})
+        results = self.start(site)
+        for result in results:
+            assert site.settled(result) == DONE
+            assert site.journal.began(result.id) == ["a/f"]
+            assert result.execution.steps[0].republished == 0
+        ended = [result.execution.updated_at for result in results]
+        assert max(ended) - min(ended) > 10, "they have waited"
+
+    def test_it_is_lost_with_its_worker(self, site):
+        site.worker("-c", "1", task_annotations={late.name: {"rate_limit": "1/h"}})
+        results = self.start(site)
+        wait_for(lambda: DONE in [result.status.value for result in results])
+        site.pass_time(6)
+        assert sorted(result.execution.steps[0].republished for result in results) == [0, 0, 0]
+
+        site.workers[0].kill()
+        killed = site.now()
+        site.worker()
+
+        for result in results:
+            assert site.settled(result) == DONE
+            assert site.journal.began(result.id) == ["a/f"]
+        assert site.now() - killed < 10

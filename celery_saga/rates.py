@@ -1,0 +1,56 @@
+"""The messages that a worker keeps until a rate limit lets them through.
+
+Celery's consumer has them in buckets, and counts them among its requests only when it gives them to
+a process. The buckets are internals of it: if they are others one day, nothing is told, and what is
+in them counts as messages that no worker has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from kombu.utils.limits import TokenBucket
+
+from celery_saga.execution import Slot
+
+T = TypeVar("T")
+
+
+class RateLimited:
+    """What the buckets of one worker hold.
+
+    Args:
+        worker: Celery's; it has its consumer once it consumes.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        # A new limit comes with new buckets for all tasks, and the timer then empties the old ones.
+        # Those that it has dropped, with what is in them, are gone from here as well.
+        self._buckets: WeakSet[Any] = WeakSet()
+
+    def task_ids(self) -> frozenset[str]:
+        """Task ids of the steps in them."""
+        buckets = getattr(getattr(self._worker, "consumer", None), "task_buckets", None)
+        if isinstance(buckets, dict):
+            for bucket in snapshot(buckets.values()):
+                if isinstance(bucket, TokenBucket):
+                    self._buckets.add(bucket)
+        ids = (
+            getattr(item[0], "id", None)
+            for bucket in snapshot(self._buckets)
+            for item in snapshot(bucket.contents)
+            if isinstance(item, tuple) and item
+        )
+        return frozenset(task_id for task_id in ids if task_id and Slot.parse(task_id))
+
+
+def snapshot(changing: Iterable[T]) -> list[T]:
+    """A copy of a collection that the consumer's thread changes meanwhile."""
+    while True:
+        try:
+            return list(changing)
+        except RuntimeError:  # it changed size while it was copied
+            continue
