@@ -13,7 +13,13 @@ from functools import cached_property, partial
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.exceptions import Ignore, Reject, Retry, WorkerTerminate
+from celery.exceptions import (
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Retry,
+    WorkerTerminate,
+)
 from celery.platforms import EX_FAILURE
 
 from celery_saga import info
@@ -206,9 +212,11 @@ class _Delivery:
         return Values(texts=texts), gone
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
-        name = type(error)
+        name, text = type(error), str(error)
+        if isinstance(error, MaxRetriesExceededError):
+            text = text.partition(" args:")[0]  # Celery's own text has all arguments in it
         failure = Failure(
-            f"{name.__module__}.{name.__qualname__}", str(error)[:FAILURE_TEXT], self._step.name
+            f"{name.__module__}.{name.__qualname__}", text[:FAILURE_TEXT], self._step.name
         )
         possible = effect or isinstance(error, _EFFECT_POSSIBLE) or self._compensated_on(error)
         self._report(

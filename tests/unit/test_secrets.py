@@ -125,3 +125,18 @@ def test_one_word_may_be_a_text(app, pay, sent):
 
     shown = ast.literal_eval(sent[0]["kwargsrepr"])
     assert (shown["value"], shown["other"]) == ("***", 7)
+
+
+def test_an_error_of_celerys_that_has_the_arguments_in_it(app):
+    app.conf.task_always_eager = True
+
+    @app.task(name="patient", bind=True, max_retries=0, shared=False)
+    def patient(self: Any, iban: str) -> None:
+        raise self.retry()
+
+    result = Saga("patient", app=app, steps=[patient]).commit().delay(iban=SECRET)
+
+    error = result.execution.error
+    assert error is not None
+    assert error.message.startswith("Can't retry patient[")
+    assert SECRET not in repr(result.execution) + error.message

@@ -94,6 +94,12 @@ class Journal:
         )
         return self.said(saga_id, what)[count - 1]
 
+    def stands(self, pid: int) -> bool:
+        """Whether a body of the process waits at a gate by now; it said before that it began."""
+        me = ("body-" + str(pid), "blpop")
+        clients: Any = self.client.client_list()
+        return any((one["name"], one["cmd"]) == me and "b" in one["flags"] for one in clients)
+
     def open(self, saga_id: str, gate: str, times: int = 1) -> None:
         """Let that many bodies pass the gate."""
         self.client.rpush(f"gate:{saga_id}:{gate}", *["go"] * times)

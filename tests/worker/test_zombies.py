@@ -73,6 +73,8 @@ def victim(arena: Arena, way: str = "held once", **settings: float) -> Iterator[
     """A worker that has begun a body of each row."""
     found = new_victim(arena, **settings)
     hold_all([found], way=way)
+    for line in found.began.values():  # or its successor would be the first at the gate
+        wait_for(lambda pid=line["pid"]: found.journal.stands(pid), description="it to be held")
     yield found
     found.leave()
     found.worker.kill()

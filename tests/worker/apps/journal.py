@@ -17,7 +17,11 @@ PATIENCE = 240
 
 @lru_cache
 def _client(pid: int) -> redis.Redis:
-    return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"], socket_timeout=PATIENCE + 10)
+    return redis.Redis.from_url(
+        os.environ["SAGA_TEST_JOURNAL"],
+        socket_timeout=PATIENCE + 10,
+        client_name=f"body-{pid}",  # so that a test sees where it stands
+    )
 
 
 def note(what: str, **data: Any) -> None:
