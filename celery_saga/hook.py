@@ -23,6 +23,7 @@ from celery.utils.functional import firstmethod
 from celery_saga import info
 from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
+from celery_saga.hosts import inside
 from celery_saga.participant import run_step
 from celery_saga.reports import body_cut_off
 from celery_saga.runtime import runtime_of
@@ -66,9 +67,11 @@ def around(inner: Any) -> Call:
         body = task.run if plain else inner.__get__(task)
         delivery = delivery_of(request) or recognized(task.app, request)
         if delivery is None:
-            return _by_itself(body, args, kwargs)
+            with inside(request):
+                return _by_itself(body, args, kwargs)
         try:
-            return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
+            with inside(request):
+                return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
         except (Exception, WorkerShutdown, WorkerTerminate):
             raise
         except BaseException:

@@ -36,6 +36,7 @@ from celery_saga.errors import (
     StoreUnavailable,
 )
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.hosts import new_claim
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import PlanStep
@@ -75,7 +76,7 @@ def run_step(
     """
     saga_id, slot = delivery
     if claim is None:
-        claim = Claim(runtime.token(slot), runtime.instance, request.retries or 0)
+        claim = new_claim(runtime, request, slot)
     try:
         header = header_of(request) or {}
         plan, run = header.get("plan"), header.get("run", "")

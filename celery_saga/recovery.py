@@ -29,6 +29,7 @@ from celery_saga.errors import SagaExecutionNotFoundException, SetupError
 from celery_saga.execution import Slot
 from celery_saga.forks import Unforked
 from celery_saga.hook import verify
+from celery_saga.hosts import host_of
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
@@ -186,19 +187,32 @@ class Heart:
             (saga_id, slot) for saga_id, slot in pulse.claims if slot.task_id(saga_id) not in held
         )
         for saga_id, slot in absent & self._absent:
-            self._sweeper.void(saga_id, slot, self.instance)
+            if not self._runs_inside(saga_id, slot):
+                self._sweeper.void(saga_id, slot, self.instance)
         self._absent = absent
 
+    def _runs_inside(self, saga_id: str, slot: Slot) -> bool:
+        """Whether a step of an eager saga runs in a task that this worker has."""
+        execution = self._shell.store.load(saga_id, context=False)
+        step = None if execution is None else execution.at_step(slot)
+        return step is not None and host_of(step.claim) in _task_ids()[1]
 
-def _requests() -> tuple[frozenset[str], frozenset[str]]:
-    """Task ids of steps that the worker has, and of those among them that it has not started.
+
+def _task_ids() -> tuple[set[str], set[str]]:
+    """Ids of the tasks that the worker runs, and of all that it has.
 
     Celery's index by id forgets a running request when a duplicate of it is dropped: the sets of
     requests are asked as well.
     """
     active = {request.id for request in snapshot(state.active_requests)}
-    known = active | {request.id for request in snapshot(state.reserved_requests)}
-    held = {task_id for task_id in known | set(snapshot(state.requests)) if Slot.parse(task_id)}
+    reserved = {request.id for request in snapshot(state.reserved_requests)}
+    return active, active | reserved | set(snapshot(state.requests))
+
+
+def _requests() -> tuple[frozenset[str], frozenset[str]]:
+    """Task ids of steps that the worker has, and of those among them that it has not started."""
+    active, known = _task_ids()
+    held = {task_id for task_id in known if Slot.parse(task_id)}
     return frozenset(held), frozenset(held - active)
 
 

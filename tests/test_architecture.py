@@ -69,6 +69,7 @@ FLOORS = {
     "discovery": 3,
     "reports": 3,
     "answers": 3,
+    "hosts": 3,
     "rates": 3,
     "recovery": 3,
     "on_commit": 3,

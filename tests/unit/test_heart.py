@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,8 @@ from celery import Celery
 from celery_saga import Saga, SagaManager, recovery
 from celery_saga.decide.events import Looked
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import Claim
+from celery_saga.execution import Claim, SagaExecution
+from celery_saga.hosts import inside
 from celery_saga.recovery import Heart
 from celery_saga.runtime import runtime_of
 from celery_saga.stores import memory
@@ -277,6 +278,74 @@ def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch
     wait_for(
         lambda: heart.instance not in alive() and not any(t.is_alive() for t in heart._threads)
     )
+
+
+class TestStepsOfEagerSagas:
+    """Celery makes no request for a task that runs inside of another, or of the worker itself."""
+
+    @pytest.fixture
+    def worker(self, app, monkeypatch) -> Iterator[list[Any]]:
+        """Requests of a worker whose heart beats."""
+        app.conf.update(saga_heartbeat=0.05, saga_heartbeat_ttl=1.0)
+        requests: list[Any] = []
+        running = SimpleNamespace(active_requests=requests, reserved_requests=(), requests={})
+        monkeypatch.setattr(recovery, "state", running)
+        runtime = runtime_of(app)
+        runtime.boot()
+        heart = runtime.heart = Heart(runtime)
+        heart.start()
+        yield requests
+        heart.stop()
+
+    def run(self, app: Celery, body: Callable[[], object]) -> SagaExecution:
+        """The saga that has run ``body`` as its step."""
+
+        @app.task(name="heart.eager", acks_late=True, shared=False)
+        def step() -> None:
+            body()
+
+        saga = Saga("eager", app=app, steps=[step]).commit()
+        return runtime_of(app).orchestrator.load(saga.s().apply().id)
+
+    def looks(self, app: Celery, count: int) -> None:
+        """Let the heart judge its own claims that often."""
+        heart: Any = runtime_of(app).heart
+        for _ in range(count):
+            seen = heart._last_judged
+            wait_for(lambda before=seen: heart._last_judged > before)
+
+    def test_one_that_a_task_of_the_worker_runs(self, app, worker):
+        worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
+        ran = []
+        with inside(outer):
+            saga = self.run(app, lambda: ran.append(self.looks(app, 6)))
+        assert (saga.status.value, len(ran), saga.steps[0].lost) == ("COMPLETED", 1, 0)
+
+    def test_one_that_runs_in_no_task(self, app, worker):
+        ran = []
+        saga = self.run(app, lambda: ran.append(self.looks(app, 6)))
+        assert (saga.status.value, len(ran), saga.steps[0].lost) == ("COMPLETED", 1, 0)
+
+    def test_it_is_lost_with_the_task_round_it(self, app, worker):
+        worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
+
+        def lose() -> None:
+            if worker:
+                self.looks(app, 6)
+                worker.clear()  # its process has been lost, and this here is a ghost
+                self.looks(app, 6)
+
+        with inside(outer):
+            saga = self.run(app, lose)
+        assert saga.steps[0].lost == 1
+
+    def test_it_is_lost_with_its_worker(self, app, worker):
+        worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
+        runtime = runtime_of(app)
+        seen: list[Any] = []
+        with inside(outer):
+            self.run(app, lambda: seen.extend(runtime.store.claims_of(runtime.instance)))
+        assert len(seen) == 1, "a dead boot's claims are void, and this was one of them"
 
 
 def test_nothing_of_memory_is_shared_by_two_apps(app):

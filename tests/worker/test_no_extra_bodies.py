@@ -7,11 +7,12 @@ backlog). ``python -m benchmarks recovery --calm`` runs all of it at default set
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from celery_saga import Saga, SagaResult
+from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.contrib.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways
@@ -177,3 +178,38 @@ class TestRateLimit:
             assert site.settled(result) == DONE
             assert site.journal.began(result.id) == ["a/f"]
         assert site.now() - killed < 10
+
+
+class TestEagerly:
+    """A task runs a whole saga inside of itself: the worker has no request for its steps."""
+
+    def start(self, site, pool: str) -> SagaResult:
+        self.id = str(uuid.uuid4())
+        site.worker("--pool", pool, app="tests.worker.apps.eagerly")
+        self.outer = site.app.send_task("eagerly.run", (self.id, ["a/f"]))
+        site.journal.wait(self.id, "began")
+        site.pass_time(4)  # 20 beats
+        assert site.journal.began(self.id) == ["a/f"]
+        return SagaManager(site.app).get(self.id)
+
+    @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+    def test_each_body_runs_once(self, site, pool):
+        result = self.start(site, pool)
+        site.journal.open(self.id, "a/f")
+        assert self.outer.get(timeout=30) == "SUCCESS"
+        assert site.journal.began(self.id) == ["a/f", "b/f"]
+        assert [step.lost for step in result.execution.steps] == [0, 0]
+
+    @pytest.mark.parametrize("what", ["child", "worker"])
+    def test_its_process_is_killed(self, site, what):
+        result = self.start(site, "prefork")
+        line = site.journal.said(self.id, "began")[0]
+        if what == "child":
+            site.kill_child(line)
+        else:
+            site.workers[0].kill()
+            site.worker()
+        site.journal.wait(self.id, "began", 2, timeout=10)
+        site.journal.open(self.id, "a/f")
+        assert site.settled(result) == DONE
+        assert site.journal.began(self.id) == ["a/f", "a/f", "b/f"]

@@ -1,0 +1,51 @@
+"""Tasks that run steps inside of themselves: those of an eager saga.
+
+The worker has no request for such a step. Its claim names the task round it, its *host*, and stands
+while the worker has that one: also under prefork, where the main process sees nothing of a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from celery_saga.execution import Claim, Slot
+from celery_saga.runtime import Runtime
+
+#: Between a token and the host's id; no instance and no slot has it.
+_INSIDE = "@"
+
+#: Id of the task that a worker runs in this call.
+_host: ContextVar[str] = ContextVar("celery_saga_host", default="")
+
+
+@contextmanager
+def inside(request: Any) -> Iterator[None]:
+    """Run a task; ``request`` is Celery's. One that runs eagerly is itself inside of another."""
+    if request.is_eager:
+        yield
+        return
+    token = _host.set(request.id or "")
+    try:
+        yield
+    finally:
+        _host.reset(token)
+
+
+def new_claim(runtime: Runtime, request: Any, slot: Slot) -> Claim:
+    """A claim for a delivery of ``slot`` that this process has."""
+    token, instance, retries = runtime.token(slot), runtime.instance, request.retries or 0
+    if not request.is_eager:
+        return Claim(token, instance, retries)
+    if host := _host.get():
+        return Claim(f"{token}{_INSIDE}{host}", instance, retries)
+    # No task is round it, so its worker, if it is one, cannot tell when it has ended. As in any
+    # other client nobody judges it.
+    return Claim(token, f"client-{instance.removeprefix('client-')}", retries)
+
+
+def host_of(claim: Claim | None) -> str:
+    """Id of the task inside of which a claim's step runs; empty: it runs by itself."""
+    return "" if claim is None else claim.token.partition(_INSIDE)[2]
