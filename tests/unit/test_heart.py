@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -304,7 +305,7 @@ class TestStepsOfEagerSagas:
         def step() -> None:
             body()
 
-        saga = Saga("eager", app=app, steps=[step]).commit()
+        saga = Saga(f"eager {uuid.uuid4()}", app=app, steps=[step]).commit()
         return runtime_of(app).orchestrator.load(saga.s().apply().id)
 
     def looks(self, app: Celery, count: int) -> None:

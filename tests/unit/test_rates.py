@@ -132,7 +132,7 @@ def odd_bucket() -> TokenBucket:
         SimpleNamespace(consumer=SimpleNamespace(task_buckets=["of another kind"])),
         SimpleNamespace(consumer=SimpleNamespace(task_buckets={"a": odd_bucket()})),
     ],
-    ids=str,
+    ids=["none", "bare", "idle", "no buckets", "odd values", "a list", "an odd bucket"],
 )
 def test_a_worker_that_has_no_such_buckets_puts_nothing_off(worker):
     assert RateLimited(worker).task_ids() == set()
