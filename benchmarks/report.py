@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,8 +50,17 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         **{name: version(name) for name in ("celery", "kombu", "redis")},
+        "hiredis": _hiredis(),
         "server": "?",
     }
+
+
+def _hiredis() -> str:
+    """Its version, or that it is not there: all connections are faster with it."""
+    try:
+        return f"hiredis {version('hiredis')}"
+    except PackageNotFoundError:
+        return "no hiredis"
 
 
 def _processor() -> str:
@@ -179,7 +188,7 @@ def place(where: dict[str, Any]) -> str:
     return (
         f"{_machine(where)}, "
         f"celery {where['celery']}, kombu {where['kombu']}, redis-py {where['redis']}, "
-        f"Valkey {where['server']}"
+        f"{where['hiredis']}, Valkey {where['server']}"
     )
 
 
