@@ -76,12 +76,14 @@ class TestStores:
         assert not list(site.client.scan_iter("saga:*"))
 
     def test_a_prefix_of_its_own(self, site):
-        site.worker(saga_key_prefix="mine:")
+        worker = site.worker(saga_key_prefix="mine:")
         site.app = site.new_app("other", saga_key_prefix="mine:")
         result = site.saga(("a", late)).delay()
 
         assert site.settled(result) == "COMPLETED"
         assert not list(site.client.scan_iter("saga:*"))
+        worker.kill()  # or its heart would write one of them again
+        wait_for(lambda: not worker.process.alive)
         for key in site.client.scan_iter("mine:*"):
             site.client.delete(key)
 
