@@ -66,17 +66,16 @@ def around(inner: Any) -> Call:
         # Celery's tracer runs task.run itself when __call__ is its own: so do we.
         body = task.run if plain else inner.__get__(task)
         delivery = delivery_of(request) or recognized(task.app, request)
-        if delivery is None:
-            with inside(request):
+        with inside(request):
+            if delivery is None:
                 return _by_itself(body, args, kwargs)
-        try:
-            with inside(request):
+            try:
                 return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
-        except (Exception, WorkerShutdown, WorkerTerminate):
-            raise
-        except BaseException:
-            body_cut_off(request.id)
-            raise
+            except (Exception, WorkerShutdown, WorkerTerminate):
+                raise
+            except BaseException:
+                body_cut_off(request.id)
+                raise
 
     # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
     setattr(__call__, _MARK, True)
