@@ -1,0 +1,91 @@
+"""What is known of a task before Celery has made it.
+
+``@app.task`` and ``@shared_task`` give back a proxy, and Celery makes the task when the proxy is
+first looked at. While modules are imported that must not happen: it finalizes the app, and gives
+the task what the configuration says so far. The function and the options of the decorator stand in
+the proxy. How it keeps them is an internal of Celery's: where they are not found, nothing is known,
+and what would be checked when a saga is committed is checked when its plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Task, _state
+from celery.local import PromiseProxy, Proxy
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A task as it was declared.
+
+    Args:
+        function: what runs; of a bound task that is not made yet it takes the task itself first.
+        bind: whether its first parameter is the task, and not one that a caller gives.
+        options: those of the decorator, as far as they are known; of a task that is made, none.
+        task: the task, if it is made.
+    """
+
+    function: Callable[..., Any]
+    bind: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    task: Task[Any, Any] | None = None
+
+    def option(self, name: str) -> Any:
+        """What is known of an option; ``None``: nothing, or the configuration decides."""
+        if self.task is not None:
+            return getattr(self.task, name, None)
+        found = self.options.get(name)
+        return getattr(self.options.get("base"), name, None) if found is None else found
+
+
+def declaration_of(target: Any) -> Declaration | None:
+    """How a task was declared, without making it; ``None``: nothing is known of it, or no task."""
+    kind = type(target)
+    if kind is Proxy:
+        return _shared(target)
+    if kind is PromiseProxy and not target.__evaluated__():
+        return _lazy(target)
+    if isinstance(target, Task):
+        return Declaration(target.run, task=target)
+    return None
+
+
+def _lazy(target: Any) -> Declaration | None:
+    try:
+        (function,) = object.__getattribute__(target, "_Proxy__args")
+        options = dict(object.__getattribute__(target, "_Proxy__kwargs"))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return _declaration(function, options)
+
+
+def _shared(target: Any) -> Declaration | None:
+    """The proxy of ``@shared_task`` asks the current app for the task, in a closure."""
+    try:
+        local = object.__getattribute__(target, "_Proxy__local")
+        names = dict(zip(local.__code__.co_freevars, local.__closure__, strict=True))
+        function = names["fun"].cell_contents
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return _declaration(function, _options_of_shared(function))
+
+
+def _options_of_shared(function: Any) -> Mapping[str, Any]:
+    """What ``@shared_task`` was given; it keeps that for apps that are still to be finalized."""
+    for cons in getattr(_state, "_on_app_finalizers", ()):
+        try:
+            names = dict(zip(cons.__code__.co_freevars, cons.__closure__ or (), strict=True))
+            if names["fun"].cell_contents is function:
+                return dict(names["options"].cell_contents)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue
+    return {}
+
+
+def _declaration(function: Any, options: Mapping[str, Any]) -> Declaration | None:
+    if not callable(function):
+        return None
+    return Declaration(function, bool(options.get("bind")), options)
