@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime, timezone
 from functools import cached_property, partial
 from typing import Any
 
@@ -40,7 +39,7 @@ from celery_saga.hosts import new_claim
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import PlanStep
-from celery_saga.reports import cut_short
+from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
 from celery_saga.values import Values, encoded, values_of
@@ -75,6 +74,7 @@ def run_step(
         Reject: the store is away; the delivery goes back to the broker.
     """
     saga_id, slot = delivery
+    wrapper_reached(request)
     if claim is None:
         claim = new_claim(runtime, request, slot)
     try:
@@ -121,7 +121,7 @@ class _Delivery:
                 info.current.reset(token)
         except Retry as error:
             lost = isinstance(error.exc, _EFFECT_POSSIBLE)
-            self._release(_expected_at(error, self._now()), self._retries + 1, lost)
+            self._release(expected_at(error, self._now()), self._retries + 1, lost)
             raise
         except Reject as error:
             if error.requeue:  # type: ignore[attr-defined]
@@ -275,12 +275,3 @@ class _Delivery:
         text = f"saga {saga_id} is gone, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)
         self._orchestrator.dispatcher.alert(self._execution, alert)
-
-
-def _expected_at(error: Retry, now: float) -> float:
-    """When Celery's retry can be expected, store time."""
-    when = error.when
-    if isinstance(when, datetime):
-        aware = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-        return now + (aware - datetime.now(timezone.utc)).total_seconds()
-    return now + float(when or 0)

@@ -107,13 +107,15 @@ class Heart:
         assert self._orchestrator is not None
         return self._orchestrator
 
-    def post(self, saga_id: str, news: News, run: str | None) -> None:
+    def post(self, saga_id: str, news: News, run: str | None) -> bool:
         """News from the worker's main process, whose own threads must not wait for a store.
 
         A process of the pool that inherited this object is not listened to.
         """
-        if os.getpid() == self._pid:
-            self._inbox.put(partial(self._deliver, saga_id, news, run))
+        if os.getpid() != self._pid:
+            return False
+        self._inbox.put(partial(self._deliver, saga_id, news, run))
+        return True
 
     def _live(self) -> None:
         last = time.monotonic()

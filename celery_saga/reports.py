@@ -1,17 +1,27 @@
-"""What only a worker's main process learns: lost children, hard limits, revokes, unknown tasks.
+"""What becomes of deliveries outside of the wrapper round their bodies.
 
-Some of these bring nothing along but the task id, which therefore names saga, step and epoch.
+Only a worker's main process learns of lost children, hard limits, revokes and unknown tasks. Some
+of these bring nothing along but the task id, which therefore names saga, step and epoch.
+
+What raises before the wrapper is reached (``Task.before_start``, an annotation round ``__call__``)
+is a failure of Celery's, of which the process learns that runs the task: the body was not begun.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from billiard import current_process
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
 from celery_saga.decide.events import (
@@ -23,17 +33,36 @@ from celery_saga.decide.events import (
     TaskUnknown,
 )
 from celery_saga.dispatch import header_of
+from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import Failure, Slot
+from celery_saga.patience import patiently
 from celery_saga.runtime import installed
+
+log = logging.getLogger("celery_saga")
+
+#: Celery's requests of the deliveries that have reached the wrapper, which reports them itself.
+_reached: WeakSet[Any] = WeakSet()
 
 
 def connect() -> None:
     """Listen; connecting twice is the same as once."""
     signals.task_failure.connect(_on_failure, weak=False, dispatch_uid="celery_saga.failure")
+    signals.task_internal_error.connect(
+        _on_internal_error, weak=False, dispatch_uid="celery_saga.internal_error"
+    )
     signals.task_retry.connect(_on_retry, weak=False, dispatch_uid="celery_saga.retry")
     signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="celery_saga.revoked")
     signals.task_unknown.connect(_on_unknown, weak=False, dispatch_uid="celery_saga.unknown")
     signals.worker_shutdown.connect(_on_shutdown, weak=False, dispatch_uid="celery_saga.shutdown")
+
+
+def wrapper_reached(request: Any) -> None:
+    """From here on the wrapper round the body reports what becomes of a delivery.
+
+    Args:
+        request: Celery's, of the task that runs.
+    """
+    _reached.add(request)
 
 
 def body_cut_off(task_id: str) -> None:
@@ -63,21 +92,48 @@ def cut_short() -> bool:
 Make = Callable[[float, Slot, str], Event]
 
 
-def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> None:
-    """Hand over what became of a task; ``carrier`` is whatever has the headers of its message."""
+def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
+    """Hand over what became of a task; ``carrier`` is whatever has the headers of its message.
+
+    Returns whether this process has a heart that takes it.
+    """
     runtime, found = installed(app), Slot.parse(task_id or "")
     if runtime is None or runtime.heart is None or found is None:
-        return
+        return False
     saga_id, slot = found
+    return runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance), _run(carrier))
+
+
+def _run(carrier: Any) -> str | None:
     header = header_of(carrier)
-    run = None if header is None else header.get("run", "")
-    runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance), run)
+    return None if header is None else header.get("run", "")
+
+
+def _report(app: Celery, request: Any, make: Make) -> None:
+    """Tell the saga what became of a delivery which never reached the wrapper round its body.
+
+    It is told in the name of nobody: if another delivery has the step by now, it is that one's.
+    """
+    runtime, found = installed(app), Slot.parse(request.id or "")
+    if runtime is None or found is None or request in _reached:
+        return
+    if not request.is_eager and _post(app, request.id, request, make):
+        return
+    (saga_id, slot), orchestrator = found, runtime.orchestrator
+    try:
+        now = patiently(orchestrator.store.now, orchestrator.patience)
+        event, run = make(now, slot, runtime.instance), _run(request)
+        orchestrator.change(saga_id, event, patience=orchestrator.patience, run=run)
+    except SagaExecutionNotFoundException:
+        log.info("task %s has failed, and its saga is gone", request.id)
+    except StoreUnavailable:
+        log.warning("task %s has failed, and the store is away: it is sent again", request.id)
 
 
 def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -> None:
-    error = kwargs.get("exception")
+    error, request = kwargs.get("exception"), sender.request_stack.top
     if isinstance(error, WorkerLostError):
-        _post(sender.app, task_id, sender.request_stack.top, _voided)
+        _post(sender.app, task_id, request, _voided)
     elif isinstance(error, TimeLimitExceeded):
         text = f"the hard time limit ended it: {error}"
         failure = Failure("celery.exceptions.TimeLimitExceeded", text)
@@ -86,6 +142,34 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
             return StepFailed(at, slot, failure, instance=instance, effect=True)
 
         _post(sender.app, task_id, None, failed)  # of this one Celery has the id alone
+    elif isinstance(error, BaseException):
+        if request is None:  # the message was rejected, which the main process carries out
+            _post(sender.app, task_id, None, partial(_not_begun, error, None))
+        else:
+            _report(sender.app, request, partial(_not_begun, error, request.retries or 0))
+
+
+def _on_internal_error(
+    sender: Any = None, request: Any = None, exception: Any = None, **kwargs: Any
+) -> None:
+    """The one signal of an eager call whose error is raised in its caller.
+
+    In a worker such an error is a trouble of Celery's (its result backend is away), which says
+    nothing of the step: it is sent again.
+    """
+    eager = isinstance(request, dict) and request.get("is_eager")
+    if eager and not isinstance(exception, (Ignore, Reject, Retry)):
+        context = Context(request)
+        _report(sender.app, context, partial(_not_begun, exception, context.retries or 0))
+
+
+def _not_begun(
+    error: BaseException, retries: int | None, at: float, slot: Slot, instance: str
+) -> StepFailed:
+    """The task failed. If nobody has claimed its step, it left nothing; else this ends no claim."""
+    failure = Failure(f"{type(error).__module__}.{type(error).__qualname__}", str(error)[:2000])
+    final = isinstance(error, AbortSaga)
+    return StepFailed(at, slot, failure, final=final, retries=retries)
 
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
@@ -95,16 +179,30 @@ def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
 def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:
     """``retry_on_worker_lost``: the main process has sent the retry of a task whose child died.
 
-    All other retries are reported by the body's wrapper; a cold shutdown's are none at all.
+    Or a task was retried before its body began. All other retries are reported by the body's
+    wrapper; a cold shutdown's are none at all.
     """
-    if not isinstance(getattr(reason, "exc", None), WorkerLostError):
+    if not isinstance(reason, Retry):
         return
-    retries, countdown = (request.retries or 0) + 1, float(reason.when or 0)
+    lost, retries = isinstance(reason.exc, WorkerLostError), (request.retries or 0) + 1
 
     def released(at: float, slot: Slot, instance: str) -> StepReleased:
-        return StepReleased(at, slot, "", retries, at + countdown, instance, lost=True)
+        holder = instance if lost else ""  # else nobody's claim ends by it
+        return StepReleased(at, slot, "", retries, expected_at(reason, at), holder, lost=lost)
 
-    _post(sender.app, request.id, request, released)
+    if lost:
+        _post(sender.app, request.id, request, released)
+    else:
+        _report(sender.app, request, released)
+
+
+def expected_at(error: Retry, now: float) -> float:
+    """When Celery's retry can be expected, store time."""
+    when = error.when
+    if isinstance(when, datetime):
+        aware = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+        return now + (aware - datetime.now(timezone.utc)).total_seconds()
+    return now + float(when or 0)
 
 
 def _on_revoked(

@@ -52,8 +52,11 @@ News = Callable[[float], Event]
 class Heartbeat(Protocol):
     """What a running worker's heart offers the rest of its process."""
 
-    def post(self, saga_id: str, news: News, run: str | None) -> None:
-        """Hand over news of a step; ``run``: of the saga, ``None``: unknown."""
+    def post(self, saga_id: str, news: News, run: str | None) -> bool:
+        """Hand over news of a step; ``run``: of the saga, ``None``: unknown.
+
+        Returns whether it takes them: it does in its own process only.
+        """
         ...
 
     def stop(self) -> None:

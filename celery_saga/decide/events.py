@@ -54,6 +54,8 @@ class StepFailed:
         instance: the reporting worker's boot, when ``token`` is empty.
         effect: whether the effect may have happened all the same.
         final: no attempt of the engine can help (``AbortSaga``).
+        retries: Celery's count of a delivery that failed before it claimed the step; ``None``: it
+            is not known, or there is a claim.
     """
 
     at: float
@@ -63,6 +65,7 @@ class StepFailed:
     instance: str = ""
     effect: bool = False
     final: bool = False
+    retries: int | None = None
 
 
 @dataclass(frozen=True)

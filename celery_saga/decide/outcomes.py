@@ -102,6 +102,8 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     step = current(execution, event)
     if step is None:
         return late_effect(execution, event) if event.effect else Decision(execution)
+    if event.retries is not None and event.retries < step.retries:
+        return Decision(execution)  # a copy of a message that was retried since
     if event.slot.direction is Direction.BACKWARD:
         return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
     return _forward_failed(execution, event)

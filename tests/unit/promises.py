@@ -275,6 +275,7 @@ class Promises:
         newest = execution.slot(slot.step) == slot
         events: list[ev.Event] = [
             ev.StepFailed(at, slot, BOOM, "stranger"),
+            ev.StepFailed(at, slot, BOOM, retries=9),
             ev.StepReleased(at, slot, "stranger", 0, at),
             ev.ClaimVoided(at, slot, "stranger"),
             ev.ClaimVoided(at, slot, instance="elsewhere"),

@@ -177,6 +177,10 @@ def _failed_outside(at: float, slot: Slot, claim: Claim, instance: str = "worker
     return ev.StepFailed(at, slot, boom("TimeLimitExceeded"), instance=instance, effect=True)
 
 
+def _failed_before(at: float, slot: Slot, claim: Claim) -> ev.Event:
+    return ev.StepFailed(at, slot, boom(), retries=claim.retries)
+
+
 def _released(at: float, slot: Slot, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
     return ev.StepReleased(at, slot, claim.token, int(retries), at + float(delay))
 
@@ -217,6 +221,7 @@ _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "ok": _succeeded,
     "fails": _failed,
     "killed": _failed_outside,
+    "unbegun": _failed_before,
     "released": _released,
     "resent": _resent,
     "void": _voided,

@@ -79,11 +79,12 @@ class Inbox:
         self._runtime = runtime
         self.gone = 0
 
-    def post(self, saga_id: str, news: Callable[[float], Any], run: str | None) -> None:
+    def post(self, saga_id: str, news: Callable[[float], Any], run: str | None) -> bool:
         try:
             self._runtime.orchestrator.change(saga_id, news(9e9), run=run)
         except SagaExecutionNotFoundException:
             self.gone += 1
+        return True
 
 
 def expired(task: Any, headers: dict[str, Any]) -> None:

@@ -198,6 +198,9 @@ class Walk:
             yield f"unknown {slot}", self._tell(spent, event), False
             died = ev.ClaimVoided(time_after(execution), slot, instance="w", started=True)
             yield f"{slot} dies before it begins", self._tell(spent, died), False
+            for retries in sorted({0, step.retries}):
+                event = ev.StepFailed(time_after(execution), slot, BOOM, retries=retries)
+                yield f"{slot}/{retries} fails before it begins", self._tell(spent, event), False
 
     def _ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         if body.state == "retried":

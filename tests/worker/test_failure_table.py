@@ -60,6 +60,7 @@ class Table:
         step.on_failure(undo, **{**UNDO, **(undo_options or {})})
         saga.local_step(tasks.late, name="end").on_failure(tasks.undo)
         names = {"f": "a/f", "c": "a/c", "end": "end/f"}
+        names |= {"before_f": "before a/f", "before_c": "before a/c"}
         context = {"ways": {names[key]: way for key, way in ways.items()}}
         return saga.commit().apply_async(context, saga_id=saga_id)
 
@@ -183,6 +184,70 @@ class TestBodies:
         undo = on.start(c="out of memory", end="declines")
         assert on.ledger(step) == (UNDONE, ["f", "c"])
         assert on.ledger(undo) == (STUCK, ["f", "c", "c"])
+
+
+class TestBeforeTheBody:
+    """What raises before the body begins, and before the wrapper round it: it left nothing.
+
+    Nobody has claimed the step, and its message is not taken for a lost one.
+    """
+
+    AGAIN: ClassVar = {"retriable": True, "max_attempts": 3, "retry_backoff": 0.05}
+    STEPS: ClassVar = {
+        "early": ("prepared", "declines", {}, UNDONE, ""),
+        "late": ("late_prepared", "declines", {}, UNDONE, ""),
+        "annotation": ("annotated", "declines", {}, UNDONE, ""),
+        "rejects": ("late_prepared", "rejects", {}, UNDONE, ""),
+        "autoretry is for bodies": ("retried_prepared", "declines", {}, UNDONE, ""),
+        "retriable": ("prepared", "declines at first", AGAIN, DONE, "f"),
+        "retriable in vain": ("prepared", "declines", AGAIN, UNDONE, ""),
+        "retries": ("prepared", "retries", {}, DONE, "f"),
+        "retries in vain": ("late_prepared", "retries in vain", {}, UNDONE, ""),
+    }
+    UNDOS: ClassVar = {
+        "early": ("prepared", "declines", STUCK, "f"),
+        "late": ("late_prepared", "declines", STUCK, "f"),
+        "annotation": ("annotated", "declines", STUCK, "f"),
+        "at first": ("prepared", "declines at first", UNDONE, "fc"),
+        "retries": ("late_prepared", "retries", UNDONE, "fc"),
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sagas(cls, tables) -> dict[tuple[str, str, str], SagaResult]:
+        found = {}
+        for pool, on in tables.items():
+            for row, (task, way, options, *_) in cls.STEPS.items():
+                step = on.start(getattr(tasks, task), options=options, before_f=way)
+                found[pool, "step", row] = step
+            for row, (task, way, *_) in cls.UNDOS.items():
+                undo = on.start(undo=getattr(tasks, task), before_c=way, end="declines")
+                found[pool, "undo", row] = undo
+        return found
+
+    @pytest.mark.parametrize("row", STEPS)
+    def test_a_step(self, on, sagas, row):
+        result = sagas[on.pool, "step", row]
+        _, way, options, status, bodies = self.STEPS[row]
+        assert on.ledger(result) == (status, [*bodies])
+        step = result.execution.steps[1]
+        assert (step.republished, step.lost, step.effect) == (0, 0, status == DONE)
+        if status == UNDONE:
+            assert step.status == "FAILED"
+            assert step.attempts == options.get("max_attempts", 1)
+            texts = {"declines": "declined", "rejects": "rejected"}
+            assert texts.get(way, "not now") in step.error.message
+
+    @pytest.mark.parametrize("row", UNDOS)
+    def test_a_compensation(self, on, sagas, row):
+        result = sagas[on.pool, "undo", row]
+        *_, status, bodies = self.UNDOS[row]
+        assert on.ledger(result) == (status, [*bodies])
+        step = result.execution.steps[1]
+        assert (step.republished, step.lost) == (0, 0)
+        if status == STUCK:
+            assert step.attempts == UNDO["max_attempts"]
+            assert step.undo_error.message == "declined"
 
 
 class TestBodiesThatAreCutOff:

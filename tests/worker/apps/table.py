@@ -10,3 +10,4 @@ __all__ = ["app", "ways"]
 app = Celery("table")
 sagas = SagaManager(app)
 app.config_from_object("tests.worker.apps.settings")
+app.conf.task_annotations = {ways.__name__ + ".annotated": {"@__call__": ways.guarded}}

@@ -16,6 +16,7 @@ from celery import Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import saga_info
+from celery_saga.execution import Slot
 from tests.worker.apps.journal import is_first_body, note, remember, wait_at
 
 #: Seconds that a body takes which is longer than the limits in these tests.
@@ -34,6 +35,14 @@ def _retries(task: Any) -> Any:
 
 def _retries_in_vain(task: Any) -> None:
     raise task.retry(exc=ConnectionError("not now"), countdown=0, max_retries=1)
+
+
+def _declines_at_first(task: Any) -> None:
+    """In the engine's first attempt; it has no other before the body begins."""
+    found = Slot.parse(task.request.id)
+    assert found is not None
+    if found[1].epoch == (1 if found[1].direction.value == "f" else 2):
+        raise ValueError("not yet")
 
 
 def _exits(task: Any) -> None:
@@ -175,6 +184,57 @@ class Stillborn(Task):
 
 @shared_task(bind=True, base=Stillborn)
 def stillborn(self, ways=None):
+    return _play(self, ways)
+
+
+def _before(task: Any, kwargs: Any) -> None:
+    """What happens before the body begins: ``before a/f`` in the context."""
+    found = Slot.parse(task.request.id)
+    if found is not None:
+        way = (kwargs.get("ways") or {}).get(f"before a/{found[1].direction}")
+        if way:
+            WAYS[way](task)
+
+
+class Prepared(Task):
+    """Opens something before each body, as for a tenant's database."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        _before(self, kwargs)
+
+
+@shared_task(bind=True, base=Prepared)
+def prepared(self, ways=None):
+    return _play(self, ways)
+
+
+@shared_task(bind=True, base=Prepared, acks_late=True)
+def late_prepared(self, ways=None):
+    return _play(self, ways)
+
+
+@shared_task(
+    bind=True,
+    base=Prepared,
+    autoretry_for=(Exception,),
+    retry_kwargs={"max_retries": 1, "countdown": 0},
+)
+def retried_prepared(self, ways=None):
+    return _play(self, ways)
+
+
+def guarded(call: Any) -> Any:
+    """An annotation for ``@__call__``: what it raises is raised outside of our wrapper."""
+
+    def guard(task: Any, *args: Any, **kwargs: Any) -> Any:
+        _before(task, kwargs)
+        return call(task, *args, **kwargs)
+
+    return guard
+
+
+@shared_task(bind=True)
+def annotated(self, ways=None):
     return _play(self, ways)
 
 
