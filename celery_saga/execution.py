@@ -75,6 +75,8 @@ class SagaExecution:
         history: what operators and exceptional events did.
         run: drawn for it where its id was given, so that neither messages nor reports of an earlier
             saga of that id, which is gone, are taken for its own.
+        opened_with: digest of the context that it began with, where its id was given: it tells
+            whether a second start of the id is the same one.
         created_at: store time of the start.
         updated_at: store time of the last transition.
     """
@@ -97,6 +99,7 @@ class SagaExecution:
     origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
     history: tuple[Note, ...] = ()
     run: str = ""
+    opened_with: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
 

@@ -79,9 +79,7 @@ class Orchestrator:
         token: str,
         countdown: float | None = None,
         deadline: float | None = None,
-        wants_result: bool = False,
-        origin: Mapping[str, Any] | None = None,
-        run: str = "",
+        **fields: Any,
     ) -> tuple[SagaExecution, bool]:
         """Create a saga and send its first step; or give back the one that has the id.
 
@@ -89,9 +87,7 @@ class Orchestrator:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the way forward is given up.
-            wants_result: whether its end is to be stored as a Celery result.
-            origin: what its callers want to be told, as plain JSON.
-            run: what tells it from others with the same id.
+            fields: of the new execution: ``wants_result``, ``origin``, ``run``, ``opened_with``.
 
         Returns:
             The execution and whether this call created it.
@@ -100,7 +96,7 @@ class Orchestrator:
         at = self.store.now()
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
-        execution = evolved(execution, wants_result=wants_result, origin=origin, run=run)
+        execution = evolved(execution, **fields)
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         requests = self._requests(decision)

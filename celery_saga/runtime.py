@@ -162,7 +162,7 @@ class Runtime:
         Raises:
             StoreUnavailable: the store or the result backend is away.
         """
-        if self.store.load(saga_id) is not None:
+        if self.store.load(saga_id, context=False) is not None:
             return False
         try:
             old = self.app.backend.get_state(saga_id) in states.READY_STATES

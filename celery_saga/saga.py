@@ -11,14 +11,11 @@ from celery.local import Proxy
 
 from celery_saga import announce, callables, codec
 from celery_saga.definition import SagaDefinition
-from celery_saga.errors import (
-    DefinitionError,
-    SagaAlreadyExists,
-)
+from celery_saga.errors import DefinitionError
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
-from celery_saga.starting import begin, checked_id, context_values, opening
+from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values, opening
 from celery_saga.steps import LocalSagaStep
 from celery_saga.timing import ends_in, starts_in
 
@@ -103,14 +100,16 @@ class Saga(SagaDefinition):
             eta: the same as a time; a naive one is in UTC, as a task's.
             deadline: seconds, or a time, by which it must be past its pivot or at its end.
             queue: for all steps that name none of their own; so ``priority``, 0 to 255.
-            on_duplicate: if the id is taken: ``"return"`` that saga's handle, or ``"raise"``.
+            on_duplicate: if the id is taken: ``"return"`` that saga's handle if it is a run of this
+                saga that began with this context, and raise otherwise; ``"return_any"``: return
+                the handle of whatever has it; ``"raise"``.
 
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
             DefinitionError: the saga cannot be run.
             MissingInput: the first step needs a key that the context lacks.
             UnserializableValue, ContextTooLarge: the context cannot be stored.
-            SagaAlreadyExists: the id is taken, and ``on_duplicate`` is ``"raise"``.
+            SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
             StoreUnavailable: the store is away; calling again with the same id is safe.
             ValueError: another argument is not what it should be.
         """
@@ -152,8 +151,10 @@ class Saga(SagaDefinition):
         on_duplicate: str = "return",
     ) -> Callable[[], SagaResult]:
         """What starts a run on ``app`` when it is called; all mistakes are found before."""
-        if on_duplicate not in ("return", "raise"):
-            raise ValueError(f"on_duplicate: expected 'return' or 'raise', found {on_duplicate!r}")
+        if on_duplicate not in ON_DUPLICATE:
+            raise ValueError(
+                f"on_duplicate: expected 'return', 'return_any' or 'raise', found {on_duplicate!r}"
+            )
         runtime, routing = runtime_of(app), _routing(queue, priority)
         plan = runtime.plan(self, **routing)
         values = opening(runtime, plan, context_values(context))
@@ -166,10 +167,7 @@ class Saga(SagaDefinition):
         times()
 
         def start() -> SagaResult:
-            result = begin(runtime, plan, values, named, times())
-            if not result.created and on_duplicate == "raise":
-                raise SagaAlreadyExists(result.id, result.execution.name)
-            return result
+            return begin(runtime, plan, values, named, times(), on_duplicate=on_duplicate)
 
         return start
 

@@ -13,12 +13,16 @@ from celery_saga.context import checked_key
 from celery_saga.decide.events import Looked, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
-from celery_saga.errors import MissingInput, SagaExecutionException
-from celery_saga.execution import SagaStatus
+from celery_saga.errors import MissingInput, SagaAlreadyExists, SagaExecutionException
+from celery_saga.execution import SagaExecution, SagaStatus
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
 from celery_saga.values import Values, encoded
+
+#: What may be done about an id that is taken: give back that saga if it is the same start, give it
+#: back in any case, or refuse in any case.
+ON_DUPLICATE = ("return", "return_any", "raise")
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -43,6 +47,8 @@ def begin(
     saga_id: str | None,
     times: Mapping[str, Any],
     *,
+    on_duplicate: str = "return",
+    opened_with: Values | None = None,
     ignore_result: bool | None = False,
     origin: Mapping[str, Any] | None = None,
     eager: bool = False,
@@ -53,6 +59,9 @@ def begin(
         values: of :func:`opening`.
         saga_id: its id; ``None``: a new one.
         times: ``countdown`` and ``deadline`` in seconds.
+        on_duplicate: of :data:`ON_DUPLICATE`; where it does not allow a taken id,
+            SagaAlreadyExists is raised.
+        opened_with: what of the values makes a second start the same one; by default all of them.
         ignore_result: whether it is to have no Celery result.
         origin: what its callers want to be told, as plain JSON.
         eager: whether to run it to its end here and now.
@@ -61,16 +70,47 @@ def begin(
     dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
     run = secrets.token_hex(4) if saga_id else ""
     saga_id = saga_id or str(uuid.uuid4())
-    given: dict[str, Any] = {"wants_result": wanted, "origin": origin, "run": run, **times}
+    digest = (values if opened_with is None else opened_with).digest if run else ""
+    fields = {"wants_result": wanted, "origin": origin, "run": run, "opened_with": digest}
+    execution, created = _created(runtime, plan, saga_id, values, {**times, **fields}, eager)
+    if not created:
+        if dropped and execution.settled and not execution.result_pending:
+            # It was started and ended meanwhile, and what was dropped was its own.
+            announce.announce(runtime.app, execution)
+        _check_duplicate(execution, plan.saga, digest, on_duplicate)
+    return SagaResult(runtime, saga_id, created=created)
+
+
+def _created(
+    runtime: Runtime,
+    plan: Plan,
+    saga_id: str,
+    values: Values,
+    given: Mapping[str, Any],
+    eager: bool,
+) -> tuple[SagaExecution, bool]:
     with run_here(saga_id if eager else ""):
-        token = uuid.uuid4().hex
-        execution, created = runtime.orchestrator.start(plan, saga_id, values, token=token, **given)
+        execution, created = runtime.orchestrator.start(
+            plan, saga_id, values, token=uuid.uuid4().hex, **given
+        )
         if created and (eager or runtime.app.conf.task_always_eager):
             _finish_eagerly(runtime, saga_id)
-    if dropped and not created and execution.settled and not execution.result_pending:
-        # It was started and ended meanwhile, and what was dropped was its own.
-        announce.announce(runtime.app, execution)
-    return SagaResult(runtime, saga_id, created=created)
+    return execution, created
+
+
+def _check_duplicate(found: SagaExecution, name: str, digest: str, on_duplicate: str) -> None:
+    """Refuse a start whose id is taken by another one, as ``on_duplicate`` says."""
+    if on_duplicate == "return_any":
+        return
+    why = ""
+    if found.name != name:
+        why = f", and the saga {name!r} was to start"
+    elif found.opened_with not in ("", digest):
+        why = ", which began with another context"
+    if why:
+        why += "; give each an id of its own, or take what has it with on_duplicate='return_any'"
+    if why or on_duplicate == "raise":
+        raise SagaAlreadyExists(found.saga_id, found.name, why)
 
 
 def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:

@@ -17,6 +17,7 @@ from celery_saga.patience import patiently
 from celery_saga.result import failure_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.starting import begin, checked_id, context_values, opening
+from celery_saga.values import encoded
 
 
 def declare_tasks(app: Celery) -> None:
@@ -50,18 +51,24 @@ def start(
 
     Returns:
         The final context, of an eager call.
+
+    Raises:
+        SagaAlreadyExists: another saga has this id, or one with another context.
     """
     request, runtime = self.request, runtime_of(self.app)
     saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
     plan = runtime.plan(_find(runtime, saga, request.is_eager))
     values = opening(runtime, plan, _merged(saga, previous, context_values(context)))
+    # A result before it is not compared: the task that gave it may be delivered twice as well, and
+    # answer otherwise, and it is the same link of the same chain.
+    opened_with = encoded(context_values(context))
+    make = partial(begin, runtime, plan, values, saga_id, {}, opened_with=opened_with)
     if request.is_eager:
-        begin(runtime, plan, values, saga_id, {}, eager=True)
+        make(eager=True)
         return _finished(runtime, saga_id)
     ignore, origin = request.ignore_result, origin_of(request)
-    make = partial(begin, runtime, plan, values, saga_id, {}, ignore_result=ignore, origin=origin)
     try:
-        patiently(make, runtime.orchestrator.patience)
+        patiently(partial(make, ignore_result=ignore, origin=origin), runtime.orchestrator.patience)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise Ignore(f"saga {saga_id} was started")

@@ -6,6 +6,7 @@ handed on as it is: it is encoded once, by whoever brings it in, and decoded whe
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -109,6 +110,12 @@ class Values(Mapping[str, Any]):
         """Characters of all values as JSON text."""
         return sum([len(entry.text(key)) for key, entry in self._entries.items()])
 
+    @property
+    def digest(self) -> str:
+        """Equal for equal contexts, whatever the order of keys; raises as :meth:`texts`."""
+        texts = {key: _canonical(text) for key, text in self.texts().items()}
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
+
     def check_size(self, limit: int | None) -> None:
         """Refuse a context that is too large.
 
@@ -153,6 +160,11 @@ class Values(Mapping[str, Any]):
             [key for key in texts if key not in old],
             [key for key in old if key not in self],
         )
+
+
+def _canonical(text: str) -> str:
+    # The keys of a dict stand in the order in which the caller put them.
+    return json.dumps(json.loads(text), sort_keys=True) if text[:1] in "{[" else text
 
 
 class PartialValues(Values):

@@ -56,17 +56,22 @@ SagaNotFound = SagaExecutionNotFoundException
 
 
 class SagaAlreadyExists(SagaExecutionException):
-    """A saga with this id was started before, and ``on_duplicate="raise"`` was asked for.
+    """The id is taken: by another saga, by one with another context, or by any if asked so.
 
     Or it is there already where ``repository.store()`` would take one in.
+
+    Args:
+        saga_id: the id.
+        saga_name: the name of the saga that has it.
+        why: in words, what tells that saga from the one that was to start.
     """
 
-    def __init__(self, saga_id: str, saga_name: str) -> None:
-        super().__init__(saga_id, saga_name)
-        self.saga_id, self.saga_name = saga_id, saga_name
+    def __init__(self, saga_id: str, saga_name: str, why: str = "") -> None:
+        super().__init__(saga_id, saga_name, why)
+        self.saga_id, self.saga_name, self.why = saga_id, saga_name, why
 
     def __str__(self) -> str:
-        return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}"
+        return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}{self.why}"
 
 
 class SagaPastPivot(SagaExecutionException):

@@ -29,6 +29,14 @@ class MemoryStore:
         self._held: dict[str, frozenset[str]] = {}
         self._sweeper: tuple[str, float] = ("", 0.0)
 
+    def clear(self) -> None:
+        """Forget all sagas: between two tests, when nothing runs."""
+        with self._changed:
+            for kept in (self._sagas, self._creators, self._writers, self._beats, self._held):
+                kept.clear()
+            self._sweeper = ("", 0.0)
+            self._changed.notify_all()
+
     def now(self) -> float:
         return self._clock()
 

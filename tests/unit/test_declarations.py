@@ -18,7 +18,7 @@ def charge(card):
 
 def test_a_lazy_task():
     app = Celery("lazy", set_as_current=False)
-    task = app.task(acks_late=True, bind=True)(charge)
+    task = app.task(acks_late=True, bind=True, shared=False)(charge)
 
     found = declaration_of(task)
 
@@ -31,7 +31,7 @@ def test_a_lazy_task():
 def test_what_a_base_class_says_holds():
     app = Celery("base", set_as_current=False)
 
-    found = declaration_of(app.task(base=Base)(charge))
+    found = declaration_of(app.task(base=Base, shared=False)(charge))
 
     assert found.option("acks_late") is True
     assert found.option("ignore_result") is None
@@ -50,7 +50,7 @@ def test_a_shared_task(options):
 
 def test_a_task_that_is_made():
     app = Celery("made", set_as_current=False)
-    task = app.task(charge)
+    task = app.task(charge, shared=False, name="declared.made")
     app.finalize()
 
     found = declaration_of(task)

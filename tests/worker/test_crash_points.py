@@ -17,6 +17,7 @@ import redis
 from celery_saga import Saga, SagaManager
 from celery_saga.errors import SagaExecutionNotFoundException
 from tests.helpers import wait_for
+from tests.worker.apps import asking
 from tests.worker.apps.steps import early, late, undo
 from tests.worker.crashes import SAVING, SENDING, died, order, run_clients
 from tests.worker.crashes import bodies as bodies_of
@@ -276,7 +277,7 @@ class TestClients:
 
         assert site.settled(result) == "COMPLETED"
         assert site.journal.began(result.id) == GOOD
-        assert not site.abc().apply_async({}, saga_id=result.id).created
+        assert not asking.start(site.app, result.id).created, "the caller tries again"
 
     @at(WAITS, saved=False)
     def test_a_cancel_that_was_not_saved_has_not_happened(self, clients, verb, where):

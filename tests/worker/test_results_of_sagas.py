@@ -363,7 +363,8 @@ class TestTheSameIdAgain:
         first = saga.apply_async({"n": 1}, saga_id="again-duplicate")
         first.get(timeout=30)
         told_everybody(first)
-        assert not saga.apply_async({"n": 2}, saga_id="again-duplicate").created
+        second = saga.apply_async({"n": 2}, saga_id="again-duplicate", on_duplicate="return_any")
+        assert not second.created
         assert celery_result(shared, first.id).get(timeout=1) == {"n": 1}
         first.forget()
 
@@ -399,7 +400,7 @@ class TestTheSameIdAgain:
             return True
 
         monkeypatch.setattr(Runtime, "drop_old_result", too_late)
-        assert not saga.apply_async({"n": 2}, saga_id="again-mistaken").created
+        assert not saga.apply_async({"n": 1}, saga_id="again-mistaken").created
         assert celery_result(shared, first.id).get(timeout=1) == {"n": 1}
         first.forget()
 

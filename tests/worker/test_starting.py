@@ -31,9 +31,12 @@ class TestOneId:
     def test_the_second_call_gets_the_first_saga(self, site):
         saga = site.saga(("a", late))
         first = saga.apply_async({"x": 1}, saga_id="order-7")
-        second = saga.apply_async({"x": 2}, saga_id="order-7", on_duplicate="return")
+        second = saga.apply_async({"x": 1}, saga_id="order-7", on_duplicate="return")
 
         assert (first.created, second.created) == (True, False)
+        with pytest.raises(SagaAlreadyExists, match="began with another context"):
+            saga.apply_async({"x": 2}, saga_id="order-7")
+        assert not saga.apply_async({}, saga_id="order-7", on_duplicate="return_any").created
         assert second.context == {"x": 1}
         assert site.queued() == 1
         with pytest.raises(SagaAlreadyExists, match=r"'order-7' is taken by a run of saga 'site'"):
@@ -46,7 +49,8 @@ class TestOneId:
 
         def begin(number):
             start.wait()
-            return saga.apply_async({"number": number}, saga_id="one")
+            given = {"saga_id": "one", "on_duplicate": "return_any"}
+            return saga.apply_async({"number": number}, **given)
 
         with ThreadPoolExecutor(20) as pool:
             results = list(pool.map(begin, range(20)))

@@ -106,6 +106,21 @@ class TestRedelivery:
         assert found.get(timeout=40) == {"n": 3}
 
 
+class TestTakenIds:
+    @pytest.mark.parametrize("other", ["the name", "the context"])
+    def test_the_task_fails_that_comes_second(self, functional_site, flows, other):
+        app, tag = functional_site.app, f"taken {uuid.uuid4()}"
+        saga_id = str(uuid.uuid4())
+        start_of(app, n=1).apply_async(task_id=saga_id).get(timeout=30)
+        given = {"name": "canvas sticking", "n": 1} if other == "the name" else {"n": 2}
+        complain = app.signature("canvas.complain", kwargs={"tag": tag})
+        start_of(app, **given).apply_async(task_id=saga_id, link_error=complain)
+        key, client = f"told:{tag}", functional_site.journal.client
+        wait_for(lambda: client.llen(key), description=key)
+        assert json.loads(client.lindex(key, 0))["kind"] == "SagaAlreadyExists"
+        assert SagaManager(app).get(saga_id).get(timeout=1) == {"n": 3}
+
+
 class TestManyAtOnce:
     def test_the_same_id_from_many_threads(self, functional_site, flows):
         app = functional_site.app
