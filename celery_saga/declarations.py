@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import Task, _state
+from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
 
 
@@ -26,12 +26,14 @@ class Declaration:
         bind: whether its first parameter is the task, and not one that a caller gives.
         options: those of the decorator, as far as they are known; of a task that is made, none.
         task: the task, if it is made.
+        app: the app that it belongs to; ``None``: not known.
     """
 
     function: Callable[..., Any]
     bind: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     task: Task[Any, Any] | None = None
+    app: Celery | None = None
 
     def option(self, name: str) -> Any:
         """What is known of an option; ``None``: nothing, or the configuration decides."""
@@ -49,7 +51,7 @@ def declaration_of(target: Any) -> Declaration | None:
     if kind is PromiseProxy and not target.__evaluated__():
         return _lazy(target)
     if isinstance(target, Task):
-        return Declaration(target.run, task=target)
+        return Declaration(target.run, task=target, app=target.app)
     return None
 
 
@@ -57,9 +59,10 @@ def _lazy(target: Any) -> Declaration | None:
     try:
         (function,) = object.__getattribute__(target, "_Proxy__args")
         options = dict(object.__getattribute__(target, "_Proxy__kwargs"))
+        app = object.__getattribute__(target, "_Proxy__local").__self__
     except (AttributeError, TypeError, ValueError):
         return None
-    return _declaration(function, options)
+    return _declaration(function, options, app)
 
 
 def _shared(target: Any) -> Declaration | None:
@@ -85,7 +88,9 @@ def _options_of_shared(function: Any) -> Mapping[str, Any]:
     return {}
 
 
-def _declaration(function: Any, options: Mapping[str, Any]) -> Declaration | None:
+def _declaration(
+    function: Any, options: Mapping[str, Any], app: Celery | None = None
+) -> Declaration | None:
     if not callable(function):
         return None
-    return Declaration(function, bool(options.get("bind")), options)
+    return Declaration(function, bool(options.get("bind")), options, app=app)

@@ -46,6 +46,8 @@ class SagaDefinition:
         self._app = app
         self._steps: list[SagaStep] = []
         self._committed = False
+        #: What was warned of already.
+        self.warned: set[object] = set()
         for step in _listed(steps):
             self.local_step(step)
 
@@ -72,7 +74,8 @@ class SagaDefinition:
                 :class:`LocalSagaStep`; nothing: give it with ``.on_execute()``.
             options: ``name``, ``inputs``, ``returns``, ``context``, ``pivot``, ``retriable`` with
                 ``max_attempts``, ``retry_backoff``, ``retry_backoff_max``, ``on_lost``
-                (``"rerun"`` or ``"undo"``), ``compensate_on_failure`` (True or exception classes),
+                (``"rerun"`` or ``"undo"``), ``read_only`` (it leaves nothing behind and is run
+                again when it is lost), ``compensate_on_failure`` (True or exception classes),
                 and Celery's message options such as ``queue`` and ``priority``.
         """
         if self._committed:
@@ -204,10 +207,25 @@ def _check_options(where: str, step: LocalSagaStep) -> None:
         limit = operation.options.get("max_attempts") if operation else None
         if limit is not None and (type(limit) is not int or limit < 1):
             raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {limit!r}")
+    if step.options.get("read_only"):
+        _check_read_only(where, step)
     if step.options.get("compensate_on_failure") and step.compensation is None:
         raise DefinitionError(
             f"{where} has compensate_on_failure= and no compensation: give it one with "
             f".on_failure()"
+        )
+
+
+def _check_read_only(where: str, step: LocalSagaStep) -> None:
+    if step.compensation is not None:
+        raise DefinitionError(
+            f"{where} has a compensation and read_only=True, which says that there is nothing to "
+            f"undo: remove one of the two"
+        )
+    if step.options.get("on_lost") == "undo":
+        raise DefinitionError(
+            f"{where} has read_only=True, and such a step is always run again: expected no "
+            f"on_lost= or 'rerun', found 'undo'"
         )
 
 

@@ -80,7 +80,7 @@ class CeleryDispatcher:
         call = call_of(execution, slot.step, slot.direction)
         name = execution.steps[slot.step].name
         values = values_of(execution.values)
-        kwargs = call.texts(values)
+        kwargs = call.texts(execution.inputs_of(slot.step, slot.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
         options: dict[str, Any] = {
             **call.options,

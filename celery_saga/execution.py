@@ -217,6 +217,29 @@ class SagaExecution:
             return self
         return evolved(self, values=values_of(self.values).changed(update, remove))
 
+    def unresolved(self) -> SagaStepExecution | None:
+        """The last step whose effect may stand and which no compensation can undo.
+
+        A step that succeeded is not meant: that it has no compensation says that it needs none.
+        """
+        left = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
+        for planned, step in zip(reversed(self.plan.steps), reversed(self.steps), strict=True):
+            if planned.compensation is None and step.effect and step.status not in left:
+                return step
+        return None
+
+    def inputs_of(self, index: int, direction: Direction) -> Values:
+        """What a step's task gets its inputs from: the context, or for a compensation what it was.
+
+        A compensation sees its own step's result, then the context as it was when its step ended;
+        the values of then that others have changed are kept in the step's record.
+        """
+        values, kept = values_of(self.values), self.steps[index].kept
+        if direction is Direction.FORWARD or not kept:
+            return values
+        texts = {key: text for key, text in kept.items() if text is not None}
+        return values.changed(Values(texts=texts), kept.keys() - texts.keys())
+
     def idempotency_key(self, index: int, direction: Direction) -> str:
         """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""
         step = self.steps[index]

@@ -33,6 +33,7 @@ from celery_saga.errors import (
     BarrierPassedTwice,
     SagaExecutionNotFoundException,
     StoreUnavailable,
+    UnserializableValue,
 )
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.hosts import new_claim
@@ -159,6 +160,7 @@ class _Delivery:
     def _succeed(self, result: Any) -> None:
         try:
             update, remove = self._changes(result)
+            own = self._own(result, update)
             self._check_size(update, remove)
         except StoreUnavailable as error:  # as in _report
             raise Reject(error, requeue=True) from error
@@ -167,7 +169,7 @@ class _Delivery:
             self._fail(error, effect=True)
             raise
         self._report(
-            StepSucceeded(self._now(), self._slot, self._claim.token, update, tuple(remove))
+            StepSucceeded(self._now(), self._slot, self._claim.token, update, tuple(remove), own)
         )
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
@@ -176,6 +178,24 @@ class _Delivery:
             return self._context_changes(result)
         # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
         return encoded(self._merged(result)), []
+
+    def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of the result the step's compensation reads and the context does not get."""
+        if self._slot.direction is Direction.BACKWARD or self._context is not None:
+            return {}
+        keys = self._step.compensation_reads.difference(update)
+        if not keys or result is None:
+            return {}
+        found = result if isinstance(result, Mapping) else {self._step.name: result}
+        try:
+            return encoded({key: found[key] for key in keys if key in found})
+        except UnserializableValue:
+            if self._call.returns is not False:
+                raise
+            log.warning(
+                "step %r: its compensation cannot have its result", self._step.name, exc_info=True
+            )
+            return {}
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
         limit, values = self._runtime.context_limit, values_of(self._execution.values)

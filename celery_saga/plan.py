@@ -126,13 +126,29 @@ class Call:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One step: its action, its compensation, and how failures of it are read."""
+    """One step: its action, its compensation, and how failures of it are read.
+
+    Args:
+        read_only: the action leaves nothing behind, however it ends.
+    """
 
     name: str
     action: Call
     compensation: Call | None = None
     pivot: bool = False
     compensate_on_failure: bool | tuple[str, ...] = False
+    read_only: bool = False
+
+    @cached_property
+    def compensation_reads(self) -> frozenset[str]:
+        """The context keys from which its compensation gets its inputs by name.
+
+        One in context style gets the whole context instead, as it is then.
+        """
+        call = self.compensation
+        if call is None or call.style == "context":
+            return frozenset()
+        return frozenset(str(item.path[0]) for item in call.inputs if item.path)
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,15 @@ class Plan:
     def pivot(self) -> int | None:
         """Index of the pivot, if there is one."""
         return next((i for i, step in enumerate(self.steps) if step.pivot), None)
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[int, ...]]:
+        """For each context key the steps whose compensations read it by name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for index, step in enumerate(self.steps):
+            for key in step.compensation_reads:
+                found[key] = (*found.get(key, ()), index)
+        return found
 
     @cached_property
     def text(self) -> str:
@@ -218,6 +243,7 @@ def _step_from_dict(data: dict[str, Any]) -> PlanStep:
         compensation=_call_from_dict(undo) if undo else None,
         pivot=data.get("pivot", False),
         compensate_on_failure=tuple(classes) if isinstance(classes, list) else classes,
+        read_only=data.get("read_only", False),
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, Task
 
 from celery_saga import callables
+from celery_saga.advice import warn_of
 from celery_saga.binding import bind
 from celery_saga.definition import SagaDefinition
-from celery_saga.errors import DefinitionError, DefinitionWarning
+from celery_saga.errors import DefinitionError
 from celery_saga.plan import Call, Plan, PlanStep, Style
-from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation
+from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation, names_of
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
@@ -25,13 +25,13 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
     """
     definition.validate()
     steps = [step for step in definition.steps if isinstance(step, LocalSagaStep)]
-    names = _names(steps)
+    names = names_of(steps, [step.name for step in steps])
     pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
     built = tuple(
         _plan_step(definition, app, index, step, names[index], after_pivot=index > pivot)
         for index, step in enumerate(steps)
     )
-    _warn_of_lost_inputs(definition.name, built)
+    warn_of(definition, built)
     conf = app.conf
     return Plan(
         definition.name,
@@ -39,22 +39,6 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         max_redeliveries=conf.saga_max_redeliveries,
         unknown_task_grace=float(conf.saga_unknown_task_grace),
     )
-
-
-def _names(steps: list[LocalSagaStep]) -> list[str]:
-    """One name a step; a task that is used twice gets a number from its second use on."""
-    given = {step.options["name"] for step in steps if step.options.get("name")}
-    names: list[str] = []
-    for number, step in enumerate(steps, start=1):
-        # A lambda has no name to speak of, and the name is part of idempotency keys.
-        label = f"step_{number}" if step.name == "<lambda>" else step.name
-        base = name = label.replace("/", "_")
-        count = 1
-        while name in names or (name in given and not step.options.get("name")):
-            count += 1
-            name = f"{base}_{count}"
-        names.append(name)
-    return names
 
 
 def _plan_step(
@@ -70,6 +54,7 @@ def _plan_step(
     options = step.options
     target = _Target(definition, app, index, name)
     attempts: int | None = 1
+    read_only = bool(options.get("read_only"))
     if after_pivot or options.get("retriable"):
         attempts = step.action.options.get("max_attempts")
     compensation = None
@@ -79,10 +64,11 @@ def _plan_step(
         compensation = target.call(step.compensation, "compensation", True, attempts_back)
     return PlanStep(
         name,
-        target.call(step.action, "action", options.get("on_lost"), attempts),
+        target.call(step.action, "action", read_only or options.get("on_lost"), attempts),
         compensation,
         pivot=bool(options.get("pivot")),
         compensate_on_failure=_class_names(name, app, options.get("compensate_on_failure", False)),
+        read_only=read_only,
     )
 
 
@@ -204,31 +190,3 @@ def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, float]:
             raise DefinitionError(f"step {step!r}: {option}: expected seconds, found {value!r}")
         found[name] = float(value)
     return found
-
-
-def _warn_of_lost_inputs(saga: str, steps: tuple[PlanStep, ...]) -> None:
-    """An undo that needs what only its own step returns is stuck when that answer is lost."""
-    before: set[str | int] = set()
-    for step in steps:
-        before.update(key for item in step.action.inputs if item.required for key in item.path[:1])
-        key = _result_key(step)
-        for item in step.compensation.inputs if step.compensation else ():
-            if item.required and key not in before and item.path[:1] == (key,):
-                assert step.compensation is not None
-                warnings.warn(
-                    f"saga {saga!r}: compensation {step.compensation.task!r} requires "
-                    f"{item.param!r}, which only step {step.name!r} itself returns; if that step's "
-                    f"outcome is lost, the saga gets stuck: give {item.param!r} a default and find "
-                    f"the effect by saga_info().forward_key",
-                    DefinitionWarning,
-                    stacklevel=2,
-                )
-        before.update([key] if key else ())
-
-
-def _result_key(step: PlanStep) -> str | None:
-    """Where a step's result is stored, unless it is a mapping."""
-    call = step.action
-    if call.style == "context" or call.returns is False:
-        return None
-    return call.returns if isinstance(call.returns, str) else step.name

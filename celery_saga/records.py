@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -169,6 +170,8 @@ class SagaStepExecution:
         unknown_since: since when workers say that they do not know the task.
         error: why the forward task failed.
         undo_error: why the undo failed.
+        kept: context values of before, as JSON texts, that its compensation reads and that others
+            have changed since, or that only its own result holds; a key that was not there: None.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """
@@ -192,6 +195,7 @@ class SagaStepExecution:
     unknown_since: float | None = None
     error: Failure | None = None
     undo_error: Failure | None = None
+    kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
     started_at: float | None = None
     ended_at: float | None = None
 

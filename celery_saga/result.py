@@ -11,6 +11,7 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import CancelRequested
+from celery_saga.decide.moves import unknown_effect
 from celery_saga.errors import (
     SagaCompensated,
     SagaExecutionNotFoundException,
@@ -211,6 +212,10 @@ def _failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
             if execution.error is not None:
                 cause += f" (after {execution.error})"
             return SagaStuck(execution.saga_id, step.name, cause)
+    unresolved = execution.unresolved() if execution.direction is Direction.BACKWARD else None
+    if unresolved is not None:
+        cause = str(unknown_effect(unresolved).message)
+        return SagaStuck(execution.saga_id, unresolved.name, cause)
     step_name = execution.steps[execution.position].name
     if execution.direction is Direction.FORWARD and execution.error is not None:
         step_name = execution.error.step or step_name

@@ -10,7 +10,9 @@ from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
 from celery_saga import announce, callables, codec
-from celery_saga.definition import SagaDefinition
+from celery_saga.advice import warn_of
+from celery_saga.definition import SagaDefinition, Self
+from celery_saga.drafts import draft
 from celery_saga.errors import DefinitionError
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
@@ -27,6 +29,21 @@ class Saga(SagaDefinition):
     """A definition that is started like a task is: ``saga.delay(order_id=7)``."""
 
     __doc__ = f"{__doc__}\n\n{SagaDefinition.__doc__}"
+
+    def commit(self: Self) -> Self:
+        """Make the saga immutable and its functions known; returns the saga.
+
+        Warns of what can be seen in its steps that will go wrong in a bad moment.
+
+        Raises:
+            AlreadyCommittedException: it is committed.
+            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+        """
+        super().commit()
+        steps = [step for step in self.steps if isinstance(step, LocalSagaStep)]
+        if all(step.action is not None for step in steps):
+            warn_of(self, draft(steps))
+        return self
 
     @property
     def app(self) -> Celery:

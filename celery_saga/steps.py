@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from celery_saga.errors import (
     SagaNotDefinedException,
     UndefinedOnExecuteException,
 )
+from celery_saga.lines import users_line
 
 if TYPE_CHECKING:
     from celery_saga.definition import SagaDefinition
@@ -34,7 +35,9 @@ MESSAGE_OPTIONS = frozenset(
 _CALL_OPTIONS = frozenset(
     {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}
 )
-_STEP_OPTIONS = frozenset({"name", "pivot", "retriable", "on_lost", "compensate_on_failure"})
+_STEP_OPTIONS = frozenset(
+    {"name", "pivot", "retriable", "on_lost", "read_only", "compensate_on_failure"}
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -207,6 +210,8 @@ class LocalSagaStep(SagaStep):
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
         self.options: Mapping[str, Any] = MappingProxyType({})
+        #: Where the user's code made it.
+        self.line = users_line()
         if on_execute is not None:
             self._execute(on_execute, None, options)
         elif options:
@@ -271,7 +276,7 @@ class LocalSagaStep(SagaStep):
         on_lost = options.get("on_lost")
         if on_lost not in (None, "rerun", "undo"):
             raise DefinitionError(f"on_lost: expected 'rerun' or 'undo', found {on_lost!r}")
-        for key in ("pivot", "retriable"):
+        for key in ("pivot", "retriable", "read_only"):
             if options.get(key) not in (None, True, False):
                 raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")
         self.options = _owned({**self.options, **options})
@@ -295,3 +300,19 @@ class LocalSagaStep(SagaStep):
         arrow = f" <-> {self.compensation.label}" if self.compensation else ""
         pivot = " (pivot)" if self.options.get("pivot") else ""
         return f"{self.name}{arrow}{pivot}"
+
+
+def names_of(steps: Sequence[LocalSagaStep], labels: Sequence[str]) -> list[str]:
+    """One name a step; a task that is used twice gets a number from its second use on."""
+    given = {step.options["name"] for step in steps if step.options.get("name")}
+    names: list[str] = []
+    for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
+        # A lambda has no name to speak of, and the name is part of idempotency keys.
+        label = f"step_{number}" if label == "<lambda>" else label
+        base = name = label.replace("/", "_")
+        count = 1
+        while name in names or (name in given and not step.options.get("name")):
+            count += 1
+            name = f"{base}_{count}"
+        names.append(name)
+    return names

@@ -36,13 +36,18 @@ class Started:
 
 @dataclass(frozen=True)
 class StepSucceeded:
-    """A step's task returned; ``update`` and ``remove`` are what it did to the context."""
+    """A step's task returned; ``update`` and ``remove`` are what it did to the context.
+
+    Args:
+        own: what else of its result its compensation reads, by the keys of its inputs.
+    """
 
     at: float
     slot: Slot
     token: str
     update: Mapping[str, Any] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

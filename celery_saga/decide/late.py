@@ -8,7 +8,14 @@ operator's verb.
 from __future__ import annotations
 
 from celery_saga.decide.events import Alert, Decision, StepFailed, StepSucceeded
-from celery_saga.decide.moves import LOOK_AGAIN, go_back, look_at, noted
+from celery_saga.decide.moves import (
+    LOOK_AGAIN,
+    go_back,
+    look_at,
+    noted,
+    own_result,
+    with_result,
+)
 from celery_saga.execution import Direction, SagaExecution, SagaStatus, StepStatus, evolved
 
 _UNDO_BEGAN = frozenset(
@@ -24,6 +31,8 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
         return Decision(execution)
     if not event.token or event.token in step.reported:
         return Decision(execution)
+    if execution.plan.steps[slot.step].read_only:
+        return Decision(execution)
     unsettled = execution.status is not SagaStatus.COMPLETED
     by_hand = step.status is StepStatus.SKIPPED or not unsettled
     if execution.direction is Direction.FORWARD and not by_hand:
@@ -33,11 +42,20 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
     if by_hand:
         return _after_an_operator(execution, event)
     if execution.plan.steps[slot.step].compensation is None:
-        return Decision(execution)
+        # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
+        return Decision(execution.with_step(slot.step, reported=(*step.reported, event.token)))
     execution = _counted(execution, event)
+    if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
+        execution = _with_own_result(execution, event)
     if step.effect and step.status not in _UNDO_BEGAN:
         return Decision(execution)  # its undo is still to come
     return _reopen(execution, event)
+
+
+def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
+    """Its compensation, which had to do without its result, has it from now on."""
+    kept = {**(execution.steps[event.slot.step].kept or {}), **own_result(execution, event)}
+    return execution.with_step(event.slot.step, kept=kept or None)
 
 
 def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
@@ -63,7 +81,7 @@ def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Deci
     in_flight = step.outstanding is Direction.BACKWARD
     began = step.status in _UNDO_BEGAN
     if isinstance(event, StepSucceeded):
-        execution = execution.with_values(event.update)
+        execution = with_result(execution, event)
     execution = execution.with_step(
         index, reopened=in_flight, undo_round=step.undo_round + (began and not in_flight)
     )

@@ -5,18 +5,20 @@ Going forward and going back are one idea with two answers to "which step is nex
 
 from __future__ import annotations
 
-from celery_saga.decide.events import Announce, Command, Decision, Dispatch
+from celery_saga.decide.events import Announce, Command, Decision, Dispatch, StepSucceeded
 from celery_saga.execution import (
     Direction,
     Failure,
     Note,
     SagaExecution,
     SagaStatus,
+    SagaStepExecution,
     Slot,
     StepStatus,
     evolved,
 )
 from celery_saga.plan import Call
+from celery_saga.values import values_of
 
 #: Seconds after which the sweep looks at a live saga again. Half of the promised ten seconds,
 #: less a heartbeat: a message that is lost right after one look is found by the next but one.
@@ -70,6 +72,47 @@ def from_pivot_on(execution: SagaExecution, index: int) -> bool:
     """Whether step ``index`` is the pivot or comes after it."""
     pivot = execution.plan.pivot
     return pivot is not None and index >= pivot
+
+
+def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
+    """The execution with what a step did to its context.
+
+    What the compensations of other steps read stays what it was for them: a value that is replaced
+    or removed is kept in their records, if they may still run. Most changes concern none of them,
+    and nothing else of the saga is looked at then.
+    """
+    slot, readers = event.slot, execution.plan.readers
+    changed = [*event.update, *event.remove]
+    for key in changed:
+        for index in readers.get(key, ()):
+            if index != slot.step and _may_be_undone(execution, index, event):
+                execution = _keeping(execution, index, key, event)
+    return execution.with_values(event.update, event.remove)
+
+
+def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str | None]:
+    """What a step's compensation reads of a result that may not be in the context any more."""
+    reads = execution.plan.steps[event.slot.step].compensation_reads
+    update = values_of(event.update)
+    merged = {key: update.text(key) for key in reads if key in update}
+    return {**merged, **values_of(event.own).texts()}
+
+
+def _may_be_undone(execution: SagaExecution, index: int, event: StepSucceeded) -> bool:
+    """Whether a step's compensation may run after what another step reports."""
+    if execution.direction is Direction.FORWARD:
+        pivot = execution.plan.pivot
+        return index < event.slot.step and (pivot is None or event.slot.step < pivot)
+    return execution.steps[index].epoch > 0
+
+
+def _keeping(execution: SagaExecution, index: int, key: str, event: StepSucceeded) -> SagaExecution:
+    values, kept = values_of(execution.values), execution.steps[index].kept or {}
+    old = values.text(key) if key in values else None
+    new = values_of(event.update).text(key) if key in event.update else None
+    if key in kept or old == new:
+        return execution
+    return execution.with_step(index, kept={**kept, key: old})
 
 
 def send(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
@@ -185,7 +228,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         if execution.steps[index].status is not StepStatus.COMPENSATING:
             execution = execution.with_step(index, attempts=0, lost=0)
         call = call_of(execution, index, Direction.BACKWARD)
-        key = call.missing(execution.values)
+        key = call.missing(execution.inputs_of(index, Direction.BACKWARD))
         if key is None:
             return send(execution, index, Direction.BACKWARD, at)
         failure = missing_input(execution, index, key, call)
@@ -223,7 +266,16 @@ def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:
         if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
             failure = step.undo_error or Failure("", "its undo failed", step.name)
             return stuck(execution, failure, at)
+    unresolved = execution.unresolved()
+    if unresolved is not None:
+        return stuck(execution, unknown_effect(unresolved), at)
     return end(execution, SagaStatus.COMPENSATED, at)
+
+
+def unknown_effect(step: SagaStepExecution) -> Failure:
+    """Why a saga is stuck that has undone everything but a step which it cannot undo."""
+    text = f"step {step.name!r} may have taken effect, and it has no compensation"
+    return Failure("EffectUnknown", f"{text} ({step.error})" if step.error else text, step.name)
 
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:

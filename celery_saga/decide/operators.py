@@ -5,6 +5,9 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from celery_saga.decide.events import (
     CancelRequested,
     Decision,
@@ -133,11 +136,11 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     """A stuck saga tries again what held it up, with a corrected context if one is given."""
     if _was_done(execution, "retry", event):
         return Decision(execution)
-    if execution.status is not SagaStatus.STUCK:
+    if execution.status is not SagaStatus.STUCK or not _retryable(execution):
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
     execution = noted(execution, event.at, "retry", event.by, detail)
-    execution = execution.with_values(event.update)
+    execution = _edited(execution, event.update)
     for index, step in enumerate(execution.steps):
         if step.status is StepStatus.COMPENSATION_FAILED:
             execution = execution.with_step(
@@ -148,6 +151,21 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
             execution.position, status=StepStatus.PENDING, attempts=0, lost=0
         )
     return _go_on(execution, event.at)
+
+
+def _retryable(execution: SagaExecution) -> bool:
+    """Whether there is a task to try again: nothing undoes a step without a compensation."""
+    failed = [step.status is StepStatus.COMPENSATION_FAILED for step in execution.steps]
+    return execution.direction is Direction.FORWARD or any(failed)
+
+
+def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecution:
+    """The execution with an operator's values, which hold for all that is still to run."""
+    for index, step in enumerate(execution.steps if update else ()):
+        kept = {key: text for key, text in (step.kept or {}).items() if key not in update}
+        if step.kept:
+            execution = execution.with_step(index, kept=kept or None)
+    return execution.with_values(update)
 
 
 def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
@@ -163,8 +181,9 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
         execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
         execution = look_at(execution, event.at + LOOK_AGAIN)
         return go_forward(execution, index + 1, event.at)
+    unresolved = execution.unresolved()
     for index, step in enumerate(execution.steps):
-        if step.status is StepStatus.COMPENSATION_FAILED:
+        if step.status is StepStatus.COMPENSATION_FAILED or step is unresolved:
             execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
     return _go_on(execution, event.at)
 

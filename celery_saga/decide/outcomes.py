@@ -24,6 +24,7 @@ from celery_saga.decide.moves import (
     turn_back,
     undo_failed,
     wait,
+    with_result,
 )
 from celery_saga.decide.operators import withdrawn
 from celery_saga.execution import (
@@ -34,6 +35,7 @@ from celery_saga.execution import (
     Slot,
     StepStatus,
 )
+from celery_saga.values import values_of
 
 Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
 
@@ -65,7 +67,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     index, step = event.slot.step, current(execution, event)
     if step is None:
         return late_effect(execution, event)
-    execution = execution.with_values(event.update, event.remove)
+    execution = with_result(execution, event)
     if event.slot.direction is Direction.BACKWARD:
         return _undone(execution, index, step, event.at)
     execution = execution.with_step(
@@ -75,6 +77,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         claim=None,
         effect=True,
         reported=(*step.reported, event.token),
+        kept=values_of(event.own).texts() or None,
         expected_at=None,
         ended_at=event.at,
     )
@@ -123,8 +126,9 @@ def _undo_attempt_failed(
 def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     index, at = event.slot.step, event.at
     step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
-    attempts, effect = step.attempts + 1, step.effect or event.effect
-    told = (event.token,) if event.effect and event.token else ()
+    possible = event.effect and not execution.plan.steps[index].read_only
+    attempts, effect = step.attempts + 1, step.effect or possible
+    told = (event.token,) if possible and event.token else ()
     execution = execution.with_step(
         index,
         attempts=attempts,
@@ -142,7 +146,7 @@ def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
         execution = execution.with_step(index, status=StepStatus.WAITING)
         return wait(execution, index, at + call.delay(attempts))
     execution = execution.with_step(
-        index, status=StepStatus.UNKNOWN if event.effect else StepStatus.FAILED, ended_at=at
+        index, status=StepStatus.UNKNOWN if possible else StepStatus.FAILED, ended_at=at
     )
     if from_pivot_on(execution, index) and (effect or index != execution.plan.pivot):
         return stuck(execution, event.failure, at)
@@ -190,6 +194,8 @@ def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:
     step = execution.at_step(slot)
     if step is None or step.effect or execution.slot(slot.step) != slot:
         return execution
+    if execution.plan.steps[slot.step].read_only:
+        return execution
     return execution.with_step(slot.step, effect=True)
 
 
@@ -208,7 +214,8 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
         if capped:
             return undo_failed(execution, slot.step, failure, at)
         return run_again(execution, slot.step, slot.direction, at, began)
-    effect = step.effect or claim is not None
+    began_work = claim is not None and not execution.plan.steps[slot.step].read_only
+    effect = step.effect or began_work
     execution = execution.with_step(slot.step, effect=effect, error=failure)
     bound = from_pivot_on(execution, slot.step)
     if (call.rerun or bound or not effect) and not capped and execution.unwind is None:

@@ -24,7 +24,7 @@ from celery_saga.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
-from celery_saga.values import Values, values_of
+from celery_saga.values import Values
 
 SEEDS, EVENTS = 150, 40
 
@@ -41,7 +41,8 @@ class Outlet:
         call = step.action if command.slot.direction is Direction.FORWARD else step.compensation
         assert call is not None
         whole = dict(execution.values) if call.style == "context" else {}
-        given = dict(Values(texts=call.texts(values_of(execution.values))))
+        seen = execution.inputs_of(command.slot.step, command.slot.direction)
+        given = dict(Values(texts=call.texts(seen)))
         return {"slot": str(command.slot), "with": given | whole}
 
     def publish(self, request: Mapping[str, Any]) -> None:

@@ -76,6 +76,7 @@ class Ledger:
 
     def __init__(self, plan: Plan) -> None:
         self._undoable = [step.compensation is not None for step in plan.steps]
+        self._read_only = [step.read_only for step in plan.steps]
         self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot
         self.steps = [StepTruth() for _ in plan.steps]
         self.seen: SagaExecution | None = None
@@ -180,19 +181,24 @@ class Ledger:
                 self._require(skipped, "COMPENSATED, and an effect is there", index)
         elif execution.status is SagaStatus.STUCK and execution.direction is Direction.BACKWARD:
             for index, step in self._not_undone(execution):
-                failed = step is StepStatus.COMPENSATION_FAILED
-                self._require(failed, "STUCK, and an undo was not tried", index)
+                tried = step is StepStatus.COMPENSATION_FAILED or not self._undoable[index]
+                self._require(tried, "STUCK, and an undo was not tried", index)
 
     def _not_undone(self, execution: SagaExecution) -> Iterator[tuple[int, StepStatus]]:
-        """Steps with an undo whose effect is there, and which the engine could know of.
+        """Steps whose effect is there, and which the engine could know of.
+
+        One that succeeded and has no undo needs none.
 
         It cannot know of an effect that came when the claim was void already, from a body that
         never told.
         """
         for index, truth in enumerate(self.steps):
             body = truth.standing
-            if self._undoable[index] and body is not None and (body.with_claim or body.heard):
-                yield index, execution.steps[index].status
+            status = execution.steps[index].status
+            known = body is not None and (body.with_claim or (body.heard and self._undoable[index]))
+            needs_none = status is StepStatus.SUCCEEDED or self._read_only[index]
+            if known and (self._undoable[index] or not needs_none):
+                yield index, status
 
     def _require(self, condition: object, promise: str, step: int | None = None) -> None:
         self.checks += 1

@@ -67,6 +67,8 @@ SHAPES = (
     "a b%2 c!",
     "a b c d",
     "a! b! c! d!",
+    "a b!-",
+    "a b? c-!",
     "a*",
     "a* b^",
     "a b* c^",

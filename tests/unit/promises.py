@@ -27,6 +27,8 @@ BOOM = Failure("Boom", "it broke")
 #: Long enough for every delay to be over.
 LONG = 100_000.0
 
+_UNSUCCESSFUL = frozenset({StepStatus.UNKNOWN, StepStatus.FAILED, StepStatus.PENDING})
+
 
 @dataclass
 class Found:
@@ -51,6 +53,7 @@ class Promises:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._undoable = [step.compensation is not None for step in plan.steps]
+        self._read_only = [step.read_only for step in plan.steps]
         self._probed: set[object] = set()
         self.found = Found()
         #: Promises that were found broken, and not noted yet.
@@ -244,9 +247,15 @@ class Promises:
                 self.require(truth.debt is None, f"COMPENSATED, but step {index} was not undone")
                 hidden = index in loose
                 self.require(not truth.standing or hidden, f"COMPENSATED, but step {index} stands")
+            elif world.execution.steps[index].status in _UNSUCCESSFUL:
+                owed = truth.debt is not None and not truth.late and not self._read_only[index]
+                self.require(not owed, f"COMPENSATED, but step {index} may stand")
 
     def _check_stuck(self, world: World) -> None:
-        """Only undos that failed are left out."""
+        """Only undos that failed are left out, and steps that have none."""
+        steps = world.execution.steps
+        failed = any(step.status is StepStatus.COMPENSATION_FAILED for step in steps)
+        self.require(failed or world.execution.unresolved(), "STUCK for nothing")
         for index, step in enumerate(world.execution.steps):
             owed = self._undoable[index] and world.truth[index].debt is not None
             failed = step.status is StepStatus.COMPENSATION_FAILED

@@ -6,6 +6,7 @@ A shape is a text such as ``"a b! c* d^"``: one word a step, its name and then f
 ``-``    has no undo (so have all steps from the pivot on)
 ``*``    is the pivot
 ``!``    is not run again when its outcome is unknown
+``?``    is read-only, and has no undo
 ``%3``   is retried by the engine, three attempts in all
 ``^``    is retried by the engine without end
 ``<k``   needs the context key ``k``
@@ -42,8 +43,8 @@ from celery_saga.plan import Call, Input, Plan, PlanStep
 
 START = 1_000.0
 
-_STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!^]|%\d+|[<>][a-z]+)*)")
-_FLAG = re.compile(r"[-*!^]|%\d+|[<>][a-z]+")
+_STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!?^]|%\d+|[<>][a-z]+)*)")
+_FLAG = re.compile(r"[-*!?^]|%\d+|[<>][a-z]+")
 _SLOT = re.compile(r"([fc])(\d+)(?:~(\d+))?(?:/(\d+))?(#?)")
 
 
@@ -70,10 +71,10 @@ def plan_of(shape: str, **limits: Any) -> Plan:
             max_attempts=undo_tries,
             backoff=backoff,
         )
-        undoable = not past and "-" not in flags
-        steps.append(
-            PlanStep(match["name"], action, undo if undoable else None, pivot="*" in flags)
-        )
+        undoable = not past and not {"-", "?"} & set(flags)
+        compensation = undo if undoable else None
+        about = {"pivot": "*" in flags, "read_only": "?" in flags}
+        steps.append(PlanStep(match["name"], action, compensation, **about))
     return Plan("shape", tuple(steps), **limits)
 
 

@@ -183,6 +183,7 @@ CHANGED = {
     "name": changed_step(name="paid"),
     "compensation": changed_step(compensation=None),
     "pivot": changed_step(pivot=False),
+    "read_only": changed_step(read_only=True),
     "classes": changed_step(compensate_on_failure=("shop.Timeout",)),
     "all classes": changed_step(compensate_on_failure=True),
     "no classes": changed_step(compensate_on_failure=False),
@@ -218,7 +219,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 4), (PlanStep, 5), (Call, 9), (Input, 4)):
+        for cls, words in ((Plan, 4), (PlanStep, 6), (Call, 9), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

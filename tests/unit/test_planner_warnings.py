@@ -1,20 +1,22 @@
-"""The warning for an undo that cannot run when its own step's answer was lost."""
+"""Warnings of what will go wrong in a bad moment, at the user's line."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
 import pytest
+from celery import Celery, shared_task
 
-from celery_saga import LocalSagaStep, Saga
+from celery_saga import LocalSagaStep, Saga, SagaManager
 from celery_saga.errors import DefinitionWarning
 from tests.unit.building import new_app, plan_of
 
 app = new_app("warnings")
 
 
-@app.task(name="warnings.charge", shared=False)
+@app.task(name="warnings.charge", shared=False, acks_late=True)
 def charge(total: float) -> None: ...
 
 
@@ -22,7 +24,7 @@ def charge(total: float) -> None: ...
 def refund(payment: str) -> None: ...
 
 
-@app.task(name="warnings.ship", shared=False)
+@app.task(name="warnings.ship", shared=False, acks_late=True)
 def ship(address: str = "") -> None: ...
 
 
@@ -102,3 +104,133 @@ class TestWarning:
 def _again(one: LocalSagaStep) -> LocalSagaStep:
     copy = LocalSagaStep(one.action, **one.options)
     return copy.on_failure(one.compensation) if one.compensation else copy
+
+
+def told(saga: Saga) -> list[tuple[str, str, int]]:
+    """Text, file and line of the warnings that a commit gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        saga.commit()
+    found = [one for one in caught if one.category is DefinitionWarning]
+    return [(str(one.message), one.filename, one.lineno) for one in found]
+
+
+def lazily(**conf: Any) -> Any:
+    """An app as a module has it that is being imported: nothing of it is read or made yet."""
+    found = Celery("lazily", broker="memory://", set_as_current=False)
+    found.conf.update(conf)
+    SagaManager(found)
+    return found
+
+
+def nothing(order_id: int) -> None: ...
+
+
+class TestAnEffectThatNobodyCanTell:
+    def test_is_warned_of_at_the_line_of_the_step(self) -> None:
+        lazy = lazily()
+        task = lazy.task(nothing, shared=False)
+        saga = Saga("parcels")
+        saga.local_step(task)
+        line = sys._getframe().f_lineno - 1
+
+        ((text, file, number),) = told(saga)
+
+        assert (file, number) == (__file__, line)
+        for part in ("'parcels'", "'nothing'", "acks_late=True", ".on_failure()", "read_only=True"):
+            assert part in text
+        assert not lazy.finalized
+        assert not task.__evaluated__()
+
+    @pytest.mark.parametrize(
+        ("task", "step", "expected"),
+        [
+            ({"acks_late": True}, {}, 0),
+            ({"acks_late": False}, {}, 1),
+            ({"acks_late": True}, {"on_lost": "undo"}, 1),
+            ({}, {"on_lost": "rerun"}, 0),
+            ({}, {"read_only": True}, 0),
+            ({}, {"pivot": True}, 0),
+        ],
+    )
+    def test_what_is_run_again_or_changes_nothing_needs_no_warning(
+        self, task: dict[str, Any], step: dict[str, Any], expected: int
+    ) -> None:
+        saga = Saga("parcels")
+        saga.local_step(lazily().task(shared=False, **task)(nothing), **step)
+        assert len(told(saga)) == expected
+
+    def test_nor_does_what_is_undone(self) -> None:
+        lazy = lazily()
+        saga = Saga("parcels")
+        saga.local_step(lazy.task(nothing, shared=False)).on_failure(
+            lazy.task(name="undo", shared=False)(nothing)
+        )
+        assert told(saga) == []
+
+    def test_where_the_setting_says_late_ack(self) -> None:
+        lazy = lazily(task_acks_late=True)
+        assert told(Saga("parcels", steps=[lazy.task(nothing, shared=False)])) == []
+        plan_of(Saga("parcels", steps=[lazy.task(nothing, shared=False)]), lazy)
+
+    def test_what_only_the_configuration_knows_is_said_when_the_plan_is_made(self) -> None:
+        lazy = lazily()
+        lazy.config_from_object({"task_acks_late": False})
+        saga = Saga("parcels")
+        saga.local_step(lazy.task(nothing, shared=False))
+        line = sys._getframe().f_lineno - 1
+        assert told(saga) == []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plan_of(saga, lazy)
+            plan_of(saga, lazy)
+        (one,) = [one for one in caught if one.category is DefinitionWarning]
+        assert (one.filename, one.lineno) == (__file__, line)
+
+    def test_a_shared_task(self) -> None:
+        lazily()
+
+        def parcel(order_id: int) -> None: ...
+
+        saga = Saga("parcels", steps=[shared_task(acks_late=False, name="w.parcel")(parcel)])
+        assert len(told(saga)) == 1
+
+
+class TestKeysThatAreReplaced:
+    @pytest.mark.parametrize("made", [False, True], ids=["lazy", "made"])
+    def test_a_key_that_another_step_reads(self, made: bool) -> None:
+        lazy = lazily(task_acks_late=True)
+
+        @lazy.task(shared=False)
+        def quote(total: float) -> float: ...
+
+        @lazy.task(shared=False)
+        def reserve(order_id: int) -> str: ...
+
+        @lazy.task(shared=False)
+        def pay(quote: str) -> None: ...
+
+        if made:
+            lazy.finalize()
+        saga = Saga("replaced")
+        saga.local_step(quote, returns="quote")
+        saga.local_step(reserve, returns="quote")
+        line = sys._getframe().f_lineno - 1
+        saga.local_step(pay)
+
+        ((text, file, number),) = told(saga)
+
+        assert (file, number) == (__file__, line)
+        for part in ("'replaced'", "'reserve'", "'quote'", "'pay'", "returns="):
+            assert part in text
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            [step(charge, returns="total")],  # it reads the key itself
+            [step(ship, returns="a"), step(charge, returns="a")],  # nobody reads it
+            [step(ship, returns="a"), step(ship, returns="b"), step(ship)],
+        ],
+    )
+    def test_not_what_is_meant_so(self, steps: list[Any]) -> None:
+        assert warned(Saga("order", steps=[_again(one) for one in steps])) == []

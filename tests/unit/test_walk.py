@@ -142,6 +142,13 @@ def test_attempts_of_the_engine_before_the_pivot() -> None:
         assert Walk(plan_of(shape, max_redeliveries=1), bounds).run().worlds > 100
 
 
+def test_steps_that_leave_nothing_behind() -> None:
+    bounds = NOTHING._replace(voids=1, zombies=1, cancels=1)
+    for shape in ("a?", "a b?", "a? b", "a? b!-"):
+        found = kept(shape, Walk(plan_of(shape, max_redeliveries=1), bounds).run)
+        assert StepStatus.SUCCEEDED in found.step_statuses
+
+
 def test_random_ways_through_sagas_of_five_steps() -> None:
     generator = random.Random(20_001)
     every = list(shapes(5))

@@ -98,10 +98,10 @@ def took_effect(world: World, body: Body) -> World:
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
     """An operator answers for what holds the saga up, or for all of it."""
-    resolved = status is not None
+    resolved, unresolved = status is not None, world.execution.unresolved()
     truth = tuple(
         each._replace(debt=None, standing=False)
-        if resolved or step.status is StepStatus.COMPENSATION_FAILED
+        if resolved or step.status is StepStatus.COMPENSATION_FAILED or step is unresolved
         else each
         for step, each in zip(world.execution.steps, world.truth, strict=True)
     )

@@ -34,12 +34,13 @@ def early_ack(facts: Facts) -> Iterator[Finding]:
             Level.WARNING,
             f"task {task!r} is acknowledged before it runs, and its step has no compensation "
             f"({listed(steps)})",
-            "if its worker is lost the step ends UNKNOWN and the rest of the saga is undone; its "
-            "own effect, should it have happened, stays, although the saga ends COMPENSATED",
+            "if its worker is lost the step ends UNKNOWN and the rest of the saga is undone; as "
+            "its own effect may stand, the saga ends STUCK and waits for an operator",
             Where.TASK if declared else Where.STEP,
             "acks_late" if declared else "on_lost",
             ("True" if declared else "'rerun'")
-            + ", if it is safe to run again; else give the step a compensation",
+            + ", if it is safe to run again; else give the step a compensation, or read_only=True "
+            "if it changes nothing",
             (task, *steps),
         )
 

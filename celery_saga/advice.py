@@ -1,0 +1,107 @@
+"""Warnings of what can be seen in a saga's steps that will go wrong in a bad moment.
+
+They point at the user's line, and are looked for when a saga is committed, and again when its plan
+is made and all is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery_saga.definition import SagaDefinition
+from celery_saga.lines import Line, warn
+from celery_saga.plan import PlanStep
+from celery_saga.steps import LocalSagaStep
+
+#: What the warning is about, and its text.
+Warned = tuple[tuple[Any, ...], str]
+
+
+def warn_of(definition: SagaDefinition, steps: Sequence[PlanStep | None]) -> None:
+    """Warn of what was not warned of before.
+
+    Args:
+        steps: of the plan; ``None``: not known yet.
+    """
+    lines = [step.line for step in definition.steps if isinstance(step, LocalSagaStep)]
+    known = [(i, step) for i, step in enumerate(steps) if step is not None]
+    for look in (_unknown_effects, _lost_inputs, _replaced_keys):
+        for (index, *about), text in look(known):
+            key = (look.__name__, index, *about)
+            if key not in definition.warned:
+                definition.warned.add(key)
+                _warn(definition.name, text, lines[index])
+
+
+def _warn(saga: str, text: str, line: Line) -> None:
+    warn(f"saga {saga!r}: {text}", line)
+
+
+def _unknown_effects(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
+    """Steps of which nobody can tell or undo the effect when their worker is lost."""
+    for index, step in steps:
+        if step.pivot:
+            return  # from here on all are run again
+        if step.compensation is None and not step.action.rerun and not step.read_only:
+            yield (
+                (index,),
+                f"step {step.name!r} has no compensation, and is not run again when its worker is "
+                f"lost: its effect may stand then, and the saga gets stuck. Give its task "
+                f"acks_late=True (or the step on_lost='rerun') if it can run twice, give it a "
+                f"compensation with .on_failure(), or say read_only=True if it changes nothing",
+            )
+
+
+def _lost_inputs(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
+    """Compensations that need what only their own step returns: stuck when that answer is lost."""
+    before: set[str | int] = set()
+    for index, step in steps:
+        before.update(key for item in step.action.inputs if item.required for key in item.path[:1])
+        key, undo = result_key(step), step.compensation
+        for item in undo.inputs if undo is not None else ():
+            if undo and item.required and key not in before and item.path[:1] == (key,):
+                yield (
+                    (index, item.param),
+                    f"compensation {undo.task!r} requires {item.param!r}, which only step "
+                    f"{step.name!r} itself returns; if that step's outcome is lost, the saga gets "
+                    f"stuck: give {item.param!r} a default and find the effect by "
+                    f"saga_info().forward_key",
+                )
+        before.update([key] if key else ())
+
+
+def _replaced_keys(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
+    """Results that take the place of a value which another step reads.
+
+    A step that reads a key itself changes it on purpose.
+    """
+    there: dict[str | int, PlanStep] = {}
+    for index, step in steps:
+        own = {key for item in step.action.inputs for key in item.path[:1]}
+        key = step.action.returns if isinstance(step.action.returns, str) else None
+        first = there.get(key or "")
+        others = [each for _, each in steps if each is not step and key in _reads(each)]
+        if key and first is not None and key not in own and others:
+            readers = ", ".join(repr(each.name) for each in others)
+            yield (
+                (index, key),
+                f"the result of step {step.name!r} replaces {key!r} in the context, which step "
+                f"{first.name!r} has put or found there and which is read by {readers}: give it "
+                f"another key with returns=",
+            )
+        for name in [*own, *([key] if key else ())]:
+            there.setdefault(name, step)
+
+
+def _reads(step: PlanStep) -> set[str | int]:
+    calls = [step.action, *([step.compensation] if step.compensation else [])]
+    return {key for call in calls for item in call.inputs for key in item.path[:1]}
+
+
+def result_key(step: PlanStep) -> str | None:
+    """Where a step's result is stored, unless it is a mapping."""
+    call = step.action
+    if call.style == "context" or call.returns is False:
+        return None
+    return call.returns if isinstance(call.returns, str) else step.name

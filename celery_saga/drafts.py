@@ -1,0 +1,96 @@
+"""What a saga's plan will be, as far as that is known when it is committed.
+
+While modules are imported neither tasks nor the configuration may be touched. What is not known is
+left out, and looked at when the plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from celery import Celery
+
+from celery_saga import callables
+from celery_saga.binding import bind
+from celery_saga.declarations import Declaration, declaration_of
+from celery_saga.errors import DefinitionError, UnserializableValue
+from celery_saga.plan import Call, PlanStep
+from celery_saga.runtime import only_app
+from celery_saga.steps import LocalSagaStep, SagaOperation, names_of
+
+
+def draft(steps: Sequence[LocalSagaStep]) -> list[PlanStep | None]:
+    """The steps of the plan; ``None``: too little is known of one."""
+    names = names_of(steps, [_label(step) for step in steps])
+    return [_draft_step(step, name) for step, name in zip(steps, names, strict=True)]
+
+
+def _label(step: LocalSagaStep) -> str:
+    """As :attr:`LocalSagaStep.name`, without making a lazy task."""
+    target = step.action.callback if step.action else None
+    declared = declaration_of(target)
+    if step.options.get("name") or declared is None:
+        return step.name
+    named = declared.options.get("name") or getattr(declared.function, "__name__", "")
+    return str(named).rpartition(".")[2]
+
+
+def _draft_step(step: LocalSagaStep, name: str) -> PlanStep | None:
+    assert step.action is not None
+    read_only = bool(step.options.get("read_only"))
+    action = _draft_call(name, step.action, read_only or step.options.get("on_lost"))
+    if action is None:
+        return None
+    undo = step.compensation
+    compensation = None if undo is None else _draft_call(name, undo, True)
+    if compensation is None and undo is not None:
+        compensation = Call(undo.label if callables.is_plain(undo.callback) else "", "context")
+    pivot = bool(step.options.get("pivot"))
+    return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only)
+
+
+def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | None:
+    target, options = operation.callback, operation.options
+    plain = callables.is_plain(target)
+    declared = Declaration(target) if plain else declaration_of(target)
+    if declared is None:
+        return None
+    function = declared.function
+    if declared.bind and declared.task is None:
+        function = partial(function, None)  # the task itself, which no caller gives
+    name = declared.options.get("name") or getattr(declared.function, "__name__", "a function")
+    task = declared.task.name if declared.task is not None else str(name)
+    try:
+        style, inputs = bind(
+            step,
+            task,
+            function,
+            plain=plain,
+            context=options.get("context"),
+            inputs=options.get("inputs"),
+            parameters=operation.parameters,
+        )
+    except (DefinitionError, UnserializableValue, TypeError, ValueError):
+        return None  # said when the plan is made
+    late = _acks_late(declared)
+    # Of what is not known nothing is said.
+    rerun = on_lost in (True, "rerun") or (on_lost is None and late is not False)
+    return Call(task, style, inputs, returns=options.get("returns"), rerun=rerun)
+
+
+def _acks_late(declared: Declaration) -> bool | None:
+    given = declared.option("acks_late")
+    if given is not None:
+        return bool(given)
+    app = declared.app or only_app()
+    return None if app is None else _configured(app, "task_acks_late")
+
+
+def _configured(app: Celery, key: str) -> bool | None:
+    """A setting that is off by default, without reading a configuration that is still to come."""
+    if getattr(app, "configured", False):
+        return bool(app.conf[key])
+    open_ended = getattr(app, "_config_source", True) is not None or key in app.conf
+    return None if open_ended else False
