@@ -15,6 +15,7 @@ from celery_saga.definition import SagaDefinition
 from celery_saga.errors import DefinitionError
 from celery_saga.plan import Call, Plan, PlanStep, Style
 from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation, names_of
+from celery_saga.strategies import check
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
@@ -102,6 +103,7 @@ class _Target:
     ) -> Call:
         """The call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
         name, task = self._task(operation, role)
+        check(self._step, name, getattr(task, "Strategy", None))
         plain = callables.is_plain(operation.callback)
         options = dict(operation.options)
         function = operation.callback if plain else None if task is None else task.run

@@ -22,6 +22,7 @@ from celery.worker import state
 from kombu.utils import functional
 
 from celery_saga.decide.events import ClaimVoided
+from celery_saga.definition import SAGAS
 from celery_saga.discovery import import_sagas
 from celery_saga.dispatcher import Dispatcher
 from celery_saga.errands import Errands
@@ -35,6 +36,7 @@ from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores import Pulse, Store
 from celery_saga.stores.memory import MemoryStore
+from celery_saga.strategies import check_used
 from celery_saga.sweep import PUT_OFF, Sweeper
 
 log = logging.getLogger("celery_saga")
@@ -229,6 +231,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._runtime = runtime_of(parent.app)
         import_sagas(parent.app)
         verify(parent.app)
+        check_used(parent.app, SAGAS)
         self._refuse_memory(parent)
         if not {"json", "application/json"} & set(parent.app.conf.accept_content):
             raise SetupError(

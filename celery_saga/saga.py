@@ -19,6 +19,7 @@ from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
 from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values, opening
 from celery_saga.steps import LocalSagaStep
+from celery_saga.strategies import check_declared
 from celery_saga.timing import ends_in, starts_in
 
 #: What is shown of a context that is an argument.
@@ -39,6 +40,7 @@ class Saga(SagaDefinition):
             AlreadyCommittedException: it is committed.
             DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
         """
+        check_declared(self.steps)
         super().commit()
         steps = [step for step in self.steps if isinstance(step, LocalSagaStep)]
         if all(step.action is not None for step in steps):

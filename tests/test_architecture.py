@@ -57,6 +57,7 @@ FLOORS = {
     "settings": 3,
     "timing": 3,
     "broker": 3,
+    "strategies": 3,
     "planner": 3,
     "storage": 3,
     "dispatch": 3,

@@ -1,0 +1,98 @@
+"""Task classes with a ``Strategy`` of their own, which cannot be steps.
+
+The strategy is what a worker's consumer does with a task's message, before a process of the pool
+has it. One that is not Celery's may keep messages, drop them or run them by itself; the engine
+could only see that nobody claims the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from celery import Celery, Task
+from celery.local import PromiseProxy
+from celery.worker import strategy
+
+from celery_saga.declarations import declaration_of
+from celery_saga.definition import SagaDefinition
+from celery_saga.errors import DefinitionError, SetupError
+from celery_saga.registry import Registry
+from celery_saga.steps import LocalSagaStep, SagaOperation, SagaStep
+
+#: Celery's own, as a task class names it.
+_CELERYS_OWN = (Task.Strategy, strategy.default, "celery.worker.strategy.default")
+
+
+def foreign_strategy(given: Any) -> str:
+    """What ``Strategy`` a task has, if it is not Celery's own; else empty."""
+    given = getattr(given, "__func__", given)  # a function in a class is a method of its tasks
+    if given is None or given in _CELERYS_OWN:
+        return ""
+    return str(getattr(given, "__qualname__", given))
+
+
+def check_declared(steps: Iterable[SagaStep]) -> None:
+    """Refuse steps of which it is known, without making a task, that they have their own strategy.
+
+    Raises:
+        DefinitionError: there is one.
+    """
+    for step in steps:
+        if not isinstance(step, LocalSagaStep):
+            continue
+        for operation in _operations(step):
+            declared = declaration_of(operation.callback)
+            if declared is not None:
+                # Asking a lazy task for its own name would make it.
+                task = str(getattr(declared.function, "__name__", "?"))
+                check(step.options.get("name") or task, task, declared.option("Strategy"))
+
+
+def check(step: str, task: str, given: Any) -> None:
+    """Refuse a step whose task has a strategy of its own.
+
+    Raises:
+        DefinitionError: it has.
+    """
+    if found := foreign_strategy(given):
+        raise DefinitionError(f"step {step!r}: {_refusal(task, found)}")
+
+
+def check_used(app: Celery, sagas: Registry[SagaDefinition]) -> None:
+    """Refuse a worker of ``app`` whose committed sagas use such a task.
+
+    Raises:
+        SetupError: one does.
+    """
+    for saga in sagas.every():
+        if saga._app not in (None, app):
+            continue
+        for task in _tasks_of(saga, app):
+            if found := foreign_strategy(task.Strategy):
+                raise SetupError(f"saga {saga.name!r}: {_refusal(task.name, found)}")
+
+
+def _refusal(task: str, found: str) -> str:
+    return (
+        f"task {task!r} has a strategy of its own, and the engine would not see what becomes of "
+        f"its messages: expected {Task.Strategy!r} as Strategy of its class, found {found!r}; give "
+        f"the step a task without one, which may call this one with .delay()"
+    )
+
+
+def _operations(step: LocalSagaStep) -> Iterator[SagaOperation]:
+    yield from filter(None, (step.action, step.compensation))
+
+
+def _tasks_of(saga: SagaDefinition, app: Celery) -> Iterator[Any]:
+    """The tasks of ``app`` that a saga uses; the app is finalized."""
+    for step in saga.steps:
+        for operation in _operations(step) if isinstance(step, LocalSagaStep) else ():
+            target: Any = operation.callback
+            if type(target) is PromiseProxy and not target.__evaluated__():
+                continue  # another app's
+            name = target if isinstance(target, str) else getattr(target, "name", None)
+            task = app.tasks.get(name) if isinstance(name, str) else None
+            if task is not None and (isinstance(target, str) or target == task):
+                yield task
