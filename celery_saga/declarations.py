@@ -16,6 +16,9 @@ from typing import Any
 from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
 
+#: Where the hook's ``__call__`` keeps the one that a task's class would have without it.
+INNER = "_celery_saga_inner"
+
 
 @dataclass(frozen=True)
 class Declaration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from celery_saga.dispatch import HEADER, header_of, mark_of
-from celery_saga.errors import StoreUnavailable
+from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.patience import patiently
 from celery_saga.runtime import runtime_of
@@ -32,11 +33,17 @@ def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
     Raises:
         Reject: the store is away; the delivery goes back to the broker.
     """
-    found = Slot.parse(request.id) if isinstance(request.id, str) else None
+    task_id = request.id
+    if not isinstance(task_id, str) or "~" not in task_id:
+        return None  # nearly all calls, so this is cheap: no store is asked
+    found = Slot.parse(task_id)
     if found is None:
-        return None  # nearly all calls: no store is asked
+        return None
     saga_id, slot = found
-    orchestrator = runtime_of(app).orchestrator
+    try:
+        orchestrator = runtime_of(app).orchestrator
+    except SetupError:
+        return None  # no store, no sagas: somebody's own id
     try:
         load = partial(orchestrator.store.load, saga_id)
         execution = patiently(load, patience=orchestrator.patience)
@@ -45,7 +52,8 @@ def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
     if execution is None or not _was_sent(execution, slot, request.task):
         return None  # somebody's own id, which merely looks like ours
     log.info("saga %s: the message of %s has lost its header", saga_id, slot)
-    request.headers = {**(request.headers or {}), HEADER: mark_of(execution)}
+    given = request.headers if isinstance(request.headers, Mapping) else {}
+    request.headers = {**given, HEADER: mark_of(execution)}
     return found
 
 
@@ -65,8 +73,9 @@ def keep_ours(request: Any, options: dict[str, Any]) -> None:
     Headers in a retry's options replace those of the request, and what is shown of the arguments
     would be made anew of the arguments themselves, secrets and all.
     """
-    if "headers" in options:
-        options["headers"] = {**(options["headers"] or {}), HEADER: header_of(request)}
+    headers = options.get("headers") or {}
+    if isinstance(headers, Mapping):
+        options["headers"] = {**headers, HEADER: header_of(request)}
     for name in ("argsrepr", "kwargsrepr"):
         shown = getattr(request, name, None)
         if shown is not None:

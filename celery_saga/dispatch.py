@@ -217,7 +217,9 @@ class CeleryDispatcher:
 def header_of(carrier: Any) -> Mapping[str, str] | None:
     """What marks the message of a step; ``carrier`` is whatever has the headers of a message."""
     headers = getattr(carrier, "headers", None)
-    found = headers.get(HEADER) if headers else None
+    if not headers or not isinstance(headers, Mapping):
+        return None
+    found = headers.get(HEADER)
     return found if isinstance(found, dict) else None
 
 

@@ -10,8 +10,10 @@ finalized and when a worker starts.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from celery import Celery, Task
@@ -21,8 +23,10 @@ from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga import info
+from celery_saga.declarations import INNER
 from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
+from celery_saga.execution import Slot
 from celery_saga.hosts import inside
 from celery_saga.participant import run_step
 from celery_saga.reports import body_cut_off
@@ -37,10 +41,19 @@ _CELERYS_OWN = ("celery.app.task", "celery.app.trace")
 
 Call = Callable[..., Any]
 
+#: The requests whose tasks run in this process, by identity; on a request no attribute is left.
+_running: dict[int, Any] = {}
+
+#: The messages that Celery makes while a step's retry is on its way.
+_messages: ContextVar[list[Any] | None] = ContextVar("celery_saga_messages", default=None)
+
 
 def hooked(cls: type[Any]) -> bool:
     """Whether calls of the task class go through the engine."""
-    call: Any = cls.__call__
+    return _marked(cls.__call__)
+
+
+def _marked(call: Any) -> bool:
     while call is not None:
         if getattr(call, _MARK, False):
             return True
@@ -48,38 +61,53 @@ def hooked(cls: type[Any]) -> bool:
     return False
 
 
+def _method(found: Any, task: Task[Any, Any]) -> Call:
+    """What stands in a class as a method, for a task: a function, a static method, an object..."""
+    get = getattr(type(found), "__get__", None)
+    return found if get is None else get(found, task, type(task))  # type: ignore[no-any-return]
+
+
 def around(inner: Any) -> Call:
     """A ``__call__`` that runs deliveries of steps through the engine and all else as before."""
     plain = getattr(inner, "__module__", "") in _CELERYS_OWN
 
-    def __call__(task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
         request: Any = task.request_stack.top
-        outermost = (
-            request is not None
-            and not request.called_directly
-            and "_saga_seen" not in request.__dict__
-        )
-        if not outermost:
+        if request is None or request.called_directly or id(request) in _running:
             # A direct call, or the task called from its own body.
-            return (BaseTask.__call__ if plain else inner)(task, *args, **kwargs)
-        request._saga_seen = True
+            return _method(BaseTask.__call__ if plain else inner, task)(*args, **kwargs)
         # Celery's tracer runs task.run itself when __call__ is its own: so do we.
-        body = task.run if plain else inner.__get__(task)
-        delivery = delivery_of(request) or recognized(task.app, request)
-        with inside(request):
-            if delivery is None:
-                return _by_itself(body, args, kwargs)
-            try:
-                return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
-            except (Exception, WorkerShutdown, WorkerTerminate):
-                raise
-            except BaseException:
-                body_cut_off(request.id)
-                raise
+        body = task.run if plain else _method(inner, task)
+        _running[id(request)] = request
+        try:
+            delivery = delivery_of(request) or recognized(task.app, request)
+            with inside(request):
+                if delivery is None:
+                    return _by_itself(body, args, kwargs)
+                return _as_step(task, request, delivery, body, args, kwargs)
+        finally:
+            del _running[id(request)]
 
     # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
-    setattr(__call__, _MARK, True)
+    setattr(__call__, INNER, inner)
     return __call__
+
+
+def _as_step(
+    task: Task[Any, Any],
+    request: Any,
+    delivery: tuple[str, Slot],
+    body: Call,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    try:
+        return run_step(runtime_of(task.app), request, delivery, body, args, kwargs)
+    except (Exception, WorkerShutdown, WorkerTerminate):
+        raise
+    except BaseException:
+        body_cut_off(request.id)
+        raise
 
 
 def _by_itself(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,57 +125,103 @@ def _retrying(inner: Any) -> Call:
     """A ``retry`` that lets an abort through: autoretry asks for one after any error it is for.
 
     And one that stands if the broker does not take it: Celery would give the task up. The engine
-    takes note of the retry, and the sweep sends it.
+    takes note of the retry, and the sweep sends it. A project's own ``retry`` has whatever
+    parameters it likes, so it gets what was given and nothing else.
     """
 
-    def retry(
-        task: Task[Any, Any],
-        args: Any = None,
-        kwargs: Any = None,
-        exc: BaseException | None = None,
-        *more: Any,
-        **options: Any,
-    ) -> Any:
+    def retry(task: Task[Any, Any], /, *args: Any, **options: Any) -> Any:
+        method = _method(inner, task)
         if delivery_of(task.request) is None:
-            return inner(task, args, kwargs, exc, *more, **options)
+            return method(*args, **options)
+        errors = (it for it in (*args, options.get("exc")) if isinstance(it, BaseException))
+        exc = next(errors, None)
         if isinstance(exc, AbortSaga):
             raise exc
-        keep_ours(task.request, options)
+        made: list[Any] = []
+        token = _messages.set(made)
         try:
-            return inner(task, args, kwargs, exc, *more, **options)
+            return method(*args, **options)
         except Reject as error:
+            if not made:
+                raise
             log.warning("task %s: its retry could not be sent, the sweep will", task.request.id)
-            given = dict(zip(("throw", "eta", "countdown"), more, strict=False)) | options
-            when: Any = given.get("eta") or given.get("countdown")
-            wanted: Any = Retry
-            raise wanted(
-                exc=exc, when=task.default_retry_delay if when is None else when
-            ) from error
+            raise _retry_of(made[-1], exc) from error
+        finally:
+            _messages.reset(token)
 
     return retry
+
+
+def _retry_of(message: Any, exc: BaseException | None) -> Retry:
+    """What Celery raises when it has sent ``message``."""
+    when: Any = message.options.get("eta")
+    wanted: Any = Retry
+    made: Retry = wanted(
+        exc=exc, when=message.options.get("countdown") if when is None else when, sig=message
+    )
+    return made
+
+
+def _making_retries(inner: Any) -> Call:
+    """A ``signature_from_request`` that keeps the header of the saga.
+
+    All retries are made here, whichever ``retry`` a task's class has.
+    """
+
+    def signature_from_request(task: Task[Any, Any], /, *args: Any, **options: Any) -> Any:
+        message, request = _method(inner, task)(*args, **options), task.request
+        given = getattr(message, "options", None)
+        if (
+            delivery_of(request) is not None
+            and isinstance(given, dict)
+            and given.get("task_id") == request.id
+        ):
+            keep_ours(request, given)
+            if (made := _messages.get()) is not None:
+                made.append(message)
+        return message
+
+    return signature_from_request
 
 
 def _replacing(inner: Any) -> Call:
     """A ``replace`` that refuses inside a step: the engine would never hear of the other task."""
 
-    def replace(task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+    def replace(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
         if delivery_of(task.request) is not None:
             raise SagaExecutionException(
                 f"task {task.name!r}: self.replace() inside a step of a saga is not supported; "
                 f"make the other task a step of its own, or call it with .delay()"
             )
-        return inner(task, *args, **kwargs)
+        return _method(inner, task)(*args, **kwargs)
 
     return replace
 
 
-def _hooks(cls: type[Any], inner: Any) -> dict[str, Call]:
-    """What a task class gets; ``inner`` is the ``__call__`` that it would have without."""
-    return {
-        "__call__": around(inner),
-        "retry": _retrying(cls.retry),
-        "replace": _replacing(cls.replace),
-    }
+_WRAPPERS: dict[str, Callable[[Any], Call]] = {
+    "__call__": around,
+    "retry": _retrying,
+    "signature_from_request": _making_retries,
+    "replace": _replacing,
+}
+
+
+def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Call]:
+    """The methods of the hook which a task class lacks.
+
+    Args:
+        given: attributes that the class is about to get; methods that the hook wraps are taken out.
+    """
+    found: dict[str, Call] = {}
+    for name, wrap in _WRAPPERS.items():
+        inner = given.pop(name, None)
+        if inner is None:
+            if _marked(getattr(cls, name)):
+                continue
+            inner = inspect.getattr_static(cls, name)
+        found[name] = wrap(inner)
+        setattr(found[name], _MARK, True)
+    return found
 
 
 class Annotations:
@@ -174,11 +248,8 @@ class _Hooking:
         found = dict(self._first("annotate", task) or {})
         if (task.name or "").startswith("celery_saga."):
             return found
-        inner = found.pop("__call__", None)
-        if inner is None and hooked(task):
-            return found
         # Ours first: the dict is applied in order, and '@__call__' of the user's wraps it.
-        return {**_hooks(task, inner or task.__call__), **found}
+        return {**_hooks(task, found), **found}
 
     def annotate_any(self) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._first("annotate_any")
@@ -203,10 +274,10 @@ def verify(app: Celery) -> None:
     """
     for name, task in app.tasks.items():
         cls = type(task)
-        if name.startswith(("celery.", "celery_saga.")) or hooked(cls):
+        if name.startswith(("celery.", "celery_saga.")):
             continue
         try:
-            for attribute, method in _hooks(cls, cls.__call__).items():
+            for attribute, method in _hooks(cls, {}).items():
                 setattr(cls, attribute, method)
         except (AttributeError, TypeError) as error:
             raise SetupError(

@@ -6,8 +6,6 @@ while the worker has that one: also under prefork, where the main process sees n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,17 +19,24 @@ _INSIDE = "@"
 _host: ContextVar[str] = ContextVar("celery_saga_host", default="")
 
 
-@contextmanager
-def inside(request: Any) -> Iterator[None]:
-    """Run a task; ``request`` is Celery's. One that runs eagerly is itself inside of another."""
-    if request.is_eager:
-        yield
-        return
-    token = _host.set(request.id or "")
-    try:
-        yield
-    finally:
-        _host.reset(token)
+class inside:
+    """Run a task; ``request`` is Celery's. One that runs eagerly is itself inside of another.
+
+    A class, and no generator: it is round every task of the app.
+    """
+
+    __slots__ = ("_id", "_token")
+
+    def __init__(self, request: Any) -> None:
+        self._id: str | None = None if request.is_eager else request.id or ""
+
+    def __enter__(self) -> None:
+        if self._id is not None:
+            self._token = _host.set(self._id)
+
+    def __exit__(self, *error: object) -> None:
+        if self._id is not None:
+            _host.reset(self._token)
 
 
 def new_claim(runtime: Runtime, request: Any, slot: Slot) -> Claim:

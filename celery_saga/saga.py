@@ -94,7 +94,7 @@ class Saga(SagaDefinition):
             self._app = found  # its steps do not change any more
         return found
 
-    def delay(self, **context: Any) -> SagaResult:
+    def delay(self, /, **context: Any) -> SagaResult:
         """Start a run with this context."""
         return self.apply_async(context)
 
@@ -136,7 +136,7 @@ class Saga(SagaDefinition):
         options |= {"countdown": countdown, "eta": eta, "deadline": deadline}
         return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
 
-    def delay_on_commit(self, **context: Any) -> None:
+    def delay_on_commit(self, /, **context: Any) -> None:
         """As :meth:`delay`, once Django's current transaction is committed; see below."""
         self.apply_async_on_commit(context)
 
@@ -190,7 +190,7 @@ class Saga(SagaDefinition):
 
         return start
 
-    def s(self, **context: Any) -> Signature[Any]:
+    def s(self, /, **context: Any) -> Signature[Any]:
         """The start of a run with this context, as a signature for canvas and beat.
 
         As a link of a chain or as a callback it gets the result before it, which must be a mapping
@@ -203,7 +203,7 @@ class Saga(SagaDefinition):
         """
         return self.signature(context)
 
-    def si(self, **context: Any) -> Signature[Any]:
+    def si(self, /, **context: Any) -> Signature[Any]:
         """As :meth:`s`, without the result before it."""
         return self.signature(context, immutable=True)
 

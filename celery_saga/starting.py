@@ -15,6 +15,7 @@ from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
 from celery_saga.errors import MissingInput, SagaAlreadyExists, SagaExecutionException
 from celery_saga.execution import SagaExecution, SagaStatus
+from celery_saga.hook import verify
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
@@ -89,11 +90,14 @@ def _created(
     given: Mapping[str, Any],
     eager: bool,
 ) -> tuple[SagaExecution, bool]:
+    here = eager or runtime.app.conf.task_always_eager
+    if here:
+        verify(runtime.app)  # no worker starts here that would have looked
     with run_here(saga_id if eager else ""):
         execution, created = runtime.orchestrator.start(
             plan, saga_id, values, token=uuid.uuid4().hex, **given
         )
-        if created and (eager or runtime.app.conf.task_always_eager):
+        if created and here:
             _finish_eagerly(runtime, saga_id)
     return execution, created
 

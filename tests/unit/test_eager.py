@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery
+from celery import Celery, Task
 from celery.result import _set_task_join_will_block
 
 from celery_saga import Saga, SagaManager, saga_info
@@ -102,3 +102,23 @@ def test_a_soft_limit_that_comes_when_the_body_is_over_is_none(app: Celery) -> N
     result = Saga("eager", app=app, steps=[over]).commit().delay()
 
     assert result.status.value == "COMPLETED"
+
+
+def test_a_task_whose_class_is_of_a_task_that_was_bound_is_a_step(app: Celery) -> None:
+    """Celery takes such a class for bound, and asks no annotation for it."""
+
+    class Base(Task):
+        name = "eager.base"
+
+        def run(self) -> None: ...
+
+    class Own(Base):
+        name = "eager.own"
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.run(*args, **kwargs)
+
+    app.register_task(Base())
+    own = app.register_task(Own())
+
+    assert Saga("own", app=app, steps=[own]).commit().delay().status == "COMPLETED"
