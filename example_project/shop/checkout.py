@@ -25,7 +25,7 @@ def price_order(context: SagaContext) -> SagaContext:
 
 
 checkout = Saga("checkout")
-checkout.local_step(price_order)
+checkout.local_step(price_order, read_only=True)
 checkout.local_step(reserve_stock, returns="reservation_id").on_failure(release_stock)
 checkout.local_step(charge_card, returns="payment_id").on_failure(refund_card)
 checkout.local_step(

@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from celery_saga import Saga, SagaManager
+from celery_saga import Saga, SagaManager, SagaStuck
 from tests.helpers import wait_for
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.steps import early, late, nap, requeued, undo
@@ -51,6 +51,31 @@ class TestKilledChild:
         assert site.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
         undone = site.journal.said(result.id, "began")[2]
         assert undone["forward_key"] == f"{result.id}/b/f/0"
+
+    def test_a_step_with_early_ack_that_nothing_undoes_leaves_the_saga_stuck(self, site):
+        site.worker()
+        result = site.saga(("a", late, undo), ("b", early)).delay(hold=["b/f"])
+        site.kill_child(site.journal.wait(result.id, "began", 2))
+
+        with pytest.raises(SagaStuck, match=r"step 'b' may have taken effect") as caught:
+            result.get(timeout=40)
+        assert caught.value.step == "b"
+        assert site.journal.began(result.id) == ["a/f", "b/f", "a/c"]
+        assert list(result.progress.values()) == ["COMPENSATED", "UNKNOWN"]
+
+    def test_a_read_only_step_is_rerun_whatever_its_ack(self, site):
+        site.worker()
+        saga = Saga("reads", app=site.app)
+        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(early, name="b", read_only=True)
+        result = saga.commit().delay(hold=["b/f"])
+        site.kill_child(site.journal.wait(result.id, "began", 2))
+
+        site.journal.wait(result.id, "began", 3)
+        site.journal.open(result.id, "b/f")
+
+        assert site.settled(result) == "COMPLETED"
+        assert site.journal.began(result.id) == ["a/f", "b/f", "b/f"]
 
     def test_an_undo_is_rerun_with_the_same_key(self, site):
         site.worker()
