@@ -23,6 +23,7 @@ from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
+from celery_saga.failures import text_of
 from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
 from celery_saga.outbox import RedisOutbox, arguments, send
 from celery_saga.plan import Call
@@ -164,7 +165,7 @@ class CeleryDispatcher:
         try:
             self._send(request)
         except (TypeError, ValueError, SerializationError) as error:
-            text = f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {text_of(error)}"
             raise UnsendableStep(request["step"], request["task"], text) from error
 
     def _is_eager(self, request: Mapping[str, Any]) -> bool:

@@ -32,7 +32,8 @@ from celery_saga.errors import (
     StoreUnavailable,
     UnsendableStep,
 )
-from celery_saga.execution import Claim, Failure, SagaExecution, SagaStatus, Slot, evolved
+from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot, evolved
+from celery_saga.failures import recorded, text_of
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import Plan
@@ -271,16 +272,15 @@ class Orchestrator:
             self.dispatcher.publish(request)
         except UnsendableStep as error:
             log.error("saga %s: %s", execution.saga_id, error, exc_info=True, extra=extra)
-            failure = Failure("celery_saga.errors.UnsendableStep", str(error), error.step)
+            failure = recorded(error, error.step)
             event = StepFailed(self.store.now(), slot, failure, final=True)
             return self.handle(execution.saga_id, event, execution)
-        except Exception:
-            log.warning(
-                "saga %s: sending failed, the sweep will repeat it",
-                execution.saga_id,
-                exc_info=True,
-                extra=extra,
-            )
+        except Exception as error:
+            text, saga_id = "saga %s: sending failed, the sweep will repeat it", execution.saga_id
+            try:
+                log.warning(text, saga_id, exc_info=True, extra=extra)
+            except Exception:  # an eager step's own exception may be one that Python cannot print
+                log.warning(f"{text}: %s", saga_id, text_of(error), extra=extra)
         return execution
 
 

@@ -35,7 +35,8 @@ from celery_saga.errors import (
     StoreUnavailable,
     UnserializableValue,
 )
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.execution import Claim, Direction, SagaExecution, Slot, evolved
+from celery_saga.failures import class_names, recorded
 from celery_saga.hosts import new_claim
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
@@ -49,9 +50,6 @@ log = logging.getLogger("celery_saga")
 
 #: After these the effect may have happened although the body raised.
 _EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError, BarrierPassedTwice)
-
-#: Characters of an error's text that are kept.
-FAILURE_TEXT = 2000
 
 
 def run_step(
@@ -121,7 +119,7 @@ class _Delivery:
             finally:
                 info.current.reset(token)
         except Retry as error:
-            lost = isinstance(error.exc, _EFFECT_POSSIBLE)
+            lost = issubclass(type(error.exc), _EFFECT_POSSIBLE)
             self._release(expected_at(error, self._now()), self._retries + 1, lost)
             raise
         except Reject as error:
@@ -233,13 +231,11 @@ class _Delivery:
         return Values(texts=texts), gone
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
-        name, text = type(error), str(error)
-        if isinstance(error, MaxRetriesExceededError):
-            text = text.partition(" args:")[0]  # Celery's own text has all arguments in it
-        failure = Failure(
-            f"{name.__module__}.{name.__qualname__}", text[:FAILURE_TEXT], self._step.name
-        )
-        possible = effect or isinstance(error, _EFFECT_POSSIBLE) or self._compensated_on(error)
+        kind, failure = type(error), recorded(error, self._step.name)
+        if issubclass(kind, MaxRetriesExceededError):
+            # Celery's own text has all arguments in it.
+            failure = evolved(failure, message=failure.message.partition(" args:")[0])
+        possible = effect or issubclass(kind, _EFFECT_POSSIBLE) or self._compensated_on(error)
         self._report(
             StepFailed(
                 self._now(),
@@ -247,7 +243,7 @@ class _Delivery:
                 failure,
                 token=self._claim.token,
                 effect=possible,
-                final=isinstance(error, AbortSaga),
+                final=issubclass(kind, AbortSaga),
             )
         )
 
@@ -255,8 +251,7 @@ class _Delivery:
         wanted = self._step.compensate_on_failure
         if isinstance(wanted, bool):
             return wanted
-        names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
-        return not names.isdisjoint(wanted)
+        return not class_names(error).isdisjoint(wanted)
 
     def _release(self, expected_at: float, retries: int, lost: bool = False) -> None:
         event = StepReleased(

@@ -13,6 +13,7 @@ from celery_saga.advice import warn_of
 from celery_saga.binding import bind
 from celery_saga.definition import SagaDefinition
 from celery_saga.errors import DefinitionError
+from celery_saga.failures import class_name
 from celery_saga.plan import Call, Plan, PlanStep, Style
 from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation, names_of
 from celery_saga.strategies import check
@@ -85,7 +86,7 @@ def _class_names(step: str, app: Celery, given: Any) -> bool | tuple[str, ...]:
             )
     names: list[str] = []
     for cls in classes:
-        names.append(f"{cls.__module__}.{cls.__qualname__}")
+        names.append(class_name(cls))
         if cls.__module__ == "__main__" and app.main:
             # A worker imports the script under the name that Celery gives its tasks.
             names.append(f"{app.main}.{cls.__qualname__}")

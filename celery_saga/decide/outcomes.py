@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery_saga.decide.events import (
     ClaimVoided,
     Decision,
@@ -107,6 +109,8 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
         return late_effect(execution, event) if event.effect else Decision(execution)
     if event.retries is not None and event.retries < step.retries:
         return Decision(execution)  # a copy of a message that was retried since
+    if not event.failure.step:  # a worker's main process knows the task's id alone
+        event = replace(event, failure=replace(event.failure, step=step.name))
     if event.slot.direction is Direction.BACKWARD:
         return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
     return _forward_failed(execution, event)

@@ -20,10 +20,11 @@ from celery_saga import (
     SagaStuck,
     StepStatus,
 )
-from celery_saga.failures import exception_of
+from celery_saga.failures import exception_of, recorded
 from celery_saga.plan import Call, Plan, PlanStep
 from celery_saga.records import Failure, evolved
 from celery_saga.result import failure_of
+from tests.unit.scenario import Scenario
 
 
 class Declined(Exception):
@@ -62,12 +63,6 @@ class NoHeirs(Exception):
         raise TypeError("no heirs")
 
 
-def recorded(error: BaseException, step: str = "a") -> Failure:
-    """As a worker records it."""
-    cls = type(error)
-    return Failure(f"{cls.__module__}.{cls.__qualname__}", str(error), step)
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -85,7 +80,7 @@ def recorded(error: BaseException, step: str = "a") -> Failure:
     ids=repr,
 )
 def test_class_and_text_come_back(error: Exception) -> None:
-    back = exception_of(recorded(error))
+    back = exception_of(recorded(error, "a"))
     assert isinstance(back, type(error))
     assert type(back).__qualname__.rpartition(".")[2] == type(error).__name__
     assert str(back) == str(error)
@@ -94,7 +89,7 @@ def test_class_and_text_come_back(error: Exception) -> None:
 
 def test_simple_ones_are_equal_in_their_arguments() -> None:
     for error in (ValueError("no"), ValueError(), KeyError("order_id"), KeyError(7)):
-        back = exception_of(recorded(error))
+        back = exception_of(recorded(error, "a"))
         assert (type(back), back.args) == (type(error), error.args)
 
 
@@ -167,3 +162,27 @@ class TestOfASaga:
     def test_that_recorded_nothing(self) -> None:
         error = failure_of(evolved(settled(SagaStatus.STUCK), error=None))
         assert error.exception is None
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("start, f0 ok, f1 killed, c1 ok, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 claimed, f1 revoked, c1 ok, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 dropped, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 claimed, f1 died, c1 ok, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 void, c1 ok, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 fails, c0 ok", "COMPENSATED"),
+        ("start, f0 ok, f1 ok, f2 fails, c1 killed, c0 ok", "STUCK"),
+        ("start, f0 ok, f1 ok, f2 fails, c1 claimed, c1 revoked, c0 ok", "STUCK"),
+        ("start, f0 ok, f1 ok, f2 fails, c1 dropped, c0 ok", "STUCK"),
+    ],
+)
+def test_who_reports_a_failure_does_not_matter_to_the_name_of_its_step(
+    script: str, status: str
+) -> None:
+    """A worker's main process knows the id of the task and nothing else."""
+    played = Scenario.of("a b! c-", undo_tries=1).play(script)
+    error = failure_of(played.execution)
+    assert (played.execution.status, error.step) == (status, "b")
+    assert "step 'b'" in str(error)

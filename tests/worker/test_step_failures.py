@@ -93,8 +93,9 @@ class TestWhichStepsAreUndone:
 
         result = failing.SAGAS[task].delay()
 
-        with pytest.raises(SagaCompensated, match=error):
+        with pytest.raises(SagaCompensated, match=error) as caught:
             result.get(timeout=30)
+        assert caught.value.step == "a"
         assert journal.began(result.id) == ["a/f", "a/c"]
 
     def test_abort_is_not_retried(self, start, outcomes, journal):

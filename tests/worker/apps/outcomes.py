@@ -7,6 +7,7 @@ import time
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import AbortSaga, SagaContext, saga_info
+from tests.odd_errors import ODD
 from tests.worker.apps.functional import app
 from tests.worker.apps.journal import note, wait_at
 
@@ -78,6 +79,18 @@ def bad_context(context: SagaContext):
 def unusable_context(context: SagaContext):
     note("began")
     context.handle = {1, object()}
+
+
+@app.task
+def raises_oddly(what):
+    note("began")
+    raise ODD[what][0]()
+
+
+@app.task
+def undo_raises_oddly(what):
+    note("began")
+    raise ODD[what][0]()
 
 
 @app.task
