@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 from collections.abc import Iterator
 
@@ -66,6 +67,12 @@ def test_a_class_that_cannot_be_made_is_stood_in_for(name: str) -> None:
     assert isinstance(back, Exception)
     assert (type(back).__name__, str(back)) == (name, "made")
     assert name in repr(back)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery logs them as they are, and xdist cannot carry all of that."""
+    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "disabled", True)
 
 
 @pytest.fixture
