@@ -39,8 +39,8 @@ PATHS = {
         {"hold": ["a/f"]},
     ),
     "a lost step without an undo ends the saga": Path(
-        "ClaimVoided COMPENSATED",
-        "COMPENSATED",
+        "ClaimVoided STUCK",
+        "STUCK",
         "a",
         (row(early, None, queue="victim"), row()),
         "killed",

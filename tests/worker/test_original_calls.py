@@ -161,8 +161,11 @@ class TestFailures:
         asyncio.run(manager.repository.delete("closed"))
 
     def test_a_result_that_is_none_undoes_the_saga(self, manager, original):
-        """The original takes it for the context, and crashes without undoing anything."""
-        with pytest.raises(SagaCompensated, match=r"'returns_a_number'.* found int") as caught:
+        """The original takes it for the context, and crashes without undoing anything.
+
+        The step itself has taken effect and has no compensation: that is an operator's to settle.
+        """
+        with pytest.raises(SagaStuck, match=r"'returns_a_number'.* found int") as caught:
             run(manager, original.ends_badly, ORDER)
         assert isinstance(caught.value.exception, TypeError)
         execution = asyncio.run(manager.repository.load(caught.value.saga_id))
