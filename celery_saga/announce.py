@@ -20,7 +20,7 @@ from celery.canvas import group, maybe_signature
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
-from celery_saga.execution import SagaExecution, SagaStatus
+from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.result import failure_of
 
 #: The engine task that starts a saga; its id is the saga's.
@@ -111,7 +111,7 @@ def _fail(app: Celery, execution: SagaExecution, request: Any, error: Exception)
 def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
     """Callbacks, the rest of the chain, and the chord, as after a task that succeeded."""
     result = dict(execution.values)
-    options = {"parent_id": request.id, "root_id": request.root_id}
+    options = {"parent_id": _last_task(execution), "root_id": request.root_id}
     if app.conf.task_inherit_parent_priority:
         options["priority"] = request.delivery_info.get("priority")
     # As each is data of a signature, None does not come back.
@@ -128,6 +128,14 @@ def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
     app.backend.mark_as_done(execution.saga_id, result, request, store_result=False)
 
 
+def _last_task(execution: SagaExecution) -> str:
+    """The parent of callbacks: the task that started the saga, or else its last step's."""
+    if execution.parent_id == execution.saga_id:
+        return execution.saga_id
+    index, step = len(execution.steps) - 1, execution.steps[-1]
+    return Slot(index, Direction.FORWARD, step.epoch).task_id(execution.saga_id)
+
+
 def request_of(execution: SagaExecution) -> Any:
     """The request of the task that started the saga, or of one that might have."""
     kept: Mapping[str, Any] = kombu_json.loads(json.dumps(execution.origin or {}))
@@ -137,7 +145,7 @@ def request_of(execution: SagaExecution) -> Any:
             **kept,
             "id": saga_id,
             "task": START,
-            "root_id": kept.get("root_id") or saga_id,
+            "root_id": kept.get("root_id") or execution.root,
             "args": [],
             "kwargs": {"saga": execution.name},
             "called_directly": False,

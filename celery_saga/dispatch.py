@@ -24,7 +24,7 @@ from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.failures import text_of
-from celery_saga.masking import DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
+from celery_saga.masking import CONTEXT, DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
 from celery_saga.outbox import RedisOutbox, arguments, send
 from celery_saga.plan import Call
 from celery_saga.settlement import Settlement
@@ -86,17 +86,18 @@ class CeleryDispatcher:
         options: dict[str, Any] = {
             **call.options,
             "task_id": slot.task_id(execution.saga_id),
-            "root_id": execution.saga_id,
+            "root_id": execution.root,
             "parent_id": _parent_id(execution, slot),
             "add_to_parent": False,
             "serializer": "json",
             "ignore_result": not self._store_results,
             "retries": command.retries,
-            "argsrepr": "(<SagaContext>,)" if args else "()",
-            "kwargsrepr": self._kwargsrepr(execution.saga_id, name, slot, call, kwargs),
+            "argsrepr": f"({CONTEXT},)" if args else "()",
+            "kwargsrepr": self._kwargsrepr(execution, slot, call, kwargs),
             "headers": {HEADER: mark_of(execution)},
         }
         return {
+            "saga_id": execution.saga_id,
             "step": name,
             "task": call.task,
             "args": args,
@@ -115,14 +116,22 @@ class CeleryDispatcher:
         return values.json()
 
     def _kwargsrepr(
-        self, saga_id: str, step: str, slot: Slot, call: Call, kwargs: Mapping[str, str]
+        self, execution: SagaExecution, slot: Slot, call: Call, kwargs: Mapping[str, str]
     ) -> str:
-        """A short dict literal: Flower indexes it by key, so it must stay one."""
-        shown: dict[str, Any] = {"saga_id": saga_id, "step": step}
+        """A short dict literal: Flower indexes it by key, so it must stay one.
+
+        The first keys are those by which people find a saga; no parameter takes their place.
+        """
+        shown: dict[str, Any] = {
+            "saga": execution.name,
+            "saga_id": execution.saga_id,
+            "step": execution.steps[slot.step].name,
+        }
         if slot.direction is Direction.BACKWARD:
             shown["undo"] = True
         size, words, origins = 0, self._mask_keys, call.origins
-        for key, text in kwargs.items():
+        for key in [key for key in kwargs if key not in shown]:
+            text = kwargs[key]
             shown[key] = MASK if is_sensitive(origins[key], words) else _shown(text)
             size += len(str(shown[key]))
             if size > ARGUMENTS_REPR:
@@ -169,7 +178,7 @@ class CeleryDispatcher:
             raise UnsendableStep(request["step"], request["task"], text) from error
 
     def _is_eager(self, request: Mapping[str, Any]) -> bool:
-        here = request["options"]["root_id"] == _run_here.get()
+        here = request["saga_id"] == _run_here.get()
         return here or bool(self._app.conf.task_always_eager)
 
     def _send(self, request: Mapping[str, Any]) -> None:
@@ -269,10 +278,11 @@ def _shown(text: str) -> Any:
     return json.loads(text)
 
 
-def _parent_id(execution: SagaExecution, slot: Slot) -> str:
+def _parent_id(execution: SagaExecution, slot: Slot) -> str | None:
     """The task before: the previous step's, or for an undo the one that it undoes."""
     index = slot.step if slot.direction is Direction.BACKWARD else slot.step - 1
     if index < 0:
-        return execution.saga_id
-    epoch = execution.steps[index].epoch - (slot.direction is Direction.BACKWARD)
+        return execution.parent_id or None
+    step = execution.steps[index]
+    epoch = step.forward_epoch or step.epoch
     return Slot(index, Direction.FORWARD, epoch).task_id(execution.saga_id)

@@ -73,6 +73,8 @@ class SagaExecution:
         result_pending: it is settled, and that is not stored, or its callers are not told.
         origin: what its callers want to be told, as plain JSON (:mod:`celery_saga.announce`).
         history: what operators and exceptional events did.
+        root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
+        parent_id: id of that task.
         run: drawn for it where its id was given, so that neither messages nor reports of an earlier
             saga of that id, which is gone, are taken for its own.
         opened_with: digest of the context that it began with, where its id was given: it tells
@@ -98,6 +100,8 @@ class SagaExecution:
     result_pending: bool = False
     origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
     history: tuple[Note, ...] = ()
+    root_id: str = ""
+    parent_id: str = ""
     run: str = ""
     opened_with: str = ""
     created_at: float = 0.0
@@ -197,6 +201,12 @@ class SagaExecution:
         """The slot of step ``index`` if its task is sent and not over yet."""
         step = self.steps[index]
         return Slot(index, step.outstanding, step.epoch) if step.outstanding else None
+
+    @property
+    def root(self) -> str:
+        """The root of its tasks' ids, as Celery has it; a saga that nobody's task started has its
+        first step's as Celery's own root tasks have theirs."""
+        return self.root_id or Slot(0, Direction.FORWARD, 1).task_id(self.saga_id)
 
     def at_step(self, slot: Slot) -> SagaStepExecution | None:
         """The step that ``slot`` names, if this execution has it."""

@@ -25,6 +25,7 @@ from celery.utils.functional import firstmethod
 from celery_saga import info
 from celery_saga.declarations import INNER
 from celery_saga.delivery import delivery_of, keep_ours, recognized
+from celery_saga.endings import TellingRequest
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.execution import Slot
 from celery_saga.hosts import inside
@@ -198,21 +199,22 @@ def _replacing(inner: Any) -> Call:
     return replace
 
 
-_WRAPPERS: dict[str, Callable[[Any], Call]] = {
+_WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "__call__": around,
     "retry": _retrying,
     "signature_from_request": _making_retries,
     "replace": _replacing,
+    "Request": TellingRequest,
 }
 
 
-def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Call]:
-    """The methods of the hook which a task class lacks.
+def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of the hook which a task class lacks.
 
     Args:
-        given: attributes that the class is about to get; methods that the hook wraps are taken out.
+        given: attributes that the class is about to get; those that the hook wraps are taken out.
     """
-    found: dict[str, Call] = {}
+    found: dict[str, Any] = {}
     for name, wrap in _WRAPPERS.items():
         inner = given.pop(name, None)
         if inner is None:

@@ -13,6 +13,9 @@ from typing import Any
 #: What stands in the place of a hidden value.
 MASK = "***"
 
+#: What is shown of a context that is an argument.
+CONTEXT = "<SagaContext>"
+
 #: A key that contains one of these words, in any spelling (``api_key``, ``apiKey``, ``API-Key``),
 #: is taken to hold a secret.
 DEFAULT_MASK_KEYS: frozenset[str] = frozenset(

@@ -88,13 +88,13 @@ class Orchestrator:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the way forward is given up.
-            fields: of the new execution: ``wants_result``, ``origin``, ``run``, ``opened_with``.
+            fields: of the new execution: ``wants_result``, ``origin``, ``run``,
+                ``opened_with``, ``root_id``, ``parent_id``.
 
         Returns:
             The execution and whether this call created it.
         """
-        values = encoded(values)  # refuses what could not be saved
-        at = self.store.now()
+        at, values = self.store.now(), encoded(values)  # refuses what could not be saved
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
         execution = evolved(execution, **fields)

@@ -13,7 +13,6 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import (
-    Ignore,
     MaxRetriesExceededError,
     Reject,
     Retry,
@@ -27,6 +26,7 @@ from celery_saga.coroutines import finished
 from celery_saga.decide.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import header_of
+from celery_saga.endings import refused
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -69,7 +69,7 @@ def run_step(
         claim: one that is held already; otherwise it is taken here, before the body runs.
 
     Raises:
-        Ignore: the delivery is stale or a duplicate, the body was not run.
+        Ended: the delivery is stale or a duplicate, the body was not run.
         Reject: the store is away; the delivery goes back to the broker.
     """
     saga_id, slot = delivery
@@ -84,7 +84,7 @@ def run_step(
         raise Reject(error, requeue=True) from error
     if isinstance(execution, Refused):
         log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
-        raise Ignore(f"saga {saga_id}: {execution.reason} delivery of {slot}")
+        raise refused(saga_id, slot, execution)
     return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
 
 

@@ -155,6 +155,7 @@ class SagaStepExecution:
         status: see :class:`StepStatus`.
         outstanding: direction of the task that is sent and not over yet.
         epoch: of the newest dispatch, over both directions; 0 before the first.
+        forward_epoch: of the newest forward dispatch, once the undo was dispatched.
         claim: who runs it.
         effect: an effect was reported, or may exist, and is not undone.
         retries: the highest Celery retry count seen; a message that is sent again carries it.
@@ -180,6 +181,7 @@ class SagaStepExecution:
     status: StepStatus = StepStatus.PENDING
     outstanding: Direction | None = None
     epoch: int = 0
+    forward_epoch: int = 0
     claim: Claim | None = None
     effect: bool = False
     retries: int = 0

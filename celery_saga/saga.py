@@ -14,6 +14,7 @@ from celery_saga.advice import warn_of
 from celery_saga.definition import SagaDefinition, Self
 from celery_saga.drafts import draft
 from celery_saga.errors import DefinitionError
+from celery_saga.masking import CONTEXT
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
@@ -21,9 +22,6 @@ from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values
 from celery_saga.steps import LocalSagaStep
 from celery_saga.strategies import check_declared
 from celery_saga.timing import ends_in, starts_in
-
-#: What is shown of a context that is an argument.
-_CONTEXT = "<SagaContext>"
 
 
 class Saga(SagaDefinition):
@@ -229,7 +227,7 @@ class Saga(SagaDefinition):
         given = {"saga": self._name, "context": values}
         # As of a step that takes the whole context. Which words are to be masked is not known yet:
         # signatures are made while modules are imported, and that must not read the configuration.
-        options = {"kwargsrepr": repr({**given, "context": _CONTEXT}), **options}
+        options = {"kwargsrepr": repr({**given, "context": CONTEXT}), **options}
         return _Start(
             announce.START, kwargs=given, options=options, immutable=immutable, app=self.app
         )
@@ -239,7 +237,7 @@ class _Start(Signature[Any]):
     """A signature whose repr has no values of the context; its copies are Celery's own."""
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
-        return f"{self['task']}(saga={self['kwargs']['saga']!r}, context={_CONTEXT})"
+        return f"{self['task']}(saga={self['kwargs']['saga']!r}, context={CONTEXT})"
 
 
 def _routing(queue: Any, priority: Any) -> dict[str, Any]:

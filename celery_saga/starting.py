@@ -73,6 +73,7 @@ def begin(
     saga_id = saga_id or str(uuid.uuid4())
     digest = (values if opened_with is None else opened_with).digest if run else ""
     fields = {"wants_result": wanted, "origin": origin, "run": run, "opened_with": digest}
+    fields |= _lineage(runtime)
     execution, created = _created(runtime, plan, saga_id, values, {**times, **fields}, eager)
     if not created:
         if dropped and execution.settled and not execution.result_pending:
@@ -115,6 +116,14 @@ def _check_duplicate(found: SagaExecution, name: str, digest: str, on_duplicate:
         why += "; give each an id of its own, or take what has it with on_duplicate='return_any'"
     if why or on_duplicate == "raise":
         raise SagaAlreadyExists(found.saga_id, found.name, why)
+
+
+def _lineage(runtime: Runtime) -> dict[str, str]:
+    """Root and parent as those of a task that is sent from here."""
+    task = runtime.app.current_worker_task
+    if task is None or not task.request.id:
+        return {}
+    return {"root_id": task.request.root_id or task.request.id, "parent_id": task.request.id}
 
 
 def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:

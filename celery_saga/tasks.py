@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Reject
 
 from celery_saga.announce import START, origin_of
 from celery_saga.definition import SagaDefinition
+from celery_saga.endings import TellingRequest, started
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.execution import SagaStatus
+from celery_saga.masking import CONTEXT, masked
 from celery_saga.patience import patiently
 from celery_saga.result import failure_of
 from celery_saga.runtime import Runtime, runtime_of
@@ -32,7 +34,23 @@ def declare_tasks(app: Celery) -> None:
         acks_late=True,
         reject_on_worker_lost=True,
         serializer="json",
+        apply_async=_sent_without_secrets,
+        Request=TellingRequest("celery.worker.request:Request"),
     )
+
+
+def _sent_without_secrets(
+    self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
+) -> Any:
+    """``apply_async`` of the start task: what logs and Flower show has no values of a context.
+
+    Celery would show the result before it in a chain, and what Flower's own API was given.
+    """
+    options.setdefault("argsrepr", f"({CONTEXT},)" if args else "()")
+    if isinstance(kwargs, Mapping):
+        hidden = {"context": CONTEXT} if "context" in kwargs else {}
+        options.setdefault("kwargsrepr", repr({**masked(kwargs), **hidden}))
+    return super(type(self), self).apply_async(args, kwargs, *more, **options)
 
 
 def start(
@@ -40,8 +58,8 @@ def start(
 ) -> dict[str, Any]:
     """Start the saga of that name; the task's id becomes the saga's id, and its result the saga's.
 
-    The task itself ends ignored: what its request wants to be called back is kept with the saga,
-    and done when the saga settles.
+    The task itself ends without a result of its own: what its request wants to be called back is
+    kept with the saga, and done when the saga settles.
 
     Args:
         previous: the result before it in a canvas: a mapping, whose keys are added to the context,
@@ -71,7 +89,7 @@ def start(
         patiently(partial(make, ignore_result=ignore, origin=origin), runtime.orchestrator.patience)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
-    raise Ignore(f"saga {saga_id} was started")
+    raise started(saga_id)
 
 
 def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:

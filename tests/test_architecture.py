@@ -69,6 +69,7 @@ FLOORS = {
     "templates": 3,
     "coroutines": 0,
     "delivery": 3,
+    "endings": 3,
     "participant": 3,
     "hook": 3,
     "discovery": 3,

@@ -124,6 +124,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
         outstanding=direction,
         epoch=step.epoch + 1,
+        forward_epoch=0 if forward else step.forward_epoch or step.epoch,
         claim=None,
         retries=0,
         expected_at=at,

@@ -33,6 +33,10 @@ class Pulse:
     claims: tuple[tuple[str, Slot], ...] = ()
 
 
+#: Why a claim on a slot that is not over is refused.
+CLAIMED = "claimed"
+
+
 @dataclass(frozen=True)
 class Refused:
     """A claim that was not granted.
@@ -44,6 +48,11 @@ class Refused:
 
     reason: str
     owner: Claim | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether that slot is over; otherwise it runs, or waits for a retry of its task."""
+        return self.reason != CLAIMED
 
 
 #: Seconds for which a boot is remembered that has ended and holds nothing.

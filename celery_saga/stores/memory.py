@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from celery_saga.claims import claimed
 from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import Outbox, Pulse, Refused
+from celery_saga.stores import CLAIMED, Outbox, Pulse, Refused
 
 
 class MemoryStore:
@@ -68,7 +68,7 @@ class MemoryStore:
             if taken is None:
                 step = found.at_step(slot)
                 current = found.slot(slot.step) == slot if step else False
-                return Refused("claimed" if current else "stale", step.claim if step else None)
+                return Refused(CLAIMED if current else "stale", step.claim if step else None)
             self._sagas[saga_id] = taken
             return taken
 

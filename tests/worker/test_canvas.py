@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 from celery_saga import DefinitionError, Saga, SagaCompensated, SagaManager, SagaStuck
 from celery_saga.errors import SagaExecutionException, SagaNotCommittedException
 from tests.helpers import wait_for
+from tests.worker.watching import watching
 
 pytestmark = pytest.mark.worker
 
@@ -334,7 +335,7 @@ class TestOptions:
 def test_on_every_pool(site, tag, pool):
     if pool == "gevent":
         pytest.importorskip("gevent")
-    site.worker("-P", pool, app="tests.worker.apps.functional")
+    site.worker("-P", pool, "-E", app="tests.worker.apps.functional")
 
     def start(**context):
         names = {"saga": "canvas counting", "context": context}
@@ -342,7 +343,13 @@ def test_on_every_pool(site, tag, pool):
 
     tell = site.app.signature("canvas.tell", kwargs={"tag": tag})
     one = chain(start(n=1), start())
-    assert chord([one, start(n=2)], tell).apply_async().get(timeout=30) == [{"n": 5}, {"n": 4}]
+    with watching(site.app) as watch:
+        done = chord([one, start(n=2)], tell).apply_async()
+        assert done.get(timeout=30) == [{"n": 5}, {"n": 4}]
+        starts = [row.uuid for row in watch.named("celery_saga.start")]
+        assert len(starts) == 3
+        for saga_id in starts:
+            watch.until(saga_id, "SUCCESS")
     failed = chord([one, start(n=2, limit=1)], tell).apply_async()
     with pytest.raises(ChordError, match="is too much"):
         AsyncResult(failed.id, app=site.app).get(timeout=30)

@@ -216,6 +216,6 @@ def test_the_caller_sees_what_the_message_carried(site):
 
     headers = message["headers"]
     assert headers["id"] == f"{result.id}~f0~1"
-    assert headers["root_id"] == headers["parent_id"] == result.id
+    assert (headers["root_id"], headers["parent_id"]) == (headers["id"], None)
     assert headers["saga"] == {"plan": result.execution.plan.hash}
     assert headers["task"] == late.name

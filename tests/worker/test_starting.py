@@ -160,8 +160,8 @@ class TestWhatOthersSee:
         (message,) = self.messages(site)
         shown = message["headers"]["kwargsrepr"]
         literal = ast.literal_eval(shown)
-        assert list(literal)[:2] == ["saga_id", "step"]
-        assert (literal["saga_id"], literal["step"]) == (result.id, "pay")
+        assert list(literal)[:3] == ["saga", "saga_id", "step"]
+        assert list(literal.values())[:3] == ["seen", result.id, "pay"]
         assert literal["order_id"] == 7
         assert "***" in literal["card_number"]
         for secret in ("4111", "hunter2", "'k'"):
@@ -214,9 +214,9 @@ class TestWhatOthersSee:
 
         saga_id = result.id
         assert site.settled(result) == "COMPENSATED"
-        assert [event["root_id"] for event in seen] == [saga_id] * 3
+        assert [event["root_id"] for event in seen] == [f"{saga_id}~f0~1"] * 3
         assert [(event["uuid"], event["parent_id"]) for event in seen] == [
-            (f"{saga_id}~f0~1", saga_id),
+            (f"{saga_id}~f0~1", None),
             (f"{saga_id}~f1~1", f"{saga_id}~f0~1"),
             (f"{saga_id}~c0~2", f"{saga_id}~f0~1"),
         ]

@@ -39,7 +39,8 @@ class TestKinds:
     def test_bound_task(self, kinds):
         result = kinds.one("bound", kinds.bound).delay(a=1)
         context = result.get(timeout=30)
-        assert context == {"a": 2, "task_id": f"{result.id}~f0~1", "root_id": result.id, "args": []}
+        own = f"{result.id}~f0~1"
+        assert context == {"a": 2, "task_id": own, "root_id": own, "args": []}
 
     def test_class_based_task_with_its_own_call(self, run, kinds):
         context = run(kinds.class_based, a=2)

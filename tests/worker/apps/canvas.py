@@ -85,6 +85,12 @@ def nap(seconds):
     time.sleep(seconds)
 
 
+@app.task(name="canvas.start", shared=False)
+def start(n):
+    """Starts a saga as any task may."""
+    return counting.delay(n=n).id
+
+
 #: n + 2, or compensated if that is above ``limit``.
 counting = Saga("canvas counting", app=app)
 counting.local_step(add, name="first").on_failure(take_back, inputs=[])
@@ -97,6 +103,14 @@ sticking = Saga("canvas sticking", app=app)
 sticking.local_step(add, name="first").on_failure(refuse, inputs=[], max_attempts=1)
 sticking.local_step(decline, name="second")
 sticking.commit()
+
+#: As sticking; its compensation is tried twice.
+stubborn = Saga("canvas stubborn", app=app)
+stubborn.local_step(add, name="first").on_failure(
+    refuse, inputs=[], max_attempts=2, retry_backoff=0.1
+)
+stubborn.local_step(decline, name="second")
+stubborn.commit()
 
 #: Its steps can be held and made fail.
 holding = Saga("canvas holding", app=app)

@@ -266,5 +266,6 @@ def early_undo(self, ways=None):
 @shared_task(bind=True)
 def leaf(self, what):
     request = self.request
-    remember(request.root_id, "leaf", leaf=what, parent=request.parent_id, known=saga_info())
+    saga_id, _, _ = request.root_id.partition("~")
+    remember(saga_id, "leaf", leaf=what, parent=request.parent_id, known=saga_info())
     return what

@@ -1,0 +1,94 @@
+"""How a delivery without an outcome of its own ends for those who watch Celery's events.
+
+Celery ends a task that raises ``Ignore`` without an event, and monitors such as Flower show it as
+STARTED for ever. The engine ends deliveries that way whose result is not theirs to tell: the start
+of a saga, and messages that are stale or doubled. The exception travels from the pool's process to
+the worker's main process, and Celery's own request object there sends what the exception names,
+in order with the delivery's other events, and only where events are switched on.
+"""
+
+from __future__ import annotations
+
+from time import time
+from typing import Any
+
+from celery.exceptions import Ignore
+from kombu.utils.imports import symbol_by_name
+
+from celery_saga.execution import Slot
+from celery_saga.stores import Refused
+
+
+class Ended(Ignore):
+    """Ends a delivery as ``Ignore`` does, and says what its watchers are told.
+
+    Args:
+        text: why, for the log.
+        event: type of the event, such as ``"task-revoked"``; empty: none.
+        fields: what it carries beside the task's id.
+    """
+
+    def __init__(self, text: str, event: str = "", **fields: Any) -> None:
+        super().__init__(text)
+        self.event, self.fields = event, fields
+
+
+def started(saga_id: str) -> Ended:
+    """The end of the task that started a saga: it succeeded, and its result is the saga's id."""
+    return Ended(f"saga {saga_id} was started", "task-succeeded", result=repr(saga_id))
+
+
+def refused(saga_id: str, slot: Slot, refusal: Refused) -> Ended:
+    """The end of a delivery whose claim was refused.
+
+    Several messages may have the same id, and they share one row in a monitor. While another of
+    them runs, or a retry of the task is to come, that one ends the row. A row that has succeeded or
+    failed stays so whatever comes after it.
+    """
+    text = f"saga {saga_id}: {refusal.reason} delivery of {slot}"
+    if not refusal.over:
+        return Ended(text)
+    return Ended(text, "task-revoked", terminated=False, signum=None, expired=False)
+
+
+class _TellsEnds:
+    """A worker's request that sends the event of :class:`Ended`."""
+
+    __slots__ = ()
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery's handler of a task that raised anything."""
+        request: Any = self
+        done = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
+        # billiard keeps the exception as it is, or together with the text of its traceback.
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, Ended) and error.event:
+            fields = error.fields
+            if error.event == "task-succeeded":
+                fields = {"runtime": time() - (request.time_start or time()), **fields}
+            request.send_event(error.event, **fields)
+        return done
+
+
+class TellingRequest:
+    """Stands for a task's ``Request`` option: the class that it names, which also tells ends.
+
+    Celery reads the option when a worker builds its strategy for the task. Before that the class is
+    not made, because the option may name a module that is not to be imported yet.
+
+    Args:
+        option: what the task class has: a class, or its name.
+    """
+
+    def __init__(self, option: Any) -> None:
+        self._option = option
+        self._made: Any = None
+
+    def __get__(self, task: Any, owner: Any = None) -> Any:
+        if task is None:
+            return self  # a worker asks the task, and not its class
+        if self._made is None:
+            cls: Any = symbol_by_name(self._option)
+            known = not isinstance(cls, type) or issubclass(cls, _TellsEnds)
+            self._made = cls if known else type(cls.__name__, (_TellsEnds, cls), {})
+        return self._made
