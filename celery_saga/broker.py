@@ -127,6 +127,26 @@ def routes_by_name(app: Celery) -> bool:
     return all(type(route) is MapRoute for route in router.routes or ())
 
 
+def lacks_exchange(app: Celery, exchange: str) -> bool:
+    """Whether a broker that keeps exchanges is known to have none of that name.
+
+    Those of a Redis broker are names in each process; what matters there are the queues.
+    """
+    try:
+        with open_connection(app) as connection:
+            if connection.transport.driver_type == "redis":
+                return False
+            try:
+                with connection.channel() as channel:
+                    declare: Any = channel.exchange_declare  # type: ignore[attr-defined]
+                    declare(exchange=exchange, type="direct", passive=True)
+            except connection.channel_errors:
+                return True
+    except OperationalError:
+        log.debug("the broker is away", exc_info=True)
+    return False
+
+
 def _size(connection: Connection, queue: str) -> int:
     """How many messages are in a queue; less than none: nobody knows."""
     try:

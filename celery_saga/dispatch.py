@@ -17,15 +17,16 @@ from kombu.exceptions import SerializationError
 
 from celery_saga import codec
 from celery_saga.announce import announce
-from celery_saga.broker import backlog, routes_by_name
-from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.broker import backlog, lacks_exchange, routes_by_name
+from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.failures import text_of
+from celery_saga.inspection import strangers
 from celery_saga.masking import CONTEXT, DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
-from celery_saga.outbox import RedisOutbox, arguments, send
+from celery_saga.outbox import RedisOutbox, arguments, remember, send
 from celery_saga.plan import Call
 from celery_saga.settlement import Settlement
 from celery_saga.stores import Outbox
@@ -74,6 +75,8 @@ class CeleryDispatcher:
         self._app = app
         self._outbox, self._settlement = outbox, settlement
         self._here = threading.local()
+        #: Task ids of messages which this process could not send when it last tried.
+        self._unsent: set[str] = set()
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         """One step's message as plain data; its arguments are JSON texts."""
@@ -176,6 +179,10 @@ class CeleryDispatcher:
         except (TypeError, ValueError, SerializationError) as error:
             text = f"{type(error).__name__}: {text_of(error)}"
             raise UnsendableStep(request["step"], request["task"], text) from error
+        except Exception:
+            remember(self._unsent, request["options"]["task_id"], True)
+            raise
+        remember(self._unsent, request["options"]["task_id"], False)
 
     def _is_eager(self, request: Mapping[str, Any]) -> bool:
         here = request["saga_id"] == _run_here.get()
@@ -220,6 +227,18 @@ class CeleryDispatcher:
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         return queue_of(self._app, call_of(execution, slot.step, slot.direction))
 
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+        task_id = slot.task_id(execution.saga_id)
+        if task_id in self._unsent:
+            return MessageState.UNSENT
+        nowhere = self._outbox is not None and task_id in self._outbox.nowhere
+        exchange = exchange_of(self._app, call_of(execution, slot.step, slot.direction))
+        lost = nowhere or (bool(exchange) and lacks_exchange(self._app, exchange))
+        return MessageState.NOWHERE if lost else None
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        return strangers(self._app, queues)
+
     def backlog(self, queues: Collection[str]) -> Backlog:
         return backlog(self._app, queues)
 
@@ -239,9 +258,7 @@ def queue_of(app: Celery, call: Call) -> str:
     An exchange decides, or a route that is a function: it may look at the message, and what it says
     without one is worth nothing.
     """
-    task = app.tasks.get(call.task)
-    options = {key: getattr(task, key, None) for key in ("queue", *_ELSEWHERE)} | dict(call.options)
-    options = {key: value for key, value in options.items() if value is not None}
+    options = _places(app, call)
     if "queue" in options and not options.keys() >= _ELSEWHERE:
         return _name(options["queue"])
     if options.keys() & _ELSEWHERE or not routes_by_name(app):
@@ -254,6 +271,24 @@ def queue_of(app: Celery, call: Call) -> str:
     if not route.get("queue") and route.keys() & _ELSEWHERE:
         return ""
     return _name(route.get("queue") or app.conf.task_default_queue)
+
+
+def exchange_of(app: Celery, call: Call) -> str:
+    """The exchange that a step, its task or a route by names names; empty: none is known."""
+    options = _places(app, call)
+    if not options and routes_by_name(app):
+        try:
+            options = app.amqp.router.route({}, call.task)
+        except Exception:
+            log.debug("it is not known where task %r is sent", call.task, exc_info=True)
+    return _name(options.get("exchange") or "")
+
+
+def _places(app: Celery, call: Call) -> dict[str, Any]:
+    """What a step or its task says of where its messages go."""
+    task = app.tasks.get(call.task)
+    options = {key: getattr(task, key, None) for key in ("queue", *_ELSEWHERE)} | dict(call.options)
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _name(queue: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from celery_saga.decide.events import Alert, Dispatch
+from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.stores import Outbox
 
@@ -78,6 +78,20 @@ class Dispatcher(Protocol):
 
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         """The name of the queue to which a slot's message goes; empty: nobody knows."""
+        ...
+
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+        """What is known of a message that nobody has: ``NOWHERE`` or ``UNSENT``, else ``None``.
+
+        It is known in the process that has sent it last.
+        """
+        ...
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        """Names of the workers that consume these queues and do not know of sagas, by queue.
+
+        Only those that answer within a second or two.
+        """
         ...
 
     def backlog(self, queues: Collection[str]) -> Backlog:

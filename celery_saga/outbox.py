@@ -35,6 +35,9 @@ log = logging.getLogger("celery_saga")
 TRUST = 60.0
 
 
+#: How many messages that did not get where they should are remembered.
+REMEMBERED = 10_000
+
 #: Milliseconds for which the key of a trial is kept at most.
 TRIAL_KEPT = 10_000
 
@@ -48,6 +51,8 @@ class _CollectingChannel:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self.collected: list[Push] = []
+        #: Whether a message went to an exchange whose receivers no queue stands for.
+        self.fanned_out = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)
@@ -56,6 +61,8 @@ class _CollectingChannel:
         kwargs.pop("_publish_batch", None)
         for name in ("argsrepr", "kwargsrepr"):  # Celery puts them among the headers as well
             message["properties"].pop(name, None)
+        if exchange and self._channel.typeof(exchange).type == "fanout":
+            self.fanned_out = True
         return self._channel.basic_publish(
             message, exchange, routing_key, _publish_batch=self, **kwargs
         )
@@ -107,6 +114,8 @@ class RedisOutbox:
         self._told = False
         #: Why the last trial did not pass.
         self.refusal = ""
+        #: Task ids of messages which, when they were last made here, went to no queue.
+        self.nowhere: set[str] = set()
 
     def forget(self) -> None:
         """A connection was lost: try again before the next use."""
@@ -203,14 +212,26 @@ class RedisOutbox:
     def _made_by_celery(self, request: Mapping[str, Any]) -> Sequence[Push]:
         self._collector.open(self._app)
         channel, declared = self._collector.channel, self._collector.declared
-        channel.collected = []
+        channel.collected, channel.fanned_out = [], False
         options: dict[str, Any] = {"producer": self._collector.producer, "retry": False}
         if request["template"] in declared:
             options["declare"] = ()  # kombu would look the queue up each time
         send(self._app, request, **options)
         declared.add(request["template"])
         collected: Sequence[Push] = channel.collected
+        nowhere = not collected and not channel.fanned_out
+        remember(self.nowhere, request["options"]["task_id"], nowhere)
         return collected
+
+
+def remember(task_ids: set[str], task_id: str, so: bool) -> None:
+    """Have a task id among others, or not; of too many all are forgotten, and learnt again."""
+    if not so:
+        task_ids.discard(task_id)
+        return
+    if len(task_ids) >= REMEMBERED:
+        task_ids.clear()
+    task_ids.add(task_id)
 
 
 def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:

@@ -167,6 +167,7 @@ class SagaStepExecution:
         reported: tokens of the effects that were counted; a second report says nothing new.
         expected_at: when the newest message could be taken at the earliest, store time.
         republished: how often that message was sent again.
+        unclaimed: how often of these because nobody had it.
         not_before: no dispatch before this store time (the engine's own delays).
         unknown_since: since when workers say that they do not know the task.
         error: why the forward task failed.
@@ -193,6 +194,7 @@ class SagaStepExecution:
     reported: tuple[str, ...] = ()
     expected_at: float | None = None
     republished: int = 0
+    unclaimed: int = 0
     not_before: float | None = None
     unknown_since: float | None = None
     error: Failure | None = None

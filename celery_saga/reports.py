@@ -35,6 +35,7 @@ from celery_saga.decide.events import (
 from celery_saga.dispatch import header_of
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import Failure, Slot
+from celery_saga.failures import recorded
 from celery_saga.patience import patiently
 from celery_saga.runtime import installed
 
@@ -167,9 +168,8 @@ def _not_begun(
     error: BaseException, retries: int | None, at: float, slot: Slot, instance: str
 ) -> StepFailed:
     """The task failed. If nobody has claimed its step, it left nothing; else this ends no claim."""
-    failure = Failure(f"{type(error).__module__}.{type(error).__qualname__}", str(error)[:2000])
     final = isinstance(error, AbortSaga)
-    return StepFailed(at, slot, failure, final=final, retries=retries)
+    return StepFailed(at, slot, recorded(error, ""), final=final, retries=retries)
 
 
 def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:

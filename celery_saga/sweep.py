@@ -12,11 +12,12 @@ from functools import partial
 from typing import TypeVar
 
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
-from celery_saga.decide.look import QUEUED_DELAY
+from celery_saga.decide.unclaimed import QUEUED_DELAY
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
+from celery_saga.resends import Resends
 from celery_saga.stores import Pulse
 
 log = logging.getLogger("celery_saga")
@@ -52,6 +53,7 @@ class Sweeper:
         self._put_off: dict[str, float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
+        self._resends = Resends(orchestrator.dispatcher)
 
     def act_upon(self, pulse: Pulse, others: bool, limit: int) -> None:
         """What there is to do for the boot that sweeps.
@@ -88,9 +90,11 @@ class Sweeper:
         queues = {queue for _, queue in filter(None, looked) if queue}
         backlog = self._orchestrator.dispatcher.backlog(queues)
         for execution, queue in self._in_time(filter(None, looked)):
-            event = Looked(at, self._state(execution, queue, holders, alive, backlog))
-            self._tried(execution.saga_id, partial(self._act, execution, event))
+            state = self._state(execution, queue, holders, alive, backlog)
+            look = partial(self._look, execution, queue, Looked(at, state))
+            self._tried(execution.saga_id, look)
         self._look_for_lost(backlog.given_away, holders)
+        self._resends.tell()
         return len(looked)
 
     def _in_time(self, items: Iterable[T]) -> Iterator[T]:
@@ -170,11 +174,22 @@ class Sweeper:
             if found is not None:
                 self._guarded(self._lost, *found)
 
-    def _act(self, execution: SagaExecution, event: Looked) -> None:
+    def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
+        """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
+        slot = execution.slot(execution.position)
+        unseen = event.message is MessageState.QUEUED and queue == ""
+        missed = slot is not None and (unseen or event.message is MessageState.GONE)
+        if slot is not None and missed and execution.steps[slot.step].republished:
+            known = self._orchestrator.dispatcher.not_sent(execution, slot)
+            event = Looked(event.at, known or event.message)
         try:
-            self._orchestrator.handle(execution.saga_id, event, execution)
+            self._act(execution, event)
         except SagaExecutionNotFoundException:
             log.info("saga %s is gone meanwhile", execution.saga_id)
+
+    def _act(self, execution: SagaExecution, event: Looked, holder: str = "") -> None:
+        after = self._orchestrator.handle(execution.saga_id, event, execution)
+        self._resends.note(execution, after, event.message, holder)
 
     def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
         """The call's answer. One saga's trouble is logged, and it is left alone for a while; an
@@ -197,7 +212,9 @@ class Sweeper:
         spared.
         """
         alive = self._store.alive() if pulse.dead else frozenset()
-        return sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
+        claims = sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
+        self._resends.tell()
+        return claims
 
     def _bury(self, instance: str) -> int:
         claims = self._store.claims_of(instance)
@@ -205,7 +222,7 @@ class Sweeper:
         for task_id, holder in self._store.holders().items():
             found = Slot.parse(task_id) if holder == instance else None
             if found is not None:
-                done.append(self._guarded(self._lost, *found))
+                done.append(self._guarded(self._lost, *found, instance))
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
             self._store.forget(instance, dealt_with)
@@ -229,11 +246,10 @@ class Sweeper:
         except SagaExecutionNotFoundException:
             log.info("saga %s is gone, its claim with it", saga_id)
 
-    def _lost(self, saga_id: str, slot: Slot) -> None:
-        """Whoever had the message is dead, and had not started it."""
+    def _lost(self, saga_id: str, slot: Slot, holder: str = "") -> None:
+        """The worker that had the message is dead, and had not started it."""
         execution = self._store.load(saga_id)
         if execution is None or execution.slot(slot.step) != slot:
             return
         if execution.steps[slot.step].claim is None:
-            event = Looked(self._store.now(), MessageState.LOST)
-            self._orchestrator.handle(saga_id, event, execution)
+            self._act(execution, Looked(self._store.now(), MessageState.LOST), holder)

@@ -21,8 +21,9 @@ ClaimVoided            sent again in a new epoch, slower from the second time on
                        unwind, or STUCK
 StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
-Looked                 deadline; delays that are over; messages that are lost; settled: the
-                       result is announced again until it is stored
+Looked                 deadline; delays that are over; messages that are lost, sent again ever
+                       slower, and given up as of an unknown outcome, or STUCK where no queue has
+                       them; settled: the result is announced again until it is stored
 ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
                        the newer is announced again
 CancelRequested        unwind, at once or when the claimed step has ended

@@ -23,6 +23,8 @@ class MessageState(str, Enum):
     QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
     BEHIND = "behind"  #: it may wait in a queue that holds many
     GONE = "gone"  #: nobody has it and it is not in its queue
+    NOWHERE = "nowhere"  #: the same: when it was last sent, it went to no queue
+    UNSENT = "unsent"  #: the same: when it was last to be sent, the broker did not take it
     UNSEEN = "unseen"  #: the shell did not look
 
 

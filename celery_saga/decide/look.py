@@ -6,9 +6,7 @@ from celery_saga.decide.events import (
     Alert,
     Announce,
     Decision,
-    Dispatch,
     Looked,
-    MessageState,
     ResultStored,
     Started,
 )
@@ -24,34 +22,15 @@ from celery_saga.decide.moves import (
     send,
 )
 from celery_saga.decide.operators import give_up_forward
+from celery_saga.decide.unclaimed import on_unclaimed
 from celery_saga.execution import (
     Direction,
     SagaExecution,
     SagaStatus,
     SagaStepExecution,
-    Slot,
     StepStatus,
     evolved,
 )
-
-#: A message that may still wait is sent again after this many seconds, doubling with each further
-#: time up to the second figure: its queue may hold others only, and the worker that received it may
-#: have given it to a process that hangs.
-QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
-
-#: The same in a queue that holds many. Copies of all of them would make a backlog longer still; a
-#: worker that dies is noticed in another way.
-BEHIND_DELAY, BEHIND_DELAY_MAX = 300.0, 3600.0
-
-_DELAYS = {
-    MessageState.QUEUED: (QUEUED_DELAY, QUEUED_DELAY_MAX),
-    MessageState.BEHIND: (BEHIND_DELAY, BEHIND_DELAY_MAX),
-}
-
-#: How often a message that nobody has is sent again at once, or after one look's time. One that is
-#: lost more often than that may be what ends the workers which take it, and waits for twice that
-#: time; for no longer, as a lost message is promised to be sent again within ten seconds.
-LOST_OFTEN = 2
 
 #: The pause before a result is stored again doubles with each time, up to this many seconds.
 RESULT_DELAY_MAX = 60.0
@@ -81,7 +60,7 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
         return _send_what_waited(execution, step, event.at)
     if step.claim is not None:
         return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
-    return _unclaimed(execution, step, slot, event)
+    return on_unclaimed(execution, step, slot, event)
 
 
 def _announced_again(execution: SagaExecution, at: float) -> Decision:
@@ -126,36 +105,3 @@ def _send_what_waited(execution: SagaExecution, step: SagaStepExecution, at: flo
     if step.status is StepStatus.WAITING:
         return send(execution, execution.position, Direction.FORWARD, at)
     return go_forward(execution, execution.position, at)
-
-
-def _unclaimed(
-    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
-) -> Decision:
-    """Nobody claimed the message: wait for it, or send it again under the same slot."""
-    at, since = event.at, step.expected_at if step.expected_at is not None else event.at
-    if step.not_before is not None:
-        return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
-    seldom = step.republished < LOST_OFTEN
-    if event.message is MessageState.LOST and seldom and at >= since:  # its countdown is kept
-        return _send_again(execution, step, slot, at)
-    if at < since + LOOK_AGAIN:
-        return Decision(look_at(execution, since + LOOK_AGAIN))
-    if event.message in (MessageState.LOST, MessageState.GONE):
-        delay = LOOK_AGAIN if seldom else 2 * LOOK_AGAIN
-        if at >= since + delay:
-            return _send_again(execution, step, slot, at)
-        return Decision(look_at(execution, since + delay))
-    if event.message in _DELAYS:
-        first, most = _DELAYS[event.message]
-        if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
-            return _send_again(execution, step, slot, at)
-    return Decision(look_at(execution, at + LOOK_AGAIN))
-
-
-def _send_again(
-    execution: SagaExecution, step: SagaStepExecution, slot: Slot, at: float
-) -> Decision:
-    execution = execution.with_step(
-        slot.step, expected_at=at, republished=step.republished + 1, not_before=None
-    )
-    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(slot, step.retries),))

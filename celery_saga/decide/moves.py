@@ -129,6 +129,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         retries=0,
         expected_at=at,
         republished=0,
+        unclaimed=0,
         not_before=None,
         unknown_since=None,
         started_at=step.started_at if step.started_at is not None else at,
@@ -249,6 +250,41 @@ def next_undo(execution: SagaExecution) -> int | None:
 def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
     """An undo failed for good: keep it, and undo the others all the same."""
     return go_back(_with_failed_undo(execution, index, failure), at)
+
+
+def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> SagaExecution:
+    """The execution with a step whose effect may be there, if it ``began`` and leaves any."""
+    step = execution.steps[index]
+    possible = began and not execution.plan.steps[index].read_only
+    return execution.with_step(index, effect=step.effect or possible)
+
+
+def outcome_unknown(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
+    """Nobody will tell what became of a step, and it is not run again."""
+    effect = execution.steps[index].effect
+    status = StepStatus.UNKNOWN if effect else StepStatus.FAILED
+    execution = execution.with_step(index, status=status, ended_at=at)
+    stays = from_pivot_on(execution, index) and (effect or index != execution.plan.pivot)
+    return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
+
+
+def given_up(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+    """The task was sent often enough; whoever took it may have run it."""
+    if slot.direction is Direction.BACKWARD:
+        return undo_failed(execution, slot.step, failure, at)
+    execution = with_possible_effect(execution, slot.step, True)
+    execution = execution.with_step(slot.step, outstanding=None, error=failure)
+    return outcome_unknown(execution, slot.step, failure, at)
+
+
+def never_sent(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+    """The task cannot be had from any worker: a person has to see to that."""
+    if slot.direction is Direction.BACKWARD:
+        return undo_failed(execution, slot.step, failure, at)
+    execution = execution.with_step(
+        slot.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
+    )
+    return stuck(execution, failure, at)
 
 
 def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:

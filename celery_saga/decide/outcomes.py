@@ -21,11 +21,14 @@ from celery_saga.decide.moves import (
     go_back,
     go_forward,
     look_at,
+    never_sent,
+    outcome_unknown,
     run_again,
     stuck,
     turn_back,
     undo_failed,
     wait,
+    with_possible_effect,
     with_result,
 )
 from celery_saga.decide.operators import withdrawn
@@ -188,6 +191,7 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         retries=event.retries,
         expected_at=max(event.at, event.expected_at),
         republished=0,
+        unclaimed=0,
         not_before=None,
         unknown_since=None,
     )
@@ -218,16 +222,12 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
         if capped:
             return undo_failed(execution, slot.step, failure, at)
         return run_again(execution, slot.step, slot.direction, at, began)
-    began_work = claim is not None and not execution.plan.steps[slot.step].read_only
-    effect = step.effect or began_work
-    execution = execution.with_step(slot.step, effect=effect, error=failure)
-    bound = from_pivot_on(execution, slot.step)
+    execution = with_possible_effect(execution, slot.step, claim is not None)
+    execution = execution.with_step(slot.step, error=failure)
+    bound, effect = from_pivot_on(execution, slot.step), execution.steps[slot.step].effect
     if (call.rerun or bound or not effect) and not capped and execution.unwind is None:
         return run_again(execution, slot.step, slot.direction, at, began)
-    status = StepStatus.UNKNOWN if effect else StepStatus.FAILED
-    execution = execution.with_step(slot.step, status=status, ended_at=at)
-    stays = bound and (effect or slot.step != execution.plan.pivot)
-    return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
+    return outcome_unknown(execution, slot.step, failure, at)
 
 
 def _lost(step: SagaStepExecution, began: bool) -> Failure:
@@ -260,17 +260,8 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     task = call_of(execution, index, event.slot.direction).task
     if event.at - since >= execution.plan.unknown_task_grace:
         failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
-        return _never_known(execution, event.slot, failure, event.at)
+        return never_sent(execution, event.slot, failure, event.at)
     delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
     until = event.at + delay
     execution = execution.with_step(index, unknown_since=since, not_before=until)
     return Decision(look_at(execution, until))
-
-
-def _never_known(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
-    if slot.direction is Direction.BACKWARD:
-        return undo_failed(execution, slot.step, failure, at)
-    execution = execution.with_step(
-        slot.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
-    )
-    return stuck(execution, failure, at)

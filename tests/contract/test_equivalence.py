@@ -68,6 +68,11 @@ class Outlet:
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         return "queue"
 
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> None: ...
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        return {}
+
     def backlog(self, queues: Collection[str]) -> Backlog:
         return Backlog(frozenset(queues))
 

@@ -154,6 +154,11 @@ class Broker:
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         return "queue"
 
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> None: ...
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        return {}
+
     def backlog(self, queues: Collection[str]) -> Backlog:
         """One in five messages is said to be with somebody, whether it is or not.
 

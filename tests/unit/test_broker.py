@@ -7,14 +7,17 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 from celery.app.routes import MapRoute
+from kombu import Exchange
 from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager
-from celery_saga.broker import open_connection
+from celery_saga.broker import lacks_exchange, open_connection
+from celery_saga.decide.events import Dispatch, MessageState
 from celery_saga.dispatch import CeleryDispatcher, queue_of
 from celery_saga.dispatcher import Backlog
-from celery_saga.execution import Direction
+from celery_saga.execution import Direction, Slot
 from celery_saga.plan import Call
+from celery_saga.runtime import runtime_of
 
 
 @pytest.fixture
@@ -116,3 +119,36 @@ def looked_for(app, options, routes, of_task) -> str:
     result = saga.commit().apply_async({}, countdown=60)
     execution = result.execution.with_step(0, epoch=1, outstanding=Direction.FORWARD)
     return CeleryDispatcher(app).queue_of(execution, execution.slot(0))
+
+
+def test_an_exchange_that_a_broker_lacks() -> None:
+    app = Celery("exchanges", broker="memory://", set_as_current=False)
+    assert lacks_exchange(app, "nobody")
+    with app.connection_for_write() as connection:
+        Exchange("somebody", channel=connection.default_channel).declare()
+    assert not lacks_exchange(app, "somebody")
+    app.close()
+
+
+def test_a_broker_that_is_away_is_not_asked_for_an_exchange() -> None:
+    app = Celery("exchanges", broker="redis://127.0.0.1:1", set_as_current=False)
+    assert not lacks_exchange(app, "nobody")
+
+
+def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:
+    """And is not counted as taken by a worker that does not know of sagas."""
+    app = Celery("unsent", broker="redis://127.0.0.1:1", set_as_current=False)
+    app.conf.update(saga_store_url="memory://", task_publish_retry=False)
+    SagaManager(app)
+
+    @app.task(shared=False)
+    def do() -> None: ...
+
+    result = Saga("unsent", app=app, steps=[do]).commit().delay()
+    dispatcher = runtime_of(app).orchestrator.dispatcher
+    slot = Slot(0, Direction.FORWARD, 1)
+    assert dispatcher.not_sent(result.execution, slot) is MessageState.UNSENT
+    app.conf.task_always_eager = True  # the next time it is taken
+    dispatcher.publish(dispatcher.request(result.execution, Dispatch(slot)))
+    assert result.status == "COMPLETED"
+    assert dispatcher.not_sent(result.execution, slot) is None

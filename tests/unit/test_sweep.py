@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from celery_saga import sweep
-from celery_saga.decide.events import Alert, Dispatch
+from celery_saga import resends, sweep
+from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import StoreUnavailable
 from celery_saga.execution import Claim, Direction, SagaExecution, Slot
@@ -36,6 +36,10 @@ class Queue:
         self.waiting: dict[str, frozenset[str]] = {}
         self.long: frozenset[str] = frozenset()
         self.asked = 0
+        self.not_sent_of: dict[str, MessageState] = {}
+        self.consumers: dict[str, list[str]] = {}
+        self.asked_for: list[list[str]] = []
+        self.alerts: list[Alert] = []
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
@@ -52,12 +56,20 @@ class Queue:
 
     def announce(self, execution: SagaExecution) -> None: ...
 
-    def alert(self, execution: SagaExecution, alert: Alert) -> None: ...
+    def alert(self, execution: SagaExecution, alert: Alert) -> None:
+        self.alerts.append(alert)
 
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         if execution.saga_id in self.broken:
             raise LookupError("its queue is not known")
         return "queue"
+
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+        return self.not_sent_of.get(execution.saga_id)
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        self.asked_for.append(sorted(queues))
+        return {queue: self.consumers[queue] for queue in queues if queue in self.consumers}
 
     def backlog(self, queues: Collection[str]) -> Backlog:
         self.asked += 1
@@ -87,7 +99,8 @@ class Fixture:
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> Fixture:
     fixture = Fixture()
-    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: fixture.now))
+    for module in (sweep, resends):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fixture.now))
     return fixture
 
 
@@ -250,6 +263,84 @@ def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:
     lost.store.beat("boot", 9_999.0, ())
     lost.sweep(later=TOLD)
     assert lost.queue.messages == ["another"]
+
+
+class TestNobodyClaims:
+    """Messages that are gone each time: some worker takes them, or they reach no queue."""
+
+    #: Seconds after which a message is sent again, the longest time.
+    SLOW = 61.0
+
+    def until_settled(self, lost: Fixture, looks: int = 12) -> list[str]:
+        for _ in range(looks):
+            lost.queue.messages.clear()  # a stranger has taken them
+            lost.sweep(later=self.SLOW)
+        executions = [lost.store.load(saga_id) for saga_id in sorted(lost.ids)]
+        return [each.status.value for each in executions if each is not None]
+
+    def test_they_are_given_up_in_the_end(self, lost):
+        assert set(self.until_settled(lost, 8)) == {"RUNNING"}
+        assert set(self.until_settled(lost, 1)) == {"COMPENSATING"}
+
+    def test_what_was_sent_nowhere_needs_a_person(self, lost):
+        lost.queue.not_sent_of = {"s1": MessageState.NOWHERE}
+        statuses = self.until_settled(lost, 9)
+        assert statuses == ["COMPENSATING", "STUCK", *["COMPENSATING"] * 3]
+
+    def test_a_broker_that_takes_nothing_is_waited_for(self, lost):
+        lost.queue.not_sent_of = dict.fromkeys(lost.ids, MessageState.UNSENT)
+        assert set(self.until_settled(lost, 30)) == {"RUNNING"}
+        lost.queue.messages.clear()
+        lost.sweep(later=2 * MISSED)
+        assert set(lost.queue.messages) == lost.ids
+
+    def test_it_is_told_from_the_second_time_on(self, lost, caplog):
+        lost.queue.consumers = {"queue": ["old@host"]}
+        with caplog.at_level("WARNING", "celery_saga"):
+            self.until_settled(lost, 1)
+            assert caplog.records == []
+            self.until_settled(lost, 1)
+        texts = [record.getMessage() for record in caplog.records]
+        assert len(texts) == len(lost.ids)
+        for text in texts:
+            assert "task do.a of step 'a' is sent again, time 2: nobody has it" in text
+            assert "(queue: queue; worker: old@host)" in text
+
+    def test_the_workers_are_asked_once_a_minute(self, lost):
+        lost.queue.consumers = {"queue": ["old@host"]}
+        for _ in range(5):
+            lost.queue.messages.clear()
+            lost.sweep(later=10)
+        assert lost.store.load("s0").steps[0].unclaimed > 2
+        assert lost.queue.asked_for == [["queue"]]
+        assert [alert.name for alert in lost.queue.alerts] == ["saga-foreign-worker"]
+        assert "worker old@host consumes queue 'queue'" in lost.queue.alerts[0].text
+        self.until_settled(lost, 1)
+        assert len(lost.queue.asked_for) == 2
+
+    def test_the_recovery_goes_on_if_they_cannot_be_asked(self, lost, caplog):
+        def asks(queues: Collection[str]) -> Mapping[str, Collection[str]]:
+            raise OSError("the broker is away")
+
+        lost.queue.strangers = asks
+        assert set(self.until_settled(lost, 9)) == {"COMPENSATING"}
+        assert "could not be asked" in caplog.text
+
+    def test_the_worker_that_had_them_is_named(self, lost, caplog):
+        for number in range(3):
+            held = [f"{saga_id}~f0~1" for saga_id in lost.ids]
+            lost.store.beat(f"boot{number}", 1.0, held)
+            lost.now += 30
+            lost.sweeper.bury(lost.store.beat("alive", 60.0, ()))
+        assert "worker: boot1)" in caplog.text
+        assert "the worker that had it is gone" in caplog.text
+
+    def test_what_may_wait_is_never_given_up(self, lost):
+        lost.queue.messages = ["another"]
+        for _ in range(50):
+            lost.sweep(later=9_999)
+        assert lost.store.load("s0").steps[0].unclaimed == 0
+        assert lost.queue.asked_for == []
 
 
 def test_the_broker_is_asked_once_for_all_sagas(lost: Fixture) -> None:

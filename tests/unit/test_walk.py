@@ -11,6 +11,7 @@ retries     2        a Celery retry and a cancel
 people      1        a void claim, a cancel, a pause and an operator's verb
 operators   2        a pause and an operator's verb
 unknown     1        two reports of an unknown task, a cancel and an operator's verb
+unclaimed   1        ten losses of messages, a cancel and an operator's verb
 deadline    1, 2     a deadline and a pause
 results     1, 2     a result and callers, late news of them, a cancel and an operator's verb
 long        3        a void claim
@@ -64,6 +65,7 @@ PROFILES = {
     "people": Profile((1,), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
     "operators": Profile((2,), NOTHING._replace(pauses=1, verbs=1)),
     "unknown": Profile((1,), NOTHING._replace(unknown=2, cancels=1, verbs=1)),
+    "unclaimed": Profile((1,), NOTHING._replace(losses=10, cancels=1, verbs=1)),
     "deadline": Profile((1, 2), NOTHING._replace(pauses=1), deadline=True),
     "results": Profile((1, 2), NOTHING._replace(cancels=1, verbs=1), result=True),
     "long": Profile((3,), NOTHING._replace(voids=1)),
@@ -76,6 +78,7 @@ FULL_PROFILES = {
     "two zombies": Profile((1, 2), NOTHING._replace(voids=2, zombies=2)),
     "people": Profile((1, 2), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
     "unknown": Profile((2,), NOTHING._replace(voids=1, unknown=2, cancels=1, verbs=1)),
+    "unclaimed": Profile((2,), NOTHING._replace(voids=1, losses=10, cancels=1, verbs=1)),
     "deadline": Profile((2, 3), NOTHING._replace(voids=1, pauses=1), deadline=True),
     "long": Profile((3,), NOTHING._replace(voids=1, retries=1, cancels=1)),
     "longer": Profile((4,), NOTHING._replace(voids=1, zombies=1)),
@@ -152,7 +155,9 @@ def test_steps_that_leave_nothing_behind() -> None:
 def test_random_ways_through_sagas_of_five_steps() -> None:
     generator = random.Random(20_001)
     every = list(shapes(5))
-    bounds = Bounds(voids=4, zombies=2, retries=3, cancels=1, pauses=2, verbs=2, unknown=2)
+    bounds = Bounds(
+        voids=4, zombies=2, retries=3, cancels=1, pauses=2, verbs=2, unknown=2, losses=9
+    )
     lengths = []
     for _ in range(20_000 if FULL else 200):
         shape = generator.choice(every)

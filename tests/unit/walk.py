@@ -10,6 +10,7 @@ it. In each world an adversary may
 - let a body live on after its claim was declared void (a zombie): it takes effect later, reports
   late, and may report success or a possible effect;
 - let reports come twice, at once and at any later time, and reports of stale slots at any time;
+- let a message be lost each time that it is sent, or be run by a stranger who claims nothing;
 - let the news come that the result of a settled saga is stored, or of one that has gone on since;
 - cancel, pause and resume, let time pass (which includes a deadline), let workers not know a task,
   and use an operator's verbs on a stuck saga.
@@ -28,7 +29,7 @@ from dataclasses import replace
 
 from celery_saga.claims import claimed
 from celery_saga.decide import events as ev
-from celery_saga.execution import SETTLED, TERMINAL, Claim, SagaExecution, SagaStatus
+from celery_saga.execution import SETTLED, TERMINAL, Claim, SagaExecution, SagaStatus, Slot
 from celery_saga.plan import Plan
 from tests.unit.promises import BOOM, LONG, Found, Promises, time_after
 from tests.unit.worlds import (
@@ -39,6 +40,7 @@ from tests.unit.worlds import (
     World,
     forgiven,
     key_of,
+    told,
     took_effect,
     without,
 )
@@ -305,12 +307,38 @@ class Walk:
             states += [ev.MessageState.LOST, ev.MessageState.QUEUED, ev.MessageState.WAITING]
         for state in states:
             looked = ev.Looked(time_after(execution, LONG), state)
-            yield f"looked {state.value}", self._tell(world, looked), fair
+            yield f"looked {state.value}", self._looked(world, looked), fair
+        if slot is not None and step.claim is None and world.left.losses:
+            yield from self._missed(world, slot)
         if execution.deadline is not None:
             early = ev.Looked(
                 min(time_after(execution), execution.deadline - 1), ev.MessageState.GONE
             )
             yield "looked early", self._tell(world, early), False
+
+    def _looked(self, world: World, looked: ev.Looked) -> World:
+        """The world after a look; a message that is lost is found the next time."""
+        before, then = world.execution, self._tell(world, looked)
+        index, after = before.position, then.execution
+        if after.slot(index) is None or after.slot(index) != before.slot(index):
+            return then
+        found = after.with_step(index, unclaimed=before.steps[index].unclaimed)
+        return then._replace(execution=found)
+
+    def _missed(self, world: World, slot: Slot) -> Iterator[tuple[str, World, bool]]:
+        """A message that nobody has, up to the last time; a stranger may have run it then."""
+        spent = world._replace(left=world.left.less(losses=1))
+        at = time_after(world.execution, LONG)
+        for state in (ev.MessageState.GONE, ev.MessageState.NOWHERE):
+            then = self._tell(spent, ev.Looked(at, state))
+            yield f"{slot} is {state.value}", then, False
+            error = then.execution.steps[slot.step].error
+            given_up = error is not None and error.type == "NeverClaimed"
+            if given_up and slot.direction is FORWARD and state is ev.MessageState.GONE:
+                truth = spent.truth[slot.step]._replace(standing=True)
+                truth = truth._replace(debt=truth.sent + 1)
+                ran = told(spent, slot.step, truth)
+                yield f"a stranger runs {slot}", self._tell(ran, ev.Looked(at, state)), False
 
     def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
         """The news that the result is stored may be older than what the saga has become since."""

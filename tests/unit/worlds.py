@@ -26,6 +26,7 @@ class Bounds(NamedTuple):
     pauses: int = 0
     verbs: int = 0
     unknown: int = 0
+    losses: int = 0
 
     def less(self, **fewer: int) -> Bounds:
         """These bounds after something happened."""

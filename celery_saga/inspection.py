@@ -1,0 +1,101 @@
+"""Asking the workers over the broker, within a bounded time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from celery_saga.announce import START
+from celery_saga.broker import open_connection
+
+log = logging.getLogger("celery_saga")
+
+#: Seconds for which the recovery of a worker waits for each of its two questions.
+PATIENCE = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one worker said, and the moments before and after it."""
+
+    node: str
+    said: Any
+    asked: float
+    answered: float
+
+
+def ask(
+    app: Celery,
+    connection: Connection,
+    question: str,
+    timeout: float,
+    nodes: list[str] | None = None,
+    **arguments: Any,
+) -> list[Answer]:
+    """Every answer; of ``nodes``, or of whoever is there.
+
+    Once all of ``nodes`` have answered, nobody is waited for; a name stands there for each worker.
+    Celery's own inspection puts answers together by the workers' names, and so makes one of two
+    that have the same.
+    """
+    answers: list[Answer] = []
+    asked = time.time()
+
+    def take(reply: Mapping[str, Any]) -> None:
+        answers.extend(Answer(node, said, asked, time.time()) for node, said in reply.items())
+
+    app.control.broadcast(
+        question,
+        arguments=arguments,
+        destination=nodes,
+        connection=connection,
+        reply=True,
+        timeout=timeout,
+        limit=len(nodes) if nodes else None,
+        callback=take,
+    )
+    return answers
+
+
+def tasks_of(said: Any) -> frozenset[str]:
+    """Names of tasks; Celery puts some options behind a name."""
+    names = said if isinstance(said, list) else []
+    return frozenset(str(name).partition(" [")[0] for name in names)
+
+
+def queues_of(said: Any) -> frozenset[str]:
+    """Names of the queues that a worker consumes."""
+    found = said if isinstance(said, list) else []
+    return frozenset(str(queue.get("name")) for queue in found)
+
+
+def strangers(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+    """Names of the workers that consume these queues and do not know of sagas, by queue.
+
+    A worker without the plugin would log an error about a question that it does not know: it is
+    asked for the tasks that it has. One that does not answer in time is none, as far as is known.
+    """
+    found: dict[str, set[str]] = {}
+    try:
+        with open_connection(app) as connection:
+            consumed = {
+                answer.node: queues_of(answer.said).intersection(queues)
+                for answer in ask(app, connection, "active_queues", PATIENCE)
+            }
+            nodes = sorted(node for node, some in consumed.items() if some)
+            if not nodes:
+                return {}
+            for answer in ask(app, connection, "registered", PATIENCE, nodes, builtins=True):
+                if isinstance(answer.said, list) and START not in tasks_of(answer.said):
+                    for queue in consumed.get(answer.node, ()):
+                        found.setdefault(queue, set()).add(answer.node)
+    except OperationalError:
+        log.debug("the broker is away", exc_info=True)
+    return found

@@ -1,0 +1,152 @@
+"""Messages that are taken and never claimed, or that reach no queue: they come to an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from celery_saga import Saga, SagaResult
+from celery_saga.broker import lacks_exchange
+from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.decide.events import MessageState
+from celery_saga.execution import Direction, Slot
+from celery_saga.inspection import strangers
+from celery_saga.runtime import runtime_of
+from tests.worker.apps import strange_steps as tasks
+from tests.worker.apps.steps import late, undo
+from tests.worker.conftest import expect_no_leftovers
+from tests.worker.harness import Site, Worker
+
+pytestmark = [pytest.mark.worker, pytest.mark.timeout(120)]
+
+DONE, UNDONE, STUCK = "COMPLETED", "COMPENSATED", "STUCK"
+
+#: A queue that only a worker consumes which does not know of sagas.
+OLD = {"queue": "old"}
+
+
+class Fleet(NamedTuple):
+    site: Site
+    new: Worker
+    old: Worker
+    results: dict[str, SagaResult]
+
+
+def start(site: Site, name: str) -> SagaResult:
+    """A saga of ``a`` and ``b``, one of which nobody claims; all of them at once."""
+    saga = Saga(f"unclaimed {name}", app=site.app)
+    saga.local_step(late, name="a").on_failure(undo)
+    if name == "a step":
+        saga.local_step(tasks.counted, name="b", **OLD).on_failure(undo)
+    elif name == "a step without compensation":
+        saga.local_step(tasks.counted, name="b", **OLD)
+    elif name == "a compensation":
+        saga.local_step(late, name="b").on_failure(tasks.counted, **OLD)
+        saga.local_step(late, name="c")
+    elif name == "nothing is sent":
+        saga.local_step(tasks.silent, name="b").on_failure(undo)
+    elif name == "nothing is sent of a compensation":
+        saga.local_step(late, name="b").on_failure(tasks.silent)
+        saga.local_step(late, name="c")
+    return saga.commit().delay(key=name, fail=["c/f"])
+
+
+ROWS = {
+    "a step": (UNDONE, "UNKNOWN->COMPENSATED", "NeverClaimed", ["a/f", "b/c", "a/c"]),
+    "a step without compensation": (STUCK, "UNKNOWN", "NeverClaimed", ["a/f", "a/c"]),
+    "a compensation": (
+        STUCK,
+        "COMPENSATION_FAILED",
+        "NeverClaimed",
+        ["a/f", "b/f", "c/f", "a/c"],
+    ),
+    "nothing is sent": (STUCK, "FAILED", "NotSent", ["a/f"]),
+    "nothing is sent of a compensation": (
+        STUCK,
+        "COMPENSATION_FAILED",
+        "NotSent",
+        ["a/f", "b/f", "c/f", "a/c"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(journal, folder) -> Iterator[Fleet]:
+    with EmbeddedValkey() as server:
+        site = Site(server.url(), journal, folder)
+        site.app.conf.saga_max_redeliveries = 0  # sent three times in all
+        try:
+            new = site.start("-I", tasks.__name__)
+            old = site.start("-Q", "old", app="tests.worker.apps.strange")
+            for worker in (new, old):
+                worker.wait_until_ready()
+            results = {name: start(site, name) for name in ROWS}
+            yield Fleet(site, new, old, results)
+            expect_no_leftovers(site)
+        finally:
+            site.close()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_it_comes_to_an_end(fleet: Fleet, name: str) -> None:
+    result = fleet.results[name]
+    status, step_status, error, bodies = ROWS[name]
+    assert fleet.site.settled(result, 60) == status
+    step = result.execution.steps[1]
+    assert step.status == step_status.rpartition(">")[2]
+    found = step.undo_error if status == STUCK and step.undo_error else step.error
+    assert found is not None
+    assert found.type == error
+    assert fleet.site.journal.began(result.id) == bodies
+
+
+@pytest.mark.parametrize("name", ["a step", "a step without compensation", "a compensation"])
+def test_the_stranger_ran_it_as_often_as_it_was_sent(fleet: Fleet, name: str) -> None:
+    fleet.site.settled(fleet.results[name], 60)
+    assert int(fleet.site.client.get(f"celery-count:{name}") or 0) == 3  # type: ignore[arg-type]
+
+
+def test_it_is_told_of(fleet: Fleet) -> None:
+    """With task, queue and worker; and one alert tells of the worker."""
+    result = fleet.results["a step"]
+    fleet.site.settled(result, 60)
+    lines = [line for line in fleet.new.text().splitlines() if result.id in line]
+    (told,) = [line for line in lines if "is sent again, time 2" in line]
+    assert "WARNING" in told
+    assert f"task {tasks.counted.name} of step 'b'" in told
+    assert f"(queue: old; worker: {fleet.old.name})" in told
+    assert not [line for line in lines if "is sent again, time 1" in line]
+    alerts = [line for line in fleet.new.text().splitlines() if "saga-foreign-worker" in line]
+    assert alerts
+    assert all(f"worker {fleet.old.name} consumes queue 'old'" in line for line in alerts)
+
+
+def test_a_message_that_reaches_no_queue_is_told_of(fleet: Fleet) -> None:
+    result = fleet.results["nothing is sent"]
+    fleet.site.settled(result, 60)
+    told = [line for line in fleet.new.text().splitlines() if f"saga {result.id}: task" in line]
+    assert any("it reaches no queue (queue: celery" in line for line in told)
+
+
+def test_the_strangers_of_a_queue(fleet: Fleet) -> None:
+    app = fleet.site.app
+    assert strangers(app, {"old": 1, "celery": 2}) == {"old": {fleet.old.name}}
+    assert strangers(app, ["no such queue"]) == {}
+
+
+def test_an_exchange_that_nobody_declared(site: Site) -> None:
+    """On a Redis broker it is found out whenever a message is made."""
+    site.app.conf.task_routes = {tasks.routed.name: {"exchange": "nobody", "routing_key": "x"}}
+    saga = Saga("nowhere", app=site.app)
+    saga.local_step(tasks.routed, name="a")
+    saga.local_step(late, name="b")
+    result = saga.commit().delay()
+    dispatcher = runtime_of(site.app).orchestrator.dispatcher
+    slot = Slot(0, Direction.FORWARD, 1)
+
+    assert dispatcher.not_sent(result.execution, slot) is MessageState.NOWHERE
+    found = site.saga(("a", late)).delay()
+    assert dispatcher.not_sent(found.execution, slot) is None
+    assert not lacks_exchange(site.app, "nobody"), "of this broker one cannot ask that"
