@@ -59,7 +59,7 @@ def on_unclaimed(
     if at < since + LOOK_AGAIN:
         return Decision(look_at(execution, since + LOOK_AGAIN))
     if event.message in _MISSED:
-        delay = _delay(step.unclaimed)
+        delay = resend_delay(step.unclaimed)
         if at < since + delay:
             return Decision(look_at(execution, since + delay))
         if event.message not in _COUNTED:
@@ -74,7 +74,7 @@ def on_unclaimed(
     return Decision(look_at(execution, at + LOOK_AGAIN))
 
 
-def _delay(missed: int) -> float:
+def resend_delay(missed: int) -> float:
     """Seconds from one sending of a message that nobody has to the next."""
     if missed < MISSED_OFTEN:
         return LOOK_AGAIN

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from celery_saga.decide import events as ev
+from celery_saga.decide.unclaimed import resend_delay
 from celery_saga.errors import SagaError, StoreUnavailable
 from celery_saga.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
 from celery_saga.orchestrator import Orchestrator
@@ -24,7 +25,7 @@ TTL, MOST_WORKERS = 6.0, 4
 PATIENCE = 400
 #: Seconds after which a saga has to move that waits for nothing but recovery, in a world that is
 #: looked at every two seconds.
-STILL = 10.0
+STILL, LOOKS = 10.0, 2.0
 
 BOOM = Failure("Boom", "it broke")
 
@@ -543,7 +544,8 @@ class World:
             since = max(since, execution.due_at or 0.0)
         still = self.clock - since - self._set_back
         self.longest = max(self.longest, still)
-        if still > STILL:
+        # A message that was missed again and again is sent more seldom, found at the next look.
+        if still > max(STILL, resend_delay(step.unclaimed) + LOOKS):
             raise Broken("a saga does not move")
 
     def _happened(self, kind: str) -> bool:

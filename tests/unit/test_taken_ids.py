@@ -38,7 +38,7 @@ def new_shop(storage: str | MemoryStore = "memory://") -> Shop:
     def charge(total: Any = None) -> dict[str, Any]:
         return {"total": "changed", "payment": 1}
 
-    checkout, refund = Saga("checkout", app=app), Saga("refund", app=app)
+    checkout, refund = Saga("taken checkout", app=app), Saga("taken refund", app=app)
     for saga in (checkout, refund):
         saga.local_step(charge, name="charge")
         saga.commit()
@@ -92,7 +92,9 @@ def test_the_same_start_is_the_same_saga(shop: Shop, first: Any, second: Any) ->
 def test_another_context_is_another_saga(shop: Shop, first: Any, second: Any) -> None:
     begun = shop.checkout.apply_async(first, saga_id="order-7")
     before = begun.execution
-    with pytest.raises(SagaAlreadyExists, match="'checkout', which began with another context"):
+    with pytest.raises(
+        SagaAlreadyExists, match="'taken checkout', which began with another context"
+    ):
         shop.checkout.apply_async(second, saga_id="order-7")
     assert begun.execution == before
     found = shop.checkout.apply_async(second, saga_id="order-7", on_duplicate="return_any")
@@ -103,8 +105,8 @@ def test_another_saga_of_that_id(shop: Shop) -> None:
     begun = shop.checkout.apply_async({"total": 1}, saga_id="order-7")
     with pytest.raises(SagaAlreadyExists) as error:
         shop.refund.apply_async({"total": 1}, saga_id="order-7")
-    assert (error.value.saga_id, error.value.saga_name) == ("order-7", "checkout")
-    assert "'refund'" in str(error.value)
+    assert (error.value.saga_id, error.value.saga_name) == ("order-7", "taken checkout")
+    assert "'taken refund'" in str(error.value)
     assert "return_any" in str(error.value)
     found = shop.refund.apply_async({"total": 1}, saga_id="order-7", on_duplicate="return_any")
     assert (found, found.created) == (begun, False)
@@ -113,7 +115,9 @@ def test_another_saga_of_that_id(shop: Shop) -> None:
 @pytest.mark.parametrize("context", [{"total": 1}, {"total": 2}])
 def test_whoever_wants_none_gets_none(shop: Shop, context: Any) -> None:
     shop.checkout.apply_async({"total": 1}, saga_id="order-7")
-    with pytest.raises(SagaAlreadyExists, match="'order-7' is taken by a run of saga 'checkout'"):
+    with pytest.raises(
+        SagaAlreadyExists, match="'order-7' is taken by a run of saga 'taken checkout'"
+    ):
         shop.checkout.apply_async(context, saga_id="order-7", on_duplicate="raise")
 
 
@@ -126,7 +130,7 @@ def test_by_the_manager(shop: Shop) -> None:
     assert run(shop.checkout) == run(shop.checkout)
     with pytest.raises(SagaAlreadyExists):
         run(shop.refund)
-    assert run(shop.refund, on_duplicate="return_any").name == "checkout"
+    assert run(shop.refund, on_duplicate="return_any").name == "taken checkout"
 
 
 def test_by_a_signature_whose_task_id_is_taken(shop: Shop) -> None:
@@ -179,7 +183,7 @@ def test_tests_empty_the_store_in_memory() -> None:
         first = shop.checkout.apply_async({"total": 1}, saga_id="order-7")
         store.clear()
         assert shop.refund.apply_async({"total": 2}, saga_id="order-7").created
-        assert first.execution.name == "refund"
+        assert first.execution.name == "taken refund"
     finally:
         shop.manager.app.close()
 
