@@ -213,7 +213,9 @@ class TestTasks:
         manager.register(shared_function)
         app.conf.update(task_always_eager=True, saga_store_url="memory://")
         for name in ("one", "two"):
-            saga = Saga(name, app=app, steps=[shared_function]).commit()
+            saga = Saga(name, app=app)
+            saga.local_step(shared_function, read_only=True)
+            saga.commit()
             assert saga.delay().get(timeout=1) == {"shared": True}
         assert [str(w.message) for w in recwarn if "shared_function" in str(w.message)] == []
 
