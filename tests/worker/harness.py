@@ -159,6 +159,7 @@ class Site:
         for worker in self.workers:
             worker.kill()
             worker.process.stop()
+        self.client.flushdb()  # a worker whose store it is next would recover what is left
         self._stack.close()
         self.client.close()
 
