@@ -21,6 +21,7 @@ from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
 from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.headers import as_sent
 from celery_saga.result import failure_of
 
 #: The engine task that starts a saga; its id is the saga's.
@@ -148,6 +149,7 @@ def request_of(execution: SagaExecution) -> Any:
             "root_id": kept.get("root_id") or execution.root,
             "args": [],
             "kwargs": {"saga": execution.name},
+            "headers": as_sent(execution.headers),
             "called_directly": False,
             "delivery_info": {"priority": kept.get("priority")},
         }

@@ -22,20 +22,19 @@ from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import UnsendableStep
-from celery_saga.execution import Direction, SagaExecution, Slot
+from celery_saga.execution import Direction, SagaExecution, Slot, evolved
 from celery_saga.failures import text_of
+from celery_saga.headers import HEADER, as_sent, users_headers
 from celery_saga.inspection import strangers
 from celery_saga.masking import CONTEXT, DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
 from celery_saga.outbox import RedisOutbox, arguments, remember, send
 from celery_saga.plan import Call
+from celery_saga.recording import added_to, recorder
 from celery_saga.settlement import Settlement
 from celery_saga.stores import Outbox
 from celery_saga.values import Values, values_of
 
 log = logging.getLogger("celery_saga")
-
-#: The message header that marks a step of a saga.
-HEADER = "saga"
 
 #: Options by which messages go to an exchange, which gives them to queues that only it knows.
 _ELSEWHERE = frozenset({"exchange", "routing_key"})
@@ -97,7 +96,7 @@ class CeleryDispatcher:
             "retries": command.retries,
             "argsrepr": f"({CONTEXT},)" if args else "()",
             "kwargsrepr": self._kwargsrepr(execution, slot, call, kwargs),
-            "headers": {HEADER: mark_of(execution)},
+            "headers": {**as_sent(execution.headers), HEADER: mark_of(execution)},
         }
         return {
             "saga_id": execution.saga_id,
@@ -153,6 +152,22 @@ class CeleryDispatcher:
     def _mask_keys(self) -> frozenset[str]:
         keys = self._app.conf.saga_mask_keys
         return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
+
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        request = self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
+        if self._is_eager(request) or not added_to(self._app, self._app.tasks.get(request["task"])):
+            return execution, request
+        producer = recorder(self._app)
+        try:
+            send(self._app, request, producer=producer)
+        except Exception:
+            # Publishing it will meet the same trouble, and deal with it.
+            log.debug("the first message could not be made beforehand", exc_info=True)
+        made = producer.recorded
+        if made is None:
+            return execution, request
+        headers = users_headers(made.headers) or None
+        return evolved(execution, headers=headers), {**request, "made": made}
 
     def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
         box = self._outbox

@@ -37,6 +37,10 @@ class Dispatcher(Protocol):
         """All that is needed to send one step, as plain data."""
         ...
 
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        """A new execution with the headers that its first message has, and the request of that."""
+        ...
+
     def publish(self, request: Mapping[str, Any]) -> None:
         """Send it.
 

@@ -72,6 +72,8 @@ class SagaExecution:
         wants_result: its end is to be stored as the Celery result of its id.
         result_pending: it is settled, and that is not stored, or its callers are not told.
         origin: what its callers want to be told, as plain JSON (:mod:`celery_saga.announce`).
+        headers: of the message that started it, all but Celery's own, as plain JSON; they are on
+            every message of it (:mod:`celery_saga.headers`).
         history: what operators and exceptional events did.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.
@@ -99,6 +101,7 @@ class SagaExecution:
     wants_result: bool = False
     result_pending: bool = False
     origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
+    headers: Mapping[str, Any] | None = field(default=None, repr=False)  # a token may be in them
     history: tuple[Note, ...] = ()
     root_id: str = ""
     parent_id: str = ""

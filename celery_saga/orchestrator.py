@@ -88,7 +88,7 @@ class Orchestrator:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the way forward is given up.
-            fields: of the new execution: ``wants_result``, ``origin``, ``run``,
+            fields: of the new execution: ``wants_result``, ``origin``, ``headers``, ``run``,
                 ``opened_with``, ``root_id``, ``parent_id``.
 
         Returns:
@@ -97,10 +97,10 @@ class Orchestrator:
         at, values = self.store.now(), encoded(values)  # refuses what could not be saved
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
-        execution = evolved(execution, **fields)
+        execution, first = self.dispatcher.opening(evolved(execution, **fields))
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
-        requests = self._requests(decision)
+        requests = [(it.slot, first) for it in decision.commands if isinstance(it, Dispatch)]
         write = partial(self.store.create, token=token)
         (saved, created), left = self._with_outbox(decision.execution, requests, None, write)
         if created:

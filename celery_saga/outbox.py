@@ -238,9 +238,13 @@ def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
     """Send a step as Celery does.
 
     Args:
-        request: as the dispatcher makes it: arguments are JSON texts.
+        request: as the dispatcher makes it: arguments are JSON texts. Under ``"made"`` it may have
+            the message, if Celery has made it already.
         options: more options of the message.
     """
+    if "made" in request:
+        request["made"].send(app, **options)
+        return
     args, kwargs = arguments(request)
     options = {**request["options"], **options}
     task: Any = app.tasks.get(request["task"])

@@ -14,6 +14,7 @@ from celery_saga.advice import warn_of
 from celery_saga.definition import SagaDefinition, Self
 from celery_saga.drafts import draft
 from celery_saga.errors import DefinitionError
+from celery_saga.headers import checked_headers
 from celery_saga.masking import CONTEXT
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
@@ -106,6 +107,7 @@ class Saga(SagaDefinition):
         deadline: float | timedelta | datetime | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, Any] | None = None,
         on_duplicate: str = "return",
     ) -> SagaResult:
         """Start a run.
@@ -117,6 +119,8 @@ class Saga(SagaDefinition):
             eta: the same as a time; a naive one is in UTC, as a task's.
             deadline: seconds, or a time, by which it must be past its pivot or at its end.
             queue: for all steps that name none of their own; so ``priority``, 0 to 255.
+            headers: of every message of the run, as a tenant or a request's id; so are those which
+                receivers of ``before_task_publish`` add to its first message.
             on_duplicate: if the id is taken: ``"return"`` that saga's handle if it is a run of this
                 saga that began with this context, and raise otherwise; ``"return_any"``: return
                 the handle of whatever has it; ``"raise"``.
@@ -131,7 +135,7 @@ class Saga(SagaDefinition):
             ValueError: another argument is not what it should be.
         """
         options: dict[str, Any] = {"saga_id": saga_id, "queue": queue, "priority": priority}
-        options |= {"countdown": countdown, "eta": eta, "deadline": deadline}
+        options |= {"countdown": countdown, "eta": eta, "deadline": deadline, "headers": headers}
         return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
 
     def delay_on_commit(self, /, **context: Any) -> None:
@@ -165,6 +169,7 @@ class Saga(SagaDefinition):
         deadline: float | timedelta | datetime | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, Any] | None = None,
         on_duplicate: str = "return",
     ) -> Callable[[], SagaResult]:
         """What starts a run on ``app`` when it is called; all mistakes are found before."""
@@ -176,6 +181,7 @@ class Saga(SagaDefinition):
         plan = runtime.plan(self, **routing)
         values = opening(runtime, plan, context_values(context))
         named = None if saga_id is None else checked_id("saga_id", saga_id)
+        given: dict[str, Any] = {"on_duplicate": on_duplicate, "headers": checked_headers(headers)}
 
         def times() -> dict[str, float | None]:
             start = starts_in(app, countdown, eta)
@@ -184,7 +190,7 @@ class Saga(SagaDefinition):
         times()
 
         def start() -> SagaResult:
-            return begin(runtime, plan, values, named, times(), on_duplicate=on_duplicate)
+            return begin(runtime, plan, values, named, times(), **given)
 
         return start
 

@@ -15,6 +15,7 @@ from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
 from celery_saga.errors import MissingInput, SagaAlreadyExists, SagaExecutionException
 from celery_saga.execution import SagaExecution, SagaStatus
+from celery_saga.headers import users_headers
 from celery_saga.hook import verify
 from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
@@ -52,19 +53,19 @@ def begin(
     opened_with: Values | None = None,
     ignore_result: bool | None = False,
     origin: Mapping[str, Any] | None = None,
+    headers: Mapping[str, Any] | None = None,
     eager: bool = False,
 ) -> SagaResult:
     """Start a run.
 
     Args:
-        values: of :func:`opening`.
-        saga_id: its id; ``None``: a new one.
+        values, saga_id: of :func:`opening`; its id, ``None``: a new one.
         times: ``countdown`` and ``deadline`` in seconds.
-        on_duplicate: of :data:`ON_DUPLICATE`; where it does not allow a taken id,
-            SagaAlreadyExists is raised.
+        on_duplicate: of :data:`ON_DUPLICATE`; SagaAlreadyExists: it does not allow this one.
         opened_with: what of the values makes a second start the same one; by default all of them.
         ignore_result: whether it is to have no Celery result.
         origin: what its callers want to be told, as plain JSON.
+        headers: of the message or call that starts it; Celery's own are left out.
         eager: whether to run it to its end here and now.
     """
     wanted = not eager and announce.wanted(runtime.app, ignore_result)
@@ -73,7 +74,7 @@ def begin(
     saga_id = saga_id or str(uuid.uuid4())
     digest = (values if opened_with is None else opened_with).digest if run else ""
     fields = {"wants_result": wanted, "origin": origin, "run": run, "opened_with": digest}
-    fields |= _lineage(runtime)
+    fields |= {"headers": users_headers(headers) or None, **_lineage(runtime)}
     execution, created = _created(runtime, plan, saga_id, values, {**times, **fields}, eager)
     if not created:
         if dropped and execution.settled and not execution.result_pending:

@@ -14,6 +14,7 @@ from celery_saga.definition import SagaDefinition
 from celery_saga.endings import TellingRequest, started
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.execution import SagaStatus
+from celery_saga.headers import STAMPS
 from celery_saga.masking import CONTEXT, masked
 from celery_saga.patience import patiently
 from celery_saga.result import failure_of
@@ -80,13 +81,16 @@ def start(
     # A result before it is not compared: the task that gave it may be delivered twice as well, and
     # answer otherwise, and it is the same link of the same chain.
     opened_with = encoded(context_values(context))
-    make = partial(begin, runtime, plan, values, saga_id, {}, opened_with=opened_with)
+    given = {name: getattr(request, name, None) for name in STAMPS} | dict(request.headers or {})
+    make = partial(
+        begin, runtime, plan, values, saga_id, {}, opened_with=opened_with, headers=given
+    )
     if request.is_eager:
         make(eager=True)
         return _finished(runtime, saga_id)
-    ignore, origin = request.ignore_result, origin_of(request)
+    told = {"ignore_result": request.ignore_result, "origin": origin_of(request)}
     try:
-        patiently(partial(make, ignore_result=ignore, origin=origin), runtime.orchestrator.patience)
+        patiently(partial(make, **told), runtime.orchestrator.patience)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise started(saga_id)

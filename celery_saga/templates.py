@@ -23,8 +23,10 @@ from celery import Celery, Task, signals
 from celery.app.amqp import AMQP
 from celery.app.task import Task as BaseTask
 from kombu import Producer
+from kombu.utils import json as kombu_json
 
 from celery_saga.broker import routes_by_name
+from celery_saga.headers import HEADER, STAMPS
 from celery_saga.stores import Push
 
 #: Where a message of one task differs from the next one: section and name.
@@ -44,6 +46,15 @@ _PLACES = (
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _marked(headers: Mapping[str, Any]) -> str:
+    """The value of our header, and behind it those that all messages of the saga have."""
+    mark = _header(**headers[HEADER])
+    if len(headers) == 1:
+        return mark
+    more = {name: value for name, value in headers.items() if name != HEADER}
+    return f"{mark},{kombu_json.dumps(more)[1:-1]}"
 
 
 @lru_cache(maxsize=1024)
@@ -102,6 +113,8 @@ class Templates:
 
     def filled(self, request: Mapping[str, Any]) -> Sequence[Push] | None:
         """The commands that send ``request``; ``None``: Celery has to make the message."""
+        if not STAMPS.isdisjoint(request["options"]["headers"]):
+            return None  # Celery's own headers, which templates have as they always are
         template = self._ready.get(request["template"])
         if template is None or any([signal.receivers for signal in _SIGNALS]):
             return None
@@ -113,6 +126,8 @@ class Templates:
     def learn(self, request: Mapping[str, Any], pushes: Sequence[Push]) -> None:
         """Look at what Celery made of ``request``."""
         name = request["template"]
+        if not STAMPS.isdisjoint(request["options"]["headers"]):
+            return
         if name in self._ready or (name in self._seen and self._seen[name] is None):
             return
         task = self._app.tasks.get(request["task"])
@@ -150,7 +165,7 @@ def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any]
         ("headers", "parent_id"): options["parent_id"],
         ("headers", "retries"): options["retries"],
         ("headers", "kwargsrepr"): options["kwargsrepr"],
-        ("headers", "saga"): options["headers"]["saga"],
+        **{("headers", name): value for name, value in options["headers"].items()},
         ("properties", "correlation_id"): options["task_id"],
     }
     if body != wanted or any(
@@ -202,7 +217,7 @@ class _Template:
             "parent_id": f'"{parent}"' if parent else "null",
             "retries": str(options["retries"]),
             "kwargsrepr": json.dumps(options["kwargsrepr"]),
-            "saga": _header(**options["headers"]["saga"]),
+            "saga": _marked(options["headers"]),
             "correlation_id": task_id,
             "reply_to": f'"{app.thread_oid}"',
             "delivery_tag": f'"{os.urandom(16).hex()}"',

@@ -69,6 +69,8 @@ FLOORS = {
     "runtime": 3,
     "outbox": 3,
     "templates": 3,
+    "headers": 3,
+    "recording": 3,
     "coroutines": 0,
     "delivery": 3,
     "endings": 3,

@@ -36,6 +36,9 @@ class Outlet:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
         self.away = False
 
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.request(execution, events.Dispatch(Slot(0, Direction.FORWARD, 1)))
+
     def request(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
         step = execution.plan.steps[command.slot.step]
         call = step.action if command.slot.direction is Direction.FORWARD else step.compensation

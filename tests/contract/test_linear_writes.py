@@ -20,6 +20,9 @@ STEPS, ADDED = 50, 20_000
 class Nobody:
     """Sends nothing: only what the store writes is looked at."""
 
+    def opening(self, execution: Any) -> Any:
+        return execution, {}
+
     def request(self, *args: Any) -> dict[str, Any]:
         return {}
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from celery_saga.decide.events import Alert, Dispatch
 from celery_saga.dispatcher import Backlog
 from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
-from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
+from celery_saga.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.stores import Refused
 from celery_saga.stores.memory import MemoryStore
 from tests.simulator.schedule import Event, Fault
@@ -115,6 +115,9 @@ class Broker:
         """Into the queue."""
         self.queue.append(message)
         self.sent.append(message)
+
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         message = Message(execution.saga_id, command.slot, command.retries)

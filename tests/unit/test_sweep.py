@@ -41,6 +41,9 @@ class Queue:
         self.asked_for: list[list[str]] = []
         self.alerts: list[Alert] = []
 
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
+
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
 

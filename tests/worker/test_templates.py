@@ -117,6 +117,26 @@ class TestTheSame:
             message(raw)["properties"]["delivery_info"]["routing_key"] == "other" for raw in raws
         )
 
+    def test_headers_of_the_start_are_each_sagas_own(self, post: Post) -> None:
+        tenants: list[Any] = ["acme", "other", "\u00e4", None, {"id": [7, True]}]
+
+        raws = [post.sent(ORDERS[0], headers={"tenant": name})[0] for name in tenants]
+        raws += post.sent(ORDERS[0])
+
+        assert [compact(raw) for raw in raws] == [False, False, True, True, True, True]
+        assert [message(raw)["headers"].get("tenant", "none") for raw in raws] == [*tenants, "none"]
+        assert len({message(raw)["headers"]["saga"]["plan"] for raw in raws}) == 1
+
+    def test_stamps_of_the_start_are_in_celerys_messages(self, post: Post) -> None:
+        post.sent(*ORDERS)
+        stamps = {"stamped_headers": ["team"], "stamps": {"team": ["blue"]}}
+
+        raws = post.sent(*ORDERS[:2], headers=stamps)
+
+        for raw in raws:
+            assert {name: message(raw)["headers"][name] for name in stamps} == stamps
+        assert compact(post.sent(ORDERS[0])[0])
+
     def test_a_signature_is_still_checked(self, post: Post) -> None:
         post.sent(*ORDERS)
         post.task.__header__ = _refusing
