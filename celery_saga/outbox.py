@@ -26,6 +26,7 @@ from celery_saga import codec
 from celery_saga.broker import open_connection
 from celery_saga.stores import Push, Store
 from celery_saga.stores.redis import RedisStore
+from celery_saga.stores.redis_pool import when_free
 from celery_saga.stores.redis_wire import Wire
 from celery_saga.templates import Templates
 
@@ -178,8 +179,8 @@ class RedisOutbox:
         # If the servers are two, nobody looks for it where the store has put it.
         push([("lpush", key, value), ("pexpire", key, TRIAL_KEPT)])
         client = self._broker()
-        found = client.lrange(key, 0, -1)
-        client.delete(key)
+        found = when_free(lambda: client.lrange(key, 0, -1))
+        when_free(lambda: client.delete(key))
         return {bytes(item) for item in found} == {value.encode()}
 
     def _broker(self) -> Any:

@@ -27,6 +27,7 @@ from celery_saga.execution import (
     StepStatus,
 )
 from celery_saga.failures import cause_of
+from celery_saga.stores.redis_pool import when_free
 
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime
@@ -180,7 +181,7 @@ class SagaResult:
                 raise SagaNotActionable(self.id, "forget", status)
             time.sleep(0.01)
         if found.wants_result:
-            self._runtime.app.backend.forget(self.id)
+            when_free(lambda: self._runtime.app.backend.forget(self.id))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SagaResult) and other.id == self.id

@@ -28,6 +28,7 @@ from celery_saga.settlement import Settlement
 from celery_saga.storage import new_store
 from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
+from celery_saga.stores.redis_pool import when_free
 
 _ATTRIBUTE = "_celery_saga_runtime"
 
@@ -165,9 +166,10 @@ class Runtime:
         if self.store.load(saga_id, context=False) is not None:
             return False
         try:
-            old = self.app.backend.get_state(saga_id) in states.READY_STATES
+            backend = self.app.backend
+            old = when_free(lambda: backend.get_state(saga_id)) in states.READY_STATES
             if old:
-                self.app.backend.forget(saga_id)
+                when_free(lambda: backend.forget(saga_id))
         except Exception as error:
             raise StoreUnavailable(f"the result backend does not answer: {error}") from error
         return old

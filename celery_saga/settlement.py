@@ -30,14 +30,12 @@ from celery_saga.partial import NotLoaded
 from celery_saga.result import failure_of
 from celery_saga.stores import Outbox, Result, Store
 from celery_saga.stores.redis import RedisStore
+from celery_saga.stores.redis_pool import same_database
 from celery_saga.stores.redis_wire import Wire
 from celery_saga.templates import is_own
 from celery_saga.values import values_of
 
 log = logging.getLogger("celery_saga")
-
-#: What tells one database from another.
-_PLACE = ("host", "port", "path", "db")
 
 #: Seconds for which what was found out about a backend is believed, and sagas it is kept for.
 TRUST, KNOWN = 60.0, 512
@@ -117,11 +115,7 @@ class Settlement:
         backend: Any = self._app.backend
         if not isinstance(backend, RedisBackend) or not isinstance(self._store, RedisStore):
             return False
-        one, other = (
-            client.connection_pool.connection_kwargs
-            for client in (backend.client, self._store.client)
-        )
-        return all(one.get(name) == other.get(name) for name in _PLACE)
+        return same_database(backend.client.connection_pool, self._store.client.connection_pool)
 
     def _result(self, execution: SagaExecution) -> Result | None:
         form = self._form(execution) if execution.status is SagaStatus.COMPLETED else None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain, repeat
 from typing import Any
 
 import redis
@@ -27,9 +29,13 @@ from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Push, Refused, redis_scripts
 from celery_saga.stores.redis_boots import RedisBoots, guarded
 from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
+from celery_saga.stores.redis_pool import hold, let_go, when_free
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
+
+#: Where it has no connection for notices, it looks after so many seconds; the last repeats.
+LOOKS = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 #: Plans that are kept by their hash, to read no more of a saga than its plan says is needed.
 KNOWN_PLANS = 512
@@ -202,22 +208,44 @@ class RedisStore(RedisBoots):
 
     def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
         every, named = self._indexes(status, name or "")
-        with guarded():
-            found = self.client.zrevrange(every if name is None else named, 0, limit - 1)
-        return [saga_id.decode() for saga_id in found]  # type: ignore[union-attr]
+        key = every if name is None else named
+        found = self._ask(lambda client: client.zrevrange(key, 0, limit - 1))
+        return [saga_id.decode() for saga_id in found]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
         give_up = time.monotonic() + timeout
-        client: Any = self.client
-        with guarded(), client.pubsub(ignore_subscribe_messages=True) as notices:
-            notices.subscribe(self._key("settled", saga_id))
-            notices.get_message(timeout=LOOK_EVERY)  # the subscription stands from here on
+        with guarded(), self._notices(saga_id) as pause:
             while True:
                 found = self.load(saga_id)
                 left = give_up - time.monotonic()
                 if found is None or found.settled or left <= 0:
                     return found
-                notices.get_message(timeout=min(left, LOOK_EVERY))
+                pause(left)
+
+    @contextmanager
+    def _notices(self, saga_id: str) -> Iterator[Callable[[float], None]]:
+        """What waits for a notice, for so many seconds at most.
+
+        It holds a connection for all that time: from a pool that has few, none is taken.
+        """
+        client: Any = self.client
+        pool = client.connection_pool
+        if not hold(pool):
+            yield _pauses()
+            return
+        try:
+            with client.pubsub(ignore_subscribe_messages=True) as notices:
+                when_free(lambda: notices.subscribe(self._key("settled", saga_id)))
+                notices.get_message(timeout=LOOK_EVERY)  # the subscription stands from here on
+                yield lambda left: notices.get_message(timeout=min(left, LOOK_EVERY))
+        finally:
+            let_go(pool)
+
+
+def _pauses() -> Callable[[float], None]:
+    """Pauses that grow."""
+    steps = chain(LOOKS, repeat(LOOKS[-1]))
+    return lambda left: time.sleep(min(left, next(steps)))
 
 
 class _KnownPlan:

@@ -22,6 +22,7 @@ from redis.exceptions import (
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.execution import Slot
 from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
+from celery_saga.stores.redis_pool import when_free
 from celery_saga.stores.redis_wire import Wire
 
 _AWAY = (
@@ -72,6 +73,11 @@ class RedisBoots:
         with guarded():
             return self._wire.run(source, keys, args)
 
+    def _ask(self, call: Callable[[Any], Any]) -> Any:
+        """The answer of a call of the client's."""
+        with guarded():
+            return when_free(lambda: call(self.client))
+
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)
 
@@ -79,8 +85,7 @@ class RedisBoots:
         clock = self._clock
         if clock is None or time.monotonic() - clock[0] > CLOCK_TRUST:
             try:
-                with guarded():
-                    self._set_clock(*self.client.time())
+                self._set_clock(*self._ask(lambda client: client.time()))
             except StoreUnavailable:
                 if clock is None:
                     raise
@@ -110,29 +115,27 @@ class RedisBoots:
         return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine), _slots(claims))
 
     def holders(self) -> dict[str, str]:
-        with guarded():
-            found: Any = self.client.hgetall(self._key("held"))
+        found = self._ask(lambda client: client.hgetall(self._key("held")))
         return {
             task_id: boot.decode() for boot, held in found.items() for task_id in json.loads(held)
         }
 
     def alive(self) -> frozenset[str]:
-        with guarded():
-            found: Any = self.client.zrangebyscore(self._key("instances"), self.now(), "+inf")
+        key, now = self._key("instances"), self.now()
+        found = self._ask(lambda client: client.zrangebyscore(key, now, "+inf"))
         return frozenset(boot.decode() for boot in found)
 
     def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
-        with guarded():
-            found: Any = self.client.smembers(self._key("claims", instance))
+        found = self._ask(lambda client: client.smembers(self._key("claims", instance)))
         return list(_slots(found))
 
     def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
-        with guarded():
-            self.client.zadd(self._key("instances"), {instance: self.now() - 0.001}, lt=True)
-            self.client.hdel(self._key("held"), instance)
-            members = [slot.task_id(saga_id) for saga_id, slot in claims]
-            if members:
-                self.client.srem(self._key("claims", instance), *members)
+        ended, key = {instance: self.now() - 0.001}, self._key("claims", instance)
+        self._ask(lambda client: client.zadd(self._key("instances"), ended, lt=True))
+        self._ask(lambda client: client.hdel(self._key("held"), instance))
+        members = [slot.task_id(saga_id) for saga_id, slot in claims]
+        if members:
+            self._ask(lambda client: client.srem(key, *members))
 
     def close(self) -> None:
         self._wire.close()

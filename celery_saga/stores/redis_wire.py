@@ -1,8 +1,9 @@
-"""Commands and scripts over connections of its own.
+"""Commands and scripts over the connections of a client's pool.
 
 redis-py's client spends more time round a call (its pool, its packer, its hooks) than the server
-spends on one of our scripts. Here a connection is redis-py's own, so are its options, its TLS and
-its parser; only the pool is a stack, and a command is packed at once.
+spends on one of our scripts. Here a connection is of the client's own pool, so its options, its TLS
+and its parser are redis-py's; only it is kept at hand while the pool has enough others, and a
+command is packed at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -26,23 +28,41 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from celery_saga.stores import redis_pool
+
 #: hiredis packs a command in a third of the time, where it is installed (2.1 or newer).
 pack_command: Any = None
 with contextlib.suppress(ImportError, AttributeError):
     pack_command = importlib.import_module("hiredis").pack_command
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A connection, the pool that it is of, and whether it is kept between calls."""
+
+    pool: Any
+    connection: Any
+    kept: bool = False
+
+    def drop(self) -> None:
+        """Close it, and give it back."""
+        self.connection.disconnect()
+        self.pool.release(self.connection)
+        if self.kept:
+            redis_pool.let_go(self.pool)
+
+
 class Wire:
     """The calls to one server.
 
     Args:
-        client: gives the redis-py client whose server and options are used.
+        client: gives the redis-py client whose connections are used.
     """
 
     def __init__(self, client: Callable[[], redis.Redis]) -> None:
         self._client = client
         # A stack, not one connection a thread: a greenlet pool makes a new thread for every task.
-        self._idle: deque[Any] = deque()
+        self._kept: deque[_Held] = deque()
         self._pid = os.getpid()
 
     def run(self, source: str, keys: Iterable[str], args: Iterable[Any]) -> Any:
@@ -61,40 +81,59 @@ class Wire:
             redis.exceptions.RedisError: as a call of redis-py's client.
         """
         if self._pid != os.getpid():  # the parent's sockets are the parent's
-            self._idle, self._pid = deque(), os.getpid()
+            self._kept, self._pid = deque(), os.getpid()
         try:
-            connection = self._idle.pop()
+            held = self._kept.pop()
         except IndexError:
-            return self._exchange(self._connect(), parts)
+            return self._call_over_another(parts)
         try:
-            return self._exchange(connection, parts)
+            return self._exchange(held, parts)
         except (ConnectionError, TimeoutError):
             # It may have been closed long ago, by a server that restarted or does not like idlers.
-            return self._exchange(self._connect(), parts)
+            return self._call_over_another(parts)
 
-    def _connect(self) -> Any:
-        pool = self._client().connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
-
-    def _exchange(self, connection: Any, parts: Sequence[Any]) -> Any:
+    def _call_over_another(self, parts: Sequence[Any]) -> Any:
+        held = self._take()
         try:
-            connection.send_packed_command([packed(parts)])
-            answer = connection.read_response()
+            return self._exchange(held, parts)
+        except ConnectionError:
+            # Where a Sentinel names the master, that is the word for one that is none any more.
+            return self._exchange(self._take(), parts)
+
+    def _take(self) -> _Held:
+        pool = self._client().connection_pool
+        return _Held(pool, redis_pool.taken(pool))
+
+    def _exchange(self, held: _Held, parts: Sequence[Any]) -> Any:
+        try:
+            held.connection.send_packed_command([packed(parts)])
+            answer = held.connection.read_response()
         except (ReadOnlyError, MasterDownError):
             # The name may lead to another server by now, while this one lives on as its replica.
-            connection.disconnect()
+            held.drop()
             self.close()
             raise
         except ResponseError:  # an answer too: the connection goes on
-            self._idle.append(connection)
+            self._put_back(held)
             raise
-        self._idle.append(connection)
+        except BaseException:
+            held.drop()  # what it would answer next is not known
+            raise
+        self._put_back(held)
         return answer
+
+    def _put_back(self, held: _Held) -> None:
+        if held.kept:
+            self._kept.append(held)
+        elif redis_pool.keep(held.pool):
+            self._kept.append(_Held(held.pool, held.connection, kept=True))
+        else:
+            held.pool.release(held.connection)
 
     def close(self) -> None:
         """Give back the connections that nobody uses now."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        while self._kept:
+            self._kept.pop().drop()
 
 
 @lru_cache(maxsize=64)
