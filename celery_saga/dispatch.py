@@ -85,6 +85,7 @@ class CeleryDispatcher:
         values = values_of(execution.values)
         kwargs = call.texts(execution.inputs_of(slot.step, slot.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
+        args += [codec.dumps(value) for value in call.args[len(args) :]]
         options: dict[str, Any] = {
             **call.options,
             "task_id": slot.task_id(execution.saga_id),
@@ -94,9 +95,9 @@ class CeleryDispatcher:
             "serializer": "json",
             "ignore_result": not self._store_results,
             "retries": command.retries,
-            "argsrepr": f"({CONTEXT},)" if args else "()",
+            "argsrepr": f"({CONTEXT},)" if call.style == "context" else "()",
             "kwargsrepr": self._kwargsrepr(execution, slot, call, kwargs),
-            "headers": {**as_sent(execution.headers), HEADER: mark_of(execution)},
+            "headers": {**_headers(execution, slot.step), HEADER: mark_of(execution)},
         }
         return {
             "saga_id": execution.saga_id,
@@ -308,6 +309,14 @@ def _places(app: Celery, call: Call) -> dict[str, Any]:
 
 def _name(queue: Any) -> str:
     return str(getattr(queue, "name", queue))
+
+
+def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
+    """What is among the headers of a step's message beside Celery's own and ours."""
+    revised = (execution.steps[index].revised or {}).get("headers")
+    if revised is None and execution.headers is None:
+        return {}
+    return {**as_sent(execution.headers), **as_sent(revised)}
 
 
 def mark_of(execution: SagaExecution) -> dict[str, str]:

@@ -42,6 +42,7 @@ from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import PlanStep
 from celery_saga.reports import cut_short, expected_at, wrapper_reached
+from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
 from celery_saga.values import Values, encoded, values_of
@@ -99,7 +100,7 @@ class _Delivery:
         slot: Slot,
         claim: Claim,
     ) -> None:
-        self._runtime, self._execution = runtime, execution
+        self._runtime, self._request, self._execution = runtime, request, execution
         self._orchestrator = runtime.orchestrator
         self._retries: int = request.retries or 0
         self._slot, self._claim = slot, claim
@@ -120,7 +121,9 @@ class _Delivery:
                 info.current.reset(token)
         except Retry as error:
             lost = issubclass(type(error.exc), _EFFECT_POSSIBLE)
-            self._release(expected_at(error, self._now()), self._retries + 1, lost)
+            revised = revision_of(self._request, error.sig)  # type: ignore[attr-defined]
+            at = expected_at(error, self._now())
+            self._release(at, self._retries + 1, lost, revised)
             raise
         except Reject as error:
             if error.requeue:  # type: ignore[attr-defined]
@@ -253,11 +256,17 @@ class _Delivery:
             return wanted
         return not class_names(error).isdisjoint(wanted)
 
-    def _release(self, expected_at: float, retries: int, lost: bool = False) -> None:
-        event = StepReleased(
-            self._now(), self._slot, self._claim.token, retries, expected_at, lost=lost
+    def _release(
+        self,
+        expected_at: float,
+        retries: int,
+        lost: bool = False,
+        revised: Mapping[str, Any] | None = None,
+    ) -> None:
+        now, token = self._now(), self._claim.token
+        self._report(
+            StepReleased(now, self._slot, token, retries, expected_at, lost=lost, revised=revised)
         )
-        self._report(event)
 
     def _report(self, event: Event) -> None:
         saga_id, orchestrator = self._execution.saga_id, self._orchestrator

@@ -68,6 +68,7 @@ class Call:
         style: ``context`` hands over the whole context, ``inputs`` the mapped values.
         inputs: the mapping for style ``inputs``; constants only for style ``context``.
         returns: key for the result; ``False`` drops it; ``None`` merges a mapping.
+        args: positional arguments, which only a retry of the task gives.
         options: Celery's message options, such as ``queue`` and ``priority``.
         rerun: whether the task is run again when its outcome is unknown.
         max_attempts: how often the engine runs it before its failure is final; 1 = once,
@@ -80,6 +81,7 @@ class Call:
     style: Style = "inputs"
     inputs: tuple[Input, ...] = ()
     returns: str | bool | None = None
+    args: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     rerun: bool = True
     max_attempts: int | None = 1
@@ -98,6 +100,17 @@ class Call:
         They are one text, so that showing a message's arguments costs one look at each.
         """
         return {item.param: "\0".join(map(str, (item.param, *item.path))) for item in self.inputs}
+
+    def revised(self, by: Mapping[str, Any]) -> Call:
+        """This call as a retry has changed it; see :func:`celery_saga.retries.revision_of`."""
+        inputs, args = self.inputs, self.args
+        if "kwargs" in by:
+            given = codec.loads(json.dumps(by["kwargs"]))
+            inputs = tuple(Input(param, const=value) for param, value in given.items())
+        if "args" in by:
+            args = tuple(codec.loads(json.dumps(by["args"])))
+        options = {**self.options, **by.get("options", {})}
+        return replace(self, inputs=inputs, args=args, options=options)
 
     def missing(self, context: Mapping[str, Any]) -> str | None:
         """The first required input which ``context`` lacks, as a readable key path."""

@@ -183,8 +183,8 @@ class _Target:
         return callables.task_name(name, self._app.main)
 
 
-def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for option, name in (("retry_backoff", "backoff"), ("retry_backoff_max", "backoff_max")):
         value = options.get(option)
         if value is None:

@@ -174,6 +174,8 @@ class SagaStepExecution:
         undo_error: why the undo failed.
         kept: context values of before, as JSON texts, that its compensation reads and that others
             have changed since, or that only its own result holds; a key that was not there: None.
+        revised: how the message of its task's last retry differs from the planned one, as plain
+            JSON (:mod:`celery_saga.retries`); this direction.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """
@@ -200,6 +202,7 @@ class SagaStepExecution:
     error: Failure | None = None
     undo_error: Failure | None = None
     kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
+    revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
     started_at: float | None = None
     ended_at: float | None = None
 

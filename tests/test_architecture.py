@@ -71,6 +71,7 @@ FLOORS = {
     "templates": 3,
     "headers": 3,
     "recording": 3,
+    "retries": 3,
     "coroutines": 0,
     "delivery": 3,
     "endings": 3,

@@ -84,6 +84,7 @@ class StepReleased:
         retries: Celery's count that the next delivery will carry.
         instance: the reporting worker's boot, when ``token`` is empty.
         lost: the delivery was cut off, so its effect may have happened.
+        revised: what the retry changed about the message, as plain JSON.
     """
 
     at: float
@@ -93,6 +94,7 @@ class StepReleased:
     expected_at: float
     instance: str = ""
     lost: bool = False
+    revised: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

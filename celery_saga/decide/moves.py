@@ -35,11 +35,17 @@ LOST_PACE, LOST_PACE_MAX = 4.0, 60.0
 
 
 def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
-    """The task of step ``index`` in ``direction``; undos are only asked for where there is one."""
+    """The task of step ``index`` in ``direction``; undos are only asked for where there is one.
+
+    As its retries have changed it, if it is that direction in which the step is being run.
+    """
     step = execution.plan.steps[index]
     call = step.action if direction is Direction.FORWARD else step.compensation
     assert call is not None
-    return call
+    record = execution.steps[index]
+    if record.revised is None or (record.forward_epoch > 0) is (direction is Direction.FORWARD):
+        return call
+    return call.revised(record.revised)
 
 
 def noted(
@@ -228,7 +234,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         if status is SagaStatus.PAUSED:
             return Decision(evolved(execution, position=index))
         if execution.steps[index].status is not StepStatus.COMPENSATING:
-            execution = execution.with_step(index, attempts=0, lost=0)
+            execution = execution.with_step(index, attempts=0, lost=0, revised=None)
         call = call_of(execution, index, Direction.BACKWARD)
         key = call.missing(execution.inputs_of(index, Direction.BACKWARD))
         if key is None:

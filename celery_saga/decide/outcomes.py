@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from celery_saga.decide.events import (
     ClaimVoided,
@@ -80,6 +82,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         status=StepStatus.SUCCEEDED,
         outstanding=None,
         claim=None,
+        revised=None,
         effect=True,
         reported=(*step.reported, event.token),
         kept=values_of(event.own).texts() or None,
@@ -97,6 +100,7 @@ def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: f
         status=StepStatus.COMPENSATED,
         outstanding=None,
         claim=None,
+        revised=None,
         effect=again,
         reopened=False,
         undo_round=step.undo_round + again,
@@ -124,7 +128,7 @@ def _undo_attempt_failed(
 ) -> Decision:
     step, call = execution.steps[slot.step], call_of(execution, slot.step, slot.direction)
     attempts = step.attempts + 1
-    execution = execution.with_step(slot.step, attempts=attempts, undo_error=failure)
+    execution = execution.with_step(slot.step, attempts=attempts, undo_error=failure, revised=None)
     if final or (call.max_attempts is not None and attempts >= call.max_attempts):
         return undo_failed(execution, slot.step, failure, at)
     return wait(execution, slot.step, at + call.delay(attempts))
@@ -144,6 +148,7 @@ def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
         error=event.failure,
         outstanding=None,
         claim=None,
+        revised=None,
     )
     tries_left = call.max_attempts is None or attempts < call.max_attempts
     if index == execution.plan.pivot and effect and not event.final:
@@ -189,6 +194,7 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         event.slot.step,
         claim=None,
         retries=event.retries,
+        revised=_revised(step, event),
         expected_at=max(event.at, event.expected_at),
         republished=0,
         unclaimed=0,
@@ -196,6 +202,17 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         unknown_since=None,
     )
     return Decision(due_soon(execution, event.at))
+
+
+def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] | None:
+    """What all retries so far have changed: each begins with the message of the one before."""
+    before, new = step.revised or {}, event.revised or {}
+    parts = {
+        part: {**before.get(part, {}), **new.get(part, {})}
+        for part in ("options", "headers")
+        if part in before or part in new
+    }
+    return {**before, **new, **parts} or None
 
 
 def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:

@@ -199,6 +199,7 @@ CHANGED = {
     "returns": changed_call(CALL, returns="payment_id"),
     "returns nothing": changed_call(CALL, returns=False),
     "returns as it is": changed_call(CALL, returns=None),
+    "args": changed_call(CALL, args=("one",)),
     "options": changed_call(CALL, options={"queue": "fast", "priority": 3}),
     "no options": changed_call(CALL, options={}),
     "rerun": changed_call(CALL, rerun=True),
@@ -219,7 +220,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 4), (PlanStep, 6), (Call, 9), (Input, 4)):
+        for cls, words in ((Plan, 4), (PlanStep, 6), (Call, 10), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

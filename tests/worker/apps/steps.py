@@ -50,3 +50,13 @@ def undo(hold=(), fail=()):
 def nap(seconds):
     """A task of no saga that keeps a slot busy."""
     time.sleep(seconds)
+
+
+@shared_task(bind=True, acks_late=True)
+def fetch(self, page=0, options=None, hold=False):
+    """Changes its own message as it retries, as a task does that fetches page after page."""
+    note("began", page=page)
+    if options:
+        raise self.retry(countdown=0, **options)
+    if hold:
+        wait_at("fetch")
