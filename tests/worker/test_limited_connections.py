@@ -34,7 +34,9 @@ def test_sagas_run_over_a_single_connection(site, options):
     run = uuid.uuid4().hex[:8]
 
     with ThreadPoolExecutor(8) as threads:
-        good = list(threads.map(lambda n: saga.apply_async({}, saga_id=f"few-{run}-{n}"), range(12)))
+        good = list(
+            threads.map(lambda n: saga.apply_async({}, saga_id=f"few-{run}-{n}"), range(12))
+        )
         bad = list(threads.map(lambda n: saga.delay(fail=["c/f"]), range(4)))
         ended = list(threads.map(lambda each: site.settled(each), [*good, *bad]))
 

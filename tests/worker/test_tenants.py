@@ -25,6 +25,8 @@ def tenants(valkey, journal, folder) -> Iterator[Any]:
         for name, value in site.environment().items():
             patch.setenv(name, value)
         module: Any = importlib.import_module(APP)
+        # Celery's settings are a module, which may have been imported for another site.
+        module.app.conf.update(broker_url=site.url, result_backend=site.url)
         assert module.app.conf.broker_url == site.url
     try:
         site.worker(app=APP)

@@ -11,7 +11,7 @@ from celery import Celery, signals
 from celery_saga import AbortSaga, Saga, SagaManager, saga_info
 from tests.worker.apps.journal import bodies_of, note, wait_at
 
-app = Celery("tenants")
+app = Celery("tenants", set_as_current=False)  # tests import it too
 SagaManager(app)
 app.config_from_object("tests.worker.apps.settings")
 
