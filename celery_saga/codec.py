@@ -17,15 +17,18 @@ equal, save in the hour which a zone's clock runs through twice, or skips: there
 zones' datetimes unequal whatever they are.
 
 Subclasses are refused (namedtuple, OrderedDict, IntEnum, numpy.float64, ...): they would come back
-as their base. So is str with lone surrogates, which is no valid Unicode text.
+as their base. So is str with lone surrogates, which is no valid Unicode text. What a step returns
+is taken in the form in which it would come back; see :func:`as_returned`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import reprlib
 from collections.abc import Callable, Iterator, KeysView, Mapping, Set
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -116,11 +119,46 @@ def check(value: Any, path: str = "") -> None:
     """
     try:
         _CHECKS.get(type(value), _refuse)(value, set())
+    except (_Refused, RecursionError) as refused:
+        raise _unserializable(path or "value", refused) from None
+
+
+def as_returned(value: Any, path: str = "") -> Any:
+    """``value`` as Celery's JSON serializer would bring it back from a result.
+
+    A tuple becomes a list, a subclass its base, a key of a dict its text; what :func:`check` lets
+    through stays what it is.
+
+    Args:
+        value: anything.
+        path: how to call the value in an error.
+
+    Raises:
+        UnserializableValue: the serializer does not take it, or would not bring it back as one of
+            the values that are listed above; names the key path.
+    """
+    try:
+        return _returned(value, set())
+    except (_Refused, RecursionError) as refused:
+        raise _unserializable(path or "value", refused) from None
+
+
+def returned_key(key: Any) -> str:
+    """A key of a context as Celery's JSON serializer would bring it back.
+
+    Raises:
+        UnserializableValue: the serializer does not take it.
+    """
+    try:
+        return _returned_key(key)
     except _Refused as refused:
-        where = "".join(map(_segment, reversed(refused.keys)))
-        raise UnserializableValue((path or "value") + where, *refused.args) from None
-    except RecursionError:
-        raise UnserializableValue(path or "value", *_DEPTH_REFUSAL) from None
+        raise _unserializable(f"context{_segment(key)}", refused) from None
+
+
+def _unserializable(path: str, refused: _Refused | RecursionError) -> UnserializableValue:
+    if isinstance(refused, RecursionError):
+        return UnserializableValue(path, *_DEPTH_REFUSAL)
+    return UnserializableValue(path + "".join(map(_segment, reversed(refused.keys))), *refused.args)
 
 
 class _Refused(Exception):
@@ -135,6 +173,7 @@ _DEPTH_REFUSAL = (
     f"is nested too deep (more than {MAX_DEPTH} levels, or than the call stack has room for)",
     "store it as a flat list or a str",
 )
+_CIRCLE_REFUSAL = ("contains itself", "store a reference, such as an id")
 _MARKER_REFUSAL = (
     "the keys '__type__' and '__value__' together cannot be stored, kombu keeps them for itself",
     "rename one of them",
@@ -154,7 +193,7 @@ def _accept(value: Any, inside: set[int]) -> None:
 
 def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> None:
     if id(value) in inside:
-        raise _Refused("contains itself", "store a reference, such as an id")
+        raise _Refused(*_CIRCLE_REFUSAL)
     if len(inside) >= MAX_DEPTH:
         raise _Refused(*_DEPTH_REFUSAL)
     if len(value) == 2 and type(value) is dict and value.keys() == _MARKER:
@@ -175,6 +214,53 @@ def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> Non
         refused.keys.append(key)
         raise
     inside.remove(id(value))
+
+
+def _returned(value: Any, inside: set[int]) -> Any:
+    """As the checks, and gives back what would come back."""
+    kind = type(value)
+    if not isinstance(value, (dict, list, tuple)):
+        back = value if kind in _CHECKS else _there_and_back(value)
+        _CHECKS.get(type(back), _refuse)(back, set())
+        return back
+    if id(value) in inside or len(inside) >= MAX_DEPTH:
+        raise _Refused(*(_CIRCLE_REFUSAL if id(value) in inside else _DEPTH_REFUSAL))
+    inside.add(id(value))
+    key: Any = None
+    made: Any
+    try:
+        if isinstance(value, dict):
+            made = {}
+            for key, item in value.items():
+                made[_returned_key(key)] = _returned(item, inside)
+        else:
+            made = []
+            for key, item in enumerate(value):  # noqa: B007 (the handler needs it)
+                made.append(_returned(item, inside))
+    except _Refused as refused:
+        refused.keys.append(key)
+        raise
+    inside.remove(id(value))
+    if isinstance(made, dict) and made.keys() == _MARKER:
+        raise _Refused(*_MARKER_REFUSAL)
+    return made
+
+
+def _returned_key(key: Any) -> str:
+    if type(key) is not str:
+        with suppress(TypeError, ValueError):
+            (key,) = json.loads(json.dumps({key: None}))
+    _check_key(key)
+    return str(key)
+
+
+def _there_and_back(value: Any) -> Any:
+    try:
+        return loads(_encode(value))
+    except RecursionError:
+        raise
+    except Exception:  # __json__ and the like are the user's
+        _refuse(value, set())
 
 
 def _check_key(key: Any) -> None:

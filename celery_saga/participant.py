@@ -21,6 +21,7 @@ from celery.exceptions import (
 from celery.platforms import EX_FAILURE
 
 from celery_saga import info
+from celery_saga.codec import returned_key
 from celery_saga.context import SagaContext
 from celery_saga.coroutines import finished
 from celery_saga.decide.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
@@ -45,7 +46,7 @@ from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Refused
-from celery_saga.values import Values, encoded, values_of
+from celery_saga.values import Values, returned, values_of
 
 log = logging.getLogger("celery_saga")
 
@@ -178,7 +179,7 @@ class _Delivery:
         if self._context is not None:
             return self._context_changes(result)
         # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
-        return encoded(self._merged(result)), []
+        return returned(self._merged(result)), []
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of the result the step's compensation reads and the context does not get."""
@@ -189,7 +190,9 @@ class _Delivery:
             return {}
         found = result if isinstance(result, Mapping) else {self._step.name: result}
         try:
-            return encoded({key: found[key] for key in keys if key in found})
+            names = [key for key in found if isinstance(key, str)]
+            known = {returned_key(key): found[key] for key in names}
+            return returned({key: known[key] for key in keys if key in known})
         except UnserializableValue:
             if self._call.returns is not False:
                 raise
@@ -229,7 +232,7 @@ class _Delivery:
                 "a SagaContext, a mapping, None or True",
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
-        after = encoded(result)
+        after = returned(result)
         texts, _, gone = after.since(values_of(self._execution.values))
         return Values(texts=texts), gone
 

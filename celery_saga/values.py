@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from celery_saga import codec
-from celery_saga.errors import ContextTooLarge
+from celery_saga.errors import ContextTooLarge, UnserializableValue
 from celery_saga.partial import NotLoaded, PartialSteps
 
 _UNKNOWN: Any = object()
@@ -250,6 +250,22 @@ def encoded(values: Mapping[str, Any]) -> Values:
     texts = {key: codec.encode_item(key, value) for key, value in values.items()}
     codec.check_keys(texts.keys())
     return Values(texts=texts)
+
+
+def returned(values: Mapping[str, Any]) -> Values:
+    """As :func:`encoded`, of what a step returned: as Celery's JSON serializer brings it back.
+
+    Raises:
+        UnserializableValue: the serializer does not take it; names the key path.
+    """
+    try:
+        return encoded(values)
+    except UnserializableValue:
+        pass  # not as it is
+    keys = {key: codec.returned_key(key) for key in values}
+    return encoded(
+        {key: codec.as_returned(values[old], f"context[{key!r}]") for old, key in keys.items()}
+    )
 
 
 def is_whole(execution: Any) -> bool:

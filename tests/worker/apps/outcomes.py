@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
+from datetime import datetime
+from enum import Enum
 
 from celery.exceptions import Ignore, Reject
 
@@ -69,6 +72,27 @@ def over_hard_limit():
 def unusable():
     note("began")
     return {"handle": object()}
+
+
+class Colour(str, Enum):
+    RED = "red"
+
+
+@app.task
+def makes_shapes():
+    note("began")
+    return OrderedDict(pair=(1, 2), colour=Colour.RED, at={1: (datetime(2026, 11, 1),)})
+
+
+@app.task
+def makes_a_pair():
+    note("began")
+    return 1, (2,)
+
+
+@app.task
+def undo_shapes(pair, colour):
+    note("began", pair=pair, colour=colour)
 
 
 def bad_context(context: SagaContext):
