@@ -9,12 +9,15 @@ and what would be checked when a saga is committed is checked when its plan is m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
+
+from celery_saga.layers import layers, look_by
 
 #: Where the hook's ``__call__`` keeps the one that a task's class would have without it.
 INNER = "_celery_saga_inner"
@@ -97,3 +100,34 @@ def _declaration(
     if not callable(function):
         return None
     return Declaration(function, bool(options.get("bind")), options, app=app)
+
+
+def same_task(target: Any, task: Task[Any, Any]) -> bool:
+    """Whether ``target``, a task as it was declared, is ``task`` of a finalized app."""
+    declared = declaration_of(target)
+    if declared is None:
+        return False
+    if declared.task is not None and declared.task == task:
+        return True
+    name = declared.task.name if declared.task is not None else declared.options.get("name")
+    function = declared.function
+    if name is None:
+        name = task.app.gen_task_name(function.__name__, function.__module__)
+    return bool(name == task.name) and layers(function)[-1] is layers(task)[-1]
+
+
+def _behind(target: Any) -> Iterable[Any] | None:
+    """What is right behind a task, which is not made for that; ``None``: it is no task."""
+    kind = type(target)
+    if kind is PromiseProxy and target.__evaluated__():
+        return (target._get_current_object(),)
+    if kind in (Proxy, PromiseProxy):
+        declared = declaration_of(target)
+        return () if declared is None else (declared.function,)
+    if isinstance(target, Task):
+        # Its own ``run`` may be autoretry's, or a test's.
+        return (kind, vars(target).get("run"), inspect.getattr_static(kind, "run"))
+    return None
+
+
+look_by(_behind)

@@ -105,11 +105,7 @@ class SagaDefinition:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
         steps = [step for step in self._steps if isinstance(step, LocalSagaStep)]
-        _check_names(self.name, steps)
-        _check_pivot(self.name, steps)
-        for index, step in enumerate(steps):
-            _check_options(f"saga {self.name!r}: step number {index + 1}", step)
-        _check_retries(self.name, steps)
+        check_steps(self.name, steps)
         importing = callables.importing()
         if importing:
             self._register(steps)
@@ -164,6 +160,19 @@ def _listed(steps: Any) -> list[Any]:
         raise DefinitionError(
             f"steps: expected a list of tasks, functions or steps, found {steps!r}"
         ) from None
+
+
+def check_steps(saga: str, steps: list[LocalSagaStep]) -> None:
+    """Refuse steps that do not go together.
+
+    Raises:
+        DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+    """
+    _check_names(saga, steps)
+    _check_pivot(saga, steps)
+    for index, step in enumerate(steps):
+        _check_options(f"saga {saga!r}: step number {index + 1}", step)
+    _check_retries(saga, steps)
 
 
 def _check_names(saga: str, steps: list[LocalSagaStep]) -> None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
+from celery.local import PromiseProxy, Proxy
 
 from celery_saga import callables
 from celery_saga.advice import warn_of
 from celery_saga.binding import bind
-from celery_saga.definition import SagaDefinition
+from celery_saga.declarations import same_task
+from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
 from celery_saga.plan import Call, Plan, PlanStep, Style
-from celery_saga.steps import MESSAGE_OPTIONS, LocalSagaStep, SagaOperation, names_of
+from celery_saga.steps import (
+    MESSAGE_OPTIONS,
+    LocalSagaStep,
+    SagaOperation,
+    declared_targets,
+    names_of,
+)
 from celery_saga.strategies import check
 
 
@@ -26,7 +35,9 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         DefinitionError: the saga cannot run; the text says what to change.
     """
     definition.validate()
-    steps = [step for step in definition.steps if isinstance(step, LocalSagaStep)]
+    given = [step for step in definition.steps if isinstance(step, LocalSagaStep)]
+    steps = [step.completed(partial(_declared_as, app)) for step in given]
+    check_steps(definition.name, steps)
     names = names_of(steps, [step.name for step in steps])
     pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
     built = tuple(
@@ -41,6 +52,16 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         max_redeliveries=conf.saga_max_redeliveries,
         unknown_task_grace=float(conf.saga_unknown_task_grace),
     )
+
+
+def _declared_as(app: Celery, target: Any) -> Any:
+    """What ``@saga_step`` was put on, for a task that a step gives by name or as the app has it."""
+    if callables.is_plain(target) or type(target) in (Proxy, PromiseProxy):
+        return None
+    task = app.tasks.get(target) if isinstance(target, str) else target
+    if not isinstance(task, Task):
+        return None
+    return next((one for one in declared_targets() if same_task(one, task)), task)
 
 
 def _plan_step(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import CellType, MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_saga import callables
@@ -20,7 +21,8 @@ from celery_saga.errors import (
     SagaNotDefinedException,
     UndefinedOnExecuteException,
 )
-from celery_saga.lines import users_line
+from celery_saga.layers import layers
+from celery_saga.lines import users_line, warn
 
 if TYPE_CHECKING:
     from celery_saga.definition import SagaDefinition
@@ -116,8 +118,9 @@ _declared: dict[int, tuple[SagaOperation, dict[str, Any]]] = {}
 def saga_step(target: Any = None, *, compensation: Any = None, **options: Any) -> Any:
     """Keep a step's pairing with its task, so that many sagas use it.
 
-    Put it above ``@app.task`` or ``@shared_task``; it returns the task unchanged and does not touch
-    it. On a plain function it also makes the function known to the workers that import it. What it
+    Put it above ``@app.task`` or ``@shared_task``, or below, on the function itself; other
+    decorators may stand between if they use ``functools.wraps``. It returns what it gets unchanged
+    and does not touch it. It makes a plain function known to the workers that import it. What it
     says about how a task is called holds as well where the task is another step's compensation.
 
     Args:
@@ -138,9 +141,42 @@ def saga_step(target: Any = None, *, compensation: Any = None, **options: Any) -
 
 
 def declared(target: Any) -> tuple[SagaOperation, dict[str, Any]]:
-    """What ``@saga_step`` was told about ``target``: how it is called, and about the step."""
-    found = _declared.get(id(target))
-    return found if found and found[0].callback is target else (SagaOperation(target), {})
+    """What ``@saga_step`` was told about ``target``: how it is called, and about the step.
+
+    Told of a task and of its function, the word on the task goes before the other.
+    """
+    constants: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    for layer in reversed(layers(target)):
+        told, step = _declared.get(id(layer), (None, {}))
+        if told is not None and told.callback is layer:
+            constants |= told.parameters
+            options |= told.options
+            about |= {key: value for key, value in step.items() if value is not None}
+    return SagaOperation(target, constants, **options), about
+
+
+def _warn_of_hidden(target: Any) -> None:
+    """Warn of a word that cannot be heard, for the decorator over it tells of no function."""
+    known = layers(target)
+    for layer in filter(callables.is_plain, known):
+        for cell in layer.__closure__ or ():
+            held: Any = cell.cell_contents if cell != CellType() else None
+            hidden = callables.is_plain(held) and not any(held is each for each in known)
+            if hidden and declared(held)[1]:
+                warn(
+                    f"@saga_step above {held.__qualname__}() is not heard, for the decorator "
+                    f"{layer.__qualname__}() over it lacks functools.wraps: give it that, or put "
+                    f"@saga_step above @app.task",
+                    users_line(),
+                )
+
+
+def declared_targets() -> Iterator[Any]:
+    """All that ``@saga_step`` was put on."""
+    for told, _ in list(_declared.values()):
+        yield told.callback
 
 
 def _operation(
@@ -152,10 +188,25 @@ def _operation(
     """The operation, and what is said about the step; of two words on one thing the later holds."""
     base = callback if issubclass(type(callback), SagaOperation) else SagaOperation(callback)
     told, about = declared(base.callback)
+    if not about:
+        _warn_of_hidden(base.callback)
     call, step, extra = _sorted(base.callback, options, allowed)
     constants = {**told.parameters, **base.parameters, **_named(parameters), **extra}
     made = SagaOperation(base.callback, constants, **{**told.options, **base.options, **call})
     return made, {**about, **step}
+
+
+def _as_told(
+    operation: SagaOperation, found: Callable[[Any], Any]
+) -> tuple[SagaOperation, dict[str, Any]]:
+    """An operation with what was told about the task that it names, and what was of the step."""
+    target = found(operation.callback)
+    if target is None:
+        return operation, {}
+    told, about = declared(target)
+    constants = {**told.parameters, **operation.parameters}
+    options = {**told.options, **operation.options}
+    return SagaOperation(operation.callback, constants, **options), about
 
 
 class SagaStep(ABC):
@@ -210,6 +261,8 @@ class LocalSagaStep(SagaStep):
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
         self.options: Mapping[str, Any] = MappingProxyType({})
+        #: Whether it takes the compensation that its task brings along.
+        self._paired = True
         #: Where the user's code made it.
         self.line = users_line()
         if on_execute is not None:
@@ -260,6 +313,7 @@ class LocalSagaStep(SagaStep):
     ) -> None:
         allowed = _STEP_OPTIONS | {"compensation"}
         action, about = _operation(callback, parameters, options, allowed)
+        self._paired = "compensation" not in options or options["compensation"] is not None
         undo = about.pop("compensation", None)
         self._set_options(about)
         self.action = action
@@ -280,6 +334,27 @@ class LocalSagaStep(SagaStep):
             if options.get(key) not in (None, True, False):
                 raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")
         self.options = _owned({**self.options, **options})
+
+    def completed(self, found: Callable[[Any], Any]) -> LocalSagaStep:
+        """The step with what ``@saga_step`` was told about tasks which it only names.
+
+        Args:
+            found: what it was put on for a task that a step names; ``None``: nothing was.
+
+        Raises:
+            DefinitionError: what it was told is not what it should be.
+        """
+        assert self.action is not None
+        made = copy(self)
+        made.action, about = _as_told(self.action, found)
+        undo = about.pop("compensation", None)
+        undo = undo if self._paired else None
+        if about:
+            made._set_options({**about, **self.options})
+        if self.compensation is not None or undo is not None:
+            given = self.compensation or _operation(undo, None, {})[0]
+            made.compensation, _ = _as_told(given, found)
+        return made
 
     @property
     def name(self) -> str:

@@ -38,6 +38,7 @@ FLOORS = {
     "steps": 0,
     "definition": 0,
     "lines": 0,
+    "layers": 0,
     "advice": 0,
     "drafts": 3,
     "registry": 0,

@@ -65,6 +65,26 @@ QUIET = {
     saga_step(compensation=release, max_attempts=3, retriable=True)(reserve)
     Saga("order", steps=[reserve, charge]).commit()
     """,
+    "decorator below both kinds, used in a saga": """
+    from functools import wraps
+
+    def logged(function):
+        return wraps(function)(lambda *args: function(*args))
+
+    @app.task
+    @logged
+    @saga_step(compensation=refund)
+    def pay(total): ...
+
+    @shared_task(bind=True)
+    @saga_step(compensation=release)
+    def pay_shared(self, total): ...
+
+    saga = Saga("order", steps=[pay, pay_shared])
+    assert [step.compensation.callback for step in saga.steps] == [refund, release]
+    saga.commit()
+    assert not pay.__evaluated__()
+    """,
     "list of tasks": 'Saga("order", steps=[reserve, charge, plain]).commit()',
     "anonymous": "Saga(steps=[reserve, charge]).commit()",
     "given app": 'Saga("order", steps=[charge], app=app).commit()',

@@ -67,6 +67,18 @@ class TestKinds:
     def test_declared_step(self, run, kinds):
         assert run(kinds.declared, start=1) == {"start": 1, "declared": [1, 1]}
 
+    @pytest.mark.parametrize("by", ["object", "name"])
+    @pytest.mark.parametrize(("name", "booking"), [("book", 2), ("book_shared", 3)])
+    def test_a_step_that_was_declared_below_its_tasks_decorator_is_undone(
+        self, kinds, journal, by, name, booking
+    ):
+        step = getattr(kinds, name)
+        saga = kinds.one("below", step if by == "object" else step.name, kinds.fully_booked)
+        result = saga.delay(a=1)
+        with pytest.raises(SagaCompensated, match="no room"):
+            result.get(timeout=30)
+        assert [line["booking"] for line in journal.said(result.id, "began")] == [booking]
+
     def test_one_task_twice(self, run, kinds):
         context = run(kinds.app_task, kinds.app_task, a=1)
         assert context == {"a": 1, "app_task": 11, "app_task_2": 11}

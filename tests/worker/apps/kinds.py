@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 from celery import Task, shared_task
@@ -189,6 +190,37 @@ def context_by_word(whatever):
 @app.task
 def declared(a, b=1):
     return [a, b]
+
+
+@app.task
+def unbook(booking=None):
+    note("began", booking=booking)
+
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@app.task
+@logged
+@saga_step(compensation=unbook, returns="booking")
+def book(a):
+    return a + 1
+
+
+@shared_task
+@saga_step(compensation=unbook, returns="booking")
+def book_shared(a):
+    return a + 2
+
+
+@app.task
+def fully_booked():
+    raise ValueError("no room")
 
 
 @app.task
