@@ -15,6 +15,7 @@ from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, 
 from celery_saga.execution import SagaExecution
 from celery_saga.hook import hook, verify
 from celery_saga.importing import take_in
+from celery_saga.operators import Operators
 from celery_saga.recovery import RecoveryStep
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime, install
@@ -24,7 +25,7 @@ from celery_saga.storage import checked
 from celery_saga.tasks import declare_tasks
 
 
-class SagaManager:
+class SagaManager(Operators):
     """Makes ``app`` run sagas; construct it in every process that starts or runs them.
 
     Put it on the line after ``app = Celery(...)``. It reads no configuration when constructed. A

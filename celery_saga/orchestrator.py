@@ -37,12 +37,16 @@ from celery_saga.failures import recorded, text_of
 from celery_saga.partial import NotLoaded
 from celery_saga.patience import patiently
 from celery_saga.plan import Plan
+from celery_saga.repair import command_of, obstacle_of, repairs_of
 from celery_saga.stores import Outbox, Refused, Store
 from celery_saga.values import encoded, is_whole
 
 log = logging.getLogger("celery_saga")
 
 T = TypeVar("T")
+
+#: Ends that somebody should hear of.
+_LEVELS = {SagaStatus.COMPENSATED: logging.WARNING, SagaStatus.STUCK: logging.ERROR}
 
 #: A slot, and all that is needed to send its step.
 Request = tuple[Slot, Mapping[str, Any]]
@@ -240,7 +244,8 @@ class Orchestrator:
 
     def _announce(self, execution: SagaExecution, command: Announce) -> SagaExecution:
         if not command.again:
-            _log_end(execution)
+            partly = execution.status is SagaStatus.STUCK and not is_whole(execution)
+            _log_end(self.load(execution.saga_id) if partly else execution)
         if self._errands is None or not execution.result_pending:
             return self._tell(execution)
         saga_id = execution.saga_id
@@ -285,7 +290,15 @@ class Orchestrator:
 
 
 def _log_end(execution: SagaExecution) -> None:
-    saga_id, name, status = execution.saga_id, execution.name, execution.status.value
-    level = logging.WARNING if execution.status is SagaStatus.STUCK else logging.INFO
-    extra = {"saga_id": saga_id, "saga_name": name, "saga_status": status}
-    log.log(level, "saga %s %s: %s", name, saga_id, status, extra=extra)
+    saga_id, name, status = execution.saga_id, execution.name, execution.status
+    extra = {"saga_id": saga_id, "saga_name": name, "saga_status": status.value}
+    obstacle = obstacle_of(execution) if status in _LEVELS else None
+    if obstacle is None:
+        log.info("saga %s %s: %s", name, saga_id, status.value, extra=extra)
+        return
+    where = f" at step {obstacle.step!r}" if obstacle.step else ""
+    text, extra["saga_step"] = f"{status.value}{where}: {obstacle.cause}", obstacle.step
+    verbs = list(dict.fromkeys(verb.split()[0] for verb, _ in repairs_of(execution)))
+    if verbs:
+        text += f"; repair: {command_of(verbs[0], saga_id)} (or {', '.join(verbs[1:])})"
+    log.log(_LEVELS[status], "saga %s %s: %s", name, saga_id, text, extra=extra)

@@ -11,7 +11,6 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import CancelRequested
-from celery_saga.decide.moves import unknown_effect
 from celery_saga.errors import (
     SagaCompensated,
     SagaExecutionNotFoundException,
@@ -27,6 +26,7 @@ from celery_saga.execution import (
     StepStatus,
 )
 from celery_saga.failures import cause_of
+from celery_saga.repair import Obstacle, obstacle_of
 from celery_saga.stores.redis_pool import when_free
 
 if TYPE_CHECKING:
@@ -198,26 +198,8 @@ class SagaResult:
 
 def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
     """The error that stands for how a settled saga ended; its cause is what the step raised."""
-    error = _failure_of(execution)
+    obstacle = obstacle_of(execution) or Obstacle("", "")
+    kind = SagaCompensated if execution.status is SagaStatus.COMPENSATED else SagaStuck
+    error = kind(execution.saga_id, obstacle.step, obstacle.cause)
     error.__cause__ = cause_of(execution)
     return error
-
-
-def _failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
-    if execution.status is SagaStatus.COMPENSATED:
-        error = execution.error
-        return SagaCompensated(execution.saga_id, error.step if error else "", str(error or ""))
-    for step in execution.steps:
-        if step.status is StepStatus.COMPENSATION_FAILED and step.undo_error is not None:
-            cause = f"its compensation failed: {step.undo_error}"
-            if execution.error is not None:
-                cause += f" (after {execution.error})"
-            return SagaStuck(execution.saga_id, step.name, cause)
-    unresolved = execution.unresolved() if execution.direction is Direction.BACKWARD else None
-    if unresolved is not None:
-        cause = str(unknown_effect(unresolved).message)
-        return SagaStuck(execution.saga_id, unresolved.name, cause)
-    step_name = execution.steps[execution.position].name
-    if execution.direction is Direction.FORWARD and execution.error is not None:
-        step_name = execution.error.step or step_name
-    return SagaStuck(execution.saga_id, step_name, str(execution.error or ""))

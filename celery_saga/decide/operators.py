@@ -136,7 +136,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     """A stuck saga tries again what held it up, with a corrected context if one is given."""
     if _was_done(execution, "retry", event):
         return Decision(execution)
-    if execution.status is not SagaStatus.STUCK or not _retryable(execution):
+    if execution.status is not SagaStatus.STUCK or not retryable(execution):
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
     execution = noted(execution, event.at, "retry", event.by, detail)
@@ -153,7 +153,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     return _go_on(execution, event.at)
 
 
-def _retryable(execution: SagaExecution) -> bool:
+def retryable(execution: SagaExecution) -> bool:
     """Whether there is a task to try again: nothing undoes a step without a compensation."""
     failed = [step.status is StepStatus.COMPENSATION_FAILED for step in execution.steps]
     return execution.direction is Direction.FORWARD or any(failed)

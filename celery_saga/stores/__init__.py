@@ -161,8 +161,13 @@ class Store(Protocol):
         """
         ...
 
-    def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
-        """Ids of sagas in ``status`` (and of that name), the newest in that status first."""
+    def find(
+        self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
+    ) -> list[str]:
+        """Ids of sagas in ``status`` (and of that name), the newest in that status first.
+
+        With ``until``: of those that have been in it since that store time or longer, to a second.
+        """
         ...
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:

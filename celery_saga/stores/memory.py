@@ -24,6 +24,7 @@ class MemoryStore:
         self._changed = threading.Condition()  # over a lock that its owner may take again
         self._sagas: dict[str, SagaExecution] = {}
         self._creators: dict[str, str] = {}
+        self._entered: dict[str, float] = {}  # when it got its status
         self._writers: dict[str, tuple[str, SagaExecution]] = {}
         self._beats: dict[str, float] = {}
         self._held: dict[str, frozenset[str]] = {}
@@ -32,8 +33,10 @@ class MemoryStore:
     def clear(self) -> None:
         """Forget all sagas: between two tests, when nothing runs."""
         with self._changed:
-            for kept in (self._sagas, self._creators, self._writers, self._beats, self._held):
+            for kept in (self._sagas, self._creators, self._entered, self._writers):
                 kept.clear()
+            for known in (self._beats, self._held):
+                known.clear()
             self._sweeper = ("", 0.0)
             self._changed.notify_all()
 
@@ -48,6 +51,7 @@ class MemoryStore:
             if found is not None:
                 return found, self._creators[execution.saga_id] == token
             self._creators[execution.saga_id] = token
+            self._entered[execution.saga_id] = self.now()
             self._sagas[execution.saga_id] = replace(execution, revision=1)
             self._changed.notify_all()
             return self._sagas[execution.saga_id], True
@@ -87,6 +91,8 @@ class MemoryStore:
                 writer, saved = self._writers.get(before.saga_id, ("", found))
                 return saved if writer == token else None
             saved = replace(after, revision=before.revision + 1)
+            if after.status is not found.status:
+                self._entered[before.saga_id] = self.now()
             self._writers[before.saga_id] = (token, saved)
             self._sagas[before.saga_id] = saved
             self._changed.notify_all()
@@ -98,6 +104,7 @@ class MemoryStore:
             if found is not None and revision not in (None, found.revision):
                 return False
             self._creators.pop(saga_id, None)
+            self._entered.pop(saga_id, None)
             self._writers.pop(saga_id, None)
             return self._sagas.pop(saga_id, None) is not None
 
@@ -111,15 +118,18 @@ class MemoryStore:
             ]
         return [saga_id for _, saga_id in sorted(found)[:limit]]
 
-    def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
+    def find(
+        self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
+    ) -> list[str]:
         with self._changed:
             found = [
-                saga
-                for saga in self._sagas.values()
-                if saga.status is status and name in (None, saga.name)
+                (-self._entered[saga_id], saga_id)
+                for saga_id, saga in self._sagas.items()
+                if saga.status is status
+                and name in (None, saga.name)
+                and (until is None or self._entered[saga_id] <= until)
             ]
-        found.sort(key=lambda saga: (-saga.updated_at, saga.saga_id))
-        return [saga.saga_id for saga in found[:limit]]
+        return [saga_id for _, saga_id in sorted(found)[:limit]]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
         def settled() -> bool:

@@ -206,10 +206,12 @@ class RedisStore(RedisBoots):
         found = self._run(redis_scripts.DUE, [self._key("due")], [limit, self._saga("")])
         return [saga_id.decode() for saga_id in found]
 
-    def find(self, status: SagaStatus, limit: int, name: str | None = None) -> list[str]:
+    def find(
+        self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
+    ) -> list[str]:
         every, named = self._indexes(status, name or "")
-        key = every if name is None else named
-        found = self._ask(lambda client: client.zrevrange(key, 0, limit - 1))
+        key, newest = every if name is None else named, "+inf" if until is None else until
+        found = self._ask(lambda client: client.zrevrangebyscore(key, newest, "-inf", 0, limit))
         return [saga_id.decode() for saga_id in found]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:

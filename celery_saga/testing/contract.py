@@ -254,6 +254,16 @@ class StoreContract(BootContract, GoneContract):
         assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
         assert first.saga_id in store.find(SagaStatus.STUCK, 1000, "contract")
 
+    def test_sagas_are_found_by_the_age_of_their_status(self, store: Store) -> None:
+        first = create(store)
+        save(store, first, replace(first, status=SagaStatus.STUCK))
+        found = [
+            first.saga_id in store.find(SagaStatus.STUCK, 1000, name, until)
+            for name in (None, "contract")
+            for until in (None, store.now() + 2, store.now() - 3600)
+        ]
+        assert found == [True, True, False] * 2
+
     def test_an_ended_saga_can_be_created(self, store: Store) -> None:
         """One that comes from another store."""
         ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)

@@ -50,11 +50,18 @@ def examined(store: str, broker: str = "memory://", **settings: Any) -> Report:
 
 
 class Ran:
-    """What ``celery saga doctor`` said and how it ended."""
+    """What a verb of ``celery saga`` said and how it ended."""
 
-    def __init__(self, app: str, *arguments: str, env: Mapping[str, str], before: Any = ()) -> None:
+    def __init__(
+        self,
+        app: str,
+        *arguments: str,
+        env: Mapping[str, str],
+        before: Any = (),
+        verb: str = "doctor",
+    ) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "celery", *before, "-A", app, "saga", "doctor", *arguments],
+            [sys.executable, "-m", "celery", *before, "-A", app, "saga", verb, *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             cwd=str(ROOT),
             capture_output=True,

@@ -1,29 +1,17 @@
-"""``celery saga ...``: the verbs of the command line.
-
-Celery's command line imports this module each time it starts, whatever it is started for: so what
-the verbs need is imported when one of them is called.
-"""
+"""``celery saga doctor``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 import click
-from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
+from celery.bin.base import CeleryCommand, CeleryOption
 
 _LEVELS = ("error", "warning", "info")
 
 
-@click.group()
-@click.pass_context
-@handle_preload_options
-def saga(ctx: click.Context, **kwargs: Any) -> None:
-    """Look after sagas."""
-
-
-@saga.command(cls=CeleryCommand)
+@click.command(cls=CeleryCommand)
 @click.option(
     "-t",
     "--timeout",

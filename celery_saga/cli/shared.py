@@ -1,0 +1,126 @@
+"""What the verbs share: options, and text for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery.bin.base import CeleryOption
+
+if TYPE_CHECKING:
+    from celery_saga.manager import SagaManager
+
+#: :class:`celery_saga.SagaStatus`, which is not imported for ``celery worker``.
+STATUSES = (
+    "CREATED",
+    "RUNNING",
+    "PAUSED",
+    "COMPENSATING",
+    "COMPLETED",
+    "COMPENSATED",
+    "STUCK",
+)
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+#: Characters of a column; longer values are cut in tables.
+_WIDEST = 80
+
+
+def seconds(value: Any) -> float:
+    """The seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``3d``: the type of an option."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
+    if match is None:
+        raise click.BadParameter(f"expected an age such as 90s, 15m, 2h or 3d, found {value!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def as_json_option(group: str) -> Callable[[Any], Any]:
+    """The option ``--json`` in the help's group of that name."""
+    option: Callable[[Any], Any] = click.option(
+        "-j",
+        "--json",
+        "as_json",
+        cls=CeleryOption,
+        is_flag=True,
+        help_group=group,
+        help="One JSON document.",
+    )
+    return option
+
+
+def manager_of(ctx: click.Context) -> SagaManager:
+    """The manager of the app that the command line names.
+
+    Raises:
+        click.UsageError: the app keeps no sagas.
+    """
+    from celery_saga.errors import SetupError
+    from celery_saga.manager import SagaManager
+    from celery_saga.runtime import runtime_of
+
+    try:
+        found = runtime_of(ctx.obj.app).store
+    except SetupError as error:
+        raise click.UsageError(str(error)) from error
+    assert found is not None
+    return SagaManager(ctx.obj.app)
+
+
+def app_argument() -> str:
+    """What stands behind ``-A`` on the command line, for the commands that are proposed."""
+    arguments = sys.argv[1:]
+    for index, argument in enumerate(arguments):
+        if argument in ("-A", "--app") and index + 1 < len(arguments):
+            return printable(arguments[index + 1])
+        if argument.startswith("--app="):
+            return printable(argument.partition("=")[2])
+    return printable(os.environ.get("CELERY_APP") or "proj")
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document, with the number of its form."""
+    click.echo(json.dumps({"schema": 1, **document}, indent=2))
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal, or forge a line, written out."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def cut(text: str) -> str:
+    """The printable text, no longer than a column is wide."""
+    shown = printable(text)
+    return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 3]}..."
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows under their heads, in columns; nothing if there are no rows."""
+    if not rows:
+        return
+    cells = [list(heads), *([cut(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield line.rstrip()
+
+
+def age(seconds: float) -> str:
+    """``12s ago``, in the largest unit of which there are two."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit} ago"
+    return f"{max(0, int(seconds))}s ago"
+
+
+def moment(at: float) -> str:
+    """A store time in UTC, to a second."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
