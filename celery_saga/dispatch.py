@@ -21,7 +21,7 @@ from celery_saga.broker import backlog, lacks_exchange, routes_by_name
 from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatcher import Backlog
-from celery_saga.errors import UnsendableStep
+from celery_saga.errors import UnreadableCheckpoint, UnsendableStep
 from celery_saga.execution import Direction, SagaExecution, Slot, evolved
 from celery_saga.failures import text_of
 from celery_saga.headers import HEADER, as_sent, users_headers
@@ -135,7 +135,11 @@ class CeleryDispatcher:
         size, words, origins = 0, self._mask_keys, call.origins
         for key in [key for key in kwargs if key not in shown]:
             text = kwargs[key]
-            shown[key] = MASK if is_sensitive(origins[key], words) else _shown(text)
+            try:
+                shown[key] = MASK if is_sensitive(origins[key], words) else _shown(text)
+            except (ValueError, IndexError) as error:
+                where = f"context[{origins[key]!r}]"
+                raise UnreadableCheckpoint(execution.saga_id, where, str(error)) from error
             size += len(str(shown[key]))
             if size > ARGUMENTS_REPR:
                 break

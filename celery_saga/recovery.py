@@ -26,7 +26,11 @@ from celery_saga.definition import SAGAS
 from celery_saga.discovery import import_sagas
 from celery_saga.dispatcher import Dispatcher
 from celery_saga.errands import Errands
-from celery_saga.errors import SagaExecutionNotFoundException, SetupError
+from celery_saga.errors import (
+    SagaExecutionNotFoundException,
+    SetupError,
+    UnreadableCheckpoint,
+)
 from celery_saga.execution import Slot
 from celery_saga.forks import Unforked
 from celery_saga.hook import verify
@@ -148,6 +152,8 @@ class Heart:
             self._shell.change(saga_id, event, patience=self._shell.patience, run=run)
         except SagaExecutionNotFoundException:
             log.info("news of saga %s, which is gone", saga_id)
+        except UnreadableCheckpoint as error:
+            log.error("news of a saga: %s", error, extra={"saga_id": saga_id})
 
     def _beat(self) -> None:
         # These first: what is let through meanwhile is then told of twice and not left out.
@@ -191,9 +197,12 @@ class Heart:
             (saga_id, slot) for saga_id, slot in pulse.claims if slot.task_id(saga_id) not in held
         )
         for saga_id, slot in absent & self._absent:
-            if not self._runs_inside(saga_id, slot):
-                self._sweeper.void(saga_id, slot, self.instance)
+            self._sweeper.guarded(self._void_own, saga_id, slot)
         self._absent = absent
+
+    def _void_own(self, saga_id: str, slot: Slot) -> None:
+        if not self._runs_inside(saga_id, slot):
+            self._sweeper.void(saga_id, slot, self.instance)
 
     def _runs_inside(self, saga_id: str, slot: Slot) -> bool:
         """Whether a step of an eager saga runs in a task that this worker has."""

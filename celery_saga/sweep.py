@@ -14,7 +14,11 @@ from typing import TypeVar
 from celery_saga.decide.events import ClaimVoided, Looked, MessageState
 from celery_saga.decide.unclaimed import QUEUED_DELAY
 from celery_saga.dispatcher import Backlog
-from celery_saga.errors import SagaExecutionNotFoundException, StoreUnavailable
+from celery_saga.errors import (
+    SagaExecutionNotFoundException,
+    StoreUnavailable,
+    UnreadableCheckpoint,
+)
 from celery_saga.execution import SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.resends import Resends
@@ -172,7 +176,7 @@ class Sweeper:
         for task_id in new.values():
             found = None if task_id in holders else Slot.parse(task_id)
             if found is not None:
-                self._guarded(self._lost, *found)
+                self.guarded(self._lost, *found)
 
     def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
         """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
@@ -199,10 +203,17 @@ class Sweeper:
             return call()
         except StoreUnavailable:
             raise
+        except UnreadableCheckpoint as error:
+            self._leave_alone(saga_id, error)
         except Exception:
             self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
             log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
-            return None
+        return None
+
+    def _leave_alone(self, saga_id: str, error: UnreadableCheckpoint) -> None:
+        """Nothing about it will go better in a moment."""
+        self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+        log.error("%s (it is left alone)", error, extra={"saga_id": saga_id})
 
     def bury(self, pulse: Pulse) -> int:
         """Void the claims of boots that are dead, and send again what they had not started.
@@ -218,21 +229,29 @@ class Sweeper:
 
     def _bury(self, instance: str) -> int:
         claims = self._store.claims_of(instance)
-        done = [self._guarded(self.void, *claim, instance) for claim in claims]
+        done = [self.guarded(self.void, *claim, instance) for claim in claims]
         for task_id, holder in self._store.holders().items():
             found = Slot.parse(task_id) if holder == instance else None
             if found is not None:
-                done.append(self._guarded(self._lost, *found, instance))
+                done.append(self.guarded(self._lost, *found, instance))
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
             self._store.forget(instance, dealt_with)
         return len(claims)
 
-    def _guarded(self, call: object, saga_id: str, *args: object) -> bool:
+    def guarded(self, call: Callable[..., None], saga_id: str, *args: object) -> bool:
+        """Whether ``call`` did its work. What is wrong with one saga is logged, and keeps no other
+        from being recovered; an outage of the store is everybody's.
+        """
+        if self._left_alone.get(saga_id, 0.0) > time.monotonic():
+            return False
         try:
-            call(saga_id, *args)  # type: ignore[operator]
+            call(saga_id, *args)
         except StoreUnavailable:
             raise
+        except UnreadableCheckpoint as error:
+            self._leave_alone(saga_id, error)
+            return False
         except Exception:
             log.exception("saga %s cannot be recovered now", saga_id, extra={"saga_id": saga_id})
             return False

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from celery_saga import codec
-from celery_saga.errors import ContextTooLarge, UnserializableValue
+from celery_saga.errors import ContextTooLarge, UnreadableCheckpoint, UnserializableValue
 from celery_saga.partial import NotLoaded, PartialSteps
 
 _UNKNOWN: Any = object()
@@ -49,6 +49,7 @@ class Values(Mapping[str, Any]):
     Args:
         values: keys and values.
         texts: keys and JSON texts, as :meth:`texts` gives them.
+        owner: the saga from whose record they come.
     """
 
     def __init__(
@@ -56,17 +57,25 @@ class Values(Mapping[str, Any]):
         values: Mapping[str, Any] | None = None,
         *,
         texts: Mapping[str, str | bytes] | None = None,
+        owner: str = "",
     ) -> None:
         self._entries: dict[str, _Entry]
+        self._owner = owner
         if isinstance(values, Values):
-            self._entries = dict(values._entries)
+            self._entries, self._owner = dict(values._entries), values._owner
         else:
             self._entries = {key: _Entry(value) for key, value in (values or {}).items()}
         for key, text in (texts or {}).items():
             self._entries[key] = _Entry(text=text)
 
     def __getitem__(self, key: str) -> Any:
-        return self._entries[key].value()
+        entry = self._entries[key]
+        try:
+            return entry.value()
+        except ValueError as error:
+            if not self._owner:
+                raise
+            raise UnreadableCheckpoint(self._owner, f"context[{key!r}]", str(error)) from error
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
@@ -174,12 +183,17 @@ class PartialValues(Values):
         texts: what was read.
         absent: keys that were asked for and are not there.
         size: of the whole context.
+        owner: the saga from whose record they come.
     """
 
     def __init__(
-        self, texts: Mapping[str, str | bytes], absent: Iterable[str] = (), size: int = 0
+        self,
+        texts: Mapping[str, str | bytes],
+        absent: Iterable[str] = (),
+        size: int = 0,
+        owner: str = "",
     ) -> None:
-        super().__init__(texts=texts)
+        super().__init__(texts=texts, owner=owner)
         self._absent = frozenset(absent)
         self._removed: frozenset[str] = frozenset()
         self._updated: dict[str, None] = {}
@@ -188,7 +202,7 @@ class PartialValues(Values):
 
     def __getitem__(self, key: str) -> Any:
         if key in self:
-            return self._entries[key].value()
+            return super().__getitem__(key)
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
@@ -215,7 +229,7 @@ class PartialValues(Values):
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
         """These, with keys set and deleted."""
-        new = PartialValues({}, self._absent, self._size)
+        new = PartialValues({}, self._absent, self._size, self._owner)
         new._entries, new._read = super().changed(update, remove)._entries, self._read
         gone = frozenset(remove)
         new._updated = {key: None for key in (*self._updated, *update) if key not in gone}

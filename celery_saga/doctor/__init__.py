@@ -78,8 +78,13 @@ def _worker(worker: Worker) -> dict[str, Any]:
 
 def _sagas(facts: Facts) -> dict[str, Any]:
     sagas = facts.sagas
-    overdue = len(sagas.overdue)
-    return {"live": sagas.live, "more": sagas.more, "stuck": sagas.stuck, "overdue": overdue}
+    return {
+        "live": sagas.live,
+        "more": sagas.more,
+        "stuck": sagas.stuck,
+        "overdue": len(sagas.overdue),
+        "unreadable": sagas.unreadable,
+    }
 
 
 def examine(facts: Facts, checks: Mapping[str, Check] = CHECKS) -> Report:

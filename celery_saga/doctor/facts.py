@@ -198,12 +198,21 @@ class Sagas:
         more: there are more than were looked at.
         stuck: how many wait for a person.
         overdue: id -> seconds for which the sweep should have looked at it.
+        newer: id -> why it cannot be read here: a newer version saved it.
+        damaged: id -> what of its record cannot be read.
     """
 
     live: int = 0
     more: bool = False
     stuck: int = 0
     overdue: Mapping[str, float] = field(default_factory=dict)
+    newer: Mapping[str, str] = field(default_factory=dict)
+    damaged: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unreadable(self) -> int:
+        """How many of those that were looked at cannot be read."""
+        return len(self.newer) + len(self.damaged)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Where(str, Enum):
     WORKER = "worker option"  #: of ``celery worker``
     MACHINE = "machine"  #: of the system that a process runs on
     PACKAGE = "package"  #: what is installed
+    RECORD = "record"  #: what the store keeps of a saga
 
     __str__ = str.__str__
 

@@ -53,7 +53,8 @@ def _sagas(facts: Facts) -> str:
         return "not known"
     sagas = facts.sagas
     live = f"{'more than ' if sagas.more else ''}{sagas.live} live"
-    return f"{live}, {sagas.stuck} stuck, {len(sagas.overdue)} overdue"
+    unreadable = f", {sagas.unreadable} unreadable" if sagas.unreadable else ""
+    return f"{live}, {sagas.stuck} stuck, {len(sagas.overdue)} overdue{unreadable}"
 
 
 def _versions(facts: Facts) -> str:

@@ -23,7 +23,8 @@
       StoreError
         StoreUnavailable                              the store does not answer now
         OutboxRefused                                 the store may not write to the broker
-        UnsupportedCheckpoint                         written by a newer version
+        UnreadableCheckpoint                          a saga's record is damaged
+          UnsupportedCheckpoint                       written by a newer version
       AbortSaga                                       raised by a step: no retries, go back
         BlockedByUndo                                 a barrier: its undo came before it
         BarrierPassedTwice                            one step went through a barrier twice
@@ -71,6 +72,7 @@ from celery_saga.errors.preparing import (
     StoreError,
     StoreUnavailable,
     UndefinedOnExecuteException,
+    UnreadableCheckpoint,
     UnsendableStep,
     UnserializableValue,
     UnsupportedCheckpoint,
@@ -132,6 +134,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "UndefinedOnExecuteException",
+    "UnreadableCheckpoint",
     "UnsendableStep",
     "UnserializableValue",
     "UnsupportedCheckpoint",

@@ -149,11 +149,36 @@ class OutboxRefused(StoreError):
     """The store could not send a message along with a checkpoint; nothing was saved."""
 
 
-class UnsupportedCheckpoint(StoreError):
+class UnreadableCheckpoint(StoreError):
+    """What the store keeps of a saga cannot be read; what was read is ``__cause__``, if any.
+
+    Args:
+        saga_id: the saga.
+        field: of its record, such as ``head``, ``s0`` (its first step) or ``context['total']``;
+            empty: it is not known which.
+        cause: what is wrong with it.
+    """
+
+    def __init__(self, saga_id: str, field: str, cause: str) -> None:
+        super().__init__(saga_id, field, cause)
+        self.saga_id, self.field, self.cause = saga_id, field, cause
+
+    def __str__(self) -> str:
+        where = f"field {self.field!r} of its record" if self.field else "its record"
+        return (
+            f"saga {self.saga_id!r}: {where} cannot be read: {self.cause}; mend it in the store, "
+            f"or delete the saga: SagaManager.repository.delete()"
+        )
+
+
+class UnsupportedCheckpoint(UnreadableCheckpoint):
     """A checkpoint was written by a newer version of this library."""
 
+    field = "head"
+    cause = "a newer version wrote it"
+
     def __init__(self, saga_id: str, found: int, supported: int) -> None:
-        super().__init__(saga_id, found, supported)
+        super(UnreadableCheckpoint, self).__init__(saga_id, found, supported)
         self.saga_id, self.found, self.supported = saga_id, found, supported
 
     def __str__(self) -> str:

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NoReturn
 
 import redis
 
-from celery_saga.errors import OutboxRefused
+from celery_saga.errors import (
+    OutboxRefused,
+    StoreError,
+    StoreUnavailable,
+    UnreadableCheckpoint,
+)
 from celery_saga.execution import (
     TERMINAL,
     Claim,
@@ -28,6 +33,7 @@ from celery_saga.execution import (
 from celery_saga.plan import Plan
 from celery_saga.stores import Outbox, Push, Refused, redis_scripts
 from celery_saga.stores.redis_boots import RedisBoots, guarded
+from celery_saga.stores.redis_faults import fault_of
 from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
 from celery_saga.stores.redis_pool import hold, let_go, when_free
 
@@ -73,9 +79,9 @@ class RedisStore(RedisBoots):
     ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
         ttl = self._expires if _is_over(execution) else ""
-        answer = self._run(
+        answer = self._run_on(
+            execution.saga_id,
             redis_scripts.CREATE,
-            [self._saga(execution.saga_id), self._key("due")],
             [
                 *(token, execution.saga_id, due, ttl),
                 *_lists(
@@ -84,11 +90,12 @@ class RedisStore(RedisBoots):
                     self._indexes(execution.status, execution.name),
                 ),
             ],
+            self._key("due"),
         )
         _not_refused(answer)
         if answer[0] == 1:
             return evolved(execution, revision=1), True
-        return wholly(execution.saga_id, answer[1]), False
+        return self._whole(execution.saga_id, answer[1]), False
 
     def push(self, pushes: Sequence[Push], database: int) -> None:
         """Send messages alone, as :meth:`save` sends them with a checkpoint.
@@ -111,18 +118,54 @@ class RedisStore(RedisBoots):
     def _database(self) -> int:
         return int(self.client.connection_pool.connection_kwargs.get("db") or 0)
 
+    def _run_on(self, saga_id: str, source: str, args: list[Any], *keys: str) -> Any:
+        """The answer of a script about one saga; ``keys``: others that it needs."""
+        try:
+            return self._run(source, [self._saga(saga_id), *keys], args)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            self._explain(saga_id, error)
+
+    def _whole(
+        self, saga_id: str, found: Sequence[Any], plan: Plan | None = None, context: bool = True
+    ) -> SagaExecution:
+        try:
+            return wholly(saga_id, found, plan, context)
+        except Exception as error:
+            self._explain(saga_id, error)
+
+    def _explain(self, saga_id: str, error: Exception) -> NoReturn:
+        """Raise what names the field of a saga that cannot be read, if one was the trouble.
+
+        What the server says of itself (its permissions, its memory) is raised as it is.
+        """
+        found: Exception | None = None
+        try:
+            found = fault_of(saga_id, self._ask(lambda client: client.hgetall(self._saga(saga_id))))
+        except StoreUnavailable:
+            raise
+        except StoreError as second:
+            if "WRONGTYPE" in str(second):
+                found = UnreadableCheckpoint(saga_id, "", f"its key holds no hash: {second}")
+        if found is None and not isinstance(error, StoreError):
+            found = UnreadableCheckpoint(saga_id, "", f"{type(error).__name__}: {error}")
+        if found is None:
+            raise error
+        raise found from error
+
     def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
-        found = self._run(redis_scripts.LOAD, [self._saga(saga_id)], ["" if context else "1"])
-        return wholly(saga_id, found, context=context) if found else None
+        found = self._run_on(saga_id, redis_scripts.LOAD, ["" if context else "1"])
+        return self._whole(saga_id, found, context=context) if found else None
 
     def claim(
         self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         known = self._plans.get(plan or "")
         part = known.part(slot) if known else None
-        answer = self._run(
+        answer = self._run_on(
+            saga_id,
             redis_scripts.CLAIM,
-            [self._saga(saga_id)],
             [
                 slot.step,
                 str(slot),
@@ -136,15 +179,18 @@ class RedisStore(RedisBoots):
             ],
         )
         if known and part and type(answer) is bytes:
-            found, *texts = answer.decode().split("\0")
-            seconds, micros, *records = json.loads(found)
-            self._set_clock(seconds, micros)
-            return partly(saga_id, known.plan, part, records, texts)
+            try:
+                found, *texts = answer.decode().split("\0")
+                seconds, micros, *records = json.loads(found)
+                self._set_clock(seconds, micros)
+                return partly(saga_id, known.plan, part, records, texts)
+            except Exception as error:
+                self._explain(saga_id, error)
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)
         self._set_clock(*json.loads(answer[1]))
-        whole = wholly(saga_id, answer[2], known.plan if known else None)
+        whole = self._whole(saga_id, answer[2], known.plan if known else None)
         if known is None:
             self._know(whole.plan)
         return whole
@@ -173,9 +219,9 @@ class RedisStore(RedisBoots):
             due = "-" if after.due_at is None else repr(after.due_at)
         notify = self._key("settled", after.saga_id) if moved and after.settled else ""
         keep = self._expires if terminal else ""
-        answer = self._run(
+        answer = self._run_on(
+            after.saga_id,
             redis_scripts.SAVE,
-            [self._saga(after.saga_id), self._key("due")],
             [
                 *(self._prefix, due, ttl, notify, keep, before.run),
                 *_lists(
@@ -189,22 +235,26 @@ class RedisStore(RedisBoots):
                     self._indexes(after.status, after.name) if moved else [],
                 ),
             ],
+            self._key("due"),
         )
         _not_refused(answer)
         return evolved(after, revision=before.revision + 1) if answer[0] == 1 else None
 
     def delete(self, saga_id: str, revision: int | None = None) -> bool:
-        found = self.load(saga_id)
-        if found is None:
-            return False
-        keys = [self._saga(saga_id), self._key("due")]
+        try:
+            found = self.load(saga_id, context=False)
+            if found is None:
+                return False
+            indexes = self._indexes(found.status, found.name)
+        except UnreadableCheckpoint:  # the indexes by name forget it in their own time
+            indexes = [self._key("status", status.value) for status in SagaStatus]
         wanted = "" if revision is None else revision
-        args = [saga_id, wanted, self._key("claims", ""), *self._indexes(found.status, found.name)]
-        return bool(self._run(redis_scripts.DELETE, keys, args))
+        args = [saga_id, wanted, self._key("claims", ""), *indexes]
+        return bool(self._run_on(saga_id, redis_scripts.DELETE, args, self._key("due")))
 
     def due(self, limit: int) -> list[str]:
         found = self._run(redis_scripts.DUE, [self._key("due")], [limit, self._saga("")])
-        return [saga_id.decode() for saga_id in found]
+        return [saga_id.decode(errors="replace") for saga_id in found]
 
     def find(
         self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from celery_saga.execution import Slot
 from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
 from celery_saga.stores.redis_pool import when_free
 from celery_saga.stores.redis_wire import Wire
+
+log = logging.getLogger("celery_saga")
 
 _AWAY = (
     ConnectionError,
@@ -117,7 +120,7 @@ class RedisBoots:
     def holders(self) -> dict[str, str]:
         found = self._ask(lambda client: client.hgetall(self._key("held")))
         return {
-            task_id: boot.decode() for boot, held in found.items() for task_id in json.loads(held)
+            task_id: boot.decode() for boot, held in found.items() for task_id in _task_ids(held)
         }
 
     def alive(self) -> frozenset[str]:
@@ -143,7 +146,17 @@ class RedisBoots:
             self._client.close()
 
 
+def _task_ids(held: bytes) -> list[str]:
+    """What a boot holds; nothing, if what it has written cannot be read."""
+    try:
+        return [str(task_id) for task_id in json.loads(held)]
+    except (ValueError, TypeError):
+        log.warning("what a worker holds cannot be read: %.80r", held)
+        return []
+
+
 def _slots(members: Iterable[bytes]) -> tuple[tuple[str, Slot], ...]:
     """Task ids as saga ids and slots, in one order."""
-    found = (parsed for member in members if (parsed := Slot.parse(member.decode())))
+    texts = (member.decode(errors="replace") for member in members)
+    found = (parsed for text in texts if (parsed := Slot.parse(text)))
     return tuple(sorted(found, key=str))

@@ -188,7 +188,7 @@ def partly(
         saga_id,
         head,
         plan=plan,
-        values=PartialValues(known, frozenset(part.keys).difference(known), size or 0),
+        values=PartialValues(known, frozenset(part.keys).difference(known), size or 0, saga_id),
         steps=PartialSteps(steps, len(plan.steps)),
         history=UNREAD,
         revision=revision,
@@ -208,6 +208,7 @@ def wholly(
     records = json.loads(found[0])
     plan = plan or plan_of(found[1].decode())
     texts = {key.decode(): text for key, text in zip(found[2::2], found[3::2], strict=True)}
+    part = PartialValues({}, size=records.get("z", 0), owner=saga_id)
     steps = tuple(
         _read_step(plan, i, records.get(f"s{i}"), _retries(records, i), records.get(f"k{i}"))
         for i in range(len(plan.steps))
@@ -216,7 +217,7 @@ def wholly(
         saga_id,
         records["head"],
         plan=plan,
-        values=Values(texts=texts) if context else PartialValues({}, size=records.get("z", 0)),
+        values=Values(texts=texts, owner=saga_id) if context else part,
         steps=steps,
         history=tuple(Note(**note) for note in records.get("h", ())),
         revision=records["rev"],

@@ -211,9 +211,12 @@ for j = 1, #flat, 2 do fields[flat[j]] = flat[j + 1] end
 if ARGV[2] ~= '' and fields.rev ~= ARGV[2] then return 0 end
 for name, value in pairs(fields) do
   local step = string.match(name, '^k(%d+)$')
-  if step then
-    local claims = ARGV[3] .. cjson.decode(value).instance
-    redis.call('SREM', claims, ARGV[1] .. '~' .. string.match(fields['o' .. step], '^%S+'))
+  local slot = step and string.match(fields['o' .. step] or '', '^%S+')
+  if slot then
+    local read, claim = pcall(cjson.decode, value)
+    if read and type(claim) == 'table' and claim.instance then
+      redis.call('SREM', ARGV[3] .. claim.instance, ARGV[1] .. '~' .. slot)
+    end
   end
 end
 redis.call('ZREM', KEYS[2], ARGV[1])

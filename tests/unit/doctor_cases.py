@@ -386,6 +386,18 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         ill(sagas=Sagas(live=3, overdue={"a": 90.0, "b": 5.0})),
         [("warning", "saga_sweep_limit")],
     ),
+    (
+        "records",
+        "of a newer version",
+        ill(sagas=Sagas(newer={"a": "saved with version 99", "b": "saved with version 99"})),
+        [("error", "celery-saga-workflow")],
+    ),
+    (
+        "records",
+        "damaged",
+        ill(sagas=Sagas(newer={"a": "saved with version 99"}, damaged={"b": "field 'head'"})),
+        [("error", "celery-saga-workflow"), ("error", "saga")],
+    ),
     ("overdue", "no worker", replace(workers(), sagas=Sagas(live=3, overdue={"a": 90.0})), []),
     ("overdue", "a moment", ill(sagas=Sagas(live=3, overdue={"a": 3.0})), []),
 ]

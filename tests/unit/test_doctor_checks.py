@@ -76,6 +76,7 @@ SETTINGS_THERE_ARE = {
     Where.USER: {"ACL SETUSER"},
     Where.MACHINE: {"clock"},
     Where.PACKAGE: {"celery-saga-workflow", "celery", "kombu", "python"},
+    Where.RECORD: {"saga"},
 }
 
 

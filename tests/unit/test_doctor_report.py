@@ -80,7 +80,7 @@ class TestDocument:
                     "queues": ["celery"],
                 }
             ],
-            "sagas": {"live": 3, "more": False, "stuck": 0, "overdue": 0},
+            "sagas": {"live": 3, "more": False, "stuck": 0, "overdue": 0, "unreadable": 0},
             "checks": list(CHECKS),
             "findings": [],
         }

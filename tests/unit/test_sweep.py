@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from celery_saga import resends, sweep
 from celery_saga.decide.events import Alert, Dispatch, MessageState
 from celery_saga.dispatcher import Backlog
-from celery_saga.errors import StoreUnavailable
+from celery_saga.errors import StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.execution import Claim, Direction, SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.stores.memory import MemoryStore
@@ -122,6 +122,72 @@ def test_a_saga_that_cannot_be_looked_at_does_not_keep_others(lost: Fixture) -> 
     assert "s2" not in lost.queue.messages, "it is left alone for a while"
     lost.sweep(later=60)
     assert "s2" in lost.queue.messages
+
+
+class TestUnreadable:
+    """A record of a newer version, or a damaged one."""
+
+    @pytest.fixture
+    def unreadable(self, lost: Fixture) -> Iterator[list[str]]:
+        """Saga s2 cannot be read; the loads of it are listed."""
+        load, loads = lost.store.load, []
+
+        def reads(saga_id: str, context: bool = True) -> SagaExecution | None:
+            if saga_id == "s2":
+                loads.append(saga_id)
+                raise UnsupportedCheckpoint("s2", 99, 1)
+            return load(saga_id, context)
+
+        lost.store.load = reads
+        yield loads
+        lost.store.load = load
+
+    def test_the_others_are_recovered(self, lost, unreadable, caplog):
+        with caplog.at_level("ERROR", "celery_saga"):
+            lost.sweep(later=MISSED)
+        assert set(lost.queue.messages) == lost.ids - {"s2"}
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "saga 's2' was saved with checkpoint version 99" in caplog.text
+        assert "Traceback" not in caplog.text
+
+    def test_it_is_left_alone_for_a_while(self, lost, unreadable, caplog):
+        for _ in range(5):
+            lost.sweep(later=MISSED)
+        assert len(unreadable) == 1
+        lost.sweep(later=60)
+        assert len(unreadable) == 2
+
+    def test_it_takes_no_other_sagas_place(self, lost, unreadable):
+        sent = set()
+        for _ in range(8):
+            lost.now += MISSED
+            lost.sweeper.sweep(1)
+            sent |= set(lost.queue.messages)
+            lost.queue.messages.clear()
+        assert sent == lost.ids - {"s2"}
+
+    def test_it_is_recovered_once_it_can_be_read(self, lost, unreadable):
+        lost.sweep(later=MISSED)
+        del lost.store.load
+        lost.sweep(later=60)
+        assert "s2" in lost.queue.messages
+
+    def test_a_claim_of_it_keeps_no_other_claim_from_being_judged(self, lost, unreadable, caplog):
+        lost.store.beat("dead", 1.0, ())
+        for saga_id in ("s1", "s2", "s3"):
+            lost.store.claim(saga_id, Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+        lost.now += MISSED
+        with caplog.at_level("ERROR", "celery_saga"):
+            for _ in range(3):
+                lost.sweeper.bury(lost.store.beat("alive", 6.0, ()))
+        steps = {saga_id: lost.store._sagas[saga_id].steps[0] for saga_id in ("s1", "s2", "s3")}
+        assert {saga_id: step.lost for saga_id, step in steps.items()} == {
+            "s1": 1,
+            "s2": 0,
+            "s3": 1,
+        }
+        assert [claim for claim, _ in lost.store.claims_of("dead")] == ["s2"]
+        assert len(unreadable) == len(caplog.records) == 1
 
 
 def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:

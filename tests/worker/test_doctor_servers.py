@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from celery import _state
 
+from celery_saga import Saga
 from celery_saga.doctor import diagnose
 from celery_saga.doctor.gathering import broker as gathering_broker
 from celery_saga.doctor.gathering import store as gathering_store
@@ -313,3 +315,27 @@ def test_a_redis_server_answers_as_well(tmp_path):
 
     assert found.setting("appendonly") == "no"
     assert found.run_id
+
+
+def test_records_that_cannot_be_read_are_named_and_hide_no_others(server):
+    server.admin.flushall()
+    with app_on(server.url(1), server.url(0), task_ignore_result=True) as app:
+
+        @app.task(name="read", shared=False)
+        def read() -> None: ...
+
+        saga = Saga("doctored", app=app)
+        saga.local_step(read, read_only=True)
+        saga.commit()
+        newer, damaged, well = [saga.delay().id for _ in range(3)]
+        with redis.Redis(unix_socket_path=server.socket, db=1) as client:
+            client.hset(f"saga:execution:{newer}", "head", '{"version": 99}')
+            client.hset(f"saga:execution:{damaged}", "s0", "{")
+
+        report = diagnose(app, timeout=0.2)
+
+    assert [each.about for each in of(report, "records")] == [(newer,), (damaged,)]
+    assert "version 99" in of(report, "records")[0].what
+    assert "field 's0'" in of(report, "records")[1].what
+    assert (report.facts.sagas.live, report.facts.sagas.unreadable) == (1, 2)
+    assert well not in report.facts.sagas.newer

@@ -13,7 +13,7 @@ from celery_saga.doctor.checks.fleet import (
     versions,
     workers,
 )
-from celery_saga.doctor.checks.places import broker, one_write, store
+from celery_saga.doctor.checks.places import broker, one_write, records, store
 from celery_saga.doctor.checks.servers import (
     cluster,
     disk,
@@ -55,5 +55,6 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "visibility-timeout": visibility_timeout,
         "clocks": clocks,
         "overdue": overdue,
+        "records": records,
     }
 )

@@ -77,6 +77,30 @@ def broker(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def records(facts: Facts) -> Iterator[Finding]:
+    """Sagas that cannot be read."""
+    leads_to = "nobody moves them on; the sweep leaves them alone, and no other saga waits for them"
+    for found, where, setting, to in (
+        (facts.sagas.newer, Where.PACKAGE, "celery-saga-workflow", "the version that saved them"),
+        (facts.sagas.damaged, Where.RECORD, "saga", "mended, or deleted"),
+    ):
+        if found:
+            ids = tuple(sorted(found))
+            yield Finding(
+                Level.ERROR,
+                f"{_counted(len(ids))} cannot be read: {found[ids[0]]}",
+                leads_to,
+                where,
+                setting,
+                to,
+                ids,
+            )
+
+
+def _counted(sagas: int) -> str:
+    return "1 saga" if sagas == 1 else f"{sagas} sagas, the first of which"
+
+
 def one_write(facts: Facts) -> Iterator[Finding]:
     """Steps that are sent after their checkpoint, although one write could do both."""
     on_redis = facts.store.kind == "redis" and facts.broker.driver == "redis"

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field, replace
 from celery_saga.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.doctor.gathering.patience import NoAnswer, within
 from celery_saga.doctor.gathering.servers import look, shown
-from celery_saga.errors import SetupError, StoreError
+from celery_saga.errors import (
+    SetupError,
+    StoreError,
+    UnreadableCheckpoint,
+    UnsupportedCheckpoint,
+)
 from celery_saga.execution import SETTLED, SagaExecution, SagaStatus
 from celery_saga.runtime import Runtime
 from celery_saga.stores import Store
@@ -68,30 +73,50 @@ def _gather(store: Store, facts: StoreFacts, limit: int) -> Stored:
     if isinstance(store, RedisStore):
         with guarded():
             server = look(store.client, facts.url, "store")
-    live, more = _live(store, limit)
-    stuck = len(store.find(SagaStatus.STUCK, COUNTED))
-    return Stored(facts, server, Sagas(len(live), more, stuck, _overdue(store, limit)), live)
+    reader = _Reader(store)
+    live, more = _live(reader, limit)
+    stuck, overdue = len(store.find(SagaStatus.STUCK, COUNTED)), _overdue(reader, limit)
+    sagas = Sagas(len(live), more, stuck, overdue, reader.newer, reader.damaged)
+    return Stored(facts, server, sagas, live)
 
 
-def _live(store: Store, limit: int) -> tuple[tuple[SagaExecution, ...], bool]:
+class _Reader:
+    """Loads sagas, and notes those that cannot be read."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.newer: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
+
+    def load(self, saga_id: str) -> SagaExecution | None:
+        try:
+            return self.store.load(saga_id)
+        except UnsupportedCheckpoint as error:
+            self.newer[saga_id] = str(error)
+        except UnreadableCheckpoint as error:
+            self.damaged[saga_id] = str(error)
+        return None
+
+
+def _live(reader: _Reader, limit: int) -> tuple[tuple[SagaExecution, ...], bool]:
     """Sagas on their way, at most ``limit``, and whether there are more."""
     found: list[SagaExecution] = []
     for status in SagaStatus:
         if status in SETTLED:
             continue
-        for saga_id in store.find(status, limit + 1 - len(found)):
+        for saga_id in reader.store.find(status, limit + 1 - len(found)):
             if len(found) >= limit:
                 return tuple(found), True
-            execution = store.load(saga_id)
+            execution = reader.load(saga_id)
             if execution is not None and not execution.settled:  # it may have ended meanwhile
                 found.append(execution)
     return tuple(found), False
 
 
-def _overdue(store: Store, limit: int) -> dict[str, float]:
+def _overdue(reader: _Reader, limit: int) -> dict[str, float]:
     late: dict[str, float] = {}
-    for saga_id in store.due(limit):
-        execution = store.load(saga_id)
+    for saga_id in reader.store.due(limit):
+        execution = reader.load(saga_id)
         if execution is not None and execution.due_at is not None:
-            late[saga_id] = store.now() - execution.due_at
+            late[saga_id] = reader.store.now() - execution.due_at
     return late

@@ -1,0 +1,75 @@
+"""Which field of a saga's record cannot be read, and why.
+
+Nobody looks at the fields one by one while all is well: this is asked when reading has failed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_saga import codec
+from celery_saga.checkpoint import head_from_dict, record_from, step_from_dict
+from celery_saga.errors import UnreadableCheckpoint, UnsupportedCheckpoint
+from celery_saga.execution import Claim, Note, SagaExecution, Slot
+from celery_saga.plan import Plan
+
+#: Fields that every record has, the one first that may explain all others.
+_NEEDED = ("head", "rev", "plan")
+
+
+def fault_of(saga_id: str, record: Mapping[bytes, bytes]) -> UnreadableCheckpoint | None:
+    """The error that names the first field of a record which cannot be read.
+
+    Args:
+        record: the fields as they are; empty where there is no such saga.
+
+    Returns:
+        ``None`` if all of it can be read.
+    """
+    fields = {name.decode(errors="replace"): text for name, text in record.items()}
+    if not fields:
+        return None
+    for name in (*_NEEDED, *sorted(fields.keys() - set(_NEEDED))):
+        if name not in fields:
+            return UnreadableCheckpoint(saga_id, name, "it is missing")
+        try:
+            _check(saga_id, name, fields[name].decode())
+        except UnsupportedCheckpoint as error:
+            return error
+        except Exception as error:
+            shown = f"context[{name[2:]!r}]" if name.startswith("c:") else name
+            return UnreadableCheckpoint(saga_id, shown, f"{type(error).__name__}: {error}")
+    return None
+
+
+def _check(saga_id: str, name: str, text: str) -> None:
+    """Raise what reading a field raises."""
+    if name == "head":
+        record_from(SagaExecution, head_from_dict(saga_id, json.loads(text)), "an execution")
+        return
+    for pattern, read in _READERS.items():
+        if re.fullmatch(pattern, name):
+            read(text)
+            return
+
+
+def _slot(text: str) -> None:
+    slot, _, retries = text.partition(" ")
+    int(retries)
+    if Slot.parse(f"saga~{slot}") is None:
+        raise ValueError(f"{slot!r} is no slot")
+
+
+#: How fields are read, by their names; others are texts.
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    r"rev|z": int,
+    r"plan": Plan.from_text,
+    r"h": lambda text: [Note(**note) for note in json.loads(text)],
+    r"s\d+": lambda text: step_from_dict(json.loads(text), name="", retries=0, claim=None),
+    r"k\d+": lambda text: Claim(**json.loads(text)),
+    r"o\d+": _slot,
+    r"(?s:c:.*)": codec.loads,
+}

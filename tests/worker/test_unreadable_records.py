@@ -1,0 +1,56 @@
+"""A saga whose record cannot be read stands still alone: all others are recovered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.helpers import wait_for
+from tests.worker.apps.steps import late, undo
+
+pytestmark = pytest.mark.worker
+
+NEWER = json.dumps({"version": 99, "status": "RUNNING", "mood": "good"})
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        pytest.param(NEWER, "was saved with checkpoint version 99", id="newer"),
+        pytest.param("{", "field 'head' of its record cannot be read", id="damaged"),
+    ],
+)
+def test_a_claim_on_it_keeps_no_lost_message_of_another_from_being_sent(site, head, told):
+    worker = site.worker("-c", "1", "--prefetch-multiplier", "1")
+    bad = site.saga(("a", late, undo)).delay(hold=["a/f"])
+    body = site.journal.wait(bad.id, "began")
+    key = f"saga:execution:{bad.id}"
+    good_head = site.client.hget(key, "head")
+
+    # Its process dies, and the worker, which sweeps, is left with a claim that it cannot judge.
+    site.client.hset(key, "head", head)
+    site.kill_child(body)
+    wait_for(lambda: f"saga {bad.id!r}" in worker.text() and told in worker.text())
+    other = site.saga(("a", late), ("b", late), name="other").delay(hold=["a/f"])
+    site.journal.wait(other.id, "began")
+    waiting = site.saga(("a", late), name="waiting").delay()
+    assert site.client.lpop("celery") is not None  # it waits there: the worker takes one at a time
+    site.journal.open(other.id, "a/f")
+
+    assert site.settled(waiting) == "COMPLETED"
+    assert site.settled(other) == "COMPLETED"
+    assert site.journal.began(waiting.id) == ["a/f"]
+    assert site.journal.began(bad.id) == ["a/f"]
+    assert site.client.smembers(f"saga:claims:{_instance(site, key)}"), "its claim stands"
+
+    site.client.hset(key, "head", good_head)
+    site.worker()  # one of the newer version, or after the damage was mended
+    worker.kill()
+    site.journal.wait(bad.id, "began", 2)
+    site.journal.open(bad.id, "a/f")
+    assert site.settled(bad) == "COMPLETED"
+
+
+def _instance(site, key):
+    return json.loads(site.client.hget(key, "k0"))["instance"]
