@@ -7,6 +7,7 @@ Existing tasks get their parameters by name, context-style ones the whole contex
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from celery_saga.errors import DefinitionError
 from celery_saga.plan import Input, Style
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+#: An annotation, as it stands in the source, that speaks of a mapping.
+_MAPPING = re.compile(r"[\w.]*(Context|Mapping|[Dd]ict)\b")
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,39 @@ def bind(
         return "inputs", _bind_unseen(where, sources) + constants
     complete = inputs is not None and not isinstance(inputs, Mapping)
     return "inputs", _bind_by_name(where, params, sources, given, complete) + constants
+
+
+def check_function(where: str, function: Callable[..., Any], context: Any) -> None:
+    """Refuse a plain function whose first parameter does not look like the whole context.
+
+    Args:
+        where: what to call it in the error.
+        context: the user's word on the style; ``None`` if there is none.
+
+    Raises:
+        DefinitionError: says the two ways to say what is meant.
+    """
+    if context or function.__name__ == "<lambda>":
+        return
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or first.kind not in (*_NAMED[:1], first.POSITIONAL_ONLY):
+        return  # binding says what is wrong, if something is
+    name = first.name.lower()
+    if len(name) == 1 or name.endswith(("context", "ctx")) or _is_mapping(first.annotation):
+        return
+    raise DefinitionError(
+        f"{where}: the plain function {function.__name__!r} gets the whole context, and its "
+        f"parameter {first.name!r} does not look like one. If it takes the context, annotate the "
+        f"parameter with SagaContext (or name it context, or say context=True); if it takes "
+        f"{first.name!r} out of the context, make it a task with @app.task"
+    )
+
+
+def _is_mapping(annotation: Any) -> bool:
+    if isinstance(annotation, type):
+        return annotation is not inspect.Parameter.empty and issubclass(annotation, Mapping)
+    text = annotation.strip("'\" ") if isinstance(annotation, str) else repr(annotation)
+    return "SagaContext" in text or _MAPPING.match(text) is not None
 
 
 def _check_style(where: str, plain: bool, context: Any) -> None:

@@ -61,6 +61,17 @@ def declaration_of(target: Any) -> Declaration | None:
     return None
 
 
+def drops_result(declared: Declaration) -> bool:
+    """Whether the task itself says ``ignore_result=True``: nobody looks at what it returns.
+
+    The app's setting is for all tasks, and says nothing of this one.
+    """
+    said = declared.option("ignore_result") is True
+    if not said or declared.task is None:
+        return said
+    return not declared.task.app.conf.task_ignore_result  # which Celery gives to those without
+
+
 def _lazy(target: Any) -> Declaration | None:
     try:
         (function,) = object.__getattribute__(target, "_Proxy__args")

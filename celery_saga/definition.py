@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from celery_saga import callables
+from celery_saga.binding import check_function
 from celery_saga.errors import (
     AlreadyCommittedException,
     DefinitionError,
@@ -212,7 +213,10 @@ def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
 
 
 def _check_options(where: str, step: LocalSagaStep) -> None:
-    for operation in (step.action, step.compensation):
+    for operation, role in ((step.action, ""), (step.compensation, ", its compensation")):
+        if operation is not None and callables.is_plain(operation.callback):
+            given = operation.options.get("context")
+            check_function(f"{where}{role}", operation.callback, given)
         limit = operation.options.get("max_attempts") if operation else None
         if limit is not None and (type(limit) is not int or limit < 1):
             raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {limit!r}")

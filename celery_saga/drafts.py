@@ -14,7 +14,7 @@ from celery import Celery
 
 from celery_saga import callables
 from celery_saga.binding import bind
-from celery_saga.declarations import Declaration, declaration_of
+from celery_saga.declarations import Declaration, declaration_of, drops_result
 from celery_saga.errors import DefinitionError, UnserializableValue
 from celery_saga.plan import Call, PlanStep
 from celery_saga.runtime import only_app
@@ -77,7 +77,10 @@ def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | Non
     late = _acks_late(declared)
     # Of what is not known nothing is said.
     rerun = on_lost in (True, "rerun") or (on_lost is None and late is not False)
-    return Call(task, style, inputs, returns=options.get("returns"), rerun=rerun)
+    returns = options.get("returns")
+    if returns is None and style == "inputs" and drops_result(declared):
+        returns = False
+    return Call(task, style, inputs, returns=returns, rerun=rerun)
 
 
 def _acks_late(declared: Declaration) -> bool | None:

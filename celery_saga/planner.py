@@ -13,7 +13,7 @@ from celery.local import PromiseProxy, Proxy
 from celery_saga import callables
 from celery_saga.advice import warn_of
 from celery_saga.binding import bind
-from celery_saga.declarations import same_task
+from celery_saga.declarations import Declaration, drops_result, same_task
 from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
@@ -143,19 +143,23 @@ class _Target:
             name,
             style,
             inputs,
-            returns=self._returns(options.get("returns"), name, style),
+            returns=self._returns(options.get("returns"), name, task, style),
             options={key: options[key] for key in sorted(MESSAGE_OPTIONS & options.keys())},
             rerun=on_lost in (True, "rerun") or (on_lost is None and late),
             max_attempts=max_attempts,
             **_backoff(self._step, options),
         )
 
-    def _returns(self, given: Any, task: str, style: Style) -> str | bool | None:
+    def _returns(
+        self, given: Any, name: str, task: Task[Any, Any] | None, style: Style
+    ) -> str | bool | None:
         if style == "context" and given is not None:
             raise DefinitionError(
-                f"step {self._step!r}, task {task!r} takes the whole context and what it returns "
+                f"step {self._step!r}, task {name!r} takes the whole context and what it returns "
                 f"becomes the context: expected no returns=, found {given!r}"
             )
+        if given is None and style == "inputs" and task is not None:
+            return False if drops_result(Declaration(task.run, task=task)) else None
         if given is None or given is False or (isinstance(given, str) and given):
             return given
         raise DefinitionError(

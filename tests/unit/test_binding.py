@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 import celery_saga
 from celery_saga import Const, SagaContext
-from celery_saga.binding import bind
+from celery_saga.binding import bind, check_function
 from celery_saga.errors import DefinitionError
 from celery_saga.plan import Input
 
@@ -188,3 +188,66 @@ class TestStyle:
 def test_a_task_without_parameters_takes_none(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match=r"'a'.* its parameters are none$"):
         of(nothing, **options)
+
+
+class Order(SagaContext): ...
+
+
+def order(order): ...  # type: ignore[no-untyped-def]
+def order_at_last(order, /, n=1): ...  # type: ignore[no-untyped-def]
+def order_any(order: Any): ...  # type: ignore[no-untyped-def]
+def order_list(order: list[dict[str, Any]]): ...  # type: ignore[no-untyped-def]
+def order_letter(o): ...  # type: ignore[no-untyped-def]
+def order_letter_and_more(c, total): ...  # type: ignore[no-untyped-def]
+def order_context(saga_context): ...  # type: ignore[no-untyped-def]
+def order_ctx(_ctx): ...  # type: ignore[no-untyped-def]
+def order_optional(order: SagaContext | None = None): ...  # type: ignore[no-untyped-def]
+def order_mapping(order: Mapping[str, Any]): ...  # type: ignore[no-untyped-def]
+def order_dict(order: dict[str, Any]): ...  # type: ignore[no-untyped-def]
+def order_args(*order): ...  # type: ignore[no-untyped-def]
+
+
+def order_class(order): ...  # type: ignore[no-untyped-def]
+
+
+order_class.__annotations__ = {"order": Order}
+
+
+class TestPlainFunctions:
+    """They get the whole context, so their first parameter must look like one."""
+
+    @pytest.mark.parametrize("function", [order, order_at_last, order_any, order_list, similar])
+    def test_one_that_seems_to_want_something_else_is_refused(self, function: Any) -> None:
+        with pytest.raises(DefinitionError, match=r"^here: .*SagaContext.*@app.task$") as refused:
+            check_function("here", function, None)
+        assert repr(function.__name__) in str(refused.value)
+        check_function("here", function, True)
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            named_context,
+            named_ctx,
+            named_position,
+            named_and_more,
+            annotated,
+            annotated_quoted,
+            annotated_dotted,
+            annotated_default,
+            real_annotation,
+            order_letter,
+            order_letter_and_more,
+            order_context,
+            order_ctx,
+            order_optional,
+            order_mapping,
+            order_dict,
+            order_args,
+            lambda order: None,
+        ],
+    )
+    def test_one_that_takes_a_context(self, function: Any) -> None:
+        check_function("here", function, None)
+
+    def test_one_whose_annotation_is_a_mapping_of_the_users(self) -> None:
+        check_function("here", order_class, None)

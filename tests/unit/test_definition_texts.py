@@ -31,6 +31,9 @@ def with_undo(**options: Any) -> None:
     many(LocalSagaStep(charge).on_failure(refund, **options))
 
 
+def note(order_id: int) -> None: ...
+
+
 step = LocalSagaStep
 Row = tuple[Callable[[], Any], list[str]]
 
@@ -103,6 +106,14 @@ ROWS: dict[str, Row] = {
     "two pivots": (
         lambda: many(step(charge, pivot=True), step(charge), step(refund, pivot=True)),
         ["'checkout'", "expected one pivot", "found", "1 and 3"],
+    ),
+    "a function that takes no context": (
+        lambda: many(step(note)),
+        ["'checkout'", "number 1: the", "'note'", "'order_id'", "SagaContext", "@app.task"],
+    ),
+    "a compensation that takes no context": (
+        lambda: many(step(charge, note)),
+        ["step number 1, its compensation: the", "'note'", "context=True", "@app.task"],
     ),
     "an undo on the pivot": (
         lambda: many(step(charge, refund, pivot=True)),

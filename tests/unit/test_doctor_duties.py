@@ -82,7 +82,7 @@ def test_from_the_pivot_on_every_step_is_run_again(app):
 
 def test_a_plain_function_has_no_options_of_its_own(app):
     saga = Saga(SAGA, app=app)
-    saga.local_step(gathered, name="only")
+    saga.local_step(gathered, name="only", context=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celery_saga.callables.importing", lambda: True)
         saga.commit()

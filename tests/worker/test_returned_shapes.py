@@ -37,3 +37,11 @@ def test_its_compensation_gets_it_so(flows, journal):
     assert result.status == "COMPENSATED"
     (undone,) = [entry for entry in journal.of(result.id) if entry["direction"] == "c"]
     assert (undone["pair"], undone["colour"]) == ([1, 2], "red")
+
+
+def test_a_result_that_its_task_ignores_is_left_out(flows, journal):
+    from tests.worker.apps import outcomes
+
+    saga = Saga("ignored", app=outcomes.app)
+    saga.local_step(outcomes.made_of_things).on_failure(outcomes.undo)
+    assert saga.commit().delay(value=1).get(timeout=30) == {"value": 1}

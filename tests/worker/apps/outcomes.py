@@ -95,6 +95,12 @@ def undo_shapes(pair, colour):
     note("began", pair=pair, colour=colour)
 
 
+@app.task(ignore_result=True)
+def made_of_things():
+    note("began")
+    return {"value": "left out", "thing": object()}
+
+
 def bad_context(context: SagaContext):
     note("began")
     return 42
