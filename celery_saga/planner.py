@@ -13,7 +13,7 @@ from celery.local import PromiseProxy, Proxy
 from celery_saga import callables
 from celery_saga.advice import warn_of
 from celery_saga.binding import bind
-from celery_saga.declarations import Declaration, drops_result, same_task
+from celery_saga.declarations import Declaration, drops_result, function_of, same_task
 from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
@@ -128,7 +128,7 @@ class _Target:
         check(self._step, name, getattr(task, "Strategy", None))
         plain = callables.is_plain(operation.callback)
         options = dict(operation.options)
-        function = operation.callback if plain else None if task is None else task.run
+        function = operation.callback if plain else None if task is None else function_of(task)
         style, inputs = bind(
             self._step,
             name,
