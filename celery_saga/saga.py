@@ -138,12 +138,16 @@ class Saga(SagaDefinition):
         options |= {"countdown": countdown, "eta": eta, "deadline": deadline, "headers": headers}
         return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
 
-    def delay_on_commit(self, /, **context: Any) -> None:
+    def delay_on_commit(self, /, *, using: str | None = None, **context: Any) -> None:
         """As :meth:`delay`, once Django's current transaction is committed; see below."""
-        self.apply_async_on_commit(context)
+        self.apply_async_on_commit(context, using=using)
 
     def apply_async_on_commit(
-        self, context: Mapping[str, Any] | None = None, **options: Any
+        self,
+        context: Mapping[str, Any] | None = None,
+        *,
+        using: str | None = None,
+        **options: Any,
     ) -> None:
         """As :meth:`apply_async`, once Django's current transaction is committed.
 
@@ -152,11 +156,17 @@ class Saga(SagaDefinition):
         transaction is rolled back, and outside of one the saga starts at once. As of Celery's own
         ``task.delay_on_commit()`` there is no result: name the saga with ``saga_id=`` to find it.
 
+        Args:
+            context: what the saga begins with.
+            using: the database whose transaction it is, by its name in ``DATABASES``, as of
+                Django's ``transaction.on_commit()``; left out, the default one.
+            options: as of :meth:`apply_async`.
+
         Raises:
             SetupError: Django is not installed, or not configured in this process.
             SagaError, ValueError, TypeError: as :meth:`apply_async`.
         """
-        on_commit(self.prepared(self.app, context, **options))
+        on_commit(self.prepared(self.app, context, **options), using)
 
     def prepared(
         self,

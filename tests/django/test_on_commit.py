@@ -128,7 +128,7 @@ def test_in_djangos_own_test_cases():
         text=True,
         timeout=60,
     )
-    assert "Ran 5 tests" in found.stderr, found.stderr
+    assert "Ran 10 tests" in found.stderr, found.stderr
     assert found.returncode == 0, found.stderr
 
 

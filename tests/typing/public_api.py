@@ -43,6 +43,7 @@ assert_type(saga_info(), SagaInfo | None)
 
 assert_type(SagaManager(storage="redis://localhost/0", broker_pool=app), SagaManager)
 assert_type(saga.delay_on_commit(order_id=7), None)
+assert_type(saga.delay_on_commit(order_id=7, using="orders"), None)
 assert_type(SagaExecution.from_raw(result.execution.raw), SagaExecution)
 assert_type(result.execution.uuid, UUID | str)
 assert_type(result.status.Errored, bool)

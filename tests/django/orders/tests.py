@@ -17,6 +17,16 @@ def start(amount=10):
     return order
 
 
+def start_on(name, using):
+    order = Order.objects.create(amount=10)
+    context = {"order_id": order.pk, "amount": order.amount}
+    if name == "delay_on_commit":
+        place_order.delay_on_commit(using=using, **context)
+    else:
+        place_order.apply_async_on_commit(context, using=using)
+    return order
+
+
 class CapturedTest(TestCase):
     """Django's test case never commits, and can run what waits for a commit."""
 
@@ -52,6 +62,55 @@ class CommittedTest(TransactionTestCase):
             raise ZeroDivisionError
         assert not Order.objects.filter(pk=lost.pk).exists()
         assert connection.is_usable()
+
+
+class SecondDatabaseTest(TransactionTestCase):
+    """A saga that waits for the commit of another database than the default one."""
+
+    databases = ("default", "archive")
+
+    def test_it_waits_for_that_ones_commit(self):
+        for name in ("delay_on_commit", "apply_async_on_commit"):
+            with transaction.atomic(using="archive"):
+                Order.objects.using("archive").create(amount=10)
+                with transaction.atomic():
+                    order = start_on(name, "archive")
+                order.refresh_from_db()
+                assert order.state == "new", order.state
+            order.refresh_from_db()
+            assert order.state == "new, reserved, charged, done"
+
+    def test_and_for_no_other_ones(self):
+        with transaction.atomic():
+            order = start_on("delay_on_commit", "archive")
+            assert Order.objects.get(pk=order.pk).state == "new, reserved, charged, done"
+
+    def test_rolled_back_it_does_not_start(self):
+        with suppress(ZeroDivisionError), transaction.atomic(using="archive"):
+            order = start_on("delay_on_commit", "archive")
+            raise ZeroDivisionError
+        order.refresh_from_db()
+        assert order.state == "new"
+
+    def test_a_test_case_can_run_what_waits_for_it(self):
+        with transaction.atomic(using="archive"):
+            with TestCase.captureOnCommitCallbacks(using="archive", execute=True) as callbacks:
+                order = start_on("delay_on_commit", "archive")
+            assert len(callbacks) == 1
+            order.refresh_from_db()
+            assert order.state == "new, reserved, charged, done"
+
+    def test_a_database_that_is_none(self):
+        order = Order.objects.create(amount=10)
+        try:
+            place_order.delay_on_commit(order_id=order.pk, amount=10, using="card")
+        except ValueError as error:
+            text = str(error)
+        assert "using: expected one of ['archive', 'default']" in text
+        assert "found 'card'" in text
+        assert "apply_async_on_commit({'using': ...})" in text
+        order.refresh_from_db()
+        assert order.state == "new"
 
 
 class BarrierTest(TransactionTestCase):

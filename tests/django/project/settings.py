@@ -16,7 +16,8 @@ DATABASES = {
         "NAME": os.environ.get("SAGA_TEST_DATABASE", ":memory:"),
         "ATOMIC_REQUESTS": True,
         "OPTIONS": {"timeout": 20},
-    }
+    },
+    "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
 }
 LOGGING = {
     "version": 1,
