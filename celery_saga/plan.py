@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -204,17 +204,13 @@ class Plan:
         """A short digest of :attr:`text`, sent along with every message."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
-    def with_options(self, options: Mapping[str, Any]) -> Plan:
-        """This plan, with message options for all calls that have none of their own."""
-
-        def given(call: Call) -> Call:
-            return replace(call, options={**options, **call.options})
-
+    def with_calls(self, changed: Callable[[Call], Call]) -> Plan:
+        """This plan, with each of its calls changed."""
         steps = (
             replace(
                 step,
-                action=given(step.action),
-                compensation=given(step.compensation) if step.compensation else None,
+                action=changed(step.action),
+                compensation=changed(step.compensation) if step.compensation else None,
             )
             for step in self.steps
         )

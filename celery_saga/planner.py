@@ -18,6 +18,7 @@ from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
 from celery_saga.plan import Call, Plan, PlanStep, Style
+from celery_saga.routes import filled
 from celery_saga.steps import (
     MESSAGE_OPTIONS,
     LocalSagaStep,
@@ -85,6 +86,9 @@ def _plan_step(
         limit = app.conf.saga_compensation_max_attempts
         attempts_back = step.compensation.options.get("max_attempts", limit)
         compensation = target.call(step.compensation, "compensation", True, attempts_back)
+        given = {key: step.action.options.get(key) for key in ("queue", "priority")}
+        given = {key: value for key, value in given.items() if value is not None}
+        compensation = filled(app, compensation, given)
     return PlanStep(
         name,
         target.call(step.action, "action", read_only or options.get("on_lost"), attempts),

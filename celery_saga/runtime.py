@@ -24,6 +24,7 @@ from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
 from celery_saga.plan import Plan
 from celery_saga.planner import build_plan
+from celery_saga.routes import filled
 from celery_saga.settlement import Settlement
 from celery_saga.storage import new_store
 from celery_saga.stores import Store
@@ -145,14 +146,14 @@ class Runtime:
         """The plan of a definition on this app; made once, as a committed saga cannot change.
 
         Args:
-            options: message options of this run, for all steps that have none of their own.
+            options: ``queue`` and ``priority`` of this run, for all steps that name none.
         """
         plans = self._plans.setdefault(definition, {})
         key = tuple(sorted(options.items()))
         if () not in plans:
             plans[()] = build_plan(definition, self.app)
         if key not in plans:
-            plans[key] = plans[()].with_options(options)
+            plans[key] = plans[()].with_calls(lambda call: filled(self.app, call, options))
         return plans[key]
 
     def drop_old_result(self, saga_id: str) -> bool:

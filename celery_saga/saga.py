@@ -118,7 +118,7 @@ class Saga(SagaDefinition):
             countdown: seconds until the first step is sent, at most a heartbeat late.
             eta: the same as a time; a naive one is in UTC, as a task's.
             deadline: seconds, or a time, by which it must be past its pivot or at its end.
-            queue: for all steps that name none of their own; so ``priority``, 0 to 255.
+            queue: for steps that name none (nor their task, nor a route); ``priority`` likewise.
             headers: of every message of the run, as a tenant or a request's id; so are those which
                 receivers of ``before_task_publish`` add to its first message.
             on_duplicate: if the id is taken: ``"return"`` that saga's handle if it is a run of this

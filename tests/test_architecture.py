@@ -60,6 +60,7 @@ FLOORS = {
     "settings": 3,
     "timing": 3,
     "broker": 3,
+    "routes": 3,
     "inspection": 3,
     "strategies": 3,
     "planner": 3,

@@ -46,7 +46,8 @@ def row(
     undo: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Row:
-    given = {**(undo or {}), **({"queue": back_queue} if back_queue else {})}
+    # A step's queue would be its compensation's as well.
+    given = {"queue": "celery", **(undo or {}), **({"queue": back_queue} if back_queue else {})}
     return Row(task, back, options, given)
 
 

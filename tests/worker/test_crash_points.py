@@ -216,7 +216,8 @@ class Clients:
         waits = verb == WAITS
         saga = Saga("crashing", app=self.site.app)
         saga.local_step(late, name="a").on_failure(undo)
-        saga.local_step(late, name="b", queue="nobody" if waits else "celery").on_failure(undo)
+        step = saga.local_step(late, name="b", queue="nobody" if waits else "celery")
+        step.on_failure(undo, queue="celery")
         saga.local_step(late, name="c").on_failure(undo)
         result = saga.commit().apply_async({"hold": [] if waits else ["a/f"]}, saga_id=saga_id)
         self.site.journal.wait(saga_id, "ended" if waits else "began")

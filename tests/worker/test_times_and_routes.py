@@ -7,9 +7,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from celery_saga import SagaStatus
+from celery_saga import Saga, SagaStatus
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import early, late, undo
 
 pytestmark = pytest.mark.worker
 
@@ -104,3 +104,33 @@ class TestRoutes:
         site.worker("-Q", "express")
         assert site.settled(result) == "COMPLETED"
         assert saga.delay().execution.plan.steps[0].action.options == {}
+
+    def test_a_compensation_goes_where_its_step_goes(self, site):
+        """To the queue that the step names, also where the start names another."""
+        site.worker("-Q", "vip,express")
+        saga = Saga("own queues", app=site.app)
+        saga.local_step(late, name="a", queue="vip", priority=6).on_failure(undo)
+        saga.local_step(late, name="b").on_failure(undo)
+        saga.local_step(late, name="c", queue="vip").on_failure(undo, queue="express")
+        saga.local_step(late, name="d")
+        result = saga.commit().apply_async({"fail": ["d/f"]}, queue="express", priority=3)
+
+        plan = result.execution.plan.steps
+        assert [(step.action.options, step.compensation.options) for step in plan[:3]] == [
+            ({"queue": "vip", "priority": 6}, {"queue": "vip", "priority": 6}),
+            ({"queue": "express", "priority": 3}, {"queue": "express", "priority": 3}),
+            ({"queue": "vip", "priority": 3}, {"queue": "express", "priority": 3}),
+        ]
+        assert site.settled(result) == "COMPENSATED"
+
+    def test_a_route_by_names_stays(self, site):
+        """No worker consumes the queue of the start, and none the default queue."""
+        site.app.conf.task_routes = {"tests.worker.apps.steps.ear*": {"queue": "routed"}}
+        saga = Saga("tasks with queues", app=site.app)
+        saga.local_step(early, name="a", on_lost="rerun")
+        result = saga.commit().apply_async({"hold": []}, queue="nobody", priority=3)
+
+        assert result.execution.plan.steps[0].action.options == {"priority": 3}
+        assert site.client.exists("routed\x06\x163")
+        site.worker("-Q", "routed")
+        assert site.settled(result) == "COMPLETED"

@@ -39,7 +39,7 @@ def start(site: Site, name: str) -> SagaResult:
     saga = Saga(f"unclaimed {name}", app=site.app)
     saga.local_step(late, name="a").on_failure(undo)
     if name == "a step":
-        saga.local_step(tasks.counted, name="b", **OLD).on_failure(undo)
+        saga.local_step(tasks.counted, name="b", **OLD).on_failure(undo, queue="celery")
     elif name == "a step without compensation":
         saga.local_step(tasks.counted, name="b", **OLD)
     elif name == "a compensation":
