@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 import uuid
 from collections.abc import Iterable, Mapping
@@ -16,10 +17,14 @@ from celery_saga.decide.events import (
     RetryRequested,
     SkipRequested,
 )
+from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.execution import TERMINAL, SagaExecution, SagaStatus
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
+from celery_saga.stores import Store
 from celery_saga.values import encoded
+
+log = logging.getLogger("celery_saga")
 
 #: A saga by its id, or by the handle of it.
 SagaId = str | uuid.UUID | SagaResult
@@ -55,7 +60,8 @@ class Operators:
             limit: how many at most.
 
         Returns:
-            Their executions without their contexts, which ``get(saga_id).context`` reads.
+            Their executions without their contexts, which ``get(saga_id).context`` reads. One
+            that cannot be read is left out, with an error in the log.
 
         Raises:
             ValueError: there is no such status, or a number is none that can be.
@@ -69,7 +75,7 @@ class Operators:
             execution
             for each in _statuses(status)
             for saga_id in store.find(each, limit, saga, until)
-            if (execution := store.load(saga_id, context=False)) is not None
+            if (execution := _read(store, saga_id)) is not None
             and execution.status is each  # it may have moved on meanwhile
         ]
         found.sort(key=lambda execution: -execution.updated_at)
@@ -146,6 +152,14 @@ def _who(by: str | None) -> str:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError, ImportError):  # a container whose user has no name
         return socket.gethostname()
+
+
+def _read(store: Store, saga_id: str) -> SagaExecution | None:
+    try:
+        return store.load(saga_id, context=False)
+    except UnreadableCheckpoint as error:
+        log.error("%s (it is left out of the list)", error, extra={"saga_id": saga_id})
+        return None
 
 
 def _statuses(

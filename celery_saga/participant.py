@@ -21,6 +21,7 @@ from celery.exceptions import (
 from celery.platforms import EX_FAILURE
 
 from celery_saga import info
+from celery_saga.agreement import tell_of_unknown_saga
 from celery_saga.codec import returned_key
 from celery_saga.context import SagaContext
 from celery_saga.coroutines import finished
@@ -45,7 +46,7 @@ from celery_saga.plan import PlanStep
 from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
-from celery_saga.stores import Refused
+from celery_saga.stores import UNKNOWN, Refused
 from celery_saga.values import Values, returned, values_of
 
 log = logging.getLogger("celery_saga")
@@ -85,7 +86,10 @@ def run_step(
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if isinstance(execution, Refused):
-        log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
+        if execution.reason == UNKNOWN:
+            tell_of_unknown_saga(runtime, saga_id, slot, request.task)
+        else:
+            log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
         raise refused(saga_id, slot, execution)
     return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
 

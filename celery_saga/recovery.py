@@ -21,6 +21,7 @@ from celery import bootsteps
 from celery.worker import state
 from kombu.utils import functional
 
+from celery_saga.agreement import broker_kind
 from celery_saga.decide.events import ClaimVoided
 from celery_saga.definition import SAGAS
 from celery_saga.discovery import import_sagas
@@ -261,13 +262,11 @@ class RecoveryStep(bootsteps.StartStopStep):
                 "saga_store_url = 'memory://' keeps sagas in one process, and the prefork pool has "
                 "several: use a redis:// URL, or --pool solo in a test"
             )
-        with parent.app.connection_for_write() as connection:
-            if connection.transport.driver_type == "memory":
-                raise SetupError(
-                    "the broker memory:// exists in one process only, and the steps that processes "
-                    "of the prefork pool send would be lost: use a real broker, or --pool solo in "
-                    "a test"
-                )
+        if broker_kind(parent.app) == "memory":
+            raise SetupError(
+                "the broker memory:// exists in one process only, and the steps that processes of "
+                "the prefork pool send would be lost: use a real broker, or --pool solo in a test"
+            )
 
     def start(self, parent: Any) -> None:
         heart = Heart(self._runtime, parent)

@@ -24,6 +24,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
+from celery_saga.agreement import tell_of_unknown_task
 from celery_saga.decide.events import (
     ClaimVoided,
     Event,
@@ -222,8 +223,11 @@ def _on_revoked(
 
 
 def _on_unknown(
-    sender: Any = None, id: str | None = None, message: Any = None, **kwargs: Any
+    sender: Any = None, id: str | None = None, message: Any = None, name: Any = None, **kwargs: Any
 ) -> None:
+    found = Slot.parse(id or "") if header_of(message) else None
+    if found is not None:
+        tell_of_unknown_task(found[0], str(name))
     _post(sender.app, id, message, lambda at, slot, instance: TaskUnknown(at, slot))
 
 

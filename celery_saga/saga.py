@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import announce, callables, codec
+from celery_saga import agreement, announce, callables, codec
 from celery_saga.advice import warn_of
 from celery_saga.definition import SagaDefinition, Self
 from celery_saga.drafts import draft
@@ -23,6 +23,8 @@ from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values
 from celery_saga.steps import LocalSagaStep
 from celery_saga.strategies import check_declared
 from celery_saga.timing import ends_in, starts_in
+
+agreement.connect()
 
 
 class Saga(SagaDefinition):

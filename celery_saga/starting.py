@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_saga import announce, info
+from celery_saga.agreement import check_start
 from celery_saga.context import checked_key
 from celery_saga.decide.events import Looked, MessageState
 from celery_saga.decide.moves import call_of
@@ -29,13 +30,18 @@ ON_DUPLICATE = ("return", "return_any", "raise")
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def opening(runtime: Runtime, plan: Plan, context: Mapping[str, Any]) -> Values:
+def opening(
+    runtime: Runtime, plan: Plan, context: Mapping[str, Any], eager: bool = False
+) -> Values:
     """What a run begins with, checked and encoded.
 
     Raises:
+        SetupError: no worker would find it.
         UnserializableValue, ContextTooLarge: it cannot be stored.
         MissingInput: the first step needs a key that it lacks.
     """
+    if not eager and not runtime.app.conf.task_always_eager:
+        check_start(runtime)
     values = encoded(context)
     values.check_size(runtime.context_limit)
     _check_first_step(plan, values)

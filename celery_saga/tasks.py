@@ -77,13 +77,13 @@ def start(
     request, runtime = self.request, runtime_of(self.app)
     saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
     plan = runtime.plan(_find(runtime, saga, request.is_eager))
-    values = opening(runtime, plan, _merged(saga, previous, context_values(context)))
+    named = context_values(context)
+    values = opening(runtime, plan, _merged(saga, previous, named), request.is_eager)
     # A result before it is not compared: the task that gave it may be delivered twice as well, and
     # answer otherwise, and it is the same link of the same chain.
-    opened_with = encoded(context_values(context))
     given = {name: getattr(request, name, None) for name in STAMPS} | dict(request.headers or {})
     make = partial(
-        begin, runtime, plan, values, saga_id, {}, opened_with=opened_with, headers=given
+        begin, runtime, plan, values, saga_id, {}, opened_with=encoded(named), headers=given
     )
     if request.is_eager:
         make(eager=True)

@@ -85,6 +85,7 @@ FLOORS = {
     "answers": 3,
     "hosts": 3,
     "rates": 3,
+    "agreement": 3,
     "recovery": 3,
     "on_commit": 3,
     "awaiting": 3,

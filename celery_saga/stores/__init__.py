@@ -33,8 +33,8 @@ class Pulse:
     claims: tuple[tuple[str, Slot], ...] = ()
 
 
-#: Why a claim on a slot that is not over is refused.
-CLAIMED = "claimed"
+#: Why a claim on a slot that is not over is refused, and one on a saga that is not there.
+CLAIMED, UNKNOWN = "claimed", "unknown saga"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from celery_saga.claims import claimed
 from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import CLAIMED, Outbox, Pulse, Refused
+from celery_saga.stores import CLAIMED, UNKNOWN, Outbox, Pulse, Refused
 
 
 class MemoryStore:
@@ -65,7 +65,7 @@ class MemoryStore:
         with self._changed:
             found = self._sagas.get(saga_id)
             if found is None:
-                return Refused("unknown saga")
+                return Refused(UNKNOWN)
             if found.run != run:
                 return Refused("stale")
             taken = claimed(found, slot, replace(claim, at=self.now()))

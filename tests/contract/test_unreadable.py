@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from celery import Celery
 
+from celery_saga import SagaManager
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.errors import StoreError, UnreadableCheckpoint, UnsupportedCheckpoint
 from celery_saga.execution import Claim, SagaStatus
@@ -195,6 +197,20 @@ def test_what_the_server_refuses_is_told_as_it_is(client, valkey):
             assert isinstance(caught.value.__cause__, redis.exceptions.NoPermissionError)
     finally:
         client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_a_list_leaves_it_out_and_says_so(client, store, caplog):
+    bad, good = create(store), create(store)
+    damage(client, bad.saga_id, "head", "{")
+    app = Celery("listing", broker="memory://", set_as_current=False)
+    manager = SagaManager(app, storage=store)
+
+    with caplog.at_level("ERROR", "celery_saga"):
+        found = manager.list()
+
+    assert [each.saga_id for each in found] == [good.saga_id]
+    assert repr(bad.saga_id) in caplog.text
+    app.close()
 
 
 @pytest.mark.parametrize(("field", "text"), [("head", NEWER), ("k0", "{"), ("plan", None)])

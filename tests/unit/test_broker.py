@@ -10,12 +10,12 @@ from celery.app.routes import MapRoute
 from kombu import Exchange
 from kombu.exceptions import OperationalError
 
-from celery_saga import Saga, SagaManager
+from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.broker import lacks_exchange, open_connection
 from celery_saga.decide.events import Dispatch, MessageState
 from celery_saga.dispatch import CeleryDispatcher, queue_of
 from celery_saga.dispatcher import Backlog
-from celery_saga.execution import Direction, Slot
+from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.plan import Call
 from celery_saga.runtime import runtime_of
 
@@ -116,8 +116,10 @@ def looked_for(app, options, routes, of_task) -> str:
 
     saga = Saga("away", app=app)
     saga.local_step(step, **options)
-    result = saga.commit().apply_async({}, countdown=60)
-    execution = result.execution.with_step(0, epoch=1, outstanding=Direction.FORWARD)
+    plan = runtime_of(app).plan(saga.commit())
+    execution = SagaExecution.create("away", plan, {}, at=0.0).with_step(
+        0, epoch=1, outstanding=Direction.FORWARD
+    )
     return CeleryDispatcher(app).queue_of(execution, execution.slot(0))
 
 
@@ -144,8 +146,10 @@ def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:
     @app.task(shared=False)
     def do() -> None: ...
 
-    result = Saga("unsent", app=app, steps=[do]).commit().delay()
-    dispatcher = runtime_of(app).orchestrator.dispatcher
+    runtime = runtime_of(app)
+    plan = runtime.plan(Saga("unsent", app=app, steps=[do]).commit())
+    runtime.orchestrator.start(plan, "unsent", {}, token="t")
+    result, dispatcher = SagaResult(runtime, "unsent"), runtime.orchestrator.dispatcher
     slot = Slot(0, Direction.FORWARD, 1)
     assert dispatcher.not_sent(result.execution, slot) is MessageState.UNSENT
     app.conf.task_always_eager = True  # the next time it is taken

@@ -1,10 +1,12 @@
 """A process that starts a saga and has forgotten SagaManager."""
 
+import os
+
 from celery import Celery
 
 from celery_saga import Saga
 
-app = Celery("bare", set_as_current=False)
+app = Celery("bare", broker=os.environ.get("BARE_BROKER"), set_as_current=False)
 
 
 @app.task(shared=False)
