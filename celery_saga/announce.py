@@ -22,7 +22,7 @@ from kombu.utils import json as kombu_json
 
 from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.headers import as_sent
-from celery_saga.result import failure_of
+from celery_saga.outcome import failure_of
 
 #: The engine task that starts a saga; its id is the saga's.
 START = "celery_saga.start"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from celery import Celery, states
 from celery.exceptions import TimeoutError
-from celery.result import assert_will_not_block  # type: ignore[attr-defined]
+from celery.result import ResultBase, assert_will_not_block  # type: ignore[attr-defined]
+from vine import promise
 
 from celery_saga.context import SagaContext
 from celery_saga.decide.events import CancelRequested
 from celery_saga.errors import (
-    SagaCompensated,
     SagaExecutionNotFoundException,
-    SagaFailedExecutionException,
     SagaNotActionable,
-    SagaStuck,
 )
 from celery_saga.execution import (
     TERMINAL,
@@ -25,8 +26,7 @@ from celery_saga.execution import (
     SagaStatus,
     StepStatus,
 )
-from celery_saga.failures import cause_of
-from celery_saga.repair import Obstacle, obstacle_of
+from celery_saga.outcome import STATES, result_of
 from celery_saga.stores.redis_pool import when_free
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ FOREVER = 3600.0
 TOLD_IN_TIME = 10.0
 
 
-class SagaResult:
+class SagaResult(ResultBase):
     """Asks for the state of one saga, and waits for its end.
+
+    It has what an :class:`celery.result.AsyncResult` has, and goes into a ``ResultSet``. ``state``
+    is in Celery's words, ``status`` is the saga's own. A saga is no child of a task: ``parent`` is
+    None and ``children`` is empty.
 
     Args:
         runtime: of the app that runs it.
@@ -49,10 +53,61 @@ class SagaResult:
             was taken and the saga that has it was returned.
     """
 
+    TimeoutError = TimeoutError
+    #: As of Celery's own result of a task whose children are not known.
+    children: tuple[Any, ...] = ()
+    #: A set of results asks each in turn; the store is not the result backend.
+    supports_native_join = False
+
     def __init__(self, runtime: Runtime, saga_id: str, *, created: bool = False) -> None:
         self._runtime = runtime
         self.id = saga_id
         self.created = created
+        self._cache: dict[str, Any] | None = None  # as the backend tells; read by a ResultSet
+        self._on_ready = promise()
+
+    @property
+    def app(self) -> Celery:
+        """The app that runs the saga."""
+        return self._runtime.app
+
+    @property
+    def backend(self) -> Any:
+        """The app's result backend."""
+        return self.app.backend
+
+    @property
+    def task_id(self) -> str:
+        """The saga's id, which is the id of its Celery result."""
+        return self.id
+
+    @property
+    def name(self) -> str:
+        """The saga's name."""
+        return self.execution.name
+
+    @property
+    def state(self) -> str:
+        """The status as Celery's state of a task: PENDING, STARTED, SUCCESS or FAILURE."""
+        return STATES[self.status]
+
+    @property
+    def result(self) -> Any:
+        """The final context, or the error; of a saga on its way what its steps are at."""
+        return result_of(self.execution)
+
+    info = result
+
+    @property
+    def traceback(self) -> None:
+        """None: no traceback is kept."""
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the saga settled, in UTC by the store's clock; ``None``: it has not."""
+        execution = self.execution
+        at = execution.updated_at
+        return datetime.fromtimestamp(at, timezone.utc) if execution.settled else None
 
     @property
     def execution(self) -> SagaExecution:
@@ -90,22 +145,57 @@ class SagaResult:
         """Whether it was compensated or is stuck."""
         return self.status in (SagaStatus.COMPENSATED, SagaStatus.STUCK)
 
+    @overload
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: Literal[True] = True,
+        interval: float | None = None,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: None = None,
+        on_message: None = None,
+        on_interval: Any = None,
+        disable_sync_subtasks: bool = True,
+    ) -> SagaContext: ...
+    @overload
     def get(
         self,
         timeout: float | None = None,
         propagate: bool = True,
+        interval: float | None = None,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: None = None,
+        on_interval: Any = None,
         disable_sync_subtasks: bool = True,
-    ) -> SagaContext:
-        """Wait for the end.
+    ) -> Any: ...
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: None = None,
+        on_interval: Any = None,
+        disable_sync_subtasks: bool = True,
+    ) -> Any:
+        """Wait for the end; for a saga that did not complete, raise its error.
 
         Args:
             timeout: seconds; ``None``: as long as it takes.
-            propagate: whether to raise when the saga did not complete.
+            propagate: without it the error is returned, not raised.
+            interval, no_ack, follow_parents, on_message, on_interval: taken and not needed: the
+                store says when a saga has settled.
+            callback: called with the id and the result in place of returning it.
             disable_sync_subtasks: refuse to wait inside a task, where waiting can lock up the
                 workers. As with Celery, False allows it at your own risk.
 
         Returns:
-            The final context.
+            The final context, a :class:`SagaContext`.
 
         Raises:
             celery.exceptions.TimeoutError: it is not settled in time.
@@ -116,18 +206,61 @@ class SagaResult:
         """
         if disable_sync_subtasks:
             assert_will_not_block()
+        execution = self._settled(timeout)
+        self._fulfil()
+        return self._given(execution, propagate, callback)
+
+    def _settled(self, timeout: float | None) -> SagaExecution:
         store = self._runtime.store
         while True:
             found = store.wait(self.id, FOREVER if timeout is None else timeout)
             if found is None:
                 raise SagaExecutionNotFoundException(self.id)
             if found.settled:
-                break
+                return found
             if timeout is not None:
                 raise TimeoutError("The operation timed out.")
-        if propagate and found.status is not SagaStatus.COMPLETED:
-            raise failure_of(found)
-        return found.context
+
+    def _given(self, execution: SagaExecution, propagate: bool, callback: Any) -> Any:
+        result = result_of(execution)
+        if propagate and isinstance(result, Exception):
+            raise result
+        if callback is None:
+            return result
+        callback(self.id, result)
+        return None
+
+    wait = get
+
+    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
+        """Raise the error of a saga that did not complete; otherwise the result."""
+        return self._given(self.execution, propagate, callback)
+
+    maybe_reraise = maybe_throw
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Have a vine promise called with this handle, once it or the backend hears of the end."""
+        if getattr(self.backend, "is_async", False):
+            self.backend.add_pending_result(self, weak=weak)
+        return self._on_ready.then(callback, on_error)
+
+    def _maybe_set_cache(self, meta: dict[str, Any]) -> None:
+        """What the result backend calls when it hears of a result that is waited for."""
+        if meta and meta["status"] in states.READY_STATES:
+            self._cache = meta
+            self._fulfil()
+
+    def _fulfil(self) -> None:
+        if not self._on_ready.ready:
+            self._on_ready(self)
+
+    def as_tuple(self) -> tuple[tuple[str, None], None]:
+        """The id as Celery writes results in canvases."""
+        return (self.id, None), None
+
+    def as_list(self) -> list[str]:
+        """The id, alone."""
+        return [self.id]
 
     def cancel(
         self,
@@ -159,6 +292,21 @@ class SagaResult:
             control = self._runtime.app.control
             control.revoke(running.task_id(self.id), terminate=True, signal=signal)
         return changed
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """As :meth:`cancel`: what is revoked of a saga is undone.
+
+        Args:
+            connection, wait, timeout: taken and not needed: the answer comes from the store.
+        """
+        self.cancel("revoked", terminate=terminate, signal=signal or "SIGTERM")
 
     def forget(self) -> None:
         """Drop the checkpoint and the Celery result of a saga that is over.
@@ -194,12 +342,3 @@ class SagaResult:
 
     def __repr__(self) -> str:
         return f"<SagaResult: {self.id}>"
-
-
-def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
-    """The error that stands for how a settled saga ended; its cause is what the step raised."""
-    obstacle = obstacle_of(execution) or Obstacle("", "")
-    kind = SagaCompensated if execution.status is SagaStatus.COMPENSATED else SagaStuck
-    error = kind(execution.saga_id, obstacle.step, obstacle.cause)
-    error.__cause__ = cause_of(execution)
-    return error

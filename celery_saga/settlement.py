@@ -26,8 +26,8 @@ from celery.backends.redis import RedisBackend
 
 from celery_saga.announce import request_of
 from celery_saga.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.outcome import failure_of
 from celery_saga.partial import NotLoaded
-from celery_saga.result import failure_of
 from celery_saga.stores import Outbox, Result, Store
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis_pool import same_database

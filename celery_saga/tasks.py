@@ -16,8 +16,8 @@ from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUna
 from celery_saga.execution import SagaStatus
 from celery_saga.headers import STAMPS
 from celery_saga.masking import CONTEXT, masked
+from celery_saga.outcome import failure_of
 from celery_saga.patience import patiently
-from celery_saga.result import failure_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.starting import begin, checked_id, context_values, opening
 from celery_saga.values import encoded

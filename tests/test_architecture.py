@@ -89,6 +89,7 @@ FLOORS = {
     "recovery": 3,
     "on_commit": 3,
     "awaiting": 3,
+    "outcome": 3,
     "result": 3,
     "starting": 3,
     "saga": 3,

@@ -21,9 +21,9 @@ from celery_saga import (
     StepStatus,
 )
 from celery_saga.failures import exception_of, recorded
+from celery_saga.outcome import failure_of
 from celery_saga.plan import Call, Plan, PlanStep
 from celery_saga.records import Failure, evolved
-from celery_saga.result import failure_of
 from tests.unit.scenario import Scenario
 
 

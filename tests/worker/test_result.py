@@ -21,9 +21,7 @@ from celery_saga import (
     SagaStatus,
     SagaStuck,
 )
-from celery_saga.errors import (
-    UnsupportedCheckpoint,
-)
+from celery_saga.errors import SagaFailedExecutionException, UnsupportedCheckpoint
 from celery_saga.stores import redis_scripts
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
@@ -114,7 +112,8 @@ class TestGet:
             f"saga '{result.id}' was compensated after it failed at step 'b': "
             "builtins.ValueError: b/f fails"
         )
-        assert result.get(timeout=1, propagate=False) == {"fail": ["b/f"]}
+        assert str(result.get(timeout=1, propagate=False)) == str(error)
+        assert result.context == {"fail": ["b/f"]}
         assert result.failed()
 
     def test_a_stuck_saga(self, shared):
@@ -244,7 +243,8 @@ class TestCancel:
             result.get(timeout=30)
 
         assert result.cancel() is True
-        assert result.get(timeout=30, propagate=False) == {}
+        assert isinstance(result.get(timeout=30, propagate=False), SagaFailedExecutionException)
+        assert result.context == {}
         wait_for(lambda: result.status is SagaStatus.COMPENSATED)
 
     def test_past_the_pivot_it_is_refused(self, shared):

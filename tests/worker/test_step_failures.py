@@ -145,13 +145,13 @@ class TestUndo:
             value="r1",
         )
 
-        context = result.get(timeout=30, propagate=False)
+        result.get(timeout=30, propagate=False)
         undo = journal.said(result.id, "began")[-1]
         assert (undo["receipt"], undo["other"]) == ("r1", "default")
         assert undo["direction"] == "c"
         assert undo["idempotency_key"] == f"{result.id}/a/c/0"
         assert undo["forward"] == undo["forward_key"] == f"{result.id}/a/f/0"
-        assert context == {"how": "declined", "value": "r1", "receipt": "r1"}
+        assert result.context == {"how": "declined", "value": "r1", "receipt": "r1"}
 
     def test_in_context_style_it_sees_the_context_after_the_last_completed_step(
         self, outcomes, journal

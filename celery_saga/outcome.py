@@ -1,0 +1,46 @@
+"""What the end of a saga is to those who wait for it, in Celery's terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import states
+
+from celery_saga.errors import SagaCompensated, SagaFailedExecutionException, SagaStuck
+from celery_saga.execution import SagaExecution, SagaStatus
+from celery_saga.failures import cause_of
+from celery_saga.repair import Obstacle, obstacle_of
+
+#: A saga's status as the state of a Celery task.
+STATES = {
+    SagaStatus.CREATED: states.PENDING,
+    SagaStatus.RUNNING: states.STARTED,
+    SagaStatus.PAUSED: states.STARTED,
+    SagaStatus.COMPENSATING: states.STARTED,
+    SagaStatus.COMPLETED: states.SUCCESS,
+    SagaStatus.COMPENSATED: states.FAILURE,
+    SagaStatus.STUCK: states.FAILURE,
+}
+
+
+def progress_of(execution: SagaExecution) -> dict[str, Any]:
+    """What a saga that is on its way has for a result: ``saga``, ``status``, ``steps``."""
+    steps = {step.name: step.status.value for step in execution.steps}
+    return {"saga": execution.name, "status": execution.status.value, "steps": steps}
+
+
+def result_of(execution: SagaExecution) -> Any:
+    """The final context or the error; of a saga that is on its way :func:`progress_of`."""
+    if not execution.settled:
+        return progress_of(execution)
+    completed = execution.status is SagaStatus.COMPLETED
+    return execution.context if completed else failure_of(execution)
+
+
+def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
+    """The error that stands for how a settled saga ended; its cause is what the step raised."""
+    obstacle = obstacle_of(execution) or Obstacle("", "")
+    kind = SagaCompensated if execution.status is SagaStatus.COMPENSATED else SagaStuck
+    error = kind(execution.saga_id, obstacle.step, obstacle.cause)
+    error.__cause__ = cause_of(execution)
+    return error
