@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from celery_saga import codec
 from celery_saga.context import SagaContext
 from celery_saga.errors import DefinitionError
 from celery_saga.plan import Input, Style
+from celery_saga.signatures import parameters_of, unknown
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -31,6 +32,10 @@ class Const:
     value: Any
 
 
+class UnknownParameters(DefinitionError):
+    """Nobody can tell what a task has to be called with."""
+
+
 #: ``{"param": "key"}``, ``{"param": ("path", "to")}``, ``{"param": Const(v)}``, or a list of names.
 Inputs = Mapping[str, Any] | Sequence[str]
 
@@ -44,20 +49,18 @@ def bind(
     context: bool | None = None,
     inputs: Inputs | None = None,
     parameters: Mapping[str, Any] | None = None,
+    accepts: Callable[[Collection[str]], bool] | None = None,
 ) -> tuple[Style, tuple[Input, ...]]:
     """Style and inputs of one task.
 
     Args:
-        step: the step's name, for the text of errors.
-        task: the task's name.
-        function: the task's ``run``; ``None`` for a task that is known by name only.
+        function: the task's ``run``; ``None``: the task is known by name only.
         plain: a plain function, which always gets the whole context.
-        context: the user's word on the style; ``None`` if there is none.
-        inputs: the user's mapping.
-        parameters: constants, sent as keyword arguments.
+        context, inputs, parameters: the user's words: style, mapping, constants sent by name.
+        accepts: whether Celery's own check takes these names: a list of inputs is believed then.
 
     Raises:
-        DefinitionError: the task cannot be called that way.
+        DefinitionError: the task cannot be called that way, or nobody can tell how.
         UnserializableValue: JSON cannot carry a constant.
     """
     where = f"step {step!r}, task {task!r}"
@@ -65,16 +68,18 @@ def bind(
     constants = tuple(_constant(where, name, value) for name, value in (parameters or {}).items())
     given = frozenset(parameters or ())
     sources = _sources(where, inputs, given)
-    params = None if function is None else list(inspect.signature(function).parameters.values())
+    complete = inputs is not None and not isinstance(inputs, Mapping)
+    names = {*(sources or {}), *given}
+    believed = names if complete and accepts and accepts(names) else None
+    params = parameters_of(function) if function is not None else None
     if params is not None:
-        _check_self(where, params, plain)
-        _check_parameters(where, params, given)
+        _check_parameters(where, params, given, plain, believed)
     if plain or context or (context is None and _wants_context(params or [], sources)):
         return "context", _bind_context(where, params, sources, constants)
-    if params is None:
-        return "inputs", _bind_unseen(where, sources) + constants
-    complete = inputs is not None and not isinstance(inputs, Mapping)
-    return "inputs", _bind_by_name(where, params, sources, given, complete) + constants
+    _check_known(where, function, params, sources)
+    if params is not None and believed is None:
+        sources = _by_name(where, params, sources or {}, given, complete)
+    return "inputs", _inputs(where, params or [], sources or {}) + constants
 
 
 def check_function(where: str, function: Callable[..., Any], context: Any) -> None:
@@ -137,21 +142,27 @@ def _sources(where: str, inputs: Inputs | None, given: frozenset[str]) -> Mappin
     return inputs if isinstance(inputs, Mapping) else {name: name for name in inputs}
 
 
-def _check_self(where: str, params: list[inspect.Parameter], plain: bool) -> None:
-    if not plain and params and params[0].name == "self":
+def _check_parameters(
+    where: str,
+    params: list[inspect.Parameter],
+    given: frozenset[str],
+    plain: bool,
+    believed: set[str] | None,
+) -> None:
+    """Refuse parameters of a kind that no step has; ``believed``: all that the task is given."""
+    if not plain and params and params[0].name == "self" and "self" not in (believed or ()):
         raise DefinitionError(
             f"{where}: its first parameter is 'self', but the task is not bound; "
             f"declare it with @app.task(bind=True)"
         )
-
-
-def _check_parameters(where: str, params: list[inspect.Parameter], given: frozenset[str]) -> None:
+    for number, param in enumerate(params):
+        if param.kind is param.POSITIONAL_ONLY:
+            needed = param.default is param.empty and (number > 0 or believed is not None)
+            if needed or param.name in (believed or ()):
+                raise _positional_only(where, param)
     open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
-    for param in params[1:]:
-        if param.kind is param.POSITIONAL_ONLY and (param.default is param.empty):
-            raise _positional_only(where, param)
     names = {param.name for param in params if param.kind in _NAMED}
-    for name in given:
+    for name in given if believed is None else ():
         if name not in names and not open_ended:
             raise DefinitionError(
                 f"{where}: unknown option or parameter {name!r}; "
@@ -162,8 +173,29 @@ def _check_parameters(where: str, params: list[inspect.Parameter], given: frozen
 def _positional_only(where: str, param: inspect.Parameter) -> DefinitionError:
     return DefinitionError(
         f"{where}: parameter {param.name!r} is positional-only, and a step's arguments are sent by "
-        f"name; remove the '/' from its signature"
+        f"name; remove the '/' from its signature, or have its decorator take **kwargs"
     )
+
+
+def _check_known(
+    where: str,
+    function: Callable[..., Any] | None,
+    params: list[inspect.Parameter] | None,
+    sources: Mapping[str, Any] | None,
+) -> None:
+    if sources is not None:
+        return
+    if function is None:
+        raise DefinitionError(
+            f"{where} is not registered in this process: give its parameters with inputs=[...], "
+            f"or context=True if it takes the whole context"
+        )
+    if unknown(params):
+        raise UnknownParameters(
+            f"{where}: its parameters cannot be known, as it takes whatever it is given (perhaps "
+            f"under a decorator without functools.wraps): give inputs=[...], the names of all that "
+            f"it is to be called with, or context=True if it takes the whole context"
+        )
 
 
 def _wants_context(params: list[inspect.Parameter], sources: Mapping[str, Any] | None) -> bool:
@@ -211,41 +243,39 @@ def _bind_context(
     return constants
 
 
-def _bind_unseen(where: str, sources: Mapping[str, Any] | None) -> tuple[Input, ...]:
-    if sources is None:
-        raise DefinitionError(
-            f"{where} is not registered in this process: give its parameters with inputs=[...], "
-            f"or context=True if it takes the whole context"
-        )
-    return tuple(_input(where, name, source) for name, source in sources.items())
-
-
-def _bind_by_name(
+def _by_name(
     where: str,
     params: list[inspect.Parameter],
-    sources: Mapping[str, Any] | None,
+    sources: Mapping[str, Any],
     given: frozenset[str],
     complete: bool,
-) -> tuple[Input, ...]:
+) -> Mapping[str, Any]:
+    """The sources of all parameters, as the signature wants them."""
     for param in params:
         if param.kind is param.POSITIONAL_ONLY:
             raise _positional_only(where, param)
     known = {param.name: param for param in params if param.kind in _NAMED}
     open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
-    for name in sources or ():
+    for name in sources:
         if name not in known and not open_ended:
             raise DefinitionError(
                 f"{where}: inputs= names {name!r}, its parameters are {sorted(known) or 'none'}"
             )
     if not complete:
-        sources = {name: name for name in known if name not in given} | dict(sources or {})
-    sources = sources or {}
+        sources = {name: name for name in known if name not in given} | dict(sources)
     for name, param in known.items():
         if name not in sources and name not in given and param.default is param.empty:
             raise DefinitionError(
                 f"{where}: inputs= is a list and therefore complete, but it lacks the required "
                 f"parameter {name!r}"
             )
+    return sources
+
+
+def _inputs(
+    where: str, params: list[inspect.Parameter], sources: Mapping[str, Any]
+) -> tuple[Input, ...]:
+    known = {param.name: param for param in params if param.kind in _NAMED}
     return tuple(_input(where, name, source, known.get(name)) for name, source in sources.items())
 
 

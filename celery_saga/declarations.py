@@ -87,6 +87,35 @@ def function_of(task: Task[Any, Any]) -> Callable[..., Any]:
     return task.run  # given by its constructor
 
 
+def accepts(task: Task[Any, Any], names: Iterable[str]) -> bool:
+    """Whether Celery's own check lets a task be called with these keyword arguments.
+
+    Celery makes none of a class with a ``run`` of its own. There the signature says it, unless a
+    ``__call__`` of the project's may give it more.
+    """
+    if not task.typing:
+        return True
+    given = dict.fromkeys(names)
+    check = getattr(task, "__header__", None)
+    try:
+        if check is not None:
+            check(**given)
+        elif not _has_own_call(task):
+            inspect.signature(function_of(task), follow_wrapped=False).bind(**given)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # it has no signature that could be read
+    return True
+
+
+def _has_own_call(task: Task[Any, Any]) -> bool:
+    call: Any = inspect.getattr_static(task.__class__, "__call__")
+    while hasattr(call, INNER):
+        call = getattr(call, INNER)
+    return getattr(call, "__module__", "") not in ("celery.app.task", "celery.app.trace")
+
+
 def _lazy(target: Any) -> Declaration | None:
     try:
         (function,) = object.__getattribute__(target, "_Proxy__args")

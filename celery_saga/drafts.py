@@ -7,18 +7,18 @@ left out, and looked at when the plan is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from types import MethodType
 from typing import Any
 
 from celery import Celery
 
 from celery_saga import callables
-from celery_saga.binding import bind
+from celery_saga.binding import UnknownParameters, bind
 from celery_saga.declarations import Declaration, declaration_of, drops_result
 from celery_saga.errors import DefinitionError, UnserializableValue
 from celery_saga.plan import Call, PlanStep
 from celery_saga.runtime import only_app
-from celery_saga.steps import LocalSagaStep, SagaOperation, names_of
+from celery_saga.steps import LocalSagaStep, SagaOperation, SagaStep, names_of
 
 
 def draft(steps: Sequence[LocalSagaStep]) -> list[PlanStep | None]:
@@ -35,6 +35,18 @@ def _label(step: LocalSagaStep) -> str:
         return step.name
     named = declared.options.get("name") or getattr(declared.function, "__name__", "")
     return str(named).rpartition(".")[2]
+
+
+def check_known(steps: Sequence[SagaStep]) -> None:
+    """Refuse steps of which it is seen already that nobody can tell what they are called with.
+
+    Raises:
+        DefinitionError: there is one.
+    """
+    for step in steps:
+        if isinstance(step, LocalSagaStep):
+            for operation in filter(None, (step.action, step.compensation)):
+                _draft_call(_label(step), operation, None)
 
 
 def _draft_step(step: LocalSagaStep, name: str) -> PlanStep | None:
@@ -59,7 +71,7 @@ def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | Non
         return None
     function = declared.function
     if declared.bind and declared.task is None:
-        function = partial(function, None)  # the task itself, which no caller gives
+        function = MethodType(function, target)  # the task itself, which no caller gives
     name = declared.options.get("name") or getattr(declared.function, "__name__", "a function")
     task = declared.task.name if declared.task is not None else str(name)
     try:
@@ -72,6 +84,8 @@ def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | Non
             inputs=options.get("inputs"),
             parameters=operation.parameters,
         )
+    except UnknownParameters:
+        raise
     except (DefinitionError, UnserializableValue, TypeError, ValueError):
         return None  # said when the plan is made
     late = _acks_late(declared)

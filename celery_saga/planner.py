@@ -13,7 +13,7 @@ from celery.local import PromiseProxy, Proxy
 from celery_saga import callables
 from celery_saga.advice import warn_of
 from celery_saga.binding import bind
-from celery_saga.declarations import Declaration, drops_result, function_of, same_task
+from celery_saga.declarations import Declaration, accepts, drops_result, function_of, same_task
 from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
@@ -141,6 +141,7 @@ class _Target:
             context=options.get("context"),
             inputs=options.get("inputs"),
             parameters=operation.parameters,
+            accepts=None if plain or task is None else partial(accepts, task),
         )
         late = bool(getattr(task, "acks_late", False))
         return Call(

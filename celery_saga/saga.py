@@ -12,7 +12,7 @@ from celery.local import Proxy
 from celery_saga import agreement, announce, callables, codec
 from celery_saga.advice import warn_of
 from celery_saga.definition import SagaDefinition, Self
-from celery_saga.drafts import draft
+from celery_saga.drafts import check_known, draft
 from celery_saga.errors import DefinitionError
 from celery_saga.headers import checked_headers
 from celery_saga.masking import CONTEXT
@@ -39,9 +39,11 @@ class Saga(SagaDefinition):
 
         Raises:
             AlreadyCommittedException: it is committed.
-            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, a
+                task whose parameters cannot be known, ...
         """
         check_declared(self.steps)
+        check_known(self.steps)
         super().commit()
         steps = [step for step in self.steps if isinstance(step, LocalSagaStep)]
         if all(step.action is not None for step in steps):

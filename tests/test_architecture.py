@@ -39,6 +39,7 @@ FLOORS = {
     "definition": 0,
     "lines": 0,
     "layers": 0,
+    "signatures": 0,
     "advice": 0,
     "drafts": 3,
     "registry": 0,

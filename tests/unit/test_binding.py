@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -251,3 +253,146 @@ class TestPlainFunctions:
 
     def test_one_whose_annotation_is_a_mapping_of_the_users(self) -> None:
         check_function("here", order_class, None)
+
+
+def wraps_all(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any: ...
+
+    return wrapper
+
+
+def wraps_more(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, tenant: str, **kwargs: Any) -> Any: ...
+
+    return wrapper
+
+
+def wraps_less(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(a: int) -> Any: ...
+
+    return wrapper
+
+
+def wraps_positions(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any: ...
+
+    return wrapper
+
+
+def takes_all(*args: Any, **kwargs: Any) -> None: ...
+def takes_names(**kwargs: Any) -> None: ...
+def takes_positions(*args: Any) -> None: ...
+
+
+class Bound:
+    """Methods, as bound tasks have them."""
+
+    @wraps_all
+    def under_all(self, a: int, b: int = 2) -> None: ...
+
+    @wraps_all
+    @wraps_more
+    def under_two(self, a: int) -> None: ...
+
+    @wraps_less
+    def hidden(self, session: Any, a: int) -> None: ...
+
+
+class TestUnderDecorators:
+    """Each decorator takes what its own signature says, and hands on what it does not name."""
+
+    @pytest.mark.parametrize(
+        ("function", "expected"),
+        [
+            (wraps_all(defaults), [key("a"), key("b", False), key("c"), key("d", False)]),
+            (wraps_all(wraps_all(required)), [key("a"), key("b")]),
+            (wraps_more(required), [key("a"), key("b"), key("tenant")]),
+            (wraps_less(required), [key("a")]),
+            (wraps_all(wraps_less(required)), [key("a")]),
+            (wraps_all(open_ended), [key("a"), key("b", False)]),
+            (Bound().under_all, [key("a"), key("b", False)]),
+            (Bound().under_two, [key("a"), key("tenant")]),
+            (wraps_all(Bound().under_all), [key("a"), key("b", False)]),
+            (functools.partial(required, 1), [key("b")]),
+            (functools.update_wrapper(functools.partial(required, 1), required), [key("b")]),
+            (functools.partial(wraps_all(required), 1), [key("b")]),
+            (functools.cache(required), [key("a"), key("b")]),
+        ],
+    )
+    def test_by_name(self, function: Any, expected: list[Input]) -> None:
+        assert of(function) == ("inputs", expected)
+
+    def test_what_a_decorator_hands_on_by_position_alone(self) -> None:
+        with pytest.raises(DefinitionError, match=r"'b' is positional-only.* \*\*kwargs"):
+            of(wraps_positions(required))
+
+    def test_the_context_is_found_under_them(self) -> None:
+        assert of(wraps_all(named_context)) == ("context", [])
+        assert of(wraps_all(annotated)) == ("context", [])
+        assert of(takes_all, context=True) == ("context", [])
+        assert of(dict, context=True) == ("context", [])
+
+
+class TestUnknownParameters:
+    @pytest.mark.parametrize("function", [takes_all, takes_names, mock.MagicMock(), dict])
+    def test_are_refused(self, function: Any) -> None:
+        for options in ({}, {"parameters": {"a": 1}}):
+            with pytest.raises(DefinitionError, match=r"task 'task': .* give inputs=\[\.\.\.\]"):
+                of(function, **options)
+
+    @pytest.mark.parametrize("function", [takes_all, takes_names, mock.MagicMock(), dict])
+    def test_are_what_inputs_say(self, function: Any) -> None:
+        assert of(function, inputs=["a"]) == ("inputs", [key("a")])
+        assert of(function, inputs=[]) == ("inputs", [])
+        assert of(function, inputs={"a": "x"}) == ("inputs", [Input("a", ("x",))])
+        assert of(function, inputs=["a"], parameters={"b": 1}) == (
+            "inputs",
+            [key("a"), Input("b", const=1)],
+        )
+
+    def test_one_that_is_named_is_known(self) -> None:
+        assert of(open_ended) == ("inputs", [key("a"), key("b", False)])
+        assert of(takes_positions) == ("inputs", [])
+
+
+class TestAListThatIsBelieved:
+    """What Celery's own check takes is not held against the signature."""
+
+    def test_it_lacks_what_something_else_gives(self) -> None:
+        asked: list[set[str]] = []
+
+        def accepts(names: Any) -> bool:
+            asked.append(set(names))
+            return True
+
+        found = of(required, inputs=["a"], parameters={"z": 1}, accepts=accepts)
+        assert found == ("inputs", [key("a"), Input("z", const=1)])
+        assert asked == [{"a", "z"}]
+
+    def test_it_has_what_something_else_takes(self) -> None:
+        found = of(defaults, inputs=["a", "c", "b", "tenant"], accepts=lambda names: True)
+        assert found == ("inputs", [key("a"), key("c"), key("b", False), key("tenant")])
+
+    def test_where_the_check_refuses_the_signature_says_why(self) -> None:
+        with pytest.raises(DefinitionError, match="lacks the required parameter 'b'"):
+            of(required, inputs=["a"], accepts=lambda names: False)
+        with pytest.raises(DefinitionError, match="names 'z', its parameters are"):
+            of(required, inputs=["a", "b", "z"], accepts=lambda names: False)
+
+    def test_a_mapping_is_not_complete(self) -> None:
+        with pytest.raises(DefinitionError, match="names 'z', its parameters are"):
+            of(required, inputs={"z": "z"}, accepts=lambda names: True)
+
+    def test_nothing_goes_by_name_to_what_has_none(self) -> None:
+        def positions(a: int, b: int = 2, /, c: int = 3) -> None: ...
+
+        def optional(a: int = 1, /, b: int = 2) -> None: ...
+
+        for inputs in (["a", "b"], ["c"]):
+            with pytest.raises(DefinitionError, match="'a' is positional-only"):
+                of(positions, inputs=inputs, accepts=lambda names: True)
+        assert of(optional, inputs=["b"], accepts=lambda names: True)[1] == [key("b", False)]

@@ -58,11 +58,7 @@ def test_by_itself(shapes: Bound, row: Row, name: str) -> None:
     expect(row, outcome(row, result.get))
 
 
-#: Steps of the next commit.
-LATER = {"of_a_partial", "of_c", "given_by_the_class", "given", "taken", "names"}
-
-
-@pytest.mark.parametrize(("row", "name"), [row for row in ROWS if row.id not in LATER])
+@pytest.mark.parametrize(("row", "name"), ROWS)
 def test_as_a_step(row: Row, name: str) -> None:
     def saga() -> Any:
         found = Saga(app=EAGER.app)
