@@ -111,13 +111,13 @@ class Orchestrator:
             saved = self._carry_out(saved, decision.commands, left)
         return saved, created
 
-    def load(self, saga_id: str) -> SagaExecution:
-        """The execution.
+    def load(self, saga_id: str, context: bool = True) -> SagaExecution:
+        """The execution; ``context``: whether that is wanted too.
 
         Raises:
             SagaExecutionNotFoundException: there is none.
         """
-        found = self.store.load(saga_id)
+        found = self.store.load(saga_id, context=context)
         if found is None:
             raise SagaExecutionNotFoundException(saga_id)
         return found

@@ -84,7 +84,7 @@ class SagaResult(ResultBase):
     @property
     def name(self) -> str:
         """The saga's name."""
-        return self.execution.name
+        return self._glance.name
 
     @property
     def state(self) -> str:
@@ -105,7 +105,7 @@ class SagaResult(ResultBase):
     @property
     def date_done(self) -> datetime | None:
         """When the saga settled, in UTC by the store's clock; ``None``: it has not."""
-        execution = self.execution
+        execution = self._glance
         at = execution.updated_at
         return datetime.fromtimestamp(at, timezone.utc) if execution.settled else None
 
@@ -119,9 +119,14 @@ class SagaResult(ResultBase):
         return self._runtime.orchestrator.load(self.id)
 
     @property
+    def _glance(self) -> SagaExecution:
+        """The newest checkpoint without the context, which may be large and is asked for often."""
+        return self._runtime.orchestrator.load(self.id, context=False)
+
+    @property
     def status(self) -> SagaStatus:
-        """Where the saga is."""
-        return self.execution.status
+        """Where the saga is; the context is not read for that."""
+        return self._glance.status
 
     @property
     def context(self) -> SagaContext:
@@ -131,11 +136,11 @@ class SagaResult(ResultBase):
     @property
     def progress(self) -> OrderedDict[str, StepStatus]:
         """The status of each step by its name, in order."""
-        return OrderedDict((step.name, step.status) for step in self.execution.steps)
+        return OrderedDict((step.name, step.status) for step in self._glance.steps)
 
     def ready(self) -> bool:
         """Whether :meth:`get` would answer at once."""
-        return self.execution.settled
+        return self._glance.settled
 
     def successful(self) -> bool:
         """Whether the saga completed."""

@@ -36,12 +36,16 @@ from celery_saga.stores.redis_boots import RedisBoots, guarded
 from celery_saga.stores.redis_faults import fault_of
 from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
 from celery_saga.stores.redis_pool import hold, let_go, when_free
+from celery_saga.values import values_of
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
 
 #: Where it has no connection for notices, it looks after so many seconds; the last repeats.
 LOOKS = (0.02, 0.05, 0.1, 0.2, 0.3)
+
+#: Characters of a context above which it is not read at each look, but when the saga is settled.
+LARGE = 16_384
 
 #: Plans that are kept by their hash, to read no more of a saga than its plan says is needed.
 KNOWN_PLANS = 512
@@ -265,13 +269,14 @@ class RedisStore(RedisBoots):
         return [saga_id.decode() for saga_id in found]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
-        give_up = time.monotonic() + timeout
+        give_up, large = time.monotonic() + timeout, False
         with guarded(), self._notices(saga_id) as pause:
             while True:
-                found = self.load(saga_id)
+                found = self.load(saga_id, context=not large)
                 left = give_up - time.monotonic()
                 if found is None or found.settled or left <= 0:
-                    return found
+                    return self.load(saga_id) if large else found
+                large = values_of(found.values).size > LARGE
                 pause(left)
 
     @contextmanager

@@ -33,10 +33,10 @@ def test_a_store_that_is_away_when_a_size_is_looked_up_fails_no_step(app: Celery
         orchestrator = runtime_of(app).orchestrator
         load = orchestrator.load
 
-        def sometimes(*args: Any) -> Any:
+        def sometimes(*args: Any, **options: Any) -> Any:
             if troubles:
                 raise troubles.pop()
-            return load(*args)
+            return load(*args, **options)
 
         orchestrator.load = sometimes  # type: ignore[method-assign]
         return "y" * 600
