@@ -12,6 +12,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 from celery import Celery, Task
+from celery.worker import strategy
+from celery.worker.request import Request
 
 from celery_saga import AbortSaga
 
@@ -28,6 +30,7 @@ class Row:
         expected: its result, or the exception that it raises.
         step: options that it needs as a step.
         refused: why it can be no step, where it cannot.
+        failed: the type and text of what it fails with as a step, where it does so by design.
         args: arguments by position, for one that takes no other ones and can be no step.
         handled: what its handlers note.
     """
@@ -36,6 +39,7 @@ class Row:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
     refused: str = ""
+    failed: tuple[str, str] | None = None
     args: tuple[Any, ...] = ()
     handled: tuple[str, ...] = ()
 
@@ -116,6 +120,24 @@ class OwnSignature(Task):
 class OwnReplace(Task):
     def replace(self, sig: Any, note: str = "") -> Any:
         return ["replaced by", sig, note]
+
+
+class OwnStrategy(Task):
+    """What a worker's consumer does with the message is the project's own business."""
+
+    Strategy = "tests.worker.apps.shapes:own_strategy"
+
+
+def own_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    return strategy.default(task, app, consumer, **options)
+
+
+class OwnRequest(Task):
+    Request = "tests.worker.apps.shapes:RequestOfAProject"
+
+
+class RequestOfAProject(Request):
+    """Looks at what becomes of each task."""
 
 
 class OwnCall(Task):
@@ -246,7 +268,16 @@ def _mock() -> Any:
 def declare(app: Celery) -> Bound:
     """The tasks of all shapes, on an app."""
     found = Bound(app)
-    for part in (_named, _signatures, _decorated, _retries, _overrides, _options, _canvas):
+    for part in (
+        _named,
+        _signatures,
+        _decorated,
+        _retries,
+        _overrides,
+        _replacing,
+        _options,
+        _canvas,
+    ):
         part(found)
     return found
 
@@ -288,6 +319,22 @@ def _signatures(found: Bound) -> None:
     def position_only(a: int, b: int, /) -> int:
         return a + b
 
+    @found.task(Row([1, 2], {"b": 2}, step={"inputs": ["b"]}))
+    def position_optional(a: int = 1, /, b: int = 3) -> list[int]:
+        return [a, b]
+
+    @found.task(Row([1, 3], {"a": 1}))
+    def keyword_optional(a: int, *, b: int = 3) -> list[int]:
+        return [a, b]
+
+    @found.task(Row([1, 2, 3], {"a": 1, "b": 2, "c": 3}, step={"inputs": ["a", "b", "c"]}))
+    def named_and_more(a: int, **options: Any) -> list[int]:
+        return [a, *options.values()]
+
+    @found.task(Row({"a": 1}, {"a": 1}, refused=r"give inputs=\[\.\.\.\]"))
+    def unknown_keywords(**kwargs: Any) -> dict[str, Any]:
+        return kwargs
+
     @found.task(Row(3, {"a": 1, "b": 2}))
     def keyword_only(*, a: int, b: int) -> int:
         return a + b
@@ -311,6 +358,8 @@ def _signatures(found: Bound) -> None:
             return a + b
 
     class OfAPartial(Task):
+        """``@app.task`` takes no partial."""
+
         name = "shapes.of_a_partial"
         run = staticmethod(functools.update_wrapper(functools.partial(scaled, 3), scaled))
 
@@ -344,6 +393,16 @@ def _decorated(found: Bound) -> None:
     @without_wraps
     def no_wraps(a: int, b: int) -> int:
         return a + b
+
+    @found.task(Row(["wrapped", 3], {"a": 1, "b": 2}, refused=r"give inputs=\[\.\.\.\]"))
+    @without_wraps
+    def no_wraps_unknown(a: int, b: int) -> int:
+        return a + b
+
+    @found.task(Row(["wrapped", 1], {"a": 1}, step={"inputs": ["a"]}), bind=True)
+    @without_wraps
+    def no_wraps_bound(self: Any, a: int) -> int:
+        return a
 
     @found.task(Row(["session", 1], {"a": 1}, step={"inputs": ["a"]}))
     @giving
@@ -427,13 +486,44 @@ def _overrides(found: Bound) -> None:
     found.task(
         Row(["by an object", 0, {"a": 1}], one), base=CalledByAnObject, name="CalledByAnObject"
     )(plain)
+    found.task(Row(1, one, refused="a strategy of its own"), base=OwnStrategy, name="OwnStrategy")(
+        plain
+    )
+    found.task(Row(1, one), base=OwnRequest, name="OwnRequest")(plain)
     well = ("before", "success 1", "after SUCCESS")
     found.task(Row(1, one, handled=well), base=Handlers, name="handlers")(plain)
     ill = ("before", "failure no 1", "after FAILURE")
     found.task(Row(ValueError("no 1"), one, handled=ill), base=Handlers, name="failing")(failing)
 
 
+def _replacing(found: Bound) -> None:
+    """As a step both are refused: the engine would never hear of the other task."""
+    refusal = (
+        "celery_saga.errors.SagaExecutionException",
+        "task 'shapes.{}': self.replace() inside a step of a saga is not supported",
+    )
+
+    def of(name: str, expected: Any) -> Row:
+        return Row(expected, failed=(refusal[0], refusal[1].format(name)))
+
+    @found.task(Row(7))
+    def instead() -> int:
+        return 7
+
+    @found.task(of("replaces", 7), bind=True)
+    def replaces(self: Any) -> Any:
+        return self.replace(found.tasks["instead"].si())
+
+    @found.task(of("own_replace", ["replaced by", "sig", "n"]), bind=True, base=OwnReplace)
+    def own_replace(self: Any) -> Any:
+        return self.replace("sig", note="n")
+
+
 def _options(found: Bound) -> None:
+    @found.task(Row(1, {"a": 1}), ignore_result=True)
+    def ignored(a: int) -> int:
+        return a
+
     @found.task(Row(1, {"a": 1}), ignore_result=False)
     def kept(a: int) -> int:
         return a
