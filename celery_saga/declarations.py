@@ -131,19 +131,20 @@ def _shared(target: Any) -> Declaration | None:
     try:
         local = object.__getattribute__(target, "_Proxy__local")
         names = dict(zip(local.__code__.co_freevars, local.__closure__, strict=True))
-        function = names["fun"].cell_contents
+        function, name = names["fun"].cell_contents, names["name"].cell_contents
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return _declaration(function, _options_of_shared(function))
+    return _declaration(function, _options_of_shared(function, name))
 
 
-def _options_of_shared(function: Any) -> Mapping[str, Any]:
+def _options_of_shared(function: Any, name: Any) -> Mapping[str, Any]:
     """What ``@shared_task`` was given; it keeps that for apps that are still to be finalized."""
     for cons in getattr(_state, "_on_app_finalizers", ()):
         try:
             names = dict(zip(cons.__code__.co_freevars, cons.__closure__ or (), strict=True))
-            if names["fun"].cell_contents is function:
-                return dict(names["options"].cell_contents)
+            options = dict(names["options"].cell_contents)
+            if names["fun"].cell_contents is function and options.get("name") == name:
+                return options
         except (AttributeError, KeyError, TypeError, ValueError):
             continue
     return {}

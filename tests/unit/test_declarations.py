@@ -48,6 +48,24 @@ def test_a_shared_task(options):
     assert found.option("acks_late") is options.get("acks_late")
 
 
+def test_two_shared_tasks_of_one_function():
+    def refund(card):
+        return card
+
+    tasks = [
+        shared_task(name=f"declared.of_one.{late}", acks_late=late)(refund)
+        for late in (True, False)
+    ]
+    found = [declaration_of(task) for task in [*tasks, shared_task(refund)]]
+
+    assert [each.option("acks_late") for each in found] == [True, False, None]
+    assert [each.option("name") for each in found] == [
+        "declared.of_one.True",
+        "declared.of_one.False",
+        None,
+    ]
+
+
 def test_a_task_that_is_made():
     app = Celery("made", set_as_current=False)
     task = app.task(charge, shared=False, name="declared.made")
