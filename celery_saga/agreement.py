@@ -32,6 +32,14 @@ def broker_kind(app: Celery) -> str:
         return str(connection.transport.driver_type)
 
 
+def label_of(app: Celery) -> str:
+    """What tells an app from others in one store, in words; the same in all of its workers."""
+    urls: Any = app.conf.broker_write_url
+    urls = urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";")
+    broker = ";".join(sorted(str(maybe_sanitize_url(url)).partition("?")[0] for url in urls))
+    return f"{app.main or 'without a name'} ({broker}, queue {app.conf.task_default_queue})"
+
+
 def check_start(runtime: Runtime) -> None:
     """Refuse to start a saga that no worker would find.
 

@@ -244,6 +244,9 @@ class CeleryDispatcher:
             extra={"saga_id": execution.saga_id, "saga_name": execution.name},
         )
 
+    def has_task(self, name: str) -> bool:
+        return name in self._app.tasks
+
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         return queue_of(self._app, call_of(execution, slot.step, slot.direction))
 

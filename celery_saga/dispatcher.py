@@ -80,6 +80,10 @@ class Dispatcher(Protocol):
         """A person should know."""
         ...
 
+    def has_task(self, name: str) -> bool:
+        """Whether this process has the task of that name."""
+        ...
+
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         """The name of the queue to which a slot's message goes; empty: nobody knows."""
         ...

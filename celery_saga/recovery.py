@@ -21,7 +21,7 @@ from celery import bootsteps
 from celery.worker import state
 from kombu.utils import functional
 
-from celery_saga.agreement import broker_kind
+from celery_saga.agreement import broker_kind, label_of
 from celery_saga.decide.events import ClaimVoided
 from celery_saga.definition import SAGAS
 from celery_saga.discovery import import_sagas
@@ -83,7 +83,8 @@ class Heart:
         made.store = cast("Store", Unforked(made.store))
         made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
         self._orchestrator = made
-        self._sweeper = Sweeper(self._orchestrator, 2 * self._every, self._every)
+        app = label_of(self._runtime.app)
+        self._sweeper = Sweeper(self._orchestrator, 2 * self._every, self._every, app)
         self._beat()
         for thread in self._threads:
             thread.start()

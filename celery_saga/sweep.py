@@ -20,6 +20,7 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
 )
 from celery_saga.execution import SagaExecution, Slot
+from celery_saga.neighbours import Neighbours
 from celery_saga.orchestrator import Orchestrator
 from celery_saga.resends import Resends
 from celery_saga.stores import Pulse
@@ -47,10 +48,14 @@ class Sweeper:
         orchestrator: decides and sends.
         told_after: seconds within which the heart of a live worker tells of what it has received.
         time_limit: seconds after which the rest of a sweep is left to the next.
+        app: the name under which other apps in the store know this one; empty: there are none.
     """
 
-    def __init__(self, orchestrator: Orchestrator, told_after: float, time_limit: float) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, told_after: float, time_limit: float, app: str = ""
+    ) -> None:
         self._orchestrator = orchestrator
+        self._neighbours = Neighbours(orchestrator.store, orchestrator.dispatcher, app)
         self._store = orchestrator.store
         self._told_after, self._time_limit = told_after, time_limit
         self._missed: dict[tuple[str, float | None], float] = {}
@@ -69,7 +74,10 @@ class Sweeper:
             others: whether other boots may be judged now.
             limit: the most sagas that are looked at.
         """
-        if not pulse.sweeper:
+        self._neighbours.look()
+        # With several apps in one place each boot sweeps: the one of them that is to may not act
+        # upon the others' sagas.
+        if not pulse.sweeper and not self._neighbours.met:
             return
         self.sweep(limit)
         if others:
@@ -112,7 +120,7 @@ class Sweeper:
     def _load(self, saga_id: str) -> tuple[SagaExecution, str | None] | None:
         """The saga, and the queue of a message of it that nobody has claimed; ``None``: gone."""
         execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
-        if execution is None:
+        if execution is None or self._is_anothers(execution):
             return None
         slot = None if execution.settled else execution.slot(execution.position)
         if slot is None or execution.steps[slot.step].claim is not None:
@@ -210,6 +218,13 @@ class Sweeper:
             log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
         return None
 
+    def _is_anothers(self, execution: SagaExecution) -> bool:
+        """Whether a saga is another app's, which leaves it alone for a while."""
+        ours = self._neighbours.is_ours(execution)
+        if not ours:
+            self._left_alone[execution.saga_id] = time.monotonic() + LEAVE_ALONE
+        return not ours
+
     def _leave_alone(self, saga_id: str, error: UnreadableCheckpoint) -> None:
         """Nothing about it will go better in a moment."""
         self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
@@ -246,6 +261,10 @@ class Sweeper:
         if self._left_alone.get(saga_id, 0.0) > time.monotonic():
             return False
         try:
+            if self._neighbours.met:
+                execution = self._store.load(saga_id, context=False)
+                if execution is not None and self._is_anothers(execution):
+                    return False
             call(saga_id, *args)
         except StoreUnavailable:
             raise

@@ -87,6 +87,7 @@ FLOORS = {
     "hosts": 3,
     "rates": 3,
     "agreement": 3,
+    "neighbours": 2,
     "recovery": 3,
     "on_commit": 3,
     "awaiting": 3,

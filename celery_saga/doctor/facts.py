@@ -78,6 +78,7 @@ class StoreFacts:
         problem: why it cannot be used; empty if it answers.
         clock: of its clock; ``None``: not known.
         alive: the worker boots that beat in it.
+        others: other apps whose workers were there within a day.
     """
 
     url: str = ""
@@ -85,6 +86,7 @@ class StoreFacts:
     problem: str = ""
     clock: Offset | None = None
     alive: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,13 @@ class Store(Protocol):
         """
         ...
 
+    def meet(self, app: str) -> frozenset[str]:
+        """A worker of ``app`` is here: the apps whose workers were here since :data:`REMEMBERED`.
+
+        Without a name it is only asked who was.
+        """
+        ...
+
     def close(self) -> None:
         """Give back connections."""
         ...

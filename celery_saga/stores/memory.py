@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from celery_saga.claims import claimed
 from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import CLAIMED, UNKNOWN, Outbox, Pulse, Refused
+from celery_saga.stores import CLAIMED, REMEMBERED, UNKNOWN, Outbox, Pulse, Refused
 
 
 class MemoryStore:
@@ -28,6 +28,7 @@ class MemoryStore:
         self._writers: dict[str, tuple[str, SagaExecution]] = {}
         self._beats: dict[str, float] = {}
         self._held: dict[str, frozenset[str]] = {}
+        self._apps: dict[str, float] = {}
         self._sweeper: tuple[str, float] = ("", 0.0)
 
     def clear(self) -> None:
@@ -35,7 +36,7 @@ class MemoryStore:
         with self._changed:
             for kept in (self._sagas, self._creators, self._entered, self._writers):
                 kept.clear()
-            for known in (self._beats, self._held):
+            for known in (self._beats, self._held, self._apps):
                 known.clear()
             self._sweeper = ("", 0.0)
             self._changed.notify_all()
@@ -183,6 +184,13 @@ class MemoryStore:
         with self._changed:
             self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
             self._held.pop(instance, None)
+
+    def meet(self, app: str) -> frozenset[str]:
+        with self._changed:
+            now = self.now()
+            if app:
+                self._apps[app] = now
+            return frozenset(name for name, at in self._apps.items() if at >= now - REMEMBERED)
 
     def close(self) -> None:
         pass

@@ -140,6 +140,11 @@ class RedisBoots:
         if members:
             self._ask(lambda client: client.srem(key, *members))
 
+    def meet(self, app: str) -> frozenset[str]:
+        seconds = str(int(REMEMBERED))
+        found = self._run(redis_scripts.MEET, [self._key("apps")], [app, seconds])
+        return frozenset(name.decode(errors="replace") for name in found)
+
     def close(self) -> None:
         self._wire.close()
         if not callable(self._client):

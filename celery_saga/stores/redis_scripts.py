@@ -191,6 +191,17 @@ end
 return out
 """
 
+# KEYS: apps. ARGV: app or '', seconds for which apps are remembered. Answers their names.
+MEET = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
+if ARGV[1] ~= '' then
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+"""
+
 # KEYS: due. ARGV: how many, prefix of saga hashes. Answers ids; one without a hash is dropped.
 DUE = """
 local time = redis.call('TIME')

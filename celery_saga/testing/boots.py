@@ -64,3 +64,11 @@ class BootContract:
         assert {"a~f0~1": boot, "b~f0~1": boot}.items() <= store.holders().items()
         store.beat(boot, TTL, [])
         assert boot not in store.holders().values()
+
+    def test_apps_that_were_here_are_known(self, store: Store) -> None:
+        one, two = f"one {uuid.uuid4()}", f"two {uuid.uuid4()}"
+        assert one not in store.meet("")
+        assert one in store.meet(one)
+        assert {one, two} <= store.meet(two)
+        assert {one, two} <= store.meet("")
+        assert "" not in store.meet("")

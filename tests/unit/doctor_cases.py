@@ -398,6 +398,12 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         ill(sagas=Sagas(newer={"a": "saved with version 99"}, damaged={"b": "field 'head'"})),
         [("error", "celery-saga-workflow"), ("error", "saga")],
     ),
+    (
+        "apps",
+        "another one in the same place",
+        ill(store_others=frozenset({"mail (redis://10.0.0.1:6379/0, queue celery)"})),
+        [("warning", "saga_key_prefix")],
+    ),
     ("overdue", "no worker", replace(workers(), sagas=Sagas(live=3, overdue={"a": 90.0})), []),
     ("overdue", "a moment", ill(sagas=Sagas(live=3, overdue={"a": 3.0})), []),
 ]

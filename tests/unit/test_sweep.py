@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from celery_saga.dispatcher import Backlog
 from celery_saga.errors import StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.execution import Claim, Direction, SagaExecution, Slot
 from celery_saga.orchestrator import Orchestrator
+from celery_saga.stores import REMEMBERED
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.sweep import Sweeper
 from tests.unit.scenario import plan_of
@@ -40,6 +41,7 @@ class Queue:
         self.consumers: dict[str, list[str]] = {}
         self.asked_for: list[list[str]] = []
         self.alerts: list[Alert] = []
+        self.tasks: set[str] = set()
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
         return execution, self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
@@ -61,6 +63,9 @@ class Queue:
 
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         self.alerts.append(alert)
+
+    def has_task(self, name: str) -> bool:
+        return name in self.tasks
 
     def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
         if execution.saga_id in self.broken:
@@ -92,7 +97,7 @@ class Fixture:
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)
         self.queue.messages.clear()
-        self.sweeper = Sweeper(orchestrator, told_after=TOLD, time_limit=2.0)
+        self.sweeper = Sweeper(orchestrator, told_after=TOLD, time_limit=2.0, app="shop")
 
     def sweep(self, later: float) -> None:
         self.now += later
@@ -188,6 +193,90 @@ class TestUnreadable:
         }
         assert [claim for claim, _ in lost.store.claims_of("dead")] == ["s2"]
         assert len(unreadable) == len(caplog.records) == 1
+
+
+class TestSeveralApps:
+    """Two apps in one place: a worker acts upon sagas of which it has a task."""
+
+    @pytest.fixture
+    def pulse(self, lost: Fixture) -> Callable[[], None]:
+        """A beat of ours, and what follows; another app's boot is the one that sweeps."""
+        lost.store.beat("theirs", 9_999.0, ())
+
+        def pulse() -> None:
+            lost.now += MISSED
+            lost.sweeper.act_upon(lost.store.beat("ours", 6.0, ()), others=True, limit=100)
+
+        return pulse
+
+    def test_anothers_sagas_are_left_alone(self, lost, pulse):
+        lost.store.meet("mail")
+        for _ in range(3):
+            pulse()
+        assert lost.queue.messages == []
+
+    def test_our_own_are_not_whoever_sweeps(self, lost, pulse):
+        lost.store.meet("mail")
+        lost.queue.tasks = {"do.a"}
+        pulse()
+        assert set(lost.queue.messages) == lost.ids
+
+    def test_a_compensations_task_is_enough(self, lost, pulse):
+        lost.store.meet("mail")
+        lost.queue.tasks = {"undo.b"}
+        pulse()
+        assert set(lost.queue.messages) == lost.ids
+
+    def test_one_app_alone_has_one_sweeper_for_all(self, lost, pulse):
+        lost.queue.tasks = {"do.a"}
+        pulse()
+        assert lost.queue.messages == []
+        lost.queue.tasks.clear()
+        lost.sweep(later=MISSED)
+        assert set(lost.queue.messages) == lost.ids
+
+    def test_anothers_take_none_of_our_places(self, lost):
+        lost.store.meet("mail")
+        lost.queue.tasks = {"do.ours"}
+        lost.now += 1
+        orchestrator = lost.sweeper._orchestrator
+        orchestrator.start(plan_of("ours"), "own", {}, token="own")
+        lost.queue.messages.clear()
+        for _ in range(8):
+            lost.now += MISSED
+            lost.sweeper.act_upon(lost.store.beat("ours", 6.0, ()), others=True, limit=1)
+        assert set(lost.queue.messages) == {"own"}
+
+    def test_claims_of_their_dead_boots_are_theirs(self, lost, pulse):
+        lost.store.meet("mail")
+        slot = Slot(0, Direction.FORWARD, 1)
+        lost.store.beat("dead", 1.0, ["s1~f0~1"])
+        lost.store.claim("s0", slot, Claim("t", "dead"))
+        pulse()
+        assert lost.store.load("s0").steps[0].lost == 0
+        assert lost.store.claims_of("dead") == [("s0", slot)]
+        assert lost.store.holders() == {"s1~f0~1": "dead"}
+        lost.queue.tasks = {"do.a"}
+        lost.now += sweep.LEAVE_ALONE
+        pulse()
+        assert lost.store.load("s0").steps[0].lost == 1
+
+    def test_the_clash_is_told_once(self, lost, pulse, caplog):
+        lost.store.meet("mail")
+        with caplog.at_level("WARNING", "celery_saga"):
+            pulse()
+            pulse()
+        (record,) = caplog.records
+        assert "the app shop has sagas of other apps" in record.getMessage()
+        assert "saga_key_prefix: mail" in record.getMessage()
+
+    def test_it_is_over_a_day_after_their_last_worker(self, lost, pulse):
+        lost.store.meet("mail")
+        pulse()
+        lost.now += REMEMBERED + 1
+        lost.store.forget("theirs")
+        pulse()
+        assert set(lost.queue.messages) == lost.ids
 
 
 def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:

@@ -13,7 +13,7 @@ from celery_saga.doctor.checks.fleet import (
     versions,
     workers,
 )
-from celery_saga.doctor.checks.places import broker, one_write, records, store
+from celery_saga.doctor.checks.places import apps, broker, one_write, records, store
 from celery_saga.doctor.checks.servers import (
     cluster,
     disk,
@@ -56,5 +56,6 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "clocks": clocks,
         "overdue": overdue,
         "records": records,
+        "apps": apps,
     }
 )

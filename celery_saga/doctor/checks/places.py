@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from celery_saga.doctor.facts import Facts
-from celery_saga.doctor.findings import Finding, Level, Where
+from celery_saga.doctor.findings import Finding, Level, Where, listed
 
 
 def store(facts: Facts) -> Iterator[Finding]:
@@ -95,6 +95,24 @@ def records(facts: Facts) -> Iterator[Finding]:
                 to,
                 ids,
             )
+
+
+def apps(facts: Facts) -> Iterator[Finding]:
+    """Other apps that keep sagas in the same place."""
+    others = tuple(sorted(facts.store.others))
+    if others:
+        prefix = facts.settings.get("saga_key_prefix")
+        yield Finding(
+            Level.WARNING,
+            f"workers of other apps keep sagas under the prefix {prefix!r} in the store of "
+            f"{facts.app or 'this app'}: {listed(others)}",
+            "ids of sagas are shared, every worker sweeps, and it acts upon sagas of which its app "
+            "has a task; one of which no app has a task is left alone",
+            Where.APP,
+            "saga_key_prefix",
+            "one of its own for each app, unless they share sagas on purpose",
+            others,
+        )
 
 
 def _counted(sagas: int) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from celery_saga.agreement import label_of
 from celery_saga.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.doctor.gathering.patience import NoAnswer, within
 from celery_saga.doctor.gathering.servers import look, shown
@@ -42,7 +43,7 @@ class Stored:
 def gather_store(runtime: Runtime, limit: int) -> Stored:
     """All that the store tells; ``limit``: live sagas that are read."""
     facts = StoreFacts(url=_url(runtime))
-    return _asked(facts, lambda: _gather(runtime.store, facts, limit))
+    return _asked(facts, lambda: _gather(runtime.store, facts, limit, label_of(runtime.app)))
 
 
 def _asked(facts: StoreFacts, ask: Callable[[], Stored]) -> Stored:
@@ -64,11 +65,12 @@ def _url(runtime: Runtime) -> str:
     return shown(runtime.storage or conf.saga_store_url or conf.result_backend)
 
 
-def _gather(store: Store, facts: StoreFacts, limit: int) -> Stored:
+def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
     asked = time.time()
     clock = Offset.measured(store.now(), asked, time.time())
     kind = {MemoryStore: "memory", RedisStore: "redis"}.get(type(store), "other")
-    facts = replace(facts, kind=kind, clock=clock, alive=store.alive())
+    others = store.meet("") - {app}
+    facts = replace(facts, kind=kind, clock=clock, alive=store.alive(), others=others)
     server = None
     if isinstance(store, RedisStore):
         with guarded():
