@@ -20,6 +20,7 @@ from celery.canvas import group, maybe_signature
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
+from celery_saga.callbacks import told_of
 from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.headers import as_sent
 from celery_saga.outcome import failure_of
@@ -139,7 +140,8 @@ def _last_task(execution: SagaExecution) -> str:
 
 def request_of(execution: SagaExecution) -> Any:
     """The request of the task that started the saga, or of one that might have."""
-    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(execution.origin or {}))
+    told = told_of(execution.origin or {}, execution.status.value)
+    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(told))
     saga_id = execution.saga_id
     return Context(
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from celery_saga import callables
@@ -46,6 +46,7 @@ class SagaDefinition:
         self._name = name
         self._app = app
         self._steps: list[SagaStep] = []
+        self._callbacks: dict[str, list[Any]] = {}
         self._committed = False
         #: What was warned of already.
         self.warned: set[object] = set()
@@ -95,6 +96,51 @@ class SagaDefinition:
         added.attach(self)
         self._steps.append(added)
         return added
+
+    def on_completed(self: Self, task: Any) -> Self:
+        """Have a task called with the final context of each run that completes; returns the saga.
+
+        As a ``link`` callback of Celery's it is called at least once, when the end is stored.
+
+        Args:
+            task: a signature, a task, a saga or a task's name.
+
+        Raises:
+            AlreadyCommittedException: the saga is committed.
+            DefinitionError: it is none of these.
+        """
+        return self._call_back("COMPLETED", task)
+
+    def on_compensated(self: Self, task: Any) -> Self:
+        """Have a task called with the id of each run that was undone, as errbacks of tasks are.
+
+        As of Celery's ``link_error``: one of several parameters gets request, error, traceback.
+        """
+        return self._call_back("COMPENSATED", task)
+
+    def on_stuck(self: Self, task: Any) -> Self:
+        """Have a task called with the id of each run that gets stuck; as ``link_error``."""
+        return self._call_back("STUCK", task)
+
+    def _call_back(self: Self, status: str, task: Any) -> Self:
+        verb = f"on_{status.lower()}"
+        if self._committed:
+            raise AlreadyCommittedException(
+                f"saga {self.name!r} is committed: call {verb}() before commit()"
+            )
+        named = isinstance(task, str) and task.strip()
+        if isinstance(task, type) or not (named or callable(getattr(task, "apply_async", None))):
+            raise DefinitionError(
+                f"saga {self.name!r}: {verb}: expected a task, its name or a signature such as "
+                f"task.s(), found {task!r}"
+            )
+        self._callbacks.setdefault(status, []).append(task)
+        return self
+
+    @property
+    def callbacks(self) -> Mapping[str, Sequence[Any]]:
+        """What is called at an end, by the status of that end."""
+        return self._callbacks
 
     def commit(self: Self) -> Self:
         """Make the saga immutable and its functions known; returns the saga.

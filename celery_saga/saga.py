@@ -11,6 +11,7 @@ from celery.local import Proxy
 
 from celery_saga import agreement, announce, callables, codec
 from celery_saga.advice import warn_of
+from celery_saga.callbacks import linked, origin
 from celery_saga.definition import SagaDefinition, Self
 from celery_saga.drafts import check_known, draft
 from celery_saga.errors import DefinitionError
@@ -112,35 +113,35 @@ class Saga(SagaDefinition):
         queue: str | None = None,
         priority: int | None = None,
         headers: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
         on_duplicate: str = "return",
     ) -> SagaResult:
-        """Start a run.
+        """Start a run with this context.
 
         Args:
-            context: what the saga begins with.
             saga_id: its id, ``[A-Za-z0-9._-]{1,64}``; left out, a new uuid4.
-            countdown: seconds until the first step is sent, at most a heartbeat late.
-            eta: the same as a time; a naive one is in UTC, as a task's.
+            countdown: seconds until the first step is sent; ``eta``: the time, naive ones in UTC.
             deadline: seconds, or a time, by which it must be past its pivot or at its end.
             queue: for steps that name none (nor their task, nor a route); ``priority`` likewise.
-            headers: of every message of the run, as a tenant or a request's id; so are those which
-                receivers of ``before_task_publish`` add to its first message.
-            on_duplicate: if the id is taken: ``"return"`` that saga's handle if it is a run of this
-                saga that began with this context, and raise otherwise; ``"return_any"``: return
-                the handle of whatever has it; ``"raise"``.
+            headers: of every message of the run, with those that receivers add to the first.
+            link: a signature or several, called with the final context when it completes;
+                ``link_error``: called with its id when it does not, as errbacks of tasks are.
+            on_duplicate: if the id is taken, ``"return"`` the handle of the same start and raise
+                for another one; ``"return_any"`` gives the handle of whatever has it; ``"raise"``.
 
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
             DefinitionError: the saga cannot be run.
-            MissingInput: the first step needs a key that the context lacks.
-            UnserializableValue, ContextTooLarge: the context cannot be stored.
+            MissingInput, UnserializableValue, ContextTooLarge: nor with this context.
             SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
             StoreUnavailable: the store is away; calling again with the same id is safe.
             ValueError: another argument is not what it should be.
         """
-        options: dict[str, Any] = {"saga_id": saga_id, "queue": queue, "priority": priority}
-        options |= {"countdown": countdown, "eta": eta, "deadline": deadline, "headers": headers}
-        return self.prepared(self.app, context, on_duplicate=on_duplicate, **options)()
+        given: dict[str, Any] = {"countdown": countdown, "eta": eta, "deadline": deadline}
+        given |= {"queue": queue, "priority": priority, "headers": headers, "saga_id": saga_id}
+        given |= {"link": link, "link_error": link_error, "on_duplicate": on_duplicate}
+        return self.prepared(self.app, context, **given)()
 
     def delay_on_commit(self, /, *, using: str | None = None, **context: Any) -> None:
         """As :meth:`delay`, once Django's current transaction is committed; see below."""
@@ -184,6 +185,8 @@ class Saga(SagaDefinition):
         queue: str | None = None,
         priority: int | None = None,
         headers: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
         on_duplicate: str = "return",
     ) -> Callable[[], SagaResult]:
         """What starts a run on ``app`` when it is called; all mistakes are found before."""
@@ -196,6 +199,7 @@ class Saga(SagaDefinition):
         values = opening(runtime, plan, context_values(context))
         named = None if saga_id is None else checked_id("saga_id", saga_id)
         given: dict[str, Any] = {"on_duplicate": on_duplicate, "headers": checked_headers(headers)}
+        given["origin"] = origin(app, self, linked(app, link, link_error) or None)
 
         def times() -> dict[str, float | None]:
             start = starts_in(app, countdown, eta)

@@ -10,6 +10,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from celery_saga.announce import START, origin_of
+from celery_saga.callbacks import origin
 from celery_saga.definition import SagaDefinition
 from celery_saga.endings import TellingRequest, started
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
@@ -60,7 +61,7 @@ def start(
     """Start the saga of that name; the task's id becomes the saga's id, and its result the saga's.
 
     The task itself ends without a result of its own: what its request wants to be called back is
-    kept with the saga, and done when the saga settles.
+    done when the saga settles.
 
     Args:
         previous: the result before it in a canvas: a mapping, whose keys are added to the context,
@@ -76,24 +77,28 @@ def start(
     """
     request, runtime = self.request, runtime_of(self.app)
     saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
-    plan = runtime.plan(_find(runtime, saga, request.is_eager))
+    definition = _find(runtime, saga, request.is_eager)
+    plan = runtime.plan(definition)
     named = context_values(context)
     values = opening(runtime, plan, _merged(saga, previous, named), request.is_eager)
     # A result before it is not compared: the task that gave it may be delivered twice as well, and
     # answer otherwise, and it is the same link of the same chain.
-    given = {name: getattr(request, name, None) for name in STAMPS} | dict(request.headers or {})
-    make = partial(
-        begin, runtime, plan, values, saga_id, {}, opened_with=encoded(named), headers=given
-    )
+    same: dict[str, Any] = {"opened_with": encoded(named), "headers": _headers_of(request)}
+    make = partial(begin, runtime, plan, values, saga_id, {}, **same)
     if request.is_eager:
-        make(eager=True)
+        make(eager=True, origin=origin(self.app, definition))
         return _finished(runtime, saga_id)
-    told = {"ignore_result": request.ignore_result, "origin": origin_of(request)}
+    told = origin(self.app, definition, origin_of(request))
+    make = partial(make, ignore_result=request.ignore_result, origin=told)
     try:
-        patiently(partial(make, **told), runtime.orchestrator.patience)
+        patiently(make, runtime.orchestrator.patience)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise started(saga_id)
+
+
+def _headers_of(request: Any) -> dict[str, Any]:
+    return {name: getattr(request, name, None) for name in STAMPS} | dict(request.headers or {})
 
 
 def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:

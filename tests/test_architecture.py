@@ -67,6 +67,7 @@ FLOORS = {
     "planner": 3,
     "storage": 3,
     "dispatch": 3,
+    "callbacks": 3,
     "announce": 3,
     "tasks": 3,
     "settlement": 3,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from celery_saga.decide.events import (
     Alert,
     Announce,
@@ -24,6 +27,7 @@ from celery_saga.decide.moves import (
 from celery_saga.decide.operators import give_up_forward
 from celery_saga.decide.unclaimed import on_unclaimed
 from celery_saga.execution import (
+    TERMINAL,
     Direction,
     SagaExecution,
     SagaStatus,
@@ -76,15 +80,23 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     if execution.status is event.status:
         if not execution.result_pending:
             return Decision(execution)
-        stored = evolved(execution, result_pending=False, origin=None, due_at=None)
+        origin = _left_to_tell(execution, event.status)
+        stored = evolved(execution, result_pending=False, origin=origin, due_at=None)
         return Decision(stored)
     if execution.origin is not None:
-        execution = evolved(execution, origin=None)  # it has gone on since, and they are told
+        # It has gone on since, and they are told.
+        execution = evolved(execution, origin=_left_to_tell(execution, event.status))
     if not (execution.settled and execution.wants_result):
         return Decision(execution)
     # The result of the older end may have been stored over that of the newer one.
     execution = evolved(execution, result_pending=True, due_at=event.at + LOOK_AGAIN)
     return Decision(execution, (Announce(execution.status, again=True),))
+
+
+def _left_to_tell(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
+    """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each."""
+    own = (execution.origin or {}).get("on")
+    return {"on": own} if own and status not in TERMINAL else None
 
 
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:

@@ -120,3 +120,15 @@ holding.commit()
 
 Twins = [Saga("canvas twins", app=app, steps=steps).commit() for steps in ([add], [add, add])]
 same = [Saga("canvas same", app=app, steps=[add]).commit() for _ in range(2)]
+
+
+@app.task(name="canvas.hear", shared=False)
+def hear(context):
+    """Called at the end of each run of ``heard``."""
+    told(context["tag"], end="completed")
+
+
+#: A saga whose definition has a callback.
+heard = Saga("canvas heard", app=app)
+heard.local_step(context, name="only", inputs=[], returns=False, read_only=True)
+heard.on_completed(hear).commit()

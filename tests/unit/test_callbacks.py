@@ -1,0 +1,192 @@
+"""Callbacks of a start and of a definition: who is called at which end, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celery_saga import Saga, SagaResult
+from celery_saga.decide import decide
+from celery_saga.decide.events import ResultStored
+from celery_saga.errors import AlreadyCommittedException, DefinitionError
+from celery_saga.execution import SagaStatus, evolved
+from tests.unit.shops import Shop
+
+
+class Told(Shop):
+    """A shop whose tasks ``tell`` and ``complain`` write down what they are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, Any]] = []
+        self.tell, self.complain, self.hear = map(self.teller, ("tell", "complain", "hear"))
+
+    def teller(self, name: str) -> Any:
+        def note(what: Any, *, also: Any = None) -> None:
+            self.told.append((name, what) if also is None else (name, what, also))  # type: ignore[arg-type]
+
+        return self.app.task(note, name=f"shop.{name}", shared=False)
+
+    def saga(self, **callbacks: Any) -> Saga:
+        """``take`` and ``pay`` again, with callbacks of the definition."""
+        tasks = self.app.tasks
+        saga = Saga("told", app=self.app)
+        saga.local_step(tasks["shop.take"], name="take").on_failure(
+            tasks["shop.give_back"], max_attempts=1
+        )
+        saga.local_step(tasks["shop.pay"], name="pay", read_only=True)
+        for name, targets in callbacks.items():
+            for target in targets if isinstance(targets, list) else [targets]:
+                getattr(saga, name)(target)
+        return saga.commit()
+
+
+@pytest.fixture
+def shop() -> Iterator[Told]:
+    found = Told()
+    yield found
+    found.app.close()
+
+
+ENDS: dict[str, list[str]] = {
+    "COMPLETED": [],
+    "COMPENSATED": ["pay"],
+    "STUCK": ["pay", "give_back"],
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+class TestEachEnd:
+    def test_of_the_call(self, shop: Told, end: str) -> None:
+        result = shop.saga().apply_async(
+            {"fail": ENDS[end]},
+            link=shop.tell.s(),
+            link_error=[shop.complain.s(), shop.hear.s()],
+        )
+
+        assert result.status == end
+        good: list[Any] = [("tell", {"fail": []})]
+        bad: list[Any] = [("complain", result.id), ("hear", result.id)]
+        assert shop.told == (good if end == "COMPLETED" else bad)
+
+    def test_of_the_definition(self, shop: Told, end: str) -> None:
+        saga = shop.saga(on_completed=shop.tell, on_compensated=shop.complain, on_stuck=shop.hear)
+
+        result = saga.delay(fail=ENDS[end])
+
+        called = {
+            "COMPLETED": ("tell", {"fail": []}),
+            "COMPENSATED": ("complain", result.id),
+            "STUCK": ("hear", result.id),
+        }
+        assert shop.told == [called[end]]
+
+    def test_of_both(self, shop: Told, end: str) -> None:
+        saga = shop.saga(on_completed=shop.hear, on_compensated=shop.hear, on_stuck=shop.hear)
+
+        saga.apply_async({"fail": ENDS[end]}, link=shop.tell.s(), link_error=shop.complain.s())
+
+        assert [name for name, *_ in shop.told] == [
+            "tell" if end == "COMPLETED" else "complain",
+            "hear",
+        ]
+
+    def test_by_a_signature(self, shop: Told, end: str) -> None:
+        saga = shop.saga(on_completed=shop.hear, on_compensated=shop.hear, on_stuck=shop.hear)
+
+        if end == "COMPLETED":
+            saga.s(fail=[]).apply()
+        else:
+            with pytest.raises(Exception, match="out of order"):
+                saga.s(fail=ENDS[end]).apply(throw=True)
+
+        assert [name for name, *_ in shop.told] == ["hear"]
+
+
+class TestTargets:
+    @pytest.mark.parametrize("kind", ["a task", "its name", "a signature", "immutable", "several"])
+    def test_kinds(self, shop: Told, kind: str) -> None:
+        target: Any = {
+            "a task": shop.tell,
+            "its name": "shop.tell",
+            "a signature": shop.tell.s(also=7),
+            "immutable": shop.tell.si("nothing"),
+            "several": [shop.tell, shop.hear.s()],
+        }[kind]
+
+        shop.saga(on_completed=target).delay(n=1)
+
+        context = {"n": 1}
+        expected: dict[str, list[Any]] = {
+            "a signature": [("tell", context, 7)],
+            "immutable": [("tell", "nothing")],
+            "several": [("tell", context), ("hear", context)],
+        }
+        assert shop.told == expected.get(kind, [("tell", context)])
+
+    def test_a_saga(self, shop: Told) -> None:
+        """The next saga begins with the context with which this one ended."""
+        after = Saga("after", app=shop.app)
+        after.local_step(shop.tell, inputs={"what": "n"}, read_only=True)
+
+        shop.saga(on_completed=after.commit()).delay(n=1)
+
+        assert shop.told == [("tell", 1)]
+
+    @pytest.mark.parametrize("bad", [7, None, "", "  ", print, Shop], ids=repr)
+    def test_what_is_none(self, shop: Told, bad: Any) -> None:
+        with pytest.raises(DefinitionError, match="on_stuck: expected a task"):
+            Saga("x", app=shop.app).on_stuck(bad)
+
+    @pytest.mark.parametrize("name", ["link", "link_error"])
+    @pytest.mark.parametrize("bad", [7, [7], "", print], ids=repr)
+    def test_what_is_no_link(self, shop: Told, name: str, bad: Any) -> None:
+        with pytest.raises(ValueError, match=f"{name}: expected a signature"):
+            shop.saga().apply_async({}, **{name: bad})
+        assert (shop.ran, shop.manager.list()) == ([], [])
+
+    def test_of_a_committed_saga(self, shop: Told) -> None:
+        with pytest.raises(AlreadyCommittedException, match="on_completed"):
+            shop.saga().on_completed(shop.tell)
+
+
+class TestLater:
+    """A saga that was stuck has another end."""
+
+    def stuck(self, shop: Told) -> SagaResult:
+        saga = shop.saga(on_completed=shop.tell, on_compensated=shop.complain, on_stuck=shop.hear)
+        result = saga.apply_async({"fail": ENDS["STUCK"]}, link_error=shop.hear.si("a caller"))
+        assert shop.told == [("hear", "a caller"), ("hear", result.id)]
+        shop.told.clear()
+        return result
+
+    @pytest.mark.parametrize(("end", "name"), [("COMPENSATED", "complain"), ("COMPLETED", "tell")])
+    def test_it_is_told_to_the_definitions_callbacks(self, shop: Told, end: str, name: str) -> None:
+        result = self.stuck(shop)
+
+        shop.manager.resolve(result, end)
+
+        assert [each[0] for each in shop.told] == [name]  # callers were told of the first end
+
+    def test_of_an_end_alone(self, shop: Told) -> None:
+        result = self.stuck(shop)
+        shop.manager.skip(result)
+
+        assert result.execution.origin is None
+
+    def test_one_that_went_on_before_it_was_told(self, shop: Told) -> None:
+        """The news that STUCK is told comes when an operator has settled it already."""
+        execution = self.stuck(shop).execution
+        settled = evolved(execution, status=SagaStatus.COMPENSATED, wants_result=True)
+
+        after = decide(settled, ResultStored(shop.time, SagaStatus.STUCK)).execution
+
+        assert (after.origin, after.result_pending) == (execution.origin, True)
+
+
+def test_a_saga_without_callbacks_keeps_none(shop: Told) -> None:
+    shop.app.conf.task_always_eager = False
+
+    assert shop.saga().delay().execution.origin is None
