@@ -18,9 +18,13 @@ from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
 
 from celery_saga.layers import layers, look_by
+from celery_saga.signatures import parameters_of, unknown
 
 #: Where the hook's ``__call__`` keeps the one that a task's class would have without it.
 INNER = "_celery_saga_inner"
+
+#: Where the hook keeps what a task's class ran when it was bound: a test may put a mock there.
+RUN = "_celery_saga_run"
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,27 @@ def drops_result(declared: Declaration) -> bool:
 
 
 def function_of(task: Task[Any, Any]) -> Callable[..., Any]:
-    """What a task runs, as its class says.
+    """What a task runs, as its class says, or said when it was bound.
 
-    Its own ``run`` may be a test's mock, which tells of no parameters; Celery's check of arguments
-    does not look there either.
+    The ``run`` of the task, or of the class, may be a test's mock, which tells of no parameters;
+    Celery's check of arguments does not look there either.
     """
     cls = task.__class__
+    found = run_in(cls)
+    if found is None:
+        return task.run  # given by its constructor
+    if RUN in vars(cls) and unknown(parameters_of(found)):
+        found = vars(cls)[RUN]
+    get = getattr(type(found), "__get__", None)
+    return found if get is None else get(found, task, cls)  # type: ignore[no-any-return]
+
+
+def run_in(cls: type[Any]) -> Any:
+    """What stands in a class of tasks as its ``run``; ``None``: nothing."""
     for each in cls.__mro__:
         if each is not Task and "run" in vars(each):
-            found = vars(each).get("__wrapped__", vars(each)["run"])
-            get = getattr(type(found), "__get__", None)
-            return found if get is None else get(found, task, cls)  # type: ignore[no-any-return]
-    return task.run  # given by its constructor
+            return vars(each).get("__wrapped__", vars(each)["run"])
+    return None
 
 
 def accepts(task: Task[Any, Any], names: Iterable[str]) -> bool:

@@ -23,7 +23,7 @@ from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga import info
-from celery_saga.declarations import INNER
+from celery_saga.declarations import INNER, RUN, run_in
 from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.endings import TellingRequest
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
@@ -214,7 +214,7 @@ def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     Args:
         given: attributes that the class is about to get; those that the hook wraps are taken out.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if RUN in vars(cls) else {RUN: run_in(cls)}
     for name, wrap in _WRAPPERS.items():
         inner = given.pop(name, None)
         if inner is None:
