@@ -47,6 +47,7 @@ from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
 from celery_saga.stores import UNKNOWN, Refused
+from celery_saga.tracking import track
 from celery_saga.values import Values, returned, values_of
 
 log = logging.getLogger("celery_saga")
@@ -91,6 +92,8 @@ def run_step(
         else:
             log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
         raise refused(saga_id, slot, execution)
+    if runtime.app.conf.task_track_started:
+        track(runtime.app, runtime.store, saga_id)
     return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
 
 

@@ -80,6 +80,7 @@ FLOORS = {
     "coroutines": 0,
     "delivery": 3,
     "endings": 3,
+    "tracking": 3,
     "participant": 3,
     "hook": 3,
     "discovery": 3,

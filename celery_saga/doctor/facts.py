@@ -226,6 +226,7 @@ class Facts:
         settings: of this process, as workers tell theirs, and ``saga_sweep_limit``.
         versions: of this process.
         start_queue: where messages go that start a saga.
+        results_private: whether results of tasks go to the process alone that sent the task.
         servers: each Redis server once.
         workers: those that answered.
         duties: see there.
@@ -237,6 +238,7 @@ class Facts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     start_queue: str = "celery"
+    results_private: bool = False
     store: StoreFacts = field(default_factory=StoreFacts)
     broker: BrokerFacts = field(default_factory=BrokerFacts)
     servers: tuple[Server, ...] = ()

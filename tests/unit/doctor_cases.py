@@ -36,6 +36,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ("broker", "away", ill(broker_problem="Connection refused"), [("error", "broker_url")]),
     ("broker", "memory", ill(broker_driver="memory"), [("error", "broker_url")]),
     ("broker", "without a fanout", ill(broker_asks=False), [("info", "broker_url")]),
+    ("results", "rpc", ill(results_private=True), [("warning", "result_backend")]),
     ("persistence", "none", on(server(appendonly="no")), [("error", "appendonly")]),
     (
         "persistence",

@@ -339,3 +339,11 @@ def test_records_that_cannot_be_read_are_named_and_hide_no_others(server):
     assert "field 's0'" in of(report, "records")[1].what
     assert (report.facts.sagas.live, report.facts.sagas.unreadable) == (1, 2)
     assert well not in report.facts.sagas.newer
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("rpc://", [("warning", "result_backend")]), ("cache+memory://", []), ("disabled://", [])],
+)
+def test_results_that_are_kept_for_nobody_else(server, backend, expected):
+    assert said(examined(server.url(), result_backend=backend), "results") == expected

@@ -13,7 +13,7 @@ from celery_saga.doctor.checks.fleet import (
     versions,
     workers,
 )
-from celery_saga.doctor.checks.places import apps, broker, one_write, records, store
+from celery_saga.doctor.checks.places import apps, broker, one_write, records, results, store
 from celery_saga.doctor.checks.servers import (
     cluster,
     disk,
@@ -34,6 +34,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "store": store,
         "broker": broker,
+        "results": results,
         "persistence": persistence,
         "eviction": eviction,
         "disk": disk,

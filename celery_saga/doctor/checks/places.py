@@ -77,6 +77,20 @@ def broker(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def results(facts: Facts) -> Iterator[Finding]:
+    """A result backend that keeps nothing for others."""
+    if facts.results_private:
+        yield Finding(
+            Level.WARNING,
+            "the result backend sends results to the process alone that sent the task",
+            "AsyncResult(saga_id) stays PENDING; SagaResult and manager.get() ask the store",
+            Where.APP,
+            "result_backend",
+            "the URL of a backend that keeps results, such as redis://localhost/1",
+            ("rpc://",),
+        )
+
+
 def records(facts: Facts) -> Iterator[Finding]:
     """Sagas that cannot be read."""
     leads_to = "nobody moves them on; the sweep leaves them alone, and no other saga waits for them"

@@ -8,6 +8,7 @@ key in the broker that lives for a moment: the trial of the one write
 from __future__ import annotations
 
 from celery import Celery
+from celery.backends.rpc import RPCBackend
 
 from celery_saga.announce import START
 from celery_saga.answers import told_settings, versions
@@ -45,6 +46,7 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
         settings={**told_settings(app), "saga_sweep_limit": app.conf.saga_sweep_limit},
         versions=versions(),
         start_queue=queue_of(app, Call(START)),
+        results_private=isinstance(app.backend, RPCBackend),
         store=stored.facts,
         broker=broker.facts,
         servers=once(server for server in (stored.server, broker.server) if server),

@@ -1,0 +1,44 @@
+"""The state of a saga that is on its way, for ``AsyncResult(saga_id).state``.
+
+As for tasks it costs a write for each step, and is there if ``task_track_started`` says so. Then a
+saga's result is ``STARTED`` with its progress from the claim of its first step on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from celery import Celery, states
+
+from celery_saga.announce import request_of
+from celery_saga.execution import SagaStatus
+from celery_saga.outcome import failure_of, progress_of
+from celery_saga.stores import Store
+
+log = logging.getLogger("celery_saga")
+
+
+def track(app: Celery, store: Store, saga_id: str) -> None:
+    """Store where the saga is, for a step that has just been claimed; never raises.
+
+    While a claim is held the saga does not settle, unless its holder was taken for dead. The end of
+    such a saga, over which this was written, is stored again. (An end that is a success Celery
+    itself does not let anybody write over.)
+    """
+    try:
+        execution = store.load(saga_id, context=False)
+        if execution is None or execution.settled or not execution.wants_result:
+            return
+        request = request_of(execution)
+        app.backend.store_result(saga_id, progress_of(execution), states.STARTED, request=request)
+        after = store.load(saga_id, context=False)
+        if after is not None and after.status in (SagaStatus.COMPENSATED, SagaStatus.STUCK):
+            app.backend.mark_as_failure(
+                saga_id, failure_of(after), request=request, call_errbacks=False
+            )
+    except Exception:
+        # The step matters more than what is shown of it.
+        extra = {"saga_id": saga_id}
+        log.warning(
+            "saga %s: its progress could not be stored", saga_id, exc_info=True, extra=extra
+        )

@@ -1,0 +1,111 @@
+"""``AsyncResult(saga_id)`` of a saga that is on its way, with ``task_track_started``."""
+
+from __future__ import annotations
+
+import pytest
+from celery.result import AsyncResult
+
+from celery_saga import SagaCompensated
+from celery_saga.tracking import track
+from tests.helpers import wait_for
+from tests.worker.apps.steps import late, undo
+
+pytestmark = pytest.mark.worker
+
+
+@pytest.fixture
+def tracked(site):
+    site.settings = {"task_track_started": True}
+    site.worker()
+    return site
+
+
+@pytest.fixture
+def saga(tracked):
+    return tracked.saga(("a", late, undo), ("b", late, undo), name="tracked")
+
+
+def shown(site, result):
+    """State and info as a client without the plugin has them."""
+    theirs = AsyncResult(result.id, app=site.app)
+    return theirs.state, theirs.info
+
+
+def test_each_step_is_shown(tracked, saga):
+    result = saga.delay(hold=["a/f", "b/f", "b/c", "a/c"], fail=["b/f"])
+    steps = {"a": "RUNNING", "b": "PENDING"}
+    for began, (name, status, becomes) in enumerate(
+        [("a/f", "RUNNING", {}), ("b/f", "RUNNING", {"a": "SUCCEEDED", "b": "RUNNING"})], start=1
+    ):
+        steps |= becomes
+        tracked.journal.wait(result.id, "began", began)
+        info = {"saga": "tracked", "status": status, "steps": steps}
+        assert shown(tracked, result) == ("STARTED", info)
+        assert result.info == info
+        tracked.journal.open(result.id, name)
+    tracked.journal.wait(result.id, "began", 3)
+    state, info = shown(tracked, result)
+    assert (state, info["status"]) == ("STARTED", "COMPENSATING")
+    for name in ("b/c", "a/c"):
+        tracked.journal.open(result.id, name)
+    assert tracked.settled(result) == "COMPENSATED"
+    wait_for(lambda: shown(tracked, result)[0] == "FAILURE")
+
+
+@pytest.mark.parametrize("fail", [[], ["b/f"]], ids=["SUCCESS", "FAILURE"])
+def test_a_claim_that_comes_late_does_not_write_over_an_end(tracked, saga, fail):
+    """A process that slept through the end of its saga, between its claim and the write."""
+    result = saga.delay(fail=fail)
+    tracked.settled(result)
+    theirs = AsyncResult(result.id, app=tracked.app)
+    wait_for(theirs.ready)
+    before = theirs.state
+    running = saga.delay(hold=["a/f"])
+    tracked.journal.wait(running.id, "began", 1)
+    store = result._runtime.store
+
+    class Late:
+        """A store that shows the saga as it was, the first time."""
+
+        asked = 0
+
+        def load(self, saga_id, context=True):
+            self.asked += 1
+            return store.load(running.id if self.asked == 1 else saga_id, context)
+
+    track(tracked.app, Late(), result.id)
+
+    after = AsyncResult(result.id, app=tracked.app)
+    assert after.state == before
+    if fail:
+        assert isinstance(after.result, SagaCompensated)
+    tracked.journal.open(running.id, "a/f")
+    tracked.settled(running)
+
+
+def test_without_the_setting_there_is_nothing(functional_site, flows):
+    saga = functional_site.saga(("a", late), name="untracked")
+    result = saga.delay(hold=["a/f"])
+    functional_site.journal.wait(result.id, "began", 1)
+
+    assert shown(functional_site, result) == ("PENDING", None)
+    functional_site.journal.open(result.id, "a/f")
+    functional_site.settled(result)
+
+
+def test_a_backend_that_is_away_holds_no_step_up(tracked, saga, caplog):
+    def away(*args, **options):
+        raise OSError("away")
+
+    result = saga.delay(hold=["a/f"])
+    tracked.journal.wait(result.id, "began", 1)
+    tracked.app.backend.store_result = away
+    try:
+        with caplog.at_level("WARNING", "celery_saga"):
+            track(tracked.app, result._runtime.store, result.id)
+    finally:
+        del tracked.app.backend.store_result
+
+    assert "its progress could not be stored" in caplog.text
+    tracked.journal.open(result.id, "a/f")
+    assert tracked.settled(result) == "COMPLETED"
