@@ -1,6 +1,7 @@
 """What the package offers: :mod:`celery_saga` has these names, and gets them here."""
 
 from celery_saga._version import __version__
+from celery_saga.about import saga_info
 from celery_saga.binding import Const
 from celery_saga.context import SagaContext
 from celery_saga.errors import (
@@ -44,7 +45,7 @@ from celery_saga.errors import (
     UnsupportedCheckpoint,
 )
 from celery_saga.execution import SagaExecution, SagaStatus, SagaStepExecution, StepStatus
-from celery_saga.info import SagaInfo, saga_info
+from celery_saga.info import SagaInfo
 from celery_saga.manager import SagaExecutionRepository, SagaManager
 from celery_saga.messages import SagaRequest, SagaResponse, SagaResponseStatus
 from celery_saga.result import SagaResult

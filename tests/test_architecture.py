@@ -25,6 +25,7 @@ FLOORS = {
     "errors": 0,
     "masking": 0,
     "context": 0,
+    "about": 3,
     "codec": 0,
     "messages": 0,
     "info": 0,

@@ -38,7 +38,9 @@ assert_type(saga.si(order_id=7), Signature[Any])
 assert_type(saga.signature({"order_id": 7}, immutable=True, queue="q"), Signature[Any])
 assert_type(sagas.get("id"), SagaResult)
 assert_type(saga.apply_async({"order_id": 7}, saga_id="order-7"), SagaResult)
-assert_type(saga_info(), SagaInfo | None)
+assert_type(saga_info(), SagaInfo)
+assert_type(saga_info().idempotency_key, str)
+assert_type(saga_info().saga_id, str | None)
 
 
 assert_type(SagaManager(storage="redis://localhost/0", broker_pool=app), SagaManager)

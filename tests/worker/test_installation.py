@@ -31,13 +31,13 @@ def declare(app, **options):
 
     @app.task(name=f"{app.main}.do", shared=False, **options)
     def do(fail=False):
-        seen.append(saga_info().direction if saga_info() else None)
+        seen.append(saga_info().direction if saga_info().saga_id else None)
         if fail:
             raise ValueError("on demand")
 
     @app.task(name=f"{app.main}.undo", shared=False)
     def undo():
-        seen.append(saga_info().direction if saga_info() else None)
+        seen.append(saga_info().direction if saga_info().saga_id else None)
 
     return do, undo, seen
 

@@ -71,6 +71,10 @@ class TestInAWorker:
         with pytest.raises(ValueError, match="not yet"):
             get(remote.flaky.delay(9))
 
+    def test_its_key_is_its_id(self, remote):
+        result = remote.keyed.delay()
+        assert get(result) == [None, result.id]
+
     def test_the_request(self, remote):
         result = remote.who.apply_async((1, 2), {"k": 3})
         assert get(result) == {

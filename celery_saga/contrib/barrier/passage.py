@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from celery_saga import codec
 from celery_saga.contrib.barrier.statements import Statements
 from celery_saga.errors import BarrierPassedTwice, BlockedByUndo, SetupError
-from celery_saga.info import SagaInfo, saga_info
+from celery_saga.info import SagaInfo, step_info
 
 R = TypeVar("R")
 
@@ -80,7 +80,7 @@ def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
         BarrierPassedTwice: the step has done its work in this database already.
         UnserializableValue: the result cannot be kept.
     """
-    info = saga_info()
+    info = step_info()
     if info is None:
         yield Passage(True)
         return

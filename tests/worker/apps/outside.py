@@ -90,6 +90,14 @@ def declare(app: Celery) -> SimpleNamespace:
         seen = {key: getattr(request, key) for key in ("id", "retries", "args", "kwargs")}
         return {**seen, "direct": request.called_directly, "eager": request.is_eager}
 
+    @task(name="outside.keyed", bind=True, max_retries=1)
+    def keyed(self: Any) -> tuple[Any, str]:
+        from celery_saga import saga_info
+
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return saga_info().saga_id, saga_info().idempotency_key
+
     @task(name="outside.factorial", bind=True)
     def factorial(self: Any, n: int) -> int:
         return 1 if n < 2 else n * int(self(n - 1))

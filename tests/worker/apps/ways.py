@@ -267,5 +267,5 @@ def early_undo(self, ways=None):
 def leaf(self, what):
     request = self.request
     saga_id, _, _ = request.root_id.partition("~")
-    remember(saga_id, "leaf", leaf=what, parent=request.parent_id, known=saga_info())
+    remember(saga_id, "leaf", leaf=what, parent=request.parent_id, known=saga_info().saga_id)
     return what

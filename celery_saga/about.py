@@ -1,0 +1,59 @@
+"""What a body may ask about itself, in a saga and outside of one."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery import _state
+
+from celery_saga.info import SagaInfo, step_info
+
+#: The keys of tasks that are called as functions, which have no id.
+_called: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def saga_info() -> SagaInfo:
+    """The step whose body is running, the same object each time.
+
+    In a task outside of a saga ``saga_id`` is None, and the keys are the task's id, which is equal
+    over its retries and redeliveries. So a task that asks for its key runs by ``.delay()`` as well.
+    A task that is called as a function gets a key of that call.
+
+    Raises:
+        RuntimeError: no task runs in this thread.
+    """
+    return step_info() or _outside()
+
+
+def _outside() -> SagaInfo:
+    requests = _requests()
+    if not requests:
+        raise RuntimeError(
+            "saga_info(): no task runs in this thread; ask in the body of a task, and hand what a "
+            "thread needs over to it"
+        )
+    # A task that another one calls as a function is a part of that other one.
+    request = next((each for each in requests if each.id), requests[0])
+    key = str(request.id or _called.setdefault(request, str(uuid.uuid4())))
+    return SagaInfo(
+        saga_id=None,
+        saga_name="",
+        step="",
+        direction="f",
+        attempt=1 + (request.retries or 0),
+        round=0,
+        idempotency_key=key,
+        forward_key=key,
+    )
+
+
+def _requests() -> list[Any]:
+    """The requests of the running tasks, the innermost first."""
+    tasks: Any = _state._task_stack  # type: ignore[attr-defined]
+    return [
+        request
+        for task in reversed(tasks.stack or ())
+        for request in reversed(task.request_stack.stack or ())
+    ]
