@@ -69,8 +69,9 @@ class TestRowsEnd:
         result = canvas.counting.s(n=1).apply_async(link=link)
         functional_site.journal.client.blpop(["told:once"], timeout=30)
         watch.until(result.id, "SUCCESS")
+        wait_for(lambda: watch.named("canvas.tell"), description="the event of the callback")
         called = [event for event in watch.events if event.get("parent_id") == result.id]
-        assert [event["name"] for event in called] == ["canvas.add", "canvas.tell"]
+        assert sorted(event["name"] for event in called) == ["canvas.add", "canvas.tell"]
 
     def test_a_start_that_fails_has_failed(self, canvas, watch):
         result = canvas.app.signature("celery_saga.start", kwargs={"saga": "nobody"}).delay()
