@@ -231,6 +231,35 @@ def _requests() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(held), frozenset(held - active)
 
 
+class _Starter:
+    """Whoever waits for a worker that runs in a thread of its own, as Celery's ``start_worker``.
+
+    It waits without end for one that does not come up, and sees no error of that thread.
+
+    Args:
+        worker: Celery's; only its worker for tests is waited for.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._error: Exception | None = None
+        self._wait: Callable[[], None] | None = getattr(worker, "ensure_started", None)
+        if self._wait is not None:
+            worker.ensure_started = self._ensure_started
+
+    def _ensure_started(self) -> None:
+        assert self._wait is not None
+        self._wait()
+        if self._error is not None:
+            raise self._error
+
+    def tell(self, error: Exception) -> None:
+        """It will not come up: raise that where the worker was started."""
+        if self._wait is not None:
+            self._error = error
+            self._worker._on_started.set()
+
+
 class RecoveryStep(bootsteps.StartStopStep):
     """Gives a worker its instance id before its pool is made, and its heart before it consumes."""
 
@@ -239,7 +268,9 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
+        self._starter = _Starter(parent)
         self._runtime = runtime_of(parent.app)
+        self._runtime.store  # noqa: B018 - raises if there is none, in the thread that is here
         import_sagas(parent.app)
         verify(parent.app)
         check_used(parent.app, SAGAS)
@@ -270,8 +301,12 @@ class RecoveryStep(bootsteps.StartStopStep):
             )
 
     def start(self, parent: Any) -> None:
-        heart = Heart(self._runtime, parent)
-        heart.start()
+        try:
+            heart = Heart(self._runtime, parent)
+            heart.start()
+        except Exception as error:
+            self._starter.tell(error)
+            raise
         self._runtime.heart = heart
 
     def terminate(self, parent: Any) -> None:
