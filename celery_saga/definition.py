@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_saga import callables
 from celery_saga.binding import check_function
@@ -15,6 +15,11 @@ from celery_saga.errors import (
 )
 from celery_saga.registry import Registry
 from celery_saga.steps import LocalSagaStep, SagaStep
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_saga.options import LocalOptions, Step
 
 Self = TypeVar("Self", bound="SagaDefinition")
 
@@ -39,7 +44,7 @@ class SagaDefinition:
     """
 
     def __init__(
-        self, name: str | None = None, *, steps: Iterable[Any] | None = None, app: Any = None
+        self, name: str | None = None, *, steps: Iterable[Step] | None = None, app: Any = None
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise DefinitionError(f"a saga's name: expected a text, found {name!r}")
@@ -68,17 +73,22 @@ class SagaDefinition:
         """Whether the saga is complete and immutable."""
         return self._committed
 
-    def local_step(self, step: Any = None, **options: Any) -> LocalSagaStep:
+    def local_step(
+        self, step: Step | None = None, **options: Unpack[LocalOptions]
+    ) -> LocalSagaStep:
         """Add a step and return it.
 
         Args:
             step: a Celery task, a task's name, a function, a :class:`SagaOperation`, or a
                 :class:`LocalSagaStep`; nothing: give it with ``.on_execute()``.
-            options: ``name``, ``inputs``, ``returns``, ``context``, ``pivot``, ``retriable`` with
-                ``max_attempts``, ``retry_backoff``, ``retry_backoff_max``, ``on_lost``
-                (``"rerun"`` or ``"undo"``), ``read_only`` (it leaves nothing behind and is run
-                again when it is lost), ``compensate_on_failure`` (True or exception classes),
-                and Celery's message options such as ``queue`` and ``priority``.
+            options: ``name``; ``inputs`` (``{"parameter": "key"}``, a path ``("key", "inside")``,
+                ``Const(value)``, or a complete list of parameters); ``returns`` (a key for the
+                result, or False to drop it); ``parameters`` (constants); ``compensation``;
+                ``context`` (it takes the whole context); ``pivot`` (the point of no return);
+                ``retriable`` with ``max_attempts``, ``retry_backoff``, ``retry_backoff_max`` (the
+                engine retries it); ``on_lost`` (``"rerun"`` or ``"undo"``); ``read_only`` (it
+                leaves nothing behind and is run again when it is lost); ``compensate_on_failure``
+                (True or exception classes); and Celery's message options such as ``queue``.
         """
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed: it cannot change")
@@ -90,12 +100,13 @@ class SagaDefinition:
                     f"a step object brings its own options: pass {', '.join(sorted(options))} to "
                     f"its class"
                 )
-            added: LocalSagaStep = step
+            added: Any = step
         else:
-            added = LocalSagaStep(step, **options)
+            target: Any = step
+            added = LocalSagaStep(target, **options)
         added.attach(self)
         self._steps.append(added)
-        return added
+        return added  # type: ignore[no-any-return]
 
     def on_completed(self: Self, task: Any) -> Self:
         """Have a task called with the final context of each run that completes; returns the saga.

@@ -48,9 +48,10 @@ from celery_saga.execution import SagaExecution, SagaStatus, SagaStepExecution, 
 from celery_saga.info import SagaInfo
 from celery_saga.manager import SagaExecutionRepository, SagaManager
 from celery_saga.messages import SagaRequest, SagaResponse, SagaResponseStatus
+from celery_saga.operations import SagaOperation, saga_step
 from celery_saga.result import SagaResult
 from celery_saga.saga import Saga
-from celery_saga.steps import LocalSagaStep, SagaOperation, saga_step
+from celery_saga.steps import LocalSagaStep
 
 __all__ = [
     "AbortSaga",

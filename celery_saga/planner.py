@@ -17,15 +17,10 @@ from celery_saga.declarations import Declaration, accepts, drops_result, functio
 from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
 from celery_saga.failures import class_name
+from celery_saga.operations import MESSAGE_OPTIONS, SagaOperation, declared_targets
 from celery_saga.plan import Call, Plan, PlanStep, Style
 from celery_saga.routes import filled
-from celery_saga.steps import (
-    MESSAGE_OPTIONS,
-    LocalSagaStep,
-    SagaOperation,
-    declared_targets,
-    names_of,
-)
+from celery_saga.steps import LocalSagaStep, names_of
 from celery_saga.strategies import check
 
 
@@ -179,9 +174,10 @@ class _Target:
         if isinstance(target, str) and target.strip():
             return target, self._app.tasks.get(target)
         if not isinstance(target, Task):
+            hint = "; its constants go into parameters={...}" if callable(target) else ""
             raise DefinitionError(
                 f"step {self._step!r}: expected a Celery task, a task's name or a function, found "
-                f"{target!r}; what is to be called with it goes into parameters="
+                f"{target!r}{hint}"
             )
         if target.name not in self._app.tasks:
             raise DefinitionError(

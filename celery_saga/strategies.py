@@ -17,8 +17,9 @@ from celery.worker import strategy
 from celery_saga.declarations import declaration_of
 from celery_saga.definition import SagaDefinition
 from celery_saga.errors import DefinitionError, SetupError
+from celery_saga.operations import SagaOperation
 from celery_saga.registry import Registry
-from celery_saga.steps import LocalSagaStep, SagaOperation, SagaStep
+from celery_saga.steps import LocalSagaStep, SagaStep
 
 #: Celery's own, as a task class names it.
 _CELERYS_OWN = (Task.Strategy, strategy.default, "celery.worker.strategy.default")

@@ -36,6 +36,8 @@ FLOORS = {
     "values": 0,
     "patience": 0,
     "binding": 0,
+    "options": 0,
+    "operations": 0,
     "steps": 0,
     "definition": 0,
     "lines": 0,
@@ -222,6 +224,8 @@ def test_public_things_have_docstrings(name: str) -> None:
     for node in tree(name).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
             continue
+        if any("overload" in ast.dump(each) for each in node.decorator_list):
+            continue  # the one that they are of has it
         if not node.name.startswith("_") and ast.get_docstring(node) is None:
             bare.append(node.name)
     assert ast.get_docstring(tree(name)), f"{name} has no docstring"

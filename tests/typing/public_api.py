@@ -3,7 +3,8 @@
 from typing import Any
 from uuid import UUID
 
-from celery import Celery, Signature
+from celery import Celery, Signature, Task, shared_task
+from celery.result import AsyncResult
 from typing_extensions import assert_type
 
 from celery_saga import (
@@ -16,6 +17,7 @@ from celery_saga import (
     SagaResult,
     SagaStatus,
     saga_info,
+    saga_step,
 )
 
 app = Celery("shop")
@@ -62,3 +64,63 @@ async def run(whole: bool) -> None:
     assert_type(await sagas.run(saga, SagaContext(order_id=7)), SagaExecution)
     assert_type(await sagas.run(definition=saga, raise_on_error=False), SagaExecution)
     assert_type(await sagas.run(saga, return_execution=whole), SagaExecution | UUID | str)
+
+
+# README's example, and the types of its tasks.
+
+
+@app.task
+def refund_card(payment_id: str | None = None) -> None:
+    print(payment_id or saga_info().forward_key)
+
+
+@saga_step(compensation=refund_card, inputs={"total": ("order", "total")}, returns="payment")
+@shared_task
+def charge_card(customer_id: str, total: float) -> str:
+    return f"{customer_id}/{total}/{saga_info().idempotency_key}"
+
+
+@saga_step
+@shared_task
+def ship(order_id: int) -> str:
+    return f"s-{order_id}"
+
+
+@saga_step(parameters={"label": "x"})
+def remember(context: SagaContext, label: str) -> None: ...
+
+
+@saga_step(compensation=refund_card)
+@app.task(acks_late=True, autoretry_for=(TimeoutError,), retry_backoff=True)
+def pay(customer_id: str, total: float) -> dict[str, str]:
+    return {"payment_id": saga_info().idempotency_key}
+
+
+of_an_app: Task[Any, Any] = pay
+kept: Task[[str, float], str] = charge_card
+shared: Task[[int], str] = ship
+assert_type(charge_card.delay("c", 9.9), AsyncResult[str])
+assert_type(ship.delay(order_id=7).get(), str)
+charge_card.delay("c")  # type: ignore[call-arg]
+remember(SagaContext(), label="y")
+remember(7)  # type: ignore[call-arg,arg-type]
+
+typed = Saga("typed", steps=[charge_card, "shop.ship", remember, LocalSagaStep(ship)])
+typed.local_step(charge_card, name="pay", retriable=True, max_attempts=3, on_lost="rerun")
+typed.local_step(ship, returns=False, read_only=True, queue="fast", priority=3, time_limit=9)
+typed.local_step(charge_card, compensate_on_failure=ValueError, parameters={"total": 1.0})
+typed.local_step(
+    charge_card, compensate_on_failure=(ValueError, KeyError), compensation=refund_card
+)
+typed.local_step().on_execute(charge_card, {"total": 1.0}, inputs=["customer_id"], pivot=True)
+assert_type(typed.local_step(ship).on_failure(refund_card, queue="slow"), LocalSagaStep)
+
+# What is refused when it runs is refused by the checker.
+typed.local_step(42)  # type: ignore[arg-type]
+typed.local_step(charge_card, pivto=True)  # type: ignore[call-arg]
+typed.local_step(charge_card, on_lost="again")  # type: ignore[arg-type]
+typed.local_step(charge_card, priority="high")  # type: ignore[arg-type]
+typed.local_step(ship).on_failure(refund_card, pivot=True)  # type: ignore[call-arg]
+LocalSagaStep(ship, retruns="x")  # type: ignore[call-arg]
+saga_step(compensation=42)(ship)  # type: ignore[call-overload]
+Saga("typed", steps=[42])  # type: ignore[list-item]

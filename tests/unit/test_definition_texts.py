@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery import chain, chord, group
 
 from celery_saga import LocalSagaStep, Saga, SagaOperation, saga_step
 from celery_saga.errors import DefinitionError
@@ -53,6 +54,46 @@ ROWS: dict[str, Row] = {
     "option of a name": (
         lambda: Saga("s").local_step("shop.charge", countdown=3),
         ["unknown option 'countdown'", "'shop.charge'", "expected one of"],
+    ),
+    "a group": (
+        lambda: Saga("s").local_step(group(charge.s(total=1))),
+        ["a group as a step is not supported", "a step of its own"],
+    ),
+    "a chord": (
+        lambda: many(step(chord([charge.s(total=1)], refund.s()))),
+        ["a chord as a step is not supported", "a step of its own"],
+    ),
+    "a chain": (
+        lambda: Saga("s", steps=[chain(charge.s(total=1), refund.s())]),
+        ["a chain as a step is not supported", "a step of its own"],
+    ),
+    "a signature": (
+        lambda: Saga("s").local_step(charge.s(total=1)),
+        ["a signature as a step is not supported", "the task itself", "parameters={...}"],
+    ),
+    "a signature as a compensation": (
+        lambda: Saga("s").local_step(charge).on_failure(refund.si(total=1)),
+        ["a signature as a step is not supported", "the task itself"],
+    ),
+    "calls of one task for many values": (
+        lambda: Saga("s").local_step(charge.starmap([(1,)])),
+        ["a signature as a step is not supported"],
+    ),
+    "a pair": (
+        lambda: Saga("s", steps=[(charge, refund)]),  # type: ignore[list-item]
+        ["a tuple as a step is not supported", "local_step()", ".on_failure()"],
+    ),
+    "a list": (
+        lambda: Saga("s").local_step([charge, refund]),  # type: ignore[arg-type]
+        ["a list as a step is not supported", "local_step()"],
+    ),
+    "a saga": (
+        lambda: Saga("s").local_step(Saga("inner")),  # type: ignore[arg-type]
+        ["a saga as a step is not supported", ".delay()"],
+    ),
+    "what the decorator is put on": (
+        lambda: saga_step(compensation=refund)(charge.s(total=1)),
+        ["a signature as a step is not supported"],
     ),
     "option of a step without action": (
         lambda: Saga("s").local_step(colour="red"),

@@ -14,9 +14,9 @@ from celery_saga.doctor.checks import CHECKS
 from celery_saga.doctor.findings import Finding, Level, Where, listed
 from celery_saga.doctor.gathering.servers import SETTINGS as ASKED
 from celery_saga.doctor.printing import lines
+from celery_saga.operations import STEP_OPTIONS
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
-from celery_saga.steps import _STEP_OPTIONS
 from tests.unit.ailing import WELL, duties
 from tests.unit.doctor_cases import CASES, READ
 from tests.unit.scenario import Scenario
@@ -69,7 +69,7 @@ class TestEachFinding:
 SETTINGS_THERE_ARE = {
     Where.APP: OURS.keys() | CELERYS.keys(),
     Where.TASK: set(dir(Task)),
-    Where.STEP: _STEP_OPTIONS | {Saga.local_step.__name__},
+    Where.STEP: STEP_OPTIONS | {Saga.local_step.__name__},
     Where.WORKER: {option for param in worker_command.params for option in param.opts},
     # tests/worker/test_doctor_servers.py asks a server for these.
     Where.SERVER: {*ASKED, "dir"},

@@ -1,0 +1,251 @@
+"""What a step calls: a task or function, with its constants and options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CellType, MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from celery_saga import callables
+from celery_saga.context import SagaContext
+from celery_saga.errors import DefinitionError
+from celery_saga.layers import layers
+from celery_saga.lines import users_line, warn
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_saga.options import StepOptions, Target
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+#: Celery's own options of a message that a step may set, under Celery's names.
+MESSAGE_OPTIONS = frozenset(
+    {"queue", "exchange", "routing_key", "priority", "expires", "compression"}
+    | {"time_limit", "soft_time_limit"}
+)
+_CALL_OPTIONS = frozenset(
+    {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}
+)
+STEP_OPTIONS = frozenset(
+    {"name", "pivot", "retriable", "on_lost", "read_only", "compensate_on_failure"}
+)
+
+
+@dataclass(frozen=True, init=False)
+class SagaOperation:
+    """A task or function with the constants that it is called with.
+
+    Args:
+        callback: a Celery task, a task's name, or a plain function.
+        parameters: constants, handed over as keyword arguments.
+        options: how it is called: ``inputs``, ``returns``, ``context``, ``max_attempts``,
+            ``retry_backoff``, ``retry_backoff_max`` and Celery's message options. For a plain
+            function all others are constants too.
+
+    Raises:
+        DefinitionError: an option is unknown, or the constants have no names.
+    """
+
+    callback: Any
+    parameters: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def __init__(
+        self, callback: Any, parameters: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        _check(callback)
+        known, _, extra = _sorted(callback, options, frozenset())
+        object.__setattr__(self, "callback", callback)
+        object.__setattr__(self, "parameters", owned({**_named(parameters), **extra}))
+        object.__setattr__(self, "options", owned(known))
+
+    @property
+    def label(self) -> str:
+        """A short name for people. Reading it of a lazy task finalizes the app."""
+        if isinstance(self.callback, str):
+            return self.callback.rpartition(".")[2]
+        name = getattr(self.callback, "name", None) or getattr(self.callback, "__name__", "")
+        return str(name).rpartition(".")[2] or repr(self.callback)
+
+
+#: What cannot be a step, and what to do.
+_UNSUPPORTED = {
+    "group": "steps run one after the other: make each of its tasks a step of its own",
+    "chord": "steps run one after the other: make each of its tasks a step of its own",
+    "chain": "make each of its tasks a step of its own",
+    "signature": "give the task itself, and its arguments with inputs= and parameters={...}",
+    "saga": "make its steps steps of this one, or start it with .delay() in a task",
+    "tuple": "add each with local_step(), and give it a compensation with .on_failure()",
+    "list": "add each with local_step(), and give it a compensation with .on_failure()",
+}
+
+
+def _check(target: Any) -> None:
+    """Refuse what looks like a step and is none.
+
+    Asks its type only: a lazy task stays untouched.
+    """
+    kind = type(target)
+    found = ""
+    if issubclass(kind, dict) and "task" in target:
+        found = str(target.get("subtask_type") or "signature")
+        found = found if found in _UNSUPPORTED else "signature"
+    elif hasattr(kind, "local_step"):
+        found = "saga"
+    elif issubclass(kind, (tuple, list)):
+        found = "list" if issubclass(kind, list) else "tuple"
+    if found:
+        raise DefinitionError(f"a {found} as a step is not supported: {_UNSUPPORTED[found]}")
+
+
+def _sorted(
+    target: Any, options: Mapping[str, Any], allowed: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """``options`` as those of the call, those of the step, and constants for a plain function."""
+    known = _CALL_OPTIONS | MESSAGE_OPTIONS
+    extra = {key: value for key, value in options.items() if key not in known | allowed}
+    if extra and not callables.is_plain(target):
+        shown = repr(target) if issubclass(type(target), str) else "a task"
+        raise DefinitionError(
+            f"unknown option {sorted(extra)[0]!r} for {shown}: expected one of "
+            f"{sorted(known | allowed | {'parameters'})}; constants for the task go into "
+            f"parameters={{...}}"
+        )
+    call = {key: value for key, value in options.items() if key in known}
+    step = {key: value for key, value in options.items() if key in allowed}
+    return call, step, extra
+
+
+def _named(parameters: Any) -> Mapping[str, Any]:
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping) or not all(isinstance(key, str) for key in parameters):
+        raise DefinitionError(
+            f"parameters: expected a mapping of names to values, found {parameters!r}"
+        )
+    return parameters
+
+
+def owned(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy; a SagaContext copies the dicts and lists in it."""
+    return MappingProxyType(dict(SagaContext(**values)))
+
+
+#: What ``@saga_step`` was told, by the identity of the task or function. Nothing is written on the
+#: task: a shared task has one object for every app, and touching a lazy one finalizes its app.
+_declared: dict[int, tuple[SagaOperation, dict[str, Any]]] = {}
+
+
+@overload
+def saga_step(
+    target: None = None,
+    *,
+    compensation: Target | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    **options: Unpack[StepOptions],
+) -> Callable[[T], T]: ...
+@overload
+def saga_step(
+    target: T,
+    *,
+    compensation: Target | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    **options: Unpack[StepOptions],
+) -> T: ...
+def saga_step(
+    target: Any = None, *, compensation: Any = None, parameters: Any = None, **options: Any
+) -> Any:
+    """Keep a step's pairing with its task, so that many sagas use it.
+
+    Put it above ``@app.task`` or ``@shared_task``, or below, on the function itself; other
+    decorators may stand between if they use ``functools.wraps``. It returns what it gets unchanged
+    and does not touch it. It makes a plain function known to the workers that import it. What it
+    says about how a task is called holds as well where the task is another step's compensation.
+
+    Args:
+        compensation: the task or function that undoes it.
+        parameters: constants for it.
+        options: as for :meth:`Saga.local_step`.
+    """
+
+    def declare(task: T) -> T:
+        call, step, constants = _sorted(task, options, STEP_OPTIONS)
+        operation = SagaOperation(task, {**_named(parameters), **constants}, **call)
+        _declared[id(task)] = operation, {"compensation": compensation, **step}
+        for one in filter(callables.is_plain, (task, compensation)):
+            if (name := callables.wire_name(one, None)) is not None:
+                callables.register(name, one)
+        return task
+
+    return declare if target is None else declare(target)
+
+
+def declared(target: Any) -> tuple[SagaOperation, dict[str, Any]]:
+    """What ``@saga_step`` was told about ``target``: how it is called, and about the step.
+
+    Told of a task and of its function, the word on the task goes before the other.
+    """
+    constants: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    for layer in reversed(layers(target)):
+        told, step = _declared.get(id(layer), (None, {}))
+        if told is not None and told.callback is layer:
+            constants |= told.parameters
+            options |= told.options
+            about |= {key: value for key, value in step.items() if value is not None}
+    return SagaOperation(target, constants, **options), about
+
+
+def _warn_of_hidden(target: Any) -> None:
+    """Warn of a word that cannot be heard, for the decorator over it tells of no function."""
+    known = layers(target)
+    for layer in filter(callables.is_plain, known):
+        for cell in layer.__closure__ or ():
+            held: Any = cell.cell_contents if cell != CellType() else None
+            hidden = callables.is_plain(held) and not any(held is each for each in known)
+            if hidden and declared(held)[1]:
+                warn(
+                    f"@saga_step above {held.__qualname__}() is not heard, for the decorator "
+                    f"{layer.__qualname__}() over it lacks functools.wraps: give it that, or put "
+                    f"@saga_step above @app.task",
+                    users_line(),
+                )
+
+
+def declared_targets() -> Iterator[Any]:
+    """All that ``@saga_step`` was put on."""
+    for told, _ in list(_declared.values()):
+        yield told.callback
+
+
+def operation_of(
+    callback: Any,
+    parameters: Mapping[str, Any] | None,
+    options: dict[str, Any],
+    allowed: frozenset[str] = frozenset(),
+) -> tuple[SagaOperation, dict[str, Any]]:
+    """The operation, and what is said about the step; of two words on one thing the later holds."""
+    base = callback if issubclass(type(callback), SagaOperation) else SagaOperation(callback)
+    told, about = declared(base.callback)
+    if not about:
+        _warn_of_hidden(base.callback)
+    call, step, extra = _sorted(base.callback, options, allowed)
+    constants = {**told.parameters, **base.parameters, **_named(parameters), **extra}
+    made = SagaOperation(base.callback, constants, **{**told.options, **base.options, **call})
+    return made, {**about, **step}
+
+
+def as_told(
+    operation: SagaOperation, found: Callable[[Any], Any]
+) -> tuple[SagaOperation, dict[str, Any]]:
+    """An operation with what was told about the task that it names, and what was of the step."""
+    target = found(operation.callback)
+    if target is None:
+        return operation, {}
+    told, about = declared(target)
+    constants = {**told.parameters, **operation.parameters}
+    options = {**told.options, **operation.options}
+    return SagaOperation(operation.callback, constants, **options), about
