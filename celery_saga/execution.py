@@ -32,6 +32,7 @@ from celery_saga.records import (
     evolved,
     of_fields,
 )
+from celery_saga.showing import execution_lines
 from celery_saga.values import Values, values_of
 
 __all__ = [
@@ -124,6 +125,9 @@ class SagaExecution:
         steps = tuple([of_fields(SagaStepExecution, {"name": step.name}) for step in plan.steps])
         new = cls(saga_id, plan, Values(values), steps, reach=-1, deadline=deadline)
         return evolved(new, created_at=at, updated_at=at)
+
+    def __repr__(self) -> str:
+        return "\n".join(execution_lines(self))
 
     @property
     def uuid(self) -> uuid.UUID | str:

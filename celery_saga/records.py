@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, overload
 
+from celery_saga.showing import short
+
 T = TypeVar("T")
 
 
@@ -205,6 +207,9 @@ class SagaStepExecution:
     revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
     started_at: float | None = None
     ended_at: float | None = None
+
+    def __repr__(self) -> str:
+        return short(self)
 
     @property
     def undoable(self) -> bool:

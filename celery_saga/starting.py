@@ -14,7 +14,7 @@ from celery_saga.context import checked_key
 from celery_saga.decide.events import Looked, MessageState
 from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import run_here
-from celery_saga.errors import MissingInput, SagaAlreadyExists, SagaExecutionException
+from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists
 from celery_saga.execution import SagaExecution, SagaStatus
 from celery_saga.headers import users_headers
 from celery_saga.hook import verify
@@ -168,13 +168,11 @@ def checked_id(what: str, saga_id: Any) -> str:
     """The id of a saga, if it can be one; ``what`` names it in the error.
 
     Raises:
-        SagaExecutionException: it cannot.
+        IllegalSagaId: it cannot.
     """
     text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
     if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
-        raise SagaExecutionException(
-            f"{what}: expected 1 to 64 letters, digits, '.', '_' or '-', found {saga_id!r}"
-        )
+        raise IllegalSagaId(what, saga_id)
     return text
 
 

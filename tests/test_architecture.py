@@ -47,6 +47,7 @@ FLOORS = {
     "drafts": 3,
     "registry": 0,
     "records": 0,
+    "showing": 0,
     "failures": 0,
     "checkpoint": 0,
     "execution": 0,

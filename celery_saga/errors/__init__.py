@@ -31,6 +31,7 @@
       SagaExecutionException
         SagaExecutionNotFoundException (LookupError)  no such saga id (= SagaNotFound)
         SagaAlreadyExists
+        IllegalSagaId (ValueError)                    no text that can be an id
         SagaPastPivot                                 too late to cancel
         SagaNotActionable                             a verb that the saga's status does not allow
         SagaStepExecutionException                    one step of a run
@@ -81,6 +82,7 @@ from celery_saga.errors.running import (
     AbortSaga,
     BarrierPassedTwice,
     BlockedByUndo,
+    IllegalSagaId,
     SagaAlreadyExists,
     SagaCompensated,
     SagaExecutionException,
@@ -108,6 +110,7 @@ __all__ = [
     "DefinitionWarning",
     "EmptySagaException",
     "EmptySagaStepException",
+    "IllegalSagaId",
     "MissingInput",
     "MultipleOnExecuteException",
     "MultipleOnFailureException",

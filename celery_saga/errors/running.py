@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery_saga.errors.preparing import SagaError
 
 
@@ -72,6 +74,25 @@ class SagaAlreadyExists(SagaExecutionException):
 
     def __str__(self) -> str:
         return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}{self.why}"
+
+
+class IllegalSagaId(SagaExecutionException, ValueError):
+    """What was given cannot be the id of a saga.
+
+    Args:
+        what: how to call it.
+        saga_id: what was given.
+    """
+
+    def __init__(self, what: str, saga_id: Any) -> None:
+        super().__init__(what, saga_id)
+        self.what, self.saga_id = what, saga_id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}: expected 1 to 64 letters, digits, '.', '_' or '-', "
+            f"found {self.saga_id!r}"
+        )
 
 
 class SagaPastPivot(SagaExecutionException):

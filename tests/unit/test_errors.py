@@ -97,6 +97,8 @@ def test_original_names_are_the_real_classes() -> None:
         (errors.MultipleOnExecuteException, errors.SagaStepException),
         (errors.UnserializableValue, ValueError),
         (errors.MissingInput, LookupError),
+        (errors.IllegalSagaId, ValueError),
+        (errors.IllegalSagaId, errors.SagaExecutionException),
         (errors.BadStepResult, TypeError),
         (errors.SagaNotFound, LookupError),
         (errors.SagaCompensated, errors.SagaFailedExecutionException),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, _state, shared_task
 
-from celery_saga import LocalSagaStep, Saga, errors
+from celery_saga import LocalSagaStep, Saga, errors, saga_step
 from celery_saga.errors import DefinitionError
 from celery_saga.plan import Call, Plan, PlanStep
 from tests.unit.building import call_of, new_app, plan_of
@@ -260,3 +260,24 @@ def test_a_saga_that_is_not_complete_has_no_plan() -> None:
         plan_of(Saga("s"), app)
     with pytest.raises(DefinitionError):
         plan_of(Saga("s", steps=[step(on_failure=ship)]), app)
+
+
+class TestConstants:
+    """``parameters=`` of a step, wherever a step is written."""
+
+    def test_of_a_step(self) -> None:
+        saga = Saga("s", app=app)
+        saga.local_step(charge, parameters={"total": 3.0})
+        saga.local_step(LocalSagaStep(charge, parameters={"total": 4.0}))
+        plan = plan_of(saga.commit(), app)
+        assert [item.const for each in plan.steps for item in each.action.inputs] == [3.0, 4.0]
+
+    def test_of_the_decorator(self) -> None:
+        @saga_step(parameters={"total": 5.0})
+        @app.task(name="planner.paid", shared=False)
+        def paid(total: float, label: str = "") -> None: ...
+
+        saga = Saga("s", app=app)
+        saga.local_step(paid, parameters={"label": "x"})
+        found = {item.param: item.const for item in call_of(saga.commit(), app).inputs}
+        assert found == {"total": 5.0, "label": "x"}

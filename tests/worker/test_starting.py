@@ -16,7 +16,6 @@ from celery_saga import Saga, SagaAlreadyExists, SagaContext
 from celery_saga.errors import (
     EmptySagaException,
     MissingInput,
-    SagaExecutionException,
     SagaNotCommittedException,
     UnserializableValue,
 )
@@ -94,7 +93,7 @@ class TestOneId:
 
     @pytest.mark.parametrize("bad", ["", "a~b", "a b", "a/b", "x" * 65, "ü", "a\n", 7])
     def test_illegal_ids(self, site, bad):
-        with pytest.raises(SagaExecutionException, match="saga_id: expected 1 to 64"):
+        with pytest.raises(ValueError, match="saga_id: expected 1 to 64"):
             site.saga(("a", late)).apply_async({}, saga_id=bad)
         assert site.client.dbsize() == 0
 
