@@ -113,10 +113,10 @@ class Call:
         return replace(self, inputs=inputs, args=args, options=options)
 
     def missing(self, context: Mapping[str, Any]) -> str | None:
-        """The first required input which ``context`` lacks, as a readable key path."""
+        """The first required input which ``context`` lacks: its key, or its path as a tuple."""
         for item in self.inputs:
             if item.required and not item.stands_in(context):
-                return ".".join(map(str, item.path))
+                return str(item.path[0] if len(item.path) == 1 else item.path)
         return None
 
     def texts(self, context: Values) -> dict[str, str]:

@@ -6,6 +6,7 @@ Going forward and going back are one idea with two answers to "which step is nex
 from __future__ import annotations
 
 from celery_saga.decide.events import Announce, Command, Decision, Dispatch, StepSucceeded
+from celery_saga.errors.preparing import needs
 from celery_saga.execution import (
     Direction,
     Failure,
@@ -207,7 +208,7 @@ def deadline_failure(execution: SagaExecution) -> Failure:
 def missing_input(execution: SagaExecution, index: int, key: str, call: Call) -> Failure:
     """The record of an input that the context lacks."""
     name = execution.steps[index].name
-    text = f"task {call.task!r} of step {name!r} needs {key!r}, which the context does not hold"
+    text = f"task {call.task!r} of step {name!r} {needs(key)}"
     return Failure("celery_saga.errors.MissingInput", text, name)
 
 

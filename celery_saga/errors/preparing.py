@@ -100,6 +100,14 @@ class ContextTooLarge(SagaError, ValueError):
         )
 
 
+def needs(key: str) -> str:
+    """That something needs ``key``, or a path as a tuple's repr, which the context lacks."""
+    path = key.startswith("(")
+    hint = f"; a path into a value is a tuple, {tuple(key.split('.'))!r}" if "." in key else ""
+    found = key if path else repr(key)
+    return f"needs {found}, which the context does not hold{'' if path else hint}"
+
+
 class MissingInput(SagaError, LookupError):
     """A step needs a key which the context does not hold."""
 
@@ -109,9 +117,8 @@ class MissingInput(SagaError, LookupError):
 
     def __str__(self) -> str:
         return (
-            f"step {self.step!r} cannot run: task {self.task!r} needs {self.key!r}, which the "
-            f"context does not hold; pass it at the start, return it from an earlier step, or map "
-            f"it with inputs="
+            f"step {self.step!r} cannot run: task {self.task!r} {needs(self.key)}; pass it at the "
+            f"start, return it from an earlier step, or map it with inputs="
         )
 
 

@@ -166,6 +166,12 @@ def test_a_duplicate_leaves_the_transaction_usable(place):
     assert place.amounts(saga) == [1, 7]
 
 
+def test_a_result_is_kept_as_it_would_come_back(place):
+    saga = place.saga()
+    do(place, saga, {"pair": (1, 2)})
+    assert do(place, saga, {}).result == {"pair": [1, 2]}
+
+
 def test_a_result_that_cannot_be_kept_undoes_all_of_it(place):
     saga = place.saga()
     with pytest.raises(UnserializableValue, match=r"result\['a'\]: a set cannot be stored"):

@@ -137,6 +137,24 @@ class TestText:
         ("error", "text"),
         [
             (
+                errors.MissingInput("total", "pay", "shop.pay"),
+                "step 'pay' cannot run: task 'shop.pay' needs 'total', which the context does not "
+                "hold; pass it at the start, return it from an earlier step, or map it with "
+                "inputs=",
+            ),
+            (
+                errors.MissingInput("('vm', 'ip')", "pay", "shop.pay"),
+                "step 'pay' cannot run: task 'shop.pay' needs ('vm', 'ip'), which the context does "
+                "not hold; pass it at the start, return it from an earlier step, or map it with "
+                "inputs=",
+            ),
+            (
+                errors.MissingInput("vm.ip", "pay", "shop.pay"),
+                "step 'pay' cannot run: task 'shop.pay' needs 'vm.ip', which the context does not "
+                "hold; a path into a value is a tuple, ('vm', 'ip'); pass it at the start, return "
+                "it from an earlier step, or map it with inputs=",
+            ),
+            (
                 errors.UnserializableValue("context['a'][2]", "a set cannot be stored"),
                 "context['a'][2]: a set cannot be stored",
             ),

@@ -264,13 +264,13 @@ class TestInput:
         ("path", "key"),
         [
             (("b",), "b"),
-            (("a", "b"), "a.b"),
-            (("none", "b"), "none.b"),
-            (("deep", "list", 1), "deep.list.1"),
-            (("deep", "list", "x"), "deep.list.x"),
-            (("deep", 0), "deep.0"),
-            (("name", 0), "name.0"),
-            (("raw", 0), "raw.0"),
+            (("a", "b"), "('a', 'b')"),
+            (("none", "b"), "('none', 'b')"),
+            (("deep", "list", 1), "('deep', 'list', 1)"),
+            (("deep", "list", "x"), "('deep', 'list', 'x')"),
+            (("deep", 0), "('deep', 0)"),
+            (("name", 0), "('name', 0)"),
+            (("raw", 0), "('raw', 0)"),
         ],
     )
     def test_what_is_missing_is_named_by_its_path(

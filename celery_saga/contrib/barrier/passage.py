@@ -38,8 +38,8 @@ class Passage:
 
     Attributes:
         result: what the step gives to its saga. Who is first sets it, and it is kept when the
-            ``with`` block ends; who comes later finds it here. None if nothing was kept. Values as
-            in a saga's context.
+            ``with`` block ends; who comes later finds it here, as Celery's JSON serializer brings
+            it back. None if nothing was kept.
     """
 
     def __init__(self, first: bool, result: Any = None) -> None:
@@ -87,7 +87,8 @@ def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
     passage = _Gate(sql, execute, info).enter()
     yield passage
     if passage and passage.result is not None:
-        text = codec.dumps(passage.result, "result")
+        # As the saga will take it from the step that returns it.
+        text = codec.dumps(codec.as_returned(passage.result, "result"), "result")
         execute(sql.keep, (text, _own_key(info)))
 
 
