@@ -81,8 +81,14 @@ def _checked_url(name: str, url: str) -> str:
     if not url.startswith(_SCHEMES):
         # No more of it is shown: there may be a password in it.
         found = f"{url.partition('://')[0]}://..." if "://" in url else "no URL"
+        advice = ""
+        if url.startswith("sentinel://"):
+            advice = (
+                "; sentinel:// is taken as result_backend (then leave this out), or give "
+                "SagaManager(app, storage=RedisStore(redis.Sentinel(...).master_for(name)))"
+            )
         raise SetupError(
-            f"{name}: expected a redis://, rediss:// or redis+socket:// URL, found {found}"
+            f"{name}: expected a redis://, rediss:// or redis+socket:// URL, found {found}{advice}"
         )
     return url
 
