@@ -35,6 +35,7 @@ from celery_saga.errors import (
     BarrierPassedTwice,
     SagaExecutionNotFoundException,
     StoreUnavailable,
+    UnreadableCheckpoint,
     UnserializableValue,
 )
 from celery_saga.execution import Claim, Direction, SagaExecution, Slot, evolved
@@ -80,12 +81,23 @@ def run_step(
     wrapper_reached(request)
     if claim is None:
         claim = new_claim(runtime, request, slot)
+    execution = _claimed(runtime, request, saga_id, slot, claim)
+    return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
+
+
+def _claimed(
+    runtime: Runtime, request: Any, saga_id: str, slot: Slot, claim: Claim
+) -> SagaExecution:
+    """The saga with the claim on its step; raises as :func:`run_step`."""
     try:
         header = header_of(request) or {}
         plan, run = header.get("plan"), header.get("run", "")
         execution = runtime.orchestrator.claim(saga_id, slot, claim, plan, run)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
+    except UnreadableCheckpoint as error:
+        log.error("%s (the message of %s is dropped)", error, slot, extra={"saga_id": saga_id})
+        raise refused(saga_id, slot, Refused("unreadable")) from error
     if isinstance(execution, Refused):
         if execution.reason == UNKNOWN:
             tell_of_unknown_saga(runtime, saga_id, slot, request.task)
@@ -94,7 +106,7 @@ def run_step(
         raise refused(saga_id, slot, execution)
     if runtime.app.conf.task_track_started:
         track(runtime.app, runtime.store, saga_id)
-    return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
+    return execution
 
 
 class _Delivery:

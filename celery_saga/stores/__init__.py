@@ -128,6 +128,9 @@ class Store(Protocol):
         The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
         answer with no more of the execution than a step that succeeds needs
         (:mod:`celery_saga.partial`). A message of another ``run`` of the id is stale.
+
+        Raises:
+            UnsupportedCheckpoint: a newer version saved it; it is not claimed.
         """
         ...
 

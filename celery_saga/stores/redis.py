@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import redis
 
+from celery_saga.checkpoint import SCHEMA_VERSION
 from celery_saga.errors import (
     OutboxRefused,
     StoreError,
     StoreUnavailable,
     UnreadableCheckpoint,
+    UnsupportedCheckpoint,
 )
 from celery_saga.execution import (
     TERMINAL,
@@ -190,6 +192,8 @@ class RedisStore(RedisBoots):
                 return partly(saga_id, known.plan, part, records, texts)
             except Exception as error:
                 self._explain(saga_id, error)
+        if answer[0] == b"newer":
+            raise UnsupportedCheckpoint(saga_id, int(answer[1]), SCHEMA_VERSION)
         if answer[0] != b"ok":
             owner = Claim(**json.loads(answer[1])) if answer[1] else None
             return Refused(answer[0].decode(), owner)

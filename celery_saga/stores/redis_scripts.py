@@ -25,6 +25,7 @@ Keys that depend on what a script reads (another boot's set of claims) are made 
 Cluster is not supported.
 """
 
+from celery_saga.checkpoint import SCHEMA_VERSION
 from celery_saga.stores.redis_lua import LISTS, TELL, WHOLE, WRITE
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
@@ -75,10 +76,10 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 
 # KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of all keys, '1' if the
 # plan is known, run; then, to read a part: how many records, their fields, other fields.
-# Answers {reason, claim or ''}, or {'ok', JSON of seconds and microseconds, whole saga}, or for a
-# part one text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the
-# records, then the other fields, or nothing where there is none, each behind a byte of zero, which
-# no JSON holds.
+# Answers {reason, claim or ''}, or {'newer', version} where nobody here can read the saga, or
+# {'ok', JSON of seconds and microseconds, whole saga}, or for a part one text, because it is parsed
+# faster: JSON of seconds, microseconds, revision, claim and the records, then the other fields, or
+# nothing where there is none, each behind a byte of zero, which no JSON holds.
 CLAIM = (
     WHOLE
     + """
@@ -92,6 +93,11 @@ local claim = held and cjson.decode(held)
 if not (claim and claim.token == token) then
   local retries, seen = tonumber(ARGV[3]), tonumber(string.sub(out, #slot + 2))
   if retries < seen or (claim and retries == seen) then return {'claimed', held or ''} end
+  local head = found[5] or redis.call('HGET', KEYS[1], 'head') or ''
+  local version = tonumber(string.match(head, '"version":%s*(%d+)') or 0)
+  if version > """
+    + str(SCHEMA_VERSION)
+    + """ then return {'newer', version} end
   local claims = ARGV[6] .. 'claims:'
   local task = string.sub(KEYS[1], #ARGV[6] + #'execution:' + 1) .. '~' .. slot
   if claim then redis.call('SREM', claims .. claim.instance, task) end

@@ -108,6 +108,23 @@ def test_a_claim_names_saga_and_field(client, store, field, text, plan_is_known)
     expect_named(caught.value, first.saga_id, field)
 
 
+@pytest.mark.parametrize("plan_is_known", [False, True])
+def test_what_a_newer_version_saved_is_not_claimed(client, store, plan_is_known):
+    """Or its step would count as begun by a worker that cannot even read it."""
+    first = create(store, order=7)
+    if plan_is_known:
+        granted(claim(store, create(store)))
+    damage(client, first.saga_id, "head", NEWER)
+    before = client.hgetall(f"saga:execution:{first.saga_id}")
+    plan = first.plan.hash if plan_is_known else None
+
+    with pytest.raises(UnsupportedCheckpoint, match="version 99"):
+        store.claim(first.saga_id, first.slot(0), Claim("token", "older"), plan)
+
+    assert client.hgetall(f"saga:execution:{first.saga_id}") == before
+    assert store.claims_of("older") == []
+
+
 def test_the_second_start_of_an_id_names_saga_and_field(client, store):
     first = create(store)
     damage(client, first.saga_id, "head", "{")

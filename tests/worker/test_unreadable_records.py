@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import early, late, undo
 
 pytestmark = pytest.mark.worker
 
@@ -50,6 +50,26 @@ def test_a_claim_on_it_keeps_no_lost_message_of_another_from_being_sent(site, he
     site.journal.wait(bad.id, "began", 2)
     site.journal.open(bad.id, "a/f")
     assert site.settled(bad) == "COMPLETED"
+
+
+def test_an_older_worker_begins_no_step_of_what_a_newer_version_saved(site):
+    """During a roll-out the step is left to a worker that can read its saga."""
+    result = site.saga(("a", early)).delay()  # nothing would undo it, were it taken for begun
+    key = f"saga:execution:{result.id}"
+    good_head = site.client.hget(key, "head")
+    site.client.hset(key, "head", NEWER)
+    older = site.worker()
+    wait_for(lambda: "the message of f0~1 is dropped" in older.text())
+    assert site.client.hget(key, "k0") is None
+    assert "Traceback" not in older.text()
+    older.kill()
+
+    site.client.hset(key, "head", good_head)
+    site.worker()
+
+    assert site.settled(result) == "COMPLETED"
+    assert site.journal.began(result.id) == ["a/f"]
+    assert result.execution.steps[0].lost == 0
 
 
 def _instance(site, key):
