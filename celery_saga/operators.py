@@ -71,15 +71,13 @@ class Operators:
         store, until = self._runtime.store, None
         if older_than is not None:
             until = store.now() - _seconds(older_than)
-        found = [
-            execution
+        found = {
+            saga_id: execution  # of one that moves on meanwhile, as it was found last
             for each in _statuses(status)
             for saga_id in store.find(each, limit, saga, until)
-            if (execution := _read(store, saga_id)) is not None
-            and execution.status is each  # it may have moved on meanwhile
-        ]
-        found.sort(key=lambda execution: -execution.updated_at)
-        return found[:limit]
+            if (execution := _read(store, saga_id)) is not None and execution.status is each
+        }
+        return sorted(found.values(), key=lambda execution: -execution.updated_at)[:limit]
 
     def retry(
         self, saga_id: SagaId, context: Mapping[str, Any] | None = None, *, by: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from celery_saga.decide.moves import past_pivot, unknown_effect
@@ -76,4 +77,7 @@ def _back(execution: SagaExecution) -> tuple[Repair, ...]:
 def command_of(verb: str, saga_id: str, app: str = "proj") -> str:
     """What is to be typed for a verb; ``app`` is what goes behind ``-A``."""
     name, _, options = verb.partition(" ")
-    return " ".join(filter(None, (f"celery -A {app} saga {name} {saga_id}", options)))
+    first = f"celery -A {shlex.quote(app)} saga {name}"
+    # An id may begin as an option does.
+    words = (first, options, "--", saga_id) if saga_id[:1] == "-" else (first, saga_id, options)
+    return " ".join(filter(None, words))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -15,9 +14,9 @@ from celery_saga.cli.shared import (
     as_json_option,
     manager_of,
     print_json,
-    printable,
     seconds,
     table,
+    told,
 )
 
 
@@ -66,16 +65,20 @@ def list_sagas(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List sagas, those first that changed last."""
+    """List sagas, those first that changed last.
+
+    Exit code: 1 if the store is away.
+    """
     from celery_saga.cli.views import brief
 
     manager = manager_of(ctx)
-    found = manager.list(statuses or None, saga=saga, older_than=older_than, limit=limit)
+    with told():
+        found = manager.list(statuses or None, saga=saga, older_than=older_than, limit=limit)
+        now = manager._runtime.store.now()
     briefs = [brief(execution) for execution in found]
     if as_json:
         print_json({"sagas": briefs})
         return
-    now = manager._runtime.store.now()
     rows = [
         (
             *(each[key] for key in ("id", "saga", "status", "step")),
@@ -97,20 +100,17 @@ def list_sagas(
 def show(ctx: click.Context, saga_id: str, as_json: bool) -> None:
     """Show one saga: its steps, its history, its context, and what can be done.
 
-    Values of keys that look like secrets are masked. Exit code: 1 if there is no such saga.
+    Values of keys that look like secrets are masked. Exit code: 1 if there is no such saga, or it
+    cannot be read.
     """
     from celery_saga.cli.views import lines_of, view
-    from celery_saga.errors import SagaExecutionNotFoundException
 
     manager = manager_of(ctx)
-    try:
-        execution = manager.get(saga_id).execution
-    except SagaExecutionNotFoundException as error:
-        click.echo(printable(str(error)), err=True)
-        sys.exit(1)
-    seen: dict[str, Any] = view(execution, app_argument())
+    with told():
+        seen: dict[str, Any] = view(manager.get(saga_id).execution, app_argument())
+        now = manager._runtime.store.now()
     if as_json:
         print_json(seen)
         return
-    for line in lines_of(seen, manager._runtime.store.now()):
+    for line in lines_of(seen, now):
         ctx.obj.echo(line)

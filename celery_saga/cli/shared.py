@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,18 @@ def manager_of(ctx: click.Context) -> SagaManager:
     return SagaManager(ctx.obj.app)
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """What the library raises is printed, and ends the command with the exit code 1."""
+    from celery_saga.errors import SagaError
+
+    try:
+        yield
+    except SagaError as error:
+        click.echo(printable(str(error)), err=True)
+        sys.exit(1)
+
+
 def app_argument() -> str:
     """What stands behind ``-A`` on the command line, for the commands that are proposed."""
     arguments = sys.argv[1:]
@@ -81,7 +94,10 @@ def app_argument() -> str:
             return printable(arguments[index + 1])
         if argument.startswith("--app="):
             return printable(argument.partition("=")[2])
-    return printable(os.environ.get("CELERY_APP") or "proj")
+        if argument.startswith("-A") and argument != "-A":
+            return printable(argument[2:])
+    given = (os.environ.get(name) for name in ("APP", "CELERY_APP"))  # as Celery reads them
+    return printable(next(filter(None, given), "proj"))
 
 
 def print_json(document: dict[str, Any]) -> None:

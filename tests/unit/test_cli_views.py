@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import click
 import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
 
+from celery_saga.cli import saga
 from celery_saga.cli.repairing import _pair
 from celery_saga.cli.shared import age, app_argument, printable, seconds, table
 from celery_saga.cli.views import brief, lines_of, view
+from celery_saga.errors import StoreUnavailable
 from tests.unit.shops import Shop
 
 
@@ -143,6 +148,7 @@ class TestTexts:
             (["-A", "shop.celery", "saga"], "shop.celery"),
             (["--app", "shop", "saga"], "shop"),
             (["--app=shop", "saga"], "shop"),
+            (["-Ashop", "saga"], "shop"),
             (["saga", "show"], "env"),
             (["-A"], "env"),
         ],
@@ -154,3 +160,53 @@ class TestTexts:
         monkeypatch.setenv("CELERY_APP", "env")
 
         assert app_argument() == expected
+
+    def test_celery_reads_two_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.argv", ["celery", "saga", "show"])
+        monkeypatch.setenv("CELERY_APP", "prefixed")
+        monkeypatch.setenv("APP", "bare")
+
+        assert app_argument() == "bare"
+
+
+class Office(Shop):
+    """A shop whose sagas are asked for by command."""
+
+    def asks(self, *arguments: str) -> Result:
+        context = CLIContext(self.app, no_color=True, workdir=".")
+        return CliRunner().invoke(saga, arguments, obj=context)
+
+
+@pytest.fixture
+def office() -> Iterator[Office]:
+    found = Office()
+    yield found
+    found.app.close()
+
+
+class TestCommands:
+    @pytest.mark.parametrize("saga_id", ["--help", "-x", "order-7"])
+    def test_what_is_proposed_can_be_typed(self, office: Office, saga_id: str) -> None:
+        result = office.orders.apply_async({"fail": ["pay", "give_back"]}, saga_id=saga_id)
+        proposed = [each["command"] for each in view(result.execution, "a shop;x")["repairs"]]
+        words = [shlex.split(command) for command in proposed]
+        assert {tuple(each[:4]) for each in words} == {("celery", "-A", "a shop;x", "saga")}
+        (resolve,) = [each[4:] for each in words if "COMPENSATED" in each]
+
+        ran = office.asks(*resolve)
+
+        assert (ran.exit_code, ran.output) == (0, f"{saga_id}: COMPENSATED\n")
+
+    @pytest.mark.parametrize("verb", [("list",), ("show", "one")])
+    def test_a_store_that_is_away_is_told_in_a_line(
+        self, office: Office, verb: tuple[str, ...]
+    ) -> None:
+        def away(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailable("the store is\x1b away")
+
+        store: Any = office.manager._runtime.store
+        store.find = store.load = away
+
+        ran = office.asks(*verb)
+
+        assert (ran.exit_code, ran.output) == (1, "the store is\\x1b away\n")

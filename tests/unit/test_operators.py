@@ -72,6 +72,22 @@ class TestList:
 
         assert [found[saga_id] for saga_id in ids(shop.manager.list(**options))] == expected
 
+    def test_one_that_moves_on_meanwhile_is_listed_once(self, shop: Shop) -> None:
+        shop.app.conf.task_always_eager = False
+        result = shop.started()
+        store = shop.manager._runtime.store
+        find = store.find
+
+        def meanwhile(status: Any, *asked: Any) -> list[str]:
+            if status == "COMPENSATED":
+                result.cancel()
+            return find(status, *asked)
+
+        store.find = meanwhile  # type: ignore[method-assign]
+
+        assert ids(shop.manager.list()) == [result.id]
+        assert ids(shop.manager.list(["compensated", "COMPENSATED"])) == [result.id]
+
     def test_a_saga_is_as_old_as_its_status(self, shop: Shop) -> None:
         result = shop.stuck()
         shop.time += 100
