@@ -127,6 +127,18 @@ ROWS: dict[str, Row] = {
         lambda: Saga("s").local_step(charge, pivot="yes"),
         ["pivot", "expected True or False", "found 'yes'"],
     ),
+    "read_only": (
+        lambda: Saga("s").local_step(charge, read_only="yes"),  # type: ignore[arg-type]
+        ["read_only", "expected True or False", "found 'yes'"],
+    ),
+    "read_only and a compensation": (
+        lambda: many(step(charge, read_only=True).on_failure(refund)),
+        ["'checkout'", "step number 1", "compensation", "read_only=True", "remove one of the two"],
+    ),
+    "read_only and undone when it is lost": (
+        lambda: many(step(charge, read_only=True, on_lost="undo")),
+        ["'checkout'", "read_only=True", "expected no on_lost= or 'rerun'", "found 'undo'"],
+    ),
     "retriable": (
         lambda: Saga("s").local_step(charge, retriable=3, max_attempts=3),
         ["retriable", "expected True or False", "found 3"],
