@@ -1,4 +1,4 @@
-"""Says at the end of a test run what the simulator has seen, in whichever processes."""
+"""Says at the end of a test run what the simulator has seen, and where the time has gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from celery_saga import masking
+from tests.durations import lines
 from tests.simulator.simulator import TOTALS, report
 
 
@@ -32,3 +33,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if text:
         terminalreporter.section("simulator")
         terminalreporter.write_line(text)
+    done = [
+        each
+        for reports in terminalreporter.stats.values()
+        for each in reports
+        if isinstance(each, pytest.TestReport)
+    ]
+    table = list(lines(done))
+    if table:
+        terminalreporter.section("durations")
+        for line in table:
+            terminalreporter.write_line(line)
