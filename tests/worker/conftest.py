@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,32 @@ def flows(functional_site: Site) -> Iterator[Any]:
     """The sagas of the functional app, in the process of the tests."""
     yield importlib.import_module("tests.worker.apps.functional")
     expect_no_leftovers(functional_site)
+
+
+@pytest.fixture
+def canvas(flows: Any) -> Any:
+    """The sagas and tasks of canvases, in the process of the tests."""
+    return importlib.import_module("tests.worker.apps.canvas")
+
+
+@pytest.fixture
+def tag() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def told(functional_site: Site, tag: str) -> Any:
+    """What bodies told under this test's tag, once there are so many."""
+
+    def look(count: int = 1, timeout: float = 30) -> list[Any]:
+        def found() -> list[Any]:
+            lines: Any = functional_site.journal.client.lrange(f"told:{tag}", 0, -1)
+            return [json.loads(line) for line in lines]
+
+        wait_for(lambda: len(found()) >= count, timeout, description=f"{count} lines: {found()}")
+        return found()
+
+    return look
 
 
 @pytest.fixture(scope="module")

@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import uuid
-
 import pytest
 
 from celery_saga import Saga, SagaManager
-from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 
 pytestmark = pytest.mark.worker
-
-
-@pytest.fixture
-def canvas(flows):
-    return importlib.import_module("tests.worker.apps.canvas")
-
-
-@pytest.fixture
-def tag():
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def told(functional_site, tag):
-    """What the callbacks wrote down under the test's tag, once there are so many lines."""
-
-    def look(count):
-        def found():
-            lines = functional_site.journal.client.lrange(f"told:{tag}", 0, -1)
-            return [json.loads(line) for line in lines]
-
-        wait_for(lambda: len(found()) >= count, description=f"{count} lines")
-        return found()
-
-    return look
 
 
 @pytest.fixture

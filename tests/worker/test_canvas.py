@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import uuid
 
@@ -18,31 +17,6 @@ from tests.helpers import wait_for
 from tests.worker.watching import watching
 
 pytestmark = pytest.mark.worker
-
-
-@pytest.fixture
-def canvas(flows):
-    return importlib.import_module("tests.worker.apps.canvas")
-
-
-@pytest.fixture
-def tag():
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def told(functional_site, tag):
-    """What bodies told under this test's tag, once there are so many."""
-
-    def look(count=1, timeout=30):
-        def found():
-            lines = functional_site.journal.client.lrange(f"told:{tag}", 0, -1)
-            return [json.loads(line) for line in lines]
-
-        wait_for(lambda: len(found()) >= count, timeout, description=f"{count} lines: {found()}")
-        return found()
-
-    return look
 
 
 def alone(result, canvas):

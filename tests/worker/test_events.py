@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 
 import pytest
 from celery import chain
@@ -24,11 +23,6 @@ def watch(functional_site):
     with watching(app) as found:
         yield found
     app.control.disable_events(reply=True)
-
-
-@pytest.fixture
-def canvas(flows):
-    return importlib.import_module("tests.worker.apps.canvas")
 
 
 def manager_of(canvas):
