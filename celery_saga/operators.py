@@ -7,6 +7,7 @@ import logging
 import socket
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,8 @@ from celery_saga.decide.events import (
     RetryRequested,
     SkipRequested,
 )
+from celery_saga.decide.moves import times_stuck
+from celery_saga.decide.operators import OfStuckSagas
 from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.execution import TERMINAL, SagaExecution, SagaStatus
 from celery_saga.result import SagaResult
@@ -94,11 +97,11 @@ class Operators:
         if update:
             after = handle.execution.with_values(update)
             encoded(after.values).check_size(self._runtime.context_limit)
-        return self._ask(handle, RetryRequested(self._now(), _who(by), update))
+        return self._settle(handle, RetryRequested(self._now(), _who(by), update))
 
     def skip(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
         """A person has dealt with the step that holds a stuck saga up: go on behind it."""
-        return self._ask(self._handle(saga_id), SkipRequested(self._now(), _who(by)))
+        return self._settle(self._handle(saga_id), SkipRequested(self._now(), _who(by)))
 
     def resolve(
         self, saga_id: SagaId, status: SagaStatus | str, *, by: str | None = None
@@ -109,7 +112,7 @@ class Operators:
             status: ``COMPLETED`` or ``COMPENSATED``.
         """
         (found,) = _statuses(status, TERMINAL)
-        return self._ask(self._handle(saga_id), ResolveRequested(self._now(), found, _who(by)))
+        return self._settle(self._handle(saga_id), ResolveRequested(self._now(), found, _who(by)))
 
     def pause(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
         """Send no further step; the one that is on its way may end."""
@@ -137,6 +140,13 @@ class Operators:
 
     def _now(self) -> float:
         return self._runtime.store.now()
+
+    def _settle(self, handle: SagaResult, event: OfStuckSagas) -> SagaResult:
+        """Ask it of the trouble that the saga has now, and of none that it comes to meanwhile."""
+        found = handle.execution
+        event = replace(event, stuck=times_stuck(found))
+        self._runtime.orchestrator.handle(handle.id, event, found)
+        return handle
 
     def _ask(self, handle: SagaResult, event: Any) -> SagaResult:
         self._runtime.orchestrator.handle(handle.id, event)

@@ -24,6 +24,7 @@ from celery_saga.decide.events import (
     Started,
     StepFailed,
 )
+from celery_saga.decide.moves import times_stuck
 from celery_saga.dispatcher import Dispatcher
 from celery_saga.errands import Errands
 from celery_saga.errors import (
@@ -244,8 +245,7 @@ class Orchestrator:
 
     def _announce(self, execution: SagaExecution, command: Announce) -> SagaExecution:
         if not command.again:
-            partly = execution.status is SagaStatus.STUCK and not is_whole(execution)
-            _log_end(self.load(execution.saga_id) if partly else execution)
+            _log_end(execution)  # whoever gets stuck has read all steps
         if self._errands is None or not execution.result_pending:
             return self._tell(execution)
         saga_id = execution.saga_id
@@ -261,7 +261,9 @@ class Orchestrator:
             if not execution.result_pending:
                 return execution
             self.dispatcher.announce(execution)
-            stored = ResultStored(self.store.now(), execution.status)
+            status = execution.status
+            stuck = times_stuck(execution) if status is SagaStatus.STUCK else None
+            stored = ResultStored(self.store.now(), status, stuck)
             return self.handle(saga_id, stored, execution)
         except Exception:
             text = "saga %s: its end could not be told, the sweep will repeat it"

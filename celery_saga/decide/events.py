@@ -149,10 +149,15 @@ class Looked:
 
 @dataclass(frozen=True)
 class ResultStored:
-    """That the saga settled in ``status`` is stored as its result, and its callers are told."""
+    """That the saga settled in ``status`` is stored as its result, and its callers are told.
+
+    Args:
+        stuck: of a stuck saga how often it had been stuck by then; ``None``: as often as it has.
+    """
 
     at: float
     status: SagaStatus
+    stuck: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,28 +187,40 @@ class ResumeRequested:
 
 @dataclass(frozen=True)
 class RetryRequested:
-    """An operator wants a stuck saga to go on where it is, with changes to the context."""
+    """An operator wants a stuck saga to go on where it is, with changes to the context.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
 
     at: float
     by: str = ""
     update: Mapping[str, Any] = field(default_factory=dict)
+    stuck: int | None = None
 
 
 @dataclass(frozen=True)
 class SkipRequested:
-    """An operator has dealt with the step that holds a stuck saga up; go on behind it."""
+    """An operator has dealt with the step that holds a stuck saga up; go on behind it.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
 
     at: float
     by: str = ""
+    stuck: int | None = None
 
 
 @dataclass(frozen=True)
 class ResolveRequested:
-    """An operator states how a stuck saga has ended: ``COMPLETED`` or ``COMPENSATED``."""
+    """An operator states how a stuck saga has ended: ``COMPLETED`` or ``COMPENSATED``.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
 
     at: float
     status: SagaStatus
     by: str = ""
+    stuck: int | None = None
 
 
 Event = (

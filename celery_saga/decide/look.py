@@ -23,11 +23,11 @@ from celery_saga.decide.moves import (
     noted,
     past_pivot,
     send,
+    times_stuck,
 )
 from celery_saga.decide.operators import give_up_forward
 from celery_saga.decide.unclaimed import on_unclaimed
 from celery_saga.execution import (
-    TERMINAL,
     Direction,
     SagaExecution,
     SagaStatus,
@@ -77,7 +77,7 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     """The end is told; callers are told of the first one only."""
-    if execution.status is event.status:
+    if execution.status is event.status and event.stuck in (None, times_stuck(execution)):
         if not execution.result_pending:
             return Decision(execution)
         origin = _left_to_tell(execution, event.status)
@@ -94,9 +94,13 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
 
 
 def _left_to_tell(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
-    """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each."""
+    """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each.
+
+    One that is stuck has another when an operator has seen to it, and so has one that is undone
+    when a late effect reopens it.
+    """
     own = (execution.origin or {}).get("on")
-    return {"on": own} if own and status not in TERMINAL else None
+    return {"on": own} if own and status is not SagaStatus.COMPLETED else None
 
 
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:

@@ -26,6 +26,7 @@ from celery_saga.decide.moves import (
     noted,
     past_pivot,
     send,
+    times_stuck,
     turn_back,
 )
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
@@ -35,11 +36,13 @@ from celery_saga.execution import (
     Failure,
     SagaExecution,
     SagaStatus,
+    SagaStepExecution,
     StepStatus,
     evolved,
 )
 
-Request = PauseRequested | ResumeRequested | RetryRequested | SkipRequested | ResolveRequested
+OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
+Request = PauseRequested | ResumeRequested | OfStuckSagas
 
 
 def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
@@ -50,6 +53,12 @@ def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
 def _refused(execution: SagaExecution, verb: str) -> Decision:
     refusal = SagaNotActionable(execution.saga_id, verb, execution.status.value)
     return Decision(execution, refusal=refusal)
+
+
+def _is_stuck(execution: SagaExecution, event: OfStuckSagas) -> bool:
+    """Whether it is stuck, and still at what it was when the operator looked."""
+    stuck = execution.status is SagaStatus.STUCK
+    return stuck and event.stuck in (None, times_stuck(execution))
 
 
 def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
@@ -136,7 +145,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     """A stuck saga tries again what held it up, with a corrected context if one is given."""
     if _was_done(execution, "retry", event):
         return Decision(execution)
-    if execution.status is not SagaStatus.STUCK or not retryable(execution):
+    if not _is_stuck(execution, event) or not retryable(execution):
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
     execution = noted(execution, event.at, "retry", event.by, detail)
@@ -172,7 +181,7 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     """A person has done by hand what holds a stuck saga up; go on behind it."""
     if _was_done(execution, "skip", event):
         return Decision(execution)
-    if execution.status is not SagaStatus.STUCK:
+    if not _is_stuck(execution, event):
         return _refused(execution, "skip")
     execution = noted(execution, event.at, "skip", event.by)
     if execution.direction is Direction.FORWARD:
@@ -181,18 +190,26 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
         execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
         execution = look_at(execution, event.at + LOOK_AGAIN)
         return go_forward(execution, index + 1, event.at)
-    unresolved = execution.unresolved()
+    obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
     for index, step in enumerate(execution.steps):
-        if step.status is StepStatus.COMPENSATION_FAILED or step is unresolved:
+        if step is obstacle:
             execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
     return _go_on(execution, event.at)
+
+
+def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:
+    """The step at which the way back of a stuck saga ended; there may be more behind it."""
+    for step in execution.steps:
+        if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
+            return step
+    return execution.unresolved()
 
 
 def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> Decision:
     """A person has settled a stuck saga by hand and says how it ended."""
     if _was_done(execution, "resolve", event):
         return Decision(execution)
-    if execution.status is not SagaStatus.STUCK or event.status not in TERMINAL:
+    if not _is_stuck(execution, event) or event.status not in TERMINAL:
         return _refused(execution, "resolve")
     execution = noted(execution, event.at, "resolve", event.by, event.status.value)
     if event.status is SagaStatus.COMPENSATED:

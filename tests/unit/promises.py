@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from celery_saga.claims import claimed
 from celery_saga.decide import decide
 from celery_saga.decide import events as ev
+from celery_saga.decide.moves import times_stuck
 from celery_saga.execution import (
     SETTLED,
     TERMINAL,
@@ -103,7 +104,8 @@ class Promises:
         """Who settles, or is looked at with a result that is not stored, is announced."""
         after = decision.execution
         said = [command for command in decision.commands if isinstance(command, ev.Announce)]
-        if after.settled and not before.settled:
+        again_stuck = times_stuck(after) > times_stuck(before)  # at another step, by a skip
+        if after.settled and (again_stuck or not before.settled):
             self.require(said == [ev.Announce(after.status)], "a saga settled in silence")
             wanted = before.wants_result or before.origin is not None
             self.require(after.result_pending is wanted, "a result is forgotten, or unwanted")

@@ -16,6 +16,7 @@ class Shop:
     def __init__(self) -> None:
         self.time = 1_000.0
         self.ran: list[str] = []
+        self.fails: set[str] = set()
         self.app = app = Celery("shop", broker="memory://", set_as_current=False)
         app.conf.update(task_always_eager=True)
         self.manager = SagaManager(app, storage=MemoryStore(lambda: self.time))
@@ -30,7 +31,7 @@ class Shop:
     def task(self, name: str) -> Any:
         def body(fail: list[str] | None = None) -> None:
             self.ran.append(name)
-            if name in (fail or []):
+            if name in self.fails.union(fail or []):
                 raise RuntimeError(f"{name} is out of order")
 
         return self.app.task(body, name=f"shop.{name}", shared=False)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from celery_saga import Saga, SagaResult
 from celery_saga.decide import decide
-from celery_saga.decide.events import ResultStored
+from celery_saga.decide.events import Looked, ResultStored, StepSucceeded
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
-from celery_saga.execution import SagaStatus, evolved
+from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot, evolved
 from tests.unit.shops import Shop
 
 
@@ -172,9 +173,51 @@ class TestLater:
 
     def test_of_an_end_alone(self, shop: Told) -> None:
         result = self.stuck(shop)
-        shop.manager.skip(result)
+        shop.manager.resolve(result, "COMPLETED")
 
         assert result.execution.origin is None
+
+    def test_stuck_again_while_it_is_told_that_it_was(self, shop: Told) -> None:
+        """An operator is quicker than the result backend, and it gets stuck a second time."""
+        saga = shop.saga(on_stuck=shop.hear)
+        orchestrator: Any = shop.manager._runtime.orchestrator
+        dispatcher = orchestrator.dispatcher
+        announce = dispatcher.announce
+
+        def slowly(execution: SagaExecution) -> None:
+            announce(execution)
+            if len(shop.told) == 1:
+                dispatcher.announce = away
+                operator = Thread(target=shop.manager.retry, args=[execution.saga_id])
+                operator.start()
+                operator.join()
+
+        def away(execution: SagaExecution) -> None:
+            raise OSError("the result backend is away")
+
+        dispatcher.announce = slowly
+        result = saga.delay(fail=ENDS["STUCK"])
+        assert (result.status, len(shop.told)) == ("STUCK", 1)
+        dispatcher.announce = announce
+
+        orchestrator.handle(result.id, Looked(shop.time))
+
+        assert shop.told == [("hear", result.id)] * 2
+
+    @pytest.mark.parametrize("then", ["COMPENSATED", "STUCK"])
+    def test_one_that_a_late_effect_reopens(self, shop: Told, then: str) -> None:
+        saga = shop.saga(on_compensated=shop.complain, on_stuck=shop.hear)
+        result = saga.apply_async({"fail": ["pay"]}, link_error=shop.hear.si("a caller"))
+        shop.told.clear()
+        if then == "STUCK":
+            shop.fails.add("give_back")
+
+        late = StepSucceeded(shop.time, Slot(0, Direction.FORWARD, 1), "a zombie's")
+        shop.manager._runtime.orchestrator.handle(result.id, late)
+
+        assert result.status == then
+        name = "complain" if then == "COMPENSATED" else "hear"
+        assert shop.told == [(name, result.id)]
 
     def test_one_that_went_on_before_it_was_told(self, shop: Told) -> None:
         """The news that STUCK is told comes when an operator has settled it already."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga import SagaManager, SagaResult
+from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.errors import (
     ContextTooLarge,
     SagaExecutionNotFoundException,
@@ -170,6 +170,38 @@ class TestEveryVerb:
         assert VERBS[verb](shop.manager, result.id).status == status
         asked = [note for note in result.execution.history if note.what == verb]
         assert [note.by for note in asked] == [ME]
+
+    @pytest.mark.parametrize("verb", ["retry", "skip"])
+    def test_asked_twice_at_once_it_happens_once(self, shop: Shop, verb: str) -> None:
+        """The saga is stuck again, at something else or not, before the second one is saved."""
+        tasks = shop.app.tasks
+        saga = Saga("two", app=shop.app)
+        for name in ("one", "other"):
+            saga.local_step(tasks["shop.take"], name=name).on_failure(
+                tasks["shop.give_back"], max_attempts=1
+            )
+        saga.local_step(tasks["shop.pay"], name="pay", read_only=True)
+        result = saga.commit().delay(fail=["pay", "give_back"])
+        shop.ran.clear()
+        store: Any = shop.manager._runtime.store
+        save = store.save
+
+        def save_second(*given: Any, **options: Any) -> Any:
+            store.save = save
+            shop.time += 1
+            VERBS[verb](shop.manager, result.id)
+            return save(*given, **options)
+
+        store.save = save_second
+
+        with pytest.raises(SagaNotActionable):
+            VERBS[verb](shop.manager, result.id)
+
+        assert (result.status, shop.ran) == (
+            "STUCK",
+            ["give_back", "give_back"] if verb == "retry" else [],
+        )
+        assert [note.what for note in result.execution.history].count(verb) == 1
 
     def test_the_handle_stands_for_its_id(self, shop: Shop) -> None:
         assert shop.manager.skip(shop.stuck()).status == "COMPENSATED"

@@ -8,7 +8,8 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from celery_saga.execution import TERMINAL, Direction, SagaExecution, SagaStatus, Slot, StepStatus
+from celery_saga.decide.operators import held_up_by
+from celery_saga.execution import TERMINAL, Direction, SagaExecution, SagaStatus, Slot
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 
@@ -99,11 +100,9 @@ def took_effect(world: World, body: Body) -> World:
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
     """An operator answers for what holds the saga up, or for all of it."""
-    resolved, unresolved = status is not None, world.execution.unresolved()
+    resolved, obstacle = status is not None, held_up_by(world.execution)
     truth = tuple(
-        each._replace(debt=None, standing=False)
-        if resolved or step.status is StepStatus.COMPENSATION_FAILED or step is unresolved
-        else each
+        each._replace(debt=None, standing=False) if resolved or step is obstacle else each
         for step, each in zip(world.execution.steps, world.truth, strict=True)
     )
     return world._replace(truth=truth, by_hand=resolved)
