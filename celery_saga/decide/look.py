@@ -77,7 +77,9 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     """The end is told; callers are told of the first one only."""
-    if execution.status is event.status and event.stuck in (None, times_stuck(execution)):
+    # The history of one that completed may not have been read.
+    same = event.stuck is None or event.stuck == times_stuck(execution)
+    if execution.status is event.status and same:
         if not execution.result_pending:
             return Decision(execution)
         origin = _left_to_tell(execution, event.status)

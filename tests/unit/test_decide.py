@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 
 from celery_saga import checkpoint, codec
+from celery_saga.decide import decide
+from celery_saga.decide.events import ResultStored
 from celery_saga.errors import UnsupportedCheckpoint
-from celery_saga.execution import Direction, Note, SagaExecution, evolved, from_parts
+from celery_saga.execution import (
+    Direction,
+    Note,
+    SagaExecution,
+    SagaStatus,
+    evolved,
+    from_parts,
+)
+from celery_saga.partial import UNREAD
 from celery_saga.plan import Plan
 from celery_saga.values import Values
 from tests.unit.scenario import Scenario, spoken
@@ -188,6 +198,15 @@ def test_a_refused_request_leaves_the_execution_as_it_is() -> None:
     scenario.play("skip")
     assert scenario.execution is before
     assert scenario.commands == ()
+
+
+def test_an_end_is_told_of_a_saga_whose_history_was_not_read() -> None:
+    """A worker has read no more than its own step, and stores the result with the last save."""
+    execution = evolved(Scenario.of("a", result=1).play("start, f0 ok").execution, history=UNREAD)
+
+    told = decide(execution, ResultStored(1_010.0, SagaStatus.COMPLETED)).execution
+
+    assert (execution.result_pending, told.result_pending) == (True, False)
 
 
 def test_a_transition_notes_its_time() -> None:
