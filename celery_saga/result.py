@@ -64,7 +64,8 @@ class SagaResult(ResultBase):
         self.id = saga_id
         self.created = created
         self._cache: dict[str, Any] | None = None  # as the backend tells; read by a ResultSet
-        self._on_ready = promise()
+        self._on_ready = promise(self._forgotten, weak=True)
+        self._waited_for = False
 
     @property
     def app(self) -> Celery:
@@ -104,7 +105,7 @@ class SagaResult(ResultBase):
 
     @property
     def date_done(self) -> datetime | None:
-        """When the saga settled, in UTC by the store's clock; ``None``: it has not."""
+        """When the end of a saga that is settled was last told, in UTC by the store's clock."""
         execution = self._glance
         at = execution.updated_at
         return datetime.fromtimestamp(at, timezone.utc) if execution.settled else None
@@ -195,7 +196,7 @@ class SagaResult(ResultBase):
             propagate: without it the error is returned, not raised.
             interval, no_ack, follow_parents, on_message, on_interval: taken and not needed: the
                 store says when a saga has settled.
-            callback: called with the id and the result in place of returning it.
+            callback: called with the id and the result before that is returned.
             disable_sync_subtasks: refuse to wait inside a task, where waiting can lock up the
                 workers. As with Celery, False allows it at your own risk.
 
@@ -230,10 +231,9 @@ class SagaResult(ResultBase):
         result = result_of(execution)
         if propagate and isinstance(result, Exception):
             raise result
-        if callback is None:
-            return result
-        callback(self.id, result)
-        return None
+        if callback is not None:
+            callback(self.id, result)
+        return result
 
     wait = get
 
@@ -245,7 +245,8 @@ class SagaResult(ResultBase):
 
     def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
         """Have a vine promise called with this handle, once it or the backend hears of the end."""
-        if getattr(self.backend, "is_async", False):
+        if not self._on_ready.ready and getattr(self.backend, "is_async", False):
+            self._waited_for = True
             self.backend.add_pending_result(self, weak=weak)
         return self._on_ready.then(callback, on_error)
 
@@ -258,6 +259,12 @@ class SagaResult(ResultBase):
     def _fulfil(self) -> None:
         if not self._on_ready.ready:
             self._on_ready(self)
+
+    def _forgotten(self, result: Any) -> Any:
+        """The backend listens no longer, and keeps this no longer; as of Celery's own results."""
+        if self._waited_for:
+            self.backend.remove_pending_result(self)
+        return result
 
     def as_tuple(self) -> tuple[tuple[str, None], None]:
         """The id as Celery writes results in canvases."""

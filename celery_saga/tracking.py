@@ -10,7 +10,7 @@ import logging
 
 from celery import Celery, states
 
-from celery_saga.announce import request_of
+from celery_saga.announce import request_of, store_result
 from celery_saga.execution import SagaStatus
 from celery_saga.outcome import failure_of, progress_of
 from celery_saga.stores import Store
@@ -22,8 +22,8 @@ def track(app: Celery, store: Store, saga_id: str) -> None:
     """Store where the saga is, for a step that has just been claimed; never raises.
 
     While a claim is held the saga does not settle, unless its holder was taken for dead. The end of
-    such a saga, over which this was written, is stored again. (An end that is a success Celery
-    itself does not let anybody write over.)
+    such a saga, over which this may have been written, is stored again. (Some of Celery's backends
+    let nobody write over a success, but look for one first and write then.)
     """
     try:
         execution = store.load(saga_id, context=False)
@@ -32,7 +32,11 @@ def track(app: Celery, store: Store, saga_id: str) -> None:
         request = request_of(execution)
         app.backend.store_result(saga_id, progress_of(execution), states.STARTED, request=request)
         after = store.load(saga_id, context=False)
-        if after is not None and after.status in (SagaStatus.COMPENSATED, SagaStatus.STUCK):
+        if after is not None and after.status is SagaStatus.COMPLETED:
+            whole = store.load(saga_id)
+            if whole is not None:
+                store_result(app, whole, request)
+        elif after is not None and after.settled:
             app.backend.mark_as_failure(
                 saga_id, failure_of(after), request=request, call_errbacks=False
             )

@@ -6,6 +6,7 @@ import pytest
 from celery.result import AsyncResult
 
 from celery_saga import SagaCompensated
+from celery_saga.execution import SagaStatus, evolved
 from celery_saga.tracking import track
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
@@ -81,6 +82,33 @@ def test_a_claim_that_comes_late_does_not_write_over_an_end(tracked, saga, fail)
         assert isinstance(after.result, SagaCompensated)
     tracked.journal.open(running.id, "a/f")
     tracked.settled(running)
+
+
+def test_a_claim_that_comes_late_on_a_backend_that_lets_successes_be_written_over(
+    tracked, saga, monkeypatch
+):
+    """As MongoDB's does, and Redis' if the success comes between its look and its write."""
+    result = saga.delay()
+    tracked.settled(result)
+    backend = tracked.app.backend
+    wait_for(AsyncResult(result.id, app=tracked.app).ready)
+    store, before = result._runtime.store, evolved(result.execution, status=SagaStatus.RUNNING)
+    nothing = {"status": "PENDING", "result": None}
+    monkeypatch.setattr(backend, "_get_task_meta_for", lambda task_id: nothing)
+
+    class Late:
+        asked = 0
+
+        def load(self, saga_id, context=True):
+            self.asked += 1
+            return before if self.asked == 1 else store.load(saga_id, context)
+
+    track(tracked.app, Late(), result.id)
+
+    monkeypatch.undo()
+    after = AsyncResult(result.id, app=tracked.app)
+    assert after.state == "SUCCESS"
+    assert after.result == dict(result.get())
 
 
 def test_without_the_setting_there_is_nothing(functional_site, flows):

@@ -29,6 +29,13 @@ def plain(result):
     return (type(result), str(result)) if isinstance(result, Exception) else dict(result)
 
 
+def called_back(result):
+    """What ``get(callback=)`` gives, and what it calls back with."""
+    given = []
+    found = result.get(timeout=30, propagate=False, callback=lambda *each: given.append(each))
+    return plain(found), [(saga_id, plain(value)) for saga_id, value in given]
+
+
 #: What code asks of a result that it was given, of a saga's and of the result by the saga's id.
 ALIKE = {
     "state": lambda result: result.state,
@@ -78,6 +85,30 @@ class TestAlike:
         }
         shared.journal.open(result.id, "a/f")
         shared.settled(result)
+
+    @pytest.mark.parametrize("kind", ["its own", "Celery's"])
+    def test_nothing_is_kept_of_one_that_was_waited_for(self, shared, saga, kind):
+        """A server that waits for thousands of them, one after the other."""
+        result = saga.delay()
+        handle = result if kind == "its own" else AsyncResult(result.id, app=shared.app)
+        told, backend = [], shared.app.backend
+        handle.then(told.append)
+        handle.get(timeout=30)
+        handle.then(told.append)
+
+        assert told == [handle, handle]
+        if kind == "its own":
+            assert not any(result.id in waiting for waiting in backend._pending_results)
+            key = backend.get_key_for_task(result.id)
+            assert key not in backend.result_consumer.subscribed_to
+
+    @pytest.mark.parametrize("fail", [[], ["b/f"]], ids=["completed", "compensated"])
+    def test_get_with_a_callback(self, shared, saga, fail):
+        result = saga.delay(fail=fail)
+        wait_for(AsyncResult(result.id, app=shared.app).ready)
+
+        # Celery's own calls nobody if it has heard of the end before.
+        assert called_back(result) == called_back(AsyncResult(result.id, app=shared.app))
 
     def test_revoke_undoes_it(self, shared, saga):
         result = saga.delay(hold=["b/f"])
