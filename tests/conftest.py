@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from celery_saga import masking
+from tests import tiers
 from tests.durations import lines
 from tests.simulator.simulator import TOTALS, report
 
@@ -15,6 +16,14 @@ from tests.simulator.simulator import TOTALS, report
 def mask_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an app adds to this process's words to mask is for one test."""
     monkeypatch.setattr(masking, "_words", masking.DEFAULT_MASK_KEYS, raising=False)
+
+
+# Before pytest itself looks at what -m leaves.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if tiers.is_left_to_ci(item.path):
+            item.add_marker(pytest.mark.ci)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -16,6 +16,7 @@ from celery import Celery
 
 import celery_saga
 from celery_saga import errors
+from tests.tiers import LEFT_TO_CI, is_left_to_ci
 
 PACKAGE = Path(celery_saga.__file__).parent
 
@@ -298,3 +299,10 @@ def test_errors_survive_pickle_and_celerys_json(error: BaseException) -> None:
     stored = backend.decode(backend.encode(backend.prepare_exception(error, serializer="json")))
     again = backend.exception_to_python(stored)
     assert (type(again), again.args, str(again)) == (type(error), error.args, str(error))
+
+
+@pytest.mark.parametrize("pattern", LEFT_TO_CI)
+def test_what_is_left_to_ci_is_there(pattern: str) -> None:
+    found = list(Path(__file__).parent.glob(pattern))
+    assert found
+    assert all(is_left_to_ci(path) for path in found if path.is_file())

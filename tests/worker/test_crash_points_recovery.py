@@ -105,7 +105,7 @@ CASES = {
 #: What befalls sagas whose workers or messages are gone; the others wait for their time.
 LOST = ("killed", "paused and killed", "lost", "held")
 
-#: The tables of a way: each is run by sweepers of its own.
+#: Tables of a way; each is run by sweepers of its own, and so are the ends, two at a time.
 LOSSES, TIMES = "losses", "times"
 
 
@@ -127,8 +127,8 @@ TOLD = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),)
 
 
 def table_of_end(name):
-    """A sweeper's death may cost others' ends a look, and each next look comes later: some each."""
-    return (LOSSES, TIMES)[[*TELLING].index(name) % 2]
+    """A sweeper's death may cost others' ends a look, and each next look comes later: two each."""
+    return f"ends {[*TELLING].index(name) // 2}"
 
 
 def times_told(name):

@@ -1,0 +1,37 @@
+"""Which tests ``tox run`` leaves to ``tox run -m ci``, and why.
+
+A test that only needs some worker, or one row of a table, stays in the default run.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+_TESTS = Path(__file__).parent
+
+#: Files -> what they show in full; the default run shows a part of it elsewhere.
+LEFT_TO_CI = {
+    "chaos/*.py": "nodes that are killed, stopped and cut off at random",
+    "worker/test_crash_points*.py": "a kill at each write, in both ways to write",
+    "worker/test_no_extra_bodies.py": "troubles that must cost no body, on all pools",
+    "worker/test_messages_lost_and_doubled.py": "each way to lose a message, for 30 seconds too",
+    "worker/test_given_away.py": "the same of a worker that gives its messages back",
+    "worker/test_recovery_table.py": "kills in rows, and how long they cost",
+    "worker/test_poison.py": "steps that kill their process again and again",
+    "worker/test_races.py": "two that do the same at once, many times over",
+    "worker/test_zombies.py": "processes that were stopped, and go on after their end",
+    "worker/test_pools.py": "the pools other than prefork",
+    "worker/test_same_everywhere.py": "the same sagas on all pools, eagerly and in the process",
+    "worker/test_starts_from_everywhere.py": "starts from threads, forks, greenlets, web servers",
+    "worker/test_sentinel.py": "failovers of servers under Sentinel",
+    "worker/test_barrier.py": "the barrier under workers that die",
+}
+
+
+def is_left_to_ci(file: Path) -> bool:
+    """Whether the tests of a file are left out by the default run."""
+    if _TESTS not in file.parents:
+        return False
+    name = file.relative_to(_TESTS).as_posix()
+    return any(fnmatch(name, pattern) for pattern in LEFT_TO_CI)
