@@ -150,3 +150,18 @@ def once() -> Any:
         return answers[key]
 
     return once
+
+
+#: Characters of a worker's log that are shown of a test that failed.
+SHOWN = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """A test that failed shows the end of the logs of its workers."""
+    report = yield
+    if report.failed:
+        for found in getattr(item, "funcargs", {}).values():
+            for worker in getattr(found, "workers", ()) if isinstance(found, Site) else ():
+                report.sections.append((f"log of {worker.name}", worker.text()[-SHOWN:]))
+    return report
