@@ -4,10 +4,15 @@ A process that is forked while another thread holds a lock inherits the lock hel
 and kombu have such locks round their connections and events, a worker's main thread forks whenever
 a process of its pool has ended, and the heart's threads are at the store and the broker at any
 moment. So a fork waits until none of them is in the middle of a call, and they wait for the fork.
+
+A log record is such a call too. Python makes the locks of its log handlers anew in a child, but not
+the lock of the stream that they write to; and a thread whose call a fork has waited for may log
+next.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -26,15 +31,21 @@ class _Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._calls, self._forking = 0, False
+        self._mine = threading.local()
 
     @contextmanager
     def call(self) -> Iterator[None]:
+        if getattr(self._mine, "inside", False):
+            yield  # a call in a call, for whose end a fork waits already
+            return
         with self._changed:
             self._changed.wait_for(lambda: not self._forking, PATIENCE)
             self._calls += 1
+        self._mine.inside = True
         try:
             yield
         finally:
+            self._mine.inside = False
             with self._changed:
                 self._calls -= 1
                 self._changed.notify_all()
@@ -85,3 +96,24 @@ class Unforked:
                 return found(*args, **options)
 
         return call
+
+
+def unforked_log(log: logging.Logger) -> None:
+    """Have this process not fork while another thread than the main one writes a record of ``log``.
+
+    Calling it again changes nothing.
+    """
+    handle = log.handle
+    if getattr(handle, "unforked", False):
+        return
+
+    @wraps(handle)
+    def unforked(record: logging.LogRecord) -> None:
+        if threading.current_thread() is threading.main_thread():
+            handle(record)
+        else:
+            with _gate.call():
+                handle(record)
+
+    unforked.unforked = True  # type: ignore[attr-defined]
+    log.handle = unforked  # type: ignore[method-assign]

@@ -33,7 +33,7 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
 )
 from celery_saga.execution import Slot
-from celery_saga.forks import Unforked
+from celery_saga.forks import Unforked, unforked_log
 from celery_saga.hook import verify
 from celery_saga.hosts import host_of
 from celery_saga.orchestrator import Orchestrator
@@ -82,6 +82,7 @@ class Heart:
         made = self._runtime.new_orchestrator(Errands())
         made.store = cast("Store", Unforked(made.store))
         made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
+        unforked_log(log)
         self._orchestrator = made
         app = label_of(self._runtime.app)
         self._sweeper = Sweeper(self._orchestrator, 2 * self._every, self._every, app)
