@@ -29,7 +29,7 @@ NEVER = {
 READING = {"now", "load", "due", "find", "wait", "holders", "alive", "claims_of", "close"}
 #: Verbs of a dispatcher that send nothing by themselves; an alert is a line in the log.
 PREPARING = {"request", "outbox", "settlement", "outbox_failed", "queue_of", "backlog", "alert"}
-PREPARING |= {"not_sent", "strangers", "opening"}
+PREPARING |= {"not_sent", "strangers", "opening", "has_task"}
 
 
 def places(way: str) -> set[str]:

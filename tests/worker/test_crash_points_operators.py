@@ -90,6 +90,17 @@ VERBS = {
         ),
         "STUCK",
     ),
+    "skip one undo of two": (
+        "stuck",
+        Path(
+            "SkipRequested nothing",
+            "STUCK",
+            "a b c B A",
+            (ONCE_UNDONE, ONCE_UNDONE, row()),
+            context={"fail": ["c/f", "b/c", "a/c"]},
+        ),
+        "STUCK",
+    ),
     "resolve": (
         "stuck",
         Path("ResolveRequested COMPLETED", "COMPLETED", "a", (row(), UNKNOWN), grace=0.0),

@@ -137,7 +137,7 @@ def times_told(name):
 
 
 #: What a sweeper writes of itself and of others that are dead.
-BOOTS = tuple(f"{at} {verb}" for verb in ("beat", "forget") for at in ("before", "after"))
+BOOTS = tuple(f"{at} {verb}" for verb in ("beat", "meet", "forget") for at in ("before", "after"))
 
 
 class Sweeping:

@@ -101,6 +101,9 @@ class DyingStore:
             return evolved(pulse, sweeper=False)
         return pulse
 
+    def meet(self, *args: Any) -> Any:
+        return self._write("boots", "", "meet", self._store.meet, *args)
+
     def forget(self, *args: Any) -> None:
         self._write("boots", "", "forget", self._store.forget, *args)
 
