@@ -8,6 +8,8 @@ import sys
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from celery_saga.cli.shared import as_json_option
+
 _LEVELS = ("error", "warning", "info")
 
 
@@ -51,15 +53,7 @@ _LEVELS = ("error", "warning", "info")
     help_group="Doctor Options",
     help="How many live sagas are looked at.",
 )
-@click.option(
-    "-j",
-    "--json",
-    "as_json",
-    cls=CeleryOption,
-    is_flag=True,
-    help_group="Doctor Options",
-    help="One JSON document, see docs/doctor.md.",
-)
+@as_json_option("Doctor Options", "One JSON document, see docs/doctor.md.")
 @click.pass_context
 def doctor(
     ctx: click.Context, timeout: float, level: str, fail_on: str, limit: int, as_json: bool

@@ -42,8 +42,8 @@ def seconds(value: Any) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def as_json_option(group: str) -> Callable[[Any], Any]:
-    """The option ``--json`` in the help's group of that name."""
+def as_json_option(group: str, text: str = "One JSON document.") -> Callable[[Any], Any]:
+    """The option ``--json`` in the help's group of that name; ``text``: what help says of it."""
     option: Callable[[Any], Any] = click.option(
         "-j",
         "--json",
@@ -51,7 +51,7 @@ def as_json_option(group: str) -> Callable[[Any], Any]:
         cls=CeleryOption,
         is_flag=True,
         help_group=group,
-        help="One JSON document.",
+        help=text,
     )
     return option
 

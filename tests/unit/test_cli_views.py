@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 from celery_saga.cli import saga
 from celery_saga.cli.repairing import _pair
-from celery_saga.cli.shared import age, app_argument, printable, seconds, table
+from celery_saga.cli.shared import STATUSES, age, app_argument, printable, seconds, table
 from celery_saga.cli.views import brief, lines_of, view
 from celery_saga.errors import StoreUnavailable
+from celery_saga.execution import SagaStatus
 from tests.unit.shops import Shop
 
 
@@ -82,6 +83,10 @@ class TestShow:
 
         assert "\x1b" not in text
         assert "x\\x1b[2J = '\\x1b]0;\\n'" in text
+
+
+def test_the_statuses_that_can_be_asked_for_are_all_there_are() -> None:
+    assert tuple(status.value for status in SagaStatus) == STATUSES
 
 
 def test_a_brief_names_the_step_where_it_is(shop: Shop) -> None:
