@@ -6,7 +6,7 @@ Going forward and going back are one idea with two answers to "which step is nex
 from __future__ import annotations
 
 from celery_saga.decide.events import Announce, Command, Decision, Dispatch, StepSucceeded
-from celery_saga.errors.preparing import needs
+from celery_saga.errors import needs
 from celery_saga.execution import (
     Direction,
     Failure,
