@@ -19,8 +19,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.results import Row, Section, micros, ratio_row
-from celery_saga import info
 from celery_saga.contrib.barrier import create_table, dbapi, sqlalchemy
+from celery_saga.core import info
 from tests.databases import Postgres
 
 #: Kinds of goods; each transaction takes one piece of one of them, and notes that it did.

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from celery import _state
 
-from celery_saga.info import SagaInfo, step_info
+from celery_saga.core.info import SagaInfo, step_info
 
 #: The keys of tasks that are called as functions, which have no id.
 _called: WeakKeyDictionary[Any, str] = WeakKeyDictionary()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from celery_saga.core.plan import PlanStep
 from celery_saga.definition import SagaDefinition
 from celery_saga.lines import Line, warn
-from celery_saga.plan import PlanStep
 from celery_saga.steps import LocalSagaStep
 
 #: What the warning is about, and its text.

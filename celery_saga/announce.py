@@ -21,7 +21,7 @@ from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
 from celery_saga.callbacks import told_of
-from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot
 from celery_saga.headers import as_sent
 from celery_saga.outcome import failure_of
 

@@ -17,12 +17,12 @@ from typing import Any
 from celery.exceptions import TimeoutError
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 
+from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.core.ports import Store
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException
-from celery_saga.execution import SagaExecution, SagaStatus, evolved
 from celery_saga.outcome import failure_of
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
-from celery_saga.stores import Store
 
 #: How many threads wait.
 WAITERS = 32

@@ -13,7 +13,7 @@ from celery.app.routes import MapRoute
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from celery_saga.dispatcher import Backlog
+from celery_saga.core.ports import Backlog
 
 log = logging.getLogger("celery_saga")
 

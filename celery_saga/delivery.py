@@ -10,11 +10,11 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
+from celery_saga.core.execution import Direction, SagaExecution, Slot
+from celery_saga.core.retry import patiently
 from celery_saga.dispatch import header_of, mark_of
 from celery_saga.errors import SetupError, StoreUnavailable
-from celery_saga.execution import Direction, SagaExecution, Slot
 from celery_saga.headers import HEADER
-from celery_saga.patience import patiently
 from celery_saga.runtime import runtime_of
 
 log = logging.getLogger("celery_saga")

@@ -15,24 +15,29 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import SerializationError
 
-from celery_saga import codec
 from celery_saga.announce import announce
 from celery_saga.broker import backlog, lacks_exchange, routes_by_name
-from celery_saga.decide.events import Alert, Dispatch, MessageState
-from celery_saga.decide.moves import call_of
-from celery_saga.dispatcher import Backlog
+from celery_saga.core.context import codec
+from celery_saga.core.context.data import Values, values_of
+from celery_saga.core.context.masking import (
+    CONTEXT,
+    DEFAULT_MASK_KEYS,
+    MASK,
+    is_sensitive,
+    words_of,
+)
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Alert, Dispatch, MessageState
+from celery_saga.core.execution import Direction, SagaExecution, Slot, evolved
+from celery_saga.core.failures import text_of
+from celery_saga.core.plan import Call
+from celery_saga.core.ports import Backlog, Outbox
 from celery_saga.errors import UnreadableCheckpoint, UnsendableStep
-from celery_saga.execution import Direction, SagaExecution, Slot, evolved
-from celery_saga.failures import text_of
 from celery_saga.headers import HEADER, as_sent, users_headers
 from celery_saga.inspection import strangers
-from celery_saga.masking import CONTEXT, DEFAULT_MASK_KEYS, MASK, is_sensitive, words_of
 from celery_saga.outbox import RedisOutbox, arguments, remember, send
-from celery_saga.plan import Call
 from celery_saga.recording import added_to, recorder
 from celery_saga.settlement import Settlement
-from celery_saga.stores import Outbox
-from celery_saga.values import Values, values_of
 
 log = logging.getLogger("celery_saga")
 

@@ -14,10 +14,10 @@ from celery import Celery
 
 from celery_saga import callables
 from celery_saga.binding import UnknownParameters, bind
+from celery_saga.core.plan import Call, PlanStep
 from celery_saga.declarations import Declaration, declaration_of, drops_result
 from celery_saga.errors import DefinitionError, UnserializableValue
 from celery_saga.operations import SagaOperation
-from celery_saga.plan import Call, PlanStep
 from celery_saga.runtime import only_app
 from celery_saga.steps import LocalSagaStep, SagaStep, names_of
 

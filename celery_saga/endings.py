@@ -15,8 +15,8 @@ from typing import Any
 from celery.exceptions import Ignore
 from kombu.utils.imports import symbol_by_name
 
-from celery_saga.execution import Slot
-from celery_saga.stores import Refused
+from celery_saga.core.execution import Slot
+from celery_saga.core.ports import Refused
 
 
 class Ended(Ignore):

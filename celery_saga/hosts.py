@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from celery_saga.execution import Claim, Slot
+from celery_saga.core.execution import Claim, Slot
 from celery_saga.runtime import Runtime
 
 #: Between a token and the host's id; no instance and no slot has it.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 
-from celery_saga.decide import decide
-from celery_saga.decide.events import ClaimVoided
+from celery_saga.core.decide import decide
+from celery_saga.core.events import ClaimVoided
+from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.core.ports import Store
 from celery_saga.errors import SagaAlreadyExists
-from celery_saga.execution import SagaExecution, evolved
-from celery_saga.stores import Store
 
 
 def take_in(store: Store, execution: SagaExecution) -> SagaExecution:

@@ -11,8 +11,8 @@ from celery import Celery
 
 from celery_saga import answers, callables, reports
 from celery_saga.awaiting import run
+from celery_saga.core.execution import SagaExecution
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
-from celery_saga.execution import SagaExecution
 from celery_saga.hook import hook, verify
 from celery_saga.importing import take_in
 from celery_saga.operators import Operators

@@ -8,7 +8,7 @@ from types import CellType, MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery_saga import callables
-from celery_saga.context import SagaContext
+from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.errors import DefinitionError
 from celery_saga.layers import layers
 from celery_saga.lines import users_line, warn

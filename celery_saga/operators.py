@@ -11,21 +11,21 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from celery_saga.decide.events import (
+from celery_saga.core.context.data import encoded
+from celery_saga.core.decide.operators import OfStuckSagas
+from celery_saga.core.decide.transitions import times_stuck
+from celery_saga.core.events import (
     PauseRequested,
     ResolveRequested,
     ResumeRequested,
     RetryRequested,
     SkipRequested,
 )
-from celery_saga.decide.moves import times_stuck
-from celery_saga.decide.operators import OfStuckSagas
+from celery_saga.core.execution import TERMINAL, SagaExecution, SagaStatus
+from celery_saga.core.ports import Store
 from celery_saga.errors import UnreadableCheckpoint
-from celery_saga.execution import TERMINAL, SagaExecution, SagaStatus
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
-from celery_saga.stores import Store
-from celery_saga.values import encoded
 
 log = logging.getLogger("celery_saga")
 

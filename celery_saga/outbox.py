@@ -22,9 +22,9 @@ import redis
 from celery import Celery
 from kombu import Producer
 
-from celery_saga import codec
 from celery_saga.broker import open_connection
-from celery_saga.stores import Push, Store
+from celery_saga.core.context import codec
+from celery_saga.core.ports import Push, Store
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis_pool import when_free
 from celery_saga.stores.redis_wire import Wire

@@ -6,10 +6,10 @@ from typing import Any
 
 from celery import states
 
+from celery_saga.core.decide.repair import Obstacle, obstacle_of
+from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.failures import cause_of
 from celery_saga.errors import SagaCompensated, SagaFailedExecutionException, SagaStuck
-from celery_saga.execution import SagaExecution, SagaStatus
-from celery_saga.failures import cause_of
-from celery_saga.repair import Obstacle, obstacle_of
 
 #: A saga's status as the state of a Celery task.
 STATES = {

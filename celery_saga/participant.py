@@ -20,13 +20,20 @@ from celery.exceptions import (
 )
 from celery.platforms import EX_FAILURE
 
-from celery_saga import info
 from celery_saga.agreement import tell_of_unknown_saga
-from celery_saga.codec import returned_key
-from celery_saga.context import SagaContext
+from celery_saga.core import info
+from celery_saga.core.context.codec import returned_key
+from celery_saga.core.context.data import Values, returned, values_of
+from celery_saga.core.context.lazy import NotLoaded
+from celery_saga.core.context.saga_context import SagaContext
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
+from celery_saga.core.execution import Claim, Direction, SagaExecution, Slot, evolved
+from celery_saga.core.failures import class_names, recorded
+from celery_saga.core.plan import PlanStep
+from celery_saga.core.ports import UNKNOWN, Refused
+from celery_saga.core.retry import patiently
 from celery_saga.coroutines import finished
-from celery_saga.decide.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
-from celery_saga.decide.moves import call_of
 from celery_saga.dispatch import header_of
 from celery_saga.endings import refused
 from celery_saga.errors import (
@@ -38,18 +45,11 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnserializableValue,
 )
-from celery_saga.execution import Claim, Direction, SagaExecution, Slot, evolved
-from celery_saga.failures import class_names, recorded
 from celery_saga.hosts import new_claim
-from celery_saga.partial import NotLoaded
-from celery_saga.patience import patiently
-from celery_saga.plan import PlanStep
 from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
-from celery_saga.stores import UNKNOWN, Refused
 from celery_saga.tracking import track
-from celery_saga.values import Values, returned, values_of
 
 log = logging.getLogger("celery_saga")
 

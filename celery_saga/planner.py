@@ -13,12 +13,12 @@ from celery.local import PromiseProxy, Proxy
 from celery_saga import callables
 from celery_saga.advice import warn_of
 from celery_saga.binding import bind
+from celery_saga.core.failures import class_name
+from celery_saga.core.plan import Call, Plan, PlanStep, Style
 from celery_saga.declarations import Declaration, accepts, drops_result, function_of, same_task
 from celery_saga.definition import SagaDefinition, check_steps
 from celery_saga.errors import DefinitionError
-from celery_saga.failures import class_name
 from celery_saga.operations import MESSAGE_OPTIONS, SagaOperation, declared_targets
-from celery_saga.plan import Call, Plan, PlanStep, Style
 from celery_saga.routes import filled
 from celery_saga.steps import LocalSagaStep, names_of
 from celery_saga.strategies import check

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from kombu.utils.limits import TokenBucket
 
-from celery_saga.execution import Slot
+from celery_saga.core.execution import Slot
 
 T = TypeVar("T")
 

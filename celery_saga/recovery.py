@@ -22,27 +22,26 @@ from celery.worker import state
 from kombu.utils import functional
 
 from celery_saga.agreement import broker_kind, label_of
-from celery_saga.decide.events import ClaimVoided
+from celery_saga.core.background import Errands
+from celery_saga.core.events import ClaimVoided
+from celery_saga.core.execution import Slot
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.ports import Dispatcher, Pulse, Store
+from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
 from celery_saga.definition import SAGAS
 from celery_saga.discovery import import_sagas
-from celery_saga.dispatcher import Dispatcher
-from celery_saga.errands import Errands
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SetupError,
     UnreadableCheckpoint,
 )
-from celery_saga.execution import Slot
 from celery_saga.forks import Unforked, unforked_log
 from celery_saga.hook import verify
 from celery_saga.hosts import host_of
-from celery_saga.orchestrator import Orchestrator
 from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
-from celery_saga.stores import Pulse, Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.strategies import check_used
-from celery_saga.sweep import PUT_OFF, Sweeper
 
 log = logging.getLogger("celery_saga")
 

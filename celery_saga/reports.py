@@ -25,7 +25,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
 from celery_saga.agreement import tell_of_unknown_task
-from celery_saga.decide.events import (
+from celery_saga.core.events import (
     ClaimVoided,
     Event,
     StepFailed,
@@ -33,11 +33,11 @@ from celery_saga.decide.events import (
     StepRevoked,
     TaskUnknown,
 )
+from celery_saga.core.execution import Failure, Slot
+from celery_saga.core.failures import recorded
+from celery_saga.core.retry import patiently
 from celery_saga.dispatch import header_of
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
-from celery_saga.execution import Failure, Slot
-from celery_saga.failures import recorded
-from celery_saga.patience import patiently
 from celery_saga.runtime import installed
 
 log = logging.getLogger("celery_saga")

@@ -13,18 +13,12 @@ from celery.exceptions import TimeoutError
 from celery.result import ResultBase, assert_will_not_block  # type: ignore[attr-defined]
 from vine import promise
 
-from celery_saga.context import SagaContext
-from celery_saga.decide.events import CancelRequested
+from celery_saga.core.context.saga_context import SagaContext
+from celery_saga.core.events import CancelRequested
+from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepStatus
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SagaNotActionable,
-)
-from celery_saga.execution import (
-    TERMINAL,
-    Direction,
-    SagaExecution,
-    SagaStatus,
-    StepStatus,
 )
 from celery_saga.outcome import STATES, result_of
 from celery_saga.stores.redis_pool import when_free

@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 from celery.app.routes import MapRoute
 
-from celery_saga.plan import Call
+from celery_saga.core.plan import Call
 
 log = logging.getLogger("celery_saga")
 

@@ -13,21 +13,21 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from celery import Celery, states
 
-from celery_saga.decide.events import Event
+from celery_saga.core.background import Errands
+from celery_saga.core.context.masking import mask_also
+from celery_saga.core.events import Event
+from celery_saga.core.execution import Slot
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.plan import Plan
+from celery_saga.core.ports import Store
 from celery_saga.definition import SAGAS, SagaDefinition
 from celery_saga.dispatch import CeleryDispatcher
-from celery_saga.errands import Errands
 from celery_saga.errors import SetupError, StoreUnavailable
-from celery_saga.execution import Slot
-from celery_saga.masking import mask_also
-from celery_saga.orchestrator import Orchestrator
 from celery_saga.outbox import RedisOutbox
-from celery_saga.plan import Plan
 from celery_saga.planner import build_plan
 from celery_saga.routes import filled
 from celery_saga.settlement import Settlement
 from celery_saga.storage import new_store
-from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis_pool import when_free
 

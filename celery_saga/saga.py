@@ -9,14 +9,15 @@ from typing import Any
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import agreement, announce, callables, codec
+from celery_saga import agreement, announce, callables
 from celery_saga.advice import warn_of
 from celery_saga.callbacks import linked, origin
+from celery_saga.core.context import codec
+from celery_saga.core.context.masking import CONTEXT
 from celery_saga.definition import SagaDefinition, Self
 from celery_saga.drafts import check_known, draft
 from celery_saga.errors import DefinitionError
 from celery_saga.headers import checked_headers
-from celery_saga.masking import CONTEXT
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of

@@ -25,15 +25,15 @@ from celery.backends.base import Backend, KeyValueStoreBackend
 from celery.backends.redis import RedisBackend
 
 from celery_saga.announce import request_of
-from celery_saga.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.core.context.data import values_of
+from celery_saga.core.context.lazy import NotLoaded
+from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.core.ports import Outbox, Result, Store
 from celery_saga.outcome import failure_of
-from celery_saga.partial import NotLoaded
-from celery_saga.stores import Outbox, Result, Store
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis_pool import same_database
 from celery_saga.stores.redis_wire import Wire
 from celery_saga.templates import is_own
-from celery_saga.values import values_of
 
 log = logging.getLogger("celery_saga")
 

@@ -8,20 +8,21 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from celery_saga import announce, info
+from celery_saga import announce
 from celery_saga.agreement import check_start
-from celery_saga.context import checked_key
-from celery_saga.decide.events import Looked, MessageState
-from celery_saga.decide.moves import call_of
+from celery_saga.core import info
+from celery_saga.core.context.data import Values, encoded
+from celery_saga.core.context.saga_context import checked_key
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Looked, MessageState
+from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.plan import Plan
 from celery_saga.dispatch import run_here
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists
-from celery_saga.execution import SagaExecution, SagaStatus
 from celery_saga.headers import users_headers
 from celery_saga.hook import verify
-from celery_saga.plan import Plan
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
-from celery_saga.values import Values, encoded
 
 #: What may be done about an id that is taken: give back that saga if it is the same start, give it
 #: back in any case, or refuse in any case.

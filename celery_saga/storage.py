@@ -8,8 +8,8 @@ import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
 
+from celery_saga.core.ports import Store
 from celery_saga.errors import SetupError
-from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 

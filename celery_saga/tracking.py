@@ -11,9 +11,9 @@ import logging
 from celery import Celery, states
 
 from celery_saga.announce import request_of, store_result
-from celery_saga.execution import SagaStatus
+from celery_saga.core.execution import SagaStatus
+from celery_saga.core.ports import Store
 from celery_saga.outcome import failure_of, progress_of
-from celery_saga.stores import Store
 
 log = logging.getLogger("celery_saga")
 

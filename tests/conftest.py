@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga import masking
+from celery_saga.core.context import masking
 from tests import tiers
 from tests.durations import lines
 from tests.simulator.simulator import TOTALS, report
@@ -48,6 +48,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for each in reports
         if isinstance(each, pytest.TestReport)
     ]
+    for name, value in (
+        prop for each in done if each.when == "call" for prop in each.user_properties
+    ):
+        if name == "architecture":
+            terminalreporter.section("architecture")
+            terminalreporter.write_line(str(value))
     table = list(lines(done))
     if table:
         terminalreporter.section("durations")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import psutil
 
-from celery_saga import info
+from celery_saga.core import info
 
 T = TypeVar("T")
 

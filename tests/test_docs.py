@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import celery_saga
+from celery_saga.core.execution import StepStatus
 from celery_saga.doctor import examine
 from celery_saga.doctor.checks import CHECKS
 from celery_saga.doctor.findings import Where
-from celery_saga.execution import StepStatus
+from tests.core.test_decide import TABLE as TRANSITIONS
 from tests.unit.ailing import WELL
 from tests.unit.doctor_cases import CASES
-from tests.unit.test_decide import TABLE as TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,7 +24,7 @@ from benchmarks.chaos.ledger import Ledger
 from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.stage import ChaosError, Stage, Worker
 from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.execution import Slot
+from celery_saga.core.execution import Slot
 
 #: Seconds between two rounds of the injector.
 ROUND = 0.02

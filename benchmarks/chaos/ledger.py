@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import redis
 
 from celery_saga import saga_info
-from celery_saga.info import SagaInfo
+from celery_saga.core.info import SagaInfo
 
 #: Environment variable with the ledger's URL.
 LEDGER = "SAGA_CHAOS_LEDGER"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery_saga.cli.shared import age, cut, moment, printable, table
-from celery_saga.execution import SagaExecution
-from celery_saga.masking import masked
-from celery_saga.repair import command_of, obstacle_of, repairs_of
+from celery_saga.core.context.masking import masked
+from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
+from celery_saga.core.execution import SagaExecution
 
 
 def brief(execution: SagaExecution) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from celery_saga.claims import claimed
-from celery_saga.execution import Claim, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import CLAIMED, REMEMBERED, UNKNOWN, Outbox, Pulse, Refused
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, Slot, claimed
+from celery_saga.core.ports import CLAIMED, REMEMBERED, UNKNOWN, Outbox, Pulse, Refused
 
 
 class MemoryStore:

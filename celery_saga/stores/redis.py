@@ -15,15 +15,9 @@ from typing import Any, NoReturn
 
 import redis
 
-from celery_saga.checkpoint import SCHEMA_VERSION
-from celery_saga.errors import (
-    OutboxRefused,
-    StoreError,
-    StoreUnavailable,
-    UnreadableCheckpoint,
-    UnsupportedCheckpoint,
-)
-from celery_saga.execution import (
+from celery_saga.core.checkpoint import SCHEMA_VERSION
+from celery_saga.core.context.data import values_of
+from celery_saga.core.execution import (
     TERMINAL,
     Claim,
     Direction,
@@ -32,13 +26,20 @@ from celery_saga.execution import (
     Slot,
     evolved,
 )
-from celery_saga.plan import Plan
-from celery_saga.stores import Outbox, Push, Refused, redis_scripts
+from celery_saga.core.plan import Plan
+from celery_saga.core.ports import Outbox, Push, Refused
+from celery_saga.errors import (
+    OutboxRefused,
+    StoreError,
+    StoreUnavailable,
+    UnreadableCheckpoint,
+    UnsupportedCheckpoint,
+)
+from celery_saga.stores import redis_scripts
 from celery_saga.stores.redis_boots import RedisBoots, guarded
 from celery_saga.stores.redis_faults import fault_of
 from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
 from celery_saga.stores.redis_pool import hold, let_go, when_free
-from celery_saga.values import values_of
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0

@@ -20,9 +20,10 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from celery_saga.core.execution import Slot
+from celery_saga.core.ports import REMEMBERED, Pulse
 from celery_saga.errors import StoreError, StoreUnavailable
-from celery_saga.execution import Slot
-from celery_saga.stores import REMEMBERED, Pulse, redis_scripts
+from celery_saga.stores import redis_scripts
 from celery_saga.stores.redis_pool import when_free
 from celery_saga.stores.redis_wire import Wire
 

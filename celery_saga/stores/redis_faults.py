@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_saga import codec
-from celery_saga.checkpoint import head_from_dict, record_from, step_from_dict
+from celery_saga.core.checkpoint import head_from_dict, record_from, step_from_dict
+from celery_saga.core.context import codec
+from celery_saga.core.execution import Claim, Note, SagaExecution, Slot
+from celery_saga.core.plan import Plan
 from celery_saga.errors import UnreadableCheckpoint, UnsupportedCheckpoint
-from celery_saga.execution import Claim, Note, SagaExecution, Slot
-from celery_saga.plan import Plan
 
 #: Fields that every record has, the one first that may explain all others.
 _NEEDED = ("head", "rev", "plan")

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from celery_saga.checkpoint import head_to_dict, record_to_dict, step_from_dict
-from celery_saga.execution import (
+from celery_saga.core.checkpoint import head_to_dict, record_to_dict, step_from_dict
+from celery_saga.core.context.data import PartialValues, Values, values_of
+from celery_saga.core.context.lazy import UNREAD, PartialSteps
+from celery_saga.core.execution import (
     Claim,
     Direction,
     Note,
@@ -18,9 +20,7 @@ from celery_saga.execution import (
     Slot,
     from_parts,
 )
-from celery_saga.partial import UNREAD, PartialSteps
-from celery_saga.plan import Plan
-from celery_saga.values import PartialValues, Values, values_of
+from celery_saga.core.plan import Plan
 
 #: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
 _APART = frozenset({"name", "claim", "retries"})

@@ -25,7 +25,7 @@ Keys that depend on what a script reads (another boot's set of claims) are made 
 Cluster is not supported.
 """
 
-from celery_saga.checkpoint import SCHEMA_VERSION
+from celery_saga.core.checkpoint import SCHEMA_VERSION
 from celery_saga.stores.redis_lua import LISTS, TELL, WHOLE, WRITE
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from celery_saga.stores import Store
+from celery_saga.core.ports import Store
 from celery_saga.testing.builders import claim, create, granted, until
 
 #: Seconds that a boot of these tests stays alive without a beat.

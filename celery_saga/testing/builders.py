@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from celery_saga.decide import decide
-from celery_saga.decide.events import Started, StepSucceeded
-from celery_saga.execution import Claim, Direction, SagaExecution, Slot
-from celery_saga.plan import Call, Input, Plan, PlanStep
-from celery_saga.stores import Refused, Store
+from celery_saga.core.decide import decide
+from celery_saga.core.events import Started, StepSucceeded
+from celery_saga.core.execution import Claim, Direction, SagaExecution, Slot
+from celery_saga.core.plan import Call, Input, Plan, PlanStep
+from celery_saga.core.ports import Refused, Store
 
 
 def make_plan(steps: int = 3, saga: str = "contract") -> Plan:

@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 
-from celery_saga.decide import decide
-from celery_saga.decide.events import StepReleased
-from celery_saga.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import Refused, Store
+from celery_saga.core.decide import decide
+from celery_saga.core.events import StepReleased
+from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.ports import Refused, Store
 from celery_saga.testing.boots import TTL, BootContract
 from celery_saga.testing.builders import (
     at_once,

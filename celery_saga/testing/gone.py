@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_saga.execution import SagaExecution, SagaStatus
-from celery_saga.stores import Refused, Store
+from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.ports import Refused, Store
 from celery_saga.testing.builders import claim, create, granted, make_execution, save
 
 

@@ -15,16 +15,15 @@ import pytest
 import redis
 
 from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.decide import events
-from celery_saga.dispatcher import Backlog
+from celery_saga.core import events
+from celery_saga.core.context.data import Values
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.plan import Call, Input, Plan, PlanStep
+from celery_saga.core.ports import Backlog, Store
 from celery_saga.errors import SagaError
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
-from celery_saga.orchestrator import Orchestrator
-from celery_saga.plan import Call, Input, Plan, PlanStep
-from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
-from celery_saga.values import Values
 
 SEEDS, EVENTS = 150, 40
 

@@ -14,9 +14,10 @@ import redis
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.core.execution import SagaStatus
+from celery_saga.core.ports import Store
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import SagaStatus
-from celery_saga.stores import Store, redis_pool
+from celery_saga.stores import redis_pool
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis_wire import Wire
 from celery_saga.testing.builders import create, save

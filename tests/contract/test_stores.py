@@ -11,10 +11,11 @@ import pytest
 import redis
 
 from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.core.context.lazy import NotLoaded
+from celery_saga.core.execution import SagaStatus
+from celery_saga.core.ports import Store
 from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
-from celery_saga.execution import SagaStatus
-from celery_saga.partial import NotLoaded
-from celery_saga.stores import Store, redis_boots
+from celery_saga.stores import redis_boots
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.builders import claim, create, granted, make_execution, save, until

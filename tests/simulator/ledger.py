@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from celery_saga.execution import (
+from celery_saga.core.execution import (
     SETTLED,
     TERMINAL,
     Claim,
@@ -15,7 +15,7 @@ from celery_saga.execution import (
     Slot,
     StepStatus,
 )
-from celery_saga.plan import Plan
+from celery_saga.core.plan import Plan
 from tests.simulator.network import Message
 
 

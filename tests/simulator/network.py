@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from celery_saga.decide.events import Alert, Dispatch
-from celery_saga.dispatcher import Backlog
+from celery_saga.core.events import Alert, Dispatch
+from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.ports import Backlog, Refused
 from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
-from celery_saga.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
-from celery_saga.stores import Refused
 from celery_saga.stores.memory import MemoryStore
 from tests.simulator.schedule import Event, Fault
 

@@ -105,7 +105,7 @@ class Schedule:
     """One run.
 
     Args:
-        shapes: of the sagas, in the words of :mod:`tests.unit.scenario`.
+        shapes: of the sagas, in the words of :mod:`tests.core.scenario`.
         deadline: of all of them, in seconds.
         outbox: whether store and broker share a server.
         result: whether the sagas have results, and callers who want to be told.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from celery_saga import sweep
+from celery_saga.core.recovery import sweep
 from tests.simulator.ledger import Broken
 from tests.simulator.schedule import Schedule, draw, shorten
 from tests.simulator.world import World

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from celery_saga.decide import events as ev
-from celery_saga.decide.unclaimed import resend_delay
+from celery_saga.core import events as ev
+from celery_saga.core.decide.unclaimed import resend_delay
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.ports import Pulse, Refused
+from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
-from celery_saga.orchestrator import Orchestrator
-from celery_saga.stores import Pulse, Refused
-from celery_saga.sweep import Sweeper
+from tests.core.scenario import plan_of
 from tests.simulator.ledger import Body, Broken, Ledger
 from tests.simulator.network import Broker, Died, FarStore, Message, Weather
 from tests.simulator.schedule import Event, Fault, Schedule
-from tests.unit.scenario import plan_of
 
 #: Seconds for which a worker is alive after a heartbeat, and most workers at a time.
 TTL, MOST_WORKERS = 6.0, 4

@@ -15,8 +15,8 @@ from kombu import serialization
 from kombu.exceptions import EncodeError
 
 from celery_saga import SagaCompensated, SagaManager, announce
-from celery_saga.execution import SagaExecution, evolved
-from tests.unit.scenario import Scenario
+from celery_saga.core.execution import SagaExecution, evolved
+from tests.core.scenario import Scenario
 
 
 @pytest.fixture

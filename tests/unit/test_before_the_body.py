@@ -12,8 +12,8 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
 from celery_saga import AbortSaga, Saga, SagaManager, SagaResult
+from celery_saga.core.execution import Claim, Direction, Slot
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import Claim, Direction, Slot
 from celery_saga.runtime import runtime_of
 
 FIRST = Slot(0, Direction.FORWARD, 1)

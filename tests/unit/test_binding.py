@@ -13,8 +13,8 @@ import pytest
 import celery_saga
 from celery_saga import Const, SagaContext
 from celery_saga.binding import bind, check_function
+from celery_saga.core.plan import Input
 from celery_saga.errors import DefinitionError
-from celery_saga.plan import Input
 
 
 def key(name: str, required: bool = True) -> Input:

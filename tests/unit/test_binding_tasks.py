@@ -9,7 +9,7 @@ from celery import Task, shared_task
 from pydantic import BaseModel
 
 from celery_saga import DefinitionError, Saga, saga_step
-from celery_saga.plan import Call, Input
+from celery_saga.core.plan import Call, Input
 from tests.unit.building import call_of, new_app, plan_of
 
 app = new_app("binding")

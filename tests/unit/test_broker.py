@@ -12,11 +12,11 @@ from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.broker import lacks_exchange, open_connection
-from celery_saga.decide.events import Dispatch, MessageState
+from celery_saga.core.events import Dispatch, MessageState
+from celery_saga.core.execution import Direction, SagaExecution, Slot
+from celery_saga.core.plan import Call
+from celery_saga.core.ports import Backlog
 from celery_saga.dispatch import CeleryDispatcher, queue_of
-from celery_saga.dispatcher import Backlog
-from celery_saga.execution import Direction, SagaExecution, Slot
-from celery_saga.plan import Call
 from celery_saga.runtime import runtime_of
 
 

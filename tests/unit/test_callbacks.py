@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from celery_saga import Saga, SagaResult
-from celery_saga.decide import decide
-from celery_saga.decide.events import Looked, ResultStored, StepSucceeded
+from celery_saga.core.decide import decide
+from celery_saga.core.events import Looked, ResultStored, StepSucceeded
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot, evolved
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
-from celery_saga.execution import Direction, SagaExecution, SagaStatus, Slot, evolved
 from tests.unit.shops import Shop
 
 

@@ -8,8 +8,8 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.decide import events as ev
-from celery_saga.execution import Claim, Direction, Slot
+from celery_saga.core import events as ev
+from celery_saga.core.execution import Claim, Direction, Slot
 from celery_saga.runtime import runtime_of
 from celery_saga.stores.memory import MemoryStore
 

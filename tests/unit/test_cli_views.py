@@ -16,8 +16,8 @@ from celery_saga.cli import saga
 from celery_saga.cli.repairing import _pair
 from celery_saga.cli.shared import STATUSES, age, app_argument, printable, seconds, table
 from celery_saga.cli.views import brief, lines_of, view
+from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import SagaStatus
 from tests.unit.shops import Shop
 
 

@@ -17,9 +17,9 @@ from celery_saga.doctor.printing import lines
 from celery_saga.operations import STEP_OPTIONS
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
+from tests.core.scenario import Scenario
 from tests.unit.ailing import WELL, duties
 from tests.unit.doctor_cases import CASES, READ
-from tests.unit.scenario import Scenario
 
 IDS = [f"{check}: {case}" for check, case, _, _ in CASES]
 

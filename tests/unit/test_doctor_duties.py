@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from celery_saga import Saga
+from celery_saga.core.execution import Direction, Failure, SagaExecution, StepStatus
 from celery_saga.doctor.gathering.duties import gather_duties, gather_waits, still_needed
-from celery_saga.execution import Direction, Failure, SagaExecution, StepStatus
 from celery_saga.runtime import runtime_of
 from tests.unit.building import new_app, plan_of
 

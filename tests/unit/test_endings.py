@@ -15,9 +15,9 @@ from celery.exceptions import Ignore
 from celery.worker.request import Request, create_request_cls
 
 from celery_saga import SagaManager
+from celery_saga.core.execution import Claim, Direction, Slot
+from celery_saga.core.ports import CLAIMED, Refused
 from celery_saga.endings import Ended, refused, started
-from celery_saga.execution import Claim, Direction, Slot
-from celery_saga.stores import CLAIMED, Refused
 
 SLOT = Slot(0, Direction.FORWARD, 1)
 

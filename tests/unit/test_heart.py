@@ -12,9 +12,9 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, recovery
-from celery_saga.decide.events import Looked
+from celery_saga.core.events import Looked
+from celery_saga.core.execution import Claim, SagaExecution
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import Claim, SagaExecution
 from celery_saga.hosts import inside
 from celery_saga.recovery import Heart
 from celery_saga.runtime import runtime_of

@@ -12,7 +12,7 @@ from celery._state import _task_stack
 from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager
-from celery_saga.execution import SagaExecution
+from celery_saga.core.execution import SagaExecution
 from celery_saga.runtime import runtime_of
 
 

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery, Task, shared_task
 
 from celery_saga import DefinitionError, DefinitionWarning, Saga, saga_step
-from celery_saga.plan import Input, PlanStep
+from celery_saga.core.plan import Input, PlanStep
 from tests.unit.building import new_app, plan_of
 
 _numbers = itertools.count(1)

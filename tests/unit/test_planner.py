@@ -9,8 +9,8 @@ import pytest
 from celery import Celery, _state, shared_task
 
 from celery_saga import LocalSagaStep, Saga, errors, saga_step
+from celery_saga.core.plan import Call, Plan, PlanStep
 from celery_saga.errors import DefinitionError
-from celery_saga.plan import Call, Plan, PlanStep
 from tests.unit.building import call_of, new_app, plan_of
 
 app = new_app("planner")

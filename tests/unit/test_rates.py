@@ -17,10 +17,10 @@ from celery.worker.strategy import default
 from kombu.utils.limits import TokenBucket
 
 from celery_saga import SagaManager
+from celery_saga.core.recovery.sweep import PUT_OFF
 from celery_saga.rates import RateLimited
 from celery_saga.recovery import Heart
 from celery_saga.runtime import runtime_of
-from celery_saga.sweep import PUT_OFF
 
 FIRST, *LATER = [f"saga{number}~f0~1" for number in range(3)]
 

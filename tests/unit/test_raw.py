@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_saga import SagaExecution, SagaStatus, UnsupportedCheckpoint
-from celery_saga.checkpoint import SCHEMA_VERSION
-from celery_saga.execution import Direction, Slot
-from celery_saga.plan import Call, Input, Plan, PlanStep
+from celery_saga.core.checkpoint import SCHEMA_VERSION
+from celery_saga.core.execution import Direction, Slot
+from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores.memory import MemoryStore
 from tests.contract.test_equivalence import Twin, random_event, random_plan
-from tests.unit.test_codec import assert_same, scalars, text
+from tests.core.test_codec import assert_same, scalars, text
 
 
 def through_json(execution: SagaExecution) -> SagaExecution:

@@ -10,9 +10,9 @@ from celery import Celery
 from celery.app.task import Context
 from kombu import Queue
 
-from celery_saga.claims import claimed
-from celery_saga.decide import decide
-from celery_saga.decide.events import (
+from celery_saga.core.decide import decide
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import (
     ClaimVoided,
     Dispatch,
     Looked,
@@ -22,11 +22,10 @@ from celery_saga.decide.events import (
     StepReleased,
     StepSucceeded,
 )
-from celery_saga.decide.moves import call_of
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot, claimed
+from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.dispatch import CeleryDispatcher
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.outbox import arguments
-from celery_saga.plan import Call, Input, Plan, PlanStep
 from celery_saga.retries import revision_of
 
 FIRST, UNDO = Slot(0, Direction.FORWARD, 1), Slot(0, Direction.BACKWARD, 2)

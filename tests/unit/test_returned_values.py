@@ -17,8 +17,8 @@ from celery import Celery
 from kombu.utils import json as kombu_json
 
 from celery_saga import Saga, SagaContext, SagaManager, UnserializableValue
-from celery_saga.codec import MAX_DEPTH, as_returned
-from celery_saga.values import returned
+from celery_saga.core.context.codec import MAX_DEPTH, as_returned
+from celery_saga.core.context.data import returned
 
 
 class Colour(str, enum.Enum):

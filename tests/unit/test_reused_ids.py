@@ -12,9 +12,9 @@ from celery import Celery, signals
 from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.decide import events as ev
+from celery_saga.core import events as ev
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.errors import SagaExecutionNotFoundException
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.runtime import Runtime
 
 SLOT = Slot(0, Direction.FORWARD, 1)

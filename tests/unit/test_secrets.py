@@ -10,7 +10,7 @@ import pytest
 from celery import Celery, signals
 
 from celery_saga import Const, Saga, SagaContext, SagaManager, SagaRequest
-from celery_saga.execution import evolved
+from celery_saga.core.execution import evolved
 from celery_saga.runtime import runtime_of
 
 SECRET = "DE99SECRET"

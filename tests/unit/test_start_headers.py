@@ -12,9 +12,9 @@ from celery import Celery, Task, signals
 from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager
-from celery_saga.decide.events import Looked, MessageState, StepFailed, StepSucceeded
+from celery_saga.core.events import Looked, MessageState, StepFailed, StepSucceeded
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.definition import SAGAS
-from celery_saga.execution import Claim, Direction, Failure, SagaExecution, Slot
 from celery_saga.runtime import runtime_of
 
 

@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaAlreadyExists, SagaExecution, SagaManager
-from celery_saga.execution import evolved
+from celery_saga.core.execution import evolved
 from celery_saga.stores.memory import MemoryStore
 
 WHEN = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)

@@ -12,9 +12,9 @@ from typing import Any
 
 from celery_saga import Saga
 from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.core.context.data import Values
 from celery_saga.runtime import runtime_of
 from celery_saga.starting import begin
-from celery_saga.values import Values
 from tests.worker.apps import crashing_steps as tasks
 from tests.worker.crashes import order
 from tests.worker.harness import ROOT

@@ -7,11 +7,10 @@ from typing import get_args
 
 import pytest
 
-from celery_saga.decide import events
-from celery_saga.dispatcher import Dispatcher
-from celery_saga.stores import Store
-from tests.unit.scenario import Scenario
-from tests.unit.test_decide import TABLE as TRANSITIONS
+from celery_saga.core import events
+from celery_saga.core.ports import Dispatcher, Store
+from tests.core.scenario import Scenario
+from tests.core.test_decide import TABLE as TRANSITIONS
 from tests.worker import (
     test_crash_points,
     test_crash_points_operators,

@@ -13,8 +13,8 @@ import pytest
 import redis
 from celery.result import AsyncResult
 
+from celery_saga.core.execution import StepStatus
 from celery_saga.errors import SagaAlreadyExists, SagaExecutionNotFoundException, SagaNotActionable
-from celery_saga.execution import StepStatus
 from tests.helpers import wait_for
 from tests.worker.apps import asking
 from tests.worker.apps.crashing_steps import undo_needing

@@ -13,8 +13,8 @@ import pytest
 import redis
 from celery.result import AsyncResult
 
-from celery_saga.decide.events import PauseRequested, ResumeRequested
-from celery_saga.execution import evolved
+from celery_saga.core.events import PauseRequested, ResumeRequested
+from celery_saga.core.execution import evolved
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
 from tests.worker.apps.crashing_steps import early

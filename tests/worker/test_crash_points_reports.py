@@ -11,8 +11,8 @@ import uuid
 import pytest
 
 from celery_saga import SagaManager
+from celery_saga.core.execution import StepStatus
 from celery_saga.errors import SagaExecutionNotFoundException
-from celery_saga.execution import StepStatus
 from tests.helpers import wait_for
 from tests.worker.apps import asking
 from tests.worker.apps import crashing_steps as tasks

@@ -8,7 +8,7 @@ import pytest
 from celery import chain
 
 from celery_saga import SagaManager
-from celery_saga.decide.events import Dispatch
+from celery_saga.core.events import Dispatch
 from tests.helpers import wait_for
 from tests.worker.watching import watching
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from celery_saga import SagaManager
-from celery_saga.execution import Claim, SagaStatus
+from celery_saga.core.execution import Claim, SagaStatus
 from celery_saga.runtime import runtime_of
 from tests.worker.apps.steps import early, late, undo
 from tests.worker.harness import ROOT

@@ -15,9 +15,9 @@ from celery.result import AsyncResult
 
 from celery_saga import Saga, SagaCompensated, SagaNotActionable, SagaNotFound, SagaStuck
 from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.decide.events import ResolveRequested, RetryRequested
+from celery_saga.core.events import ResolveRequested, RetryRequested
+from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import StoreUnavailable
-from celery_saga.execution import SagaStatus
 from celery_saga.runtime import Runtime, runtime_of
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo

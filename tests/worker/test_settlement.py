@@ -16,11 +16,11 @@ from kombu import serialization
 
 from celery_saga import Saga, SagaCompensated, SagaManager
 from celery_saga.announce import announce
-from celery_saga.decide.events import StepFailed, StepSucceeded
-from celery_saga.execution import Claim, Failure, evolved
+from celery_saga.core.context.data import Values
+from celery_saga.core.events import StepFailed, StepSucceeded
+from celery_saga.core.execution import Claim, Failure, evolved
+from celery_saga.core.ports import Outbox, Result
 from celery_saga.runtime import runtime_of
-from celery_saga.stores import Outbox, Result
-from celery_saga.values import Values
 from tests.worker.harness import Site
 
 pytestmark = pytest.mark.worker

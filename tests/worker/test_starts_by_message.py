@@ -15,8 +15,8 @@ from celery import Celery, chain, chord, group
 from celery_saga import DefinitionError, Saga, SagaCompensated, SagaManager, SagaStuck
 from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import SagaExecutionException
-from celery_saga.execution import SagaStatus
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
 from tests.worker.harness import ROOT

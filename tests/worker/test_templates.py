@@ -12,7 +12,7 @@ import pytest
 from celery import Celery, Task, signals
 
 from celery_saga import Saga, SagaContext, saga_step
-from celery_saga.decide.events import Dispatch
+from celery_saga.core.events import Dispatch
 from celery_saga.outbox import send
 from celery_saga.runtime import runtime_of
 from tests.worker.harness import Site

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from celery_saga import Saga, SagaCompensated, SagaPastPivot
-from celery_saga.execution import StepStatus
+from celery_saga.core.execution import StepStatus
 from tests.helpers import is_gone, wait_for
 from tests.worker.apps.steps import early, late, undo
 

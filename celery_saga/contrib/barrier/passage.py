@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from celery_saga import codec
 from celery_saga.contrib.barrier.statements import Statements
+from celery_saga.core.context import codec
+from celery_saga.core.info import SagaInfo, step_info
 from celery_saga.errors import BarrierPassedTwice, BlockedByUndo, SetupError
-from celery_saga.info import SagaInfo, step_info
 
 R = TypeVar("R")
 

@@ -12,6 +12,7 @@ from celery.backends.rpc import RPCBackend
 
 from celery_saga.announce import START
 from celery_saga.answers import told_settings, versions
+from celery_saga.core.plan import Call
 from celery_saga.discovery import import_sagas
 from celery_saga.dispatch import queue_of
 from celery_saga.doctor.facts import Facts
@@ -19,7 +20,6 @@ from celery_saga.doctor.gathering.broker import gather_broker
 from celery_saga.doctor.gathering.duties import gather_duties, gather_waits
 from celery_saga.doctor.gathering.servers import once
 from celery_saga.doctor.gathering.store import gather_store
-from celery_saga.plan import Call
 from celery_saga.runtime import runtime_of
 
 

@@ -10,13 +10,13 @@ import redis
 from kombu import Connection
 
 from celery_saga.broker import open_connection
+from celery_saga.core.ports import Store
 from celery_saga.doctor.facts import BrokerFacts, Server, Worker
 from celery_saga.doctor.gathering.patience import NoAnswer, within
 from celery_saga.doctor.gathering.servers import look, shown
 from celery_saga.doctor.gathering.workers import gather_workers
 from celery_saga.outbox import RedisOutbox
 from celery_saga.runtime import Runtime
-from celery_saga.stores import Store
 
 #: Seconds that the broker has for its own answers.
 PATIENCE = 15.0

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from celery_saga.agreement import label_of
+from celery_saga.core.execution import SETTLED, SagaExecution, SagaStatus
+from celery_saga.core.ports import Store
 from celery_saga.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.doctor.gathering.patience import NoAnswer, within
 from celery_saga.doctor.gathering.servers import look, shown
@@ -16,9 +18,7 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnsupportedCheckpoint,
 )
-from celery_saga.execution import SETTLED, SagaExecution, SagaStatus
 from celery_saga.runtime import Runtime
-from celery_saga.stores import Store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis_boots import guarded

@@ -9,8 +9,8 @@ from typing import Any
 from celery import Celery
 
 from celery_saga import Saga, SagaExecution, SagaManager
-from celery_saga.decide import events
-from celery_saga.execution import SagaStatus
+from celery_saga.core import events
+from celery_saga.core.execution import SagaStatus
 from celery_saga.runtime import runtime_of
 from tests.worker.apps.crashing_steps import late, undo
 

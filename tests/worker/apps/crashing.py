@@ -20,9 +20,9 @@ from typing import Any
 import redis
 from celery import signals
 
-from celery_saga.execution import SagaExecution, Slot, evolved
-from celery_saga.partial import NotLoaded
-from celery_saga.stores import Pulse
+from celery_saga.core.context.lazy import NotLoaded
+from celery_saga.core.execution import SagaExecution, Slot, evolved
+from celery_saga.core.ports import Pulse
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.wrapping import app, wrap_orchestrators
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from celery_saga.orchestrator import Orchestrator
+from celery_saga.core.orchestrator import Orchestrator
 from tests.worker.apps import canvas
 from tests.worker.apps.functional import app
 

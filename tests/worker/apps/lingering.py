@@ -7,7 +7,7 @@ import signal
 
 from celery import signals
 
-from celery_saga.execution import Slot
+from celery_saga.core.execution import Slot
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.journal import _client
 from tests.worker.apps.site import app

@@ -14,11 +14,11 @@ from typing import Any
 from celery import Celery
 
 from celery_saga import Saga, SagaManager
-from celery_saga.decide.events import StepSucceeded
-from celery_saga.execution import Claim, Slot
+from celery_saga.core.events import StepSucceeded
+from celery_saga.core.execution import Claim, Slot
+from celery_saga.core.ports import Pulse, Refused
+from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.runtime import runtime_of
-from celery_saga.stores import Pulse, Refused
-from celery_saga.sweep import Sweeper
 from tests.worker.apps import steps
 
 __all__ = ["steps"]

@@ -16,7 +16,7 @@ from celery import Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import saga_info
-from celery_saga.execution import Slot
+from celery_saga.core.execution import Slot
 from tests.worker.apps.journal import is_first_body, note, remember, wait_at
 
 #: Seconds that a body takes which is longer than the limits in these tests.

@@ -1,0 +1,1 @@
+"""What a saga run is and what happens next; it knows no Celery and no server."""

@@ -1,0 +1,131 @@
+"""An execution as plain data and back: the form in which stores keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from celery_saga.core.state import (
+    Claim,
+    Direction,
+    Failure,
+    SagaStatus,
+    SagaStepExecution,
+    StepStatus,
+    of_fields,
+)
+from celery_saga.errors import UnsupportedCheckpoint
+
+T = TypeVar("T")
+
+#: Version of the checkpoint's form; a higher one is refused, never guessed at.
+SCHEMA_VERSION = 1
+
+#: What JSON has as it is.
+_PLAIN = (str, int, float, bool)
+
+Readers = Mapping[str, Callable[[Any], Any]]
+
+
+def _failure(data: Mapping[str, Any]) -> Failure:
+    return Failure(**data)
+
+
+def _claim(data: Mapping[str, Any]) -> Claim:
+    return Claim(**data)
+
+
+#: How fields are read that JSON does not hold as they are.
+_OF_STEP: Readers = {
+    "status": StepStatus,
+    "outstanding": Direction,
+    "claim": _claim,
+    "reported": tuple,
+    "error": _failure,
+    "undo_error": _failure,
+}
+_OF_HEAD: Readers = {
+    "status": SagaStatus,
+    "direction": Direction,
+    "unwind": _failure,
+    "error": _failure,
+}
+
+
+@lru_cache(maxsize=32)
+def _defaults(cls: Any, leave_out: frozenset[str] = frozenset()) -> Mapping[str, Any]:
+    """Names and default values of a record's fields."""
+    return {
+        spec.name: spec.default_factory() if spec.default_factory is not MISSING else spec.default
+        for spec in fields(cls)
+        if spec.name not in leave_out
+    }
+
+
+def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """A record's fields as plain data, without those that have their default value."""
+    cls: Any = type(record)
+    defaults = _defaults(cls, leave_out)
+    return {
+        name: value if type(value) in _PLAIN else _plain(value)
+        for name, value in record.__dict__.items()
+        if name in defaults and value != defaults[name]
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Enum):
+        return value.value
+    return record_to_dict(value) if is_dataclass(value) else value
+
+
+def _read(data: Mapping[str, Any], readers: Readers) -> dict[str, Any]:
+    return {
+        name: value if value is None or name not in readers else readers[name](value)
+        for name, value in data.items()
+    }
+
+
+def record_from(cls: type[T], found: dict[str, Any], what: str) -> T:
+    """A record of these fields.
+
+    Raises:
+        TypeError: it has no such field; ``what`` names the record.
+    """
+    kind: Any = cls
+    unknown = found.keys() - _defaults(kind).keys()
+    if unknown:
+        raise TypeError(f"{what} has no {', '.join(sorted(unknown))}")
+    return of_fields(cls, found)
+
+
+def step_from_dict(data: Mapping[str, Any], **more: Any) -> SagaStepExecution:
+    """The reverse of :func:`record_to_dict` for a step; ``more`` are fields that it left out."""
+    return record_from(SagaStepExecution, {**_read(data, _OF_STEP), **more}, "a step's record")
+
+
+HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "saga_id"})
+
+
+def head_to_dict(execution: Any) -> dict[str, Any]:
+    """A :class:`~celery_saga.core.execution.SagaExecution` without its bulky parts (plan, context, steps, history)."""
+    return {"version": SCHEMA_VERSION, **record_to_dict(execution, leave_out=HEAD_LEAVES_OUT)}
+
+
+def head_from_dict(saga_id: str, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of :func:`head_to_dict`: the execution's fields.
+
+    Raises:
+        UnsupportedCheckpoint: a newer version of this library wrote it.
+    """
+    version = head.get("version", 0)
+    if version > SCHEMA_VERSION:
+        raise UnsupportedCheckpoint(saga_id, version, SCHEMA_VERSION)
+    data = _read(head, _OF_HEAD)
+    data.pop("version", None)
+    return data

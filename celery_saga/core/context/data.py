@@ -1,0 +1,288 @@
+"""The values of a context, each kept as a value, as JSON text, or as both.
+
+A value goes from a checkpoint into a message and back without being looked at, so its text is
+handed on as it is: it is encoded once, by whoever brings it in, and decoded where it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from celery_saga.core.context import codec
+from celery_saga.core.context.lazy import NotLoaded, PartialSteps
+from celery_saga.errors import ContextTooLarge, UnreadableCheckpoint, UnserializableValue
+
+_UNKNOWN: Any = object()
+
+
+class _Entry:
+    """One value; what of it is not known yet is made when it is asked for."""
+
+    __slots__ = ("_text", "_value")
+
+    def __init__(self, value: Any = _UNKNOWN, text: str | bytes | None = None) -> None:
+        self._value = value
+        self._text = text.decode() if isinstance(text, bytes) else text
+
+    def value(self) -> Any:
+        if self._value is _UNKNOWN:
+            self._value = codec.loads(self._text or "")
+        return self._value
+
+    def text(self, key: str) -> str:
+        if self._text is None:
+            self._text = codec.encode_item(key, self._value)
+        return self._text
+
+    def same(self, other: _Entry) -> bool:
+        if self is other or (self._value is not _UNKNOWN and self._value is other._value):
+            return True
+        return self._text is not None and self._text == other._text
+
+
+class Values(Mapping[str, Any]):
+    """A whole context; immutable, although the values in it may not be.
+
+    Args:
+        values: keys and values.
+        texts: keys and JSON texts, as :meth:`texts` gives them.
+        owner: the saga from whose record they come.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        texts: Mapping[str, str | bytes] | None = None,
+        owner: str = "",
+    ) -> None:
+        self._entries: dict[str, _Entry]
+        self._owner = owner
+        if isinstance(values, Values):
+            self._entries, self._owner = dict(values._entries), values._owner
+        else:
+            self._entries = {key: _Entry(value) for key, value in (values or {}).items()}
+        for key, text in (texts or {}).items():
+            self._entries[key] = _Entry(text=text)
+
+    def __getitem__(self, key: str) -> Any:
+        entry = self._entries[key]
+        try:
+            return entry.value()
+        except ValueError as error:
+            if not self._owner:
+                raise
+            raise UnreadableCheckpoint(self._owner, f"context[{key!r}]", str(error)) from error
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(map(repr, self._entries))}>"
+
+    def text(self, key: str) -> str:
+        """The value of ``key`` as JSON text.
+
+        Raises:
+            KeyError: there is no such key.
+            UnserializableValue: it cannot be stored; names the key path.
+        """
+        if key not in self:
+            raise KeyError(key)
+        return self._entries[key].text(key)
+
+    def texts(self) -> dict[str, str]:
+        """Each value as JSON text.
+
+        Raises:
+            UnserializableValue: one cannot be stored; names the key path.
+        """
+        codec.check_keys(self.keys())
+        return {key: self._entries[key].text(key) for key in self}
+
+    def json(self) -> str:
+        """All of it as one JSON object; raises as :meth:`texts`."""
+        pairs = [f"{json.dumps(key)}:{text}" for key, text in self.texts().items()]
+        return f"{{{','.join(pairs)}}}"
+
+    @property
+    def size(self) -> int:
+        """Characters of all values as JSON text."""
+        return sum([len(entry.text(key)) for key, entry in self._entries.items()])
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal contexts, whatever the order of keys; raises as :meth:`texts`."""
+        texts = {key: _canonical(text) for key, text in self.texts().items()}
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check_size(self, limit: int | None) -> None:
+        """Refuse a context that is too large.
+
+        Args:
+            limit: characters of all values as JSON text; ``None``: there is none.
+
+        Raises:
+            ContextTooLarge: names the largest keys.
+        """
+        if limit is None or self.size <= limit:
+            return
+        sizes = {key: len(text) for key, text in self.texts().items()}
+        largest = sorted(sizes, key=lambda key: -sizes[key])[:3]
+        shown = ", ".join(f"{key!r} ({sizes[key]})" for key in largest)
+        raise ContextTooLarge(self.size, limit, shown)
+
+    def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
+        """These, with keys set and deleted; an update that is Values brings its texts along."""
+        new = Values(self)
+        new._entries.update(values_of(update)._entries)
+        for key in remove:
+            new._entries.pop(key, None)
+        return new
+
+    def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
+        """What became of ``before``: texts of changed keys, those of them that are new, lost keys.
+
+        A value that is another object, and whose text is not known yet, counts as changed.
+
+        Raises:
+            UnserializableValue: a new value cannot be stored.
+        """
+        old = before._entries
+        texts = {
+            key: entry.text(key)
+            for key, entry in self._entries.items()
+            if key not in old or not entry.same(old[key])
+        }
+        codec.check_keys(texts.keys())
+        return (
+            texts,
+            [key for key in texts if key not in old],
+            [key for key in old if key not in self],
+        )
+
+
+def _canonical(text: str) -> str:
+    # The keys of a dict stand in the order in which the caller put them.
+    return json.dumps(json.loads(text), sort_keys=True) if text[:1] in "{[" else text
+
+
+class PartialValues(Values):
+    """Some values of a context, and what was done to them.
+
+    Args:
+        texts: what was read.
+        absent: keys that were asked for and are not there.
+        size: of the whole context.
+        owner: the saga from whose record they come.
+    """
+
+    def __init__(
+        self,
+        texts: Mapping[str, str | bytes],
+        absent: Iterable[str] = (),
+        size: int = 0,
+        owner: str = "",
+    ) -> None:
+        super().__init__(texts=texts, owner=owner)
+        self._absent = frozenset(absent)
+        self._removed: frozenset[str] = frozenset()
+        self._updated: dict[str, None] = {}
+        self._read = self._entries
+        self._size = size
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self:
+            return super().__getitem__(key)
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._entries:
+            return True
+        if key in self._absent or key in self._removed:
+            return False
+        raise NotLoaded(f"context key {key!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotLoaded("the whole context")
+
+    def __len__(self) -> int:
+        raise NotLoaded("the whole context")
+
+    @property
+    def size(self) -> int:
+        """Characters of the whole context, or more if what was replaced in it was not read."""
+        if not self._updated:
+            return self._size
+        texts = {key: self._entries[key].text(key) for key in self._updated}
+        replaced = (self._read[key].text(key) for key in texts if key in self._read)
+        return self._size + sum(map(len, texts.values())) - sum(map(len, replaced))
+
+    def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
+        """These, with keys set and deleted."""
+        new = PartialValues({}, self._absent, self._size, self._owner)
+        new._entries, new._read = super().changed(update, remove)._entries, self._read
+        gone = frozenset(remove)
+        new._updated = {key: None for key in (*self._updated, *update) if key not in gone}
+        new._removed = self._removed.difference(update) | gone
+        return new
+
+    def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
+        """As :meth:`Values.since`; a key that was not read counts as new, it may be."""
+        texts = {
+            key: self._entries[key].text(key)
+            for key in self._updated
+            if key not in before._entries or not self._entries[key].same(before._entries[key])
+        }
+        codec.check_keys(texts.keys())
+        new = [key for key in texts if key not in before._entries]
+        return texts, new, list(self._removed)
+
+
+def values_of(values: Mapping[str, Any]) -> Values:
+    """``values`` as :class:`Values`."""
+    return values if isinstance(values, Values) else Values(values)
+
+
+def encoded(values: Mapping[str, Any]) -> Values:
+    """``values`` as texts alone: what they are made of may change from now on.
+
+    Raises:
+        UnserializableValue: one cannot be stored; names the key path.
+    """
+    if isinstance(values, Values):
+        return Values(texts=values.texts())
+    texts = {key: codec.encode_item(key, value) for key, value in values.items()}
+    codec.check_keys(texts.keys())
+    return Values(texts=texts)
+
+
+def returned(values: Mapping[str, Any]) -> Values:
+    """As :func:`encoded`, of what a step returned: as Celery's JSON serializer brings it back.
+
+    Raises:
+        UnserializableValue: the serializer does not take it; names the key path.
+    """
+    try:
+        return encoded(values)
+    except UnserializableValue:
+        pass  # not as it is
+    keys = {key: codec.returned_key(key) for key in values}
+    return encoded(
+        {key: codec.as_returned(values[old], f"context[{key!r}]") for old, key in keys.items()}
+    )
+
+
+def is_whole(execution: Any) -> bool:
+    """Whether all of an execution was read."""
+    parts = isinstance(execution.steps, PartialSteps), isinstance(execution.values, PartialValues)
+    return not any(parts)

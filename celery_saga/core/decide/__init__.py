@@ -1,0 +1,91 @@
+"""The state machine: ``decide(execution, event) -> Decision``.
+
+Pure and total: no clock (the time is in the event, and it is the store's), no ids, no I/O. A stale,
+duplicate or illegal event gives back the same execution and no commands. The shell loads, decides,
+saves if the revision still matches, and then carries out the commands; recovery sends its events
+through this same function.
+
+=====================  ============================================================================
+event                  what it does
+=====================  ============================================================================
+Started                CREATED -> RUNNING, first step sent; or waits for its time
+StepSucceeded          forward: next step, or COMPLETED, or the requested unwind;
+                       backward: next lower undo, or COMPENSATED, or STUCK if an undo had failed;
+                       without the claim: a late effect, undone again if its undo began
+StepFailed             forward: engine retry (retriable, after the pivot) or unwind, with its own
+                       undo if the effect may have happened; after the pivot, when final: STUCK;
+                       backward: engine retry, then COMPENSATION_FAILED and on to the next undo
+StepReleased           claim given back, Celery sends the task again
+ClaimVoided            sent again in a new epoch, slower from the second time on, or UNKNOWN and
+                       unwind; from the pivot on and for undos always sent again; after the cap
+                       unwind, or STUCK
+StepRevoked            as StepFailed; clean if nobody had claimed it
+TaskUnknown            offered again, slower; after the grace STUCK
+Looked                 deadline; delays that are over; messages that are lost, sent again ever
+                       slower, and given up as of an unknown outcome, or STUCK where no queue has
+                       them; settled: the result is announced again until it is stored
+ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
+                       the newer is announced again
+CancelRequested        unwind, at once or when the claimed step has ended
+Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
+Retry-, Skip-,         the ways out of STUCK
+ResolveRequested
+=====================  ============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery_saga.core import events
+from celery_saga.core.decide.operators import (
+    on_cancel_requested,
+    on_pause_requested,
+    on_resolve_requested,
+    on_resume_requested,
+    on_retry_requested,
+    on_skip_requested,
+)
+from celery_saga.core.decide.outcomes import (
+    on_claim_voided,
+    on_step_failed,
+    on_step_released,
+    on_step_revoked,
+    on_step_succeeded,
+    on_task_unknown,
+)
+from celery_saga.core.decide.overdue import on_looked, on_result_stored, on_started
+from celery_saga.core.events import Decision, Event
+from celery_saga.core.execution import SagaExecution, evolved
+
+__all__ = ["decide"]
+
+_HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
+    events.Started: on_started,
+    events.StepSucceeded: on_step_succeeded,
+    events.StepFailed: on_step_failed,
+    events.StepReleased: on_step_released,
+    events.ClaimVoided: on_claim_voided,
+    events.StepRevoked: on_step_revoked,
+    events.TaskUnknown: on_task_unknown,
+    events.Looked: on_looked,
+    events.ResultStored: on_result_stored,
+    events.CancelRequested: on_cancel_requested,
+    events.PauseRequested: on_pause_requested,
+    events.ResumeRequested: on_resume_requested,
+    events.RetryRequested: on_retry_requested,
+    events.SkipRequested: on_skip_requested,
+    events.ResolveRequested: on_resolve_requested,
+}
+
+
+def decide(execution: SagaExecution, event: Event) -> Decision:
+    """What follows from ``event``: the new execution, and the commands to carry out once saved."""
+    decision = _HANDLERS[type(event)](execution, event)
+    if decision.execution is execution:
+        return decision
+    # A saga that goes on has no result yet.
+    pending = decision.execution.result_pending and decision.execution.settled
+    after = evolved(decision.execution, updated_at=event.at, result_pending=pending)
+    return evolved(decision, execution=after)

@@ -1,0 +1,92 @@
+"""The late effect: a forward task reports success, or a possible effect, without having the say.
+
+It changes nothing, except that its effect is now known. If the step was undone, or is being undone,
+it is undone again in a new round. This is the only edge out of a terminal status besides an
+operator's verb.
+"""
+
+from __future__ import annotations
+
+from celery_saga.core.decide.transitions import (
+    LOOK_AGAIN,
+    go_back,
+    look_at,
+    noted,
+    own_result,
+    with_result,
+)
+from celery_saga.core.events import Alert, Decision, StepFailed, StepSucceeded
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus, evolved
+
+_UNDO_BEGAN = frozenset(
+    {StepStatus.COMPENSATING, StepStatus.COMPENSATED, StepStatus.COMPENSATION_FAILED}
+)
+
+
+def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    """Take note of an effect, known or possible, whose report nobody waits for."""
+    slot = event.slot
+    step = execution.at_step(slot)
+    if step is None or slot.direction is Direction.BACKWARD or slot.epoch > step.epoch:
+        return Decision(execution)
+    if not event.token or event.token in step.reported:
+        return Decision(execution)
+    if execution.plan.steps[slot.step].read_only:
+        return Decision(execution)
+    unsettled = execution.status is not SagaStatus.COMPLETED
+    by_hand = step.status is StepStatus.SKIPPED or not unsettled
+    if execution.direction is Direction.FORWARD and not by_hand:
+        # The step will be run again, or has been, under the same key. Should the new attempt
+        # decline cleanly, this effect still has to be undone.
+        return Decision(_counted(execution, event)) if unsettled else Decision(execution)
+    if by_hand:
+        return _after_an_operator(execution, event)
+    if execution.plan.steps[slot.step].compensation is None:
+        # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
+        return Decision(execution.with_step(slot.step, reported=(*step.reported, event.token)))
+    execution = _counted(execution, event)
+    if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
+        execution = _with_own_result(execution, event)
+    if step.effect and step.status not in _UNDO_BEGAN:
+        return Decision(execution)  # its undo is still to come
+    return _reopen(execution, event)
+
+
+def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
+    """Its compensation, which had to do without its result, has it from now on."""
+    kept = {**(execution.steps[event.slot.step].kept or {}), **own_result(execution, event)}
+    return execution.with_step(event.slot.step, kept=kept or None)
+
+
+def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
+    step = execution.steps[event.slot.step]
+    return execution.with_step(event.slot.step, effect=True, reported=(*step.reported, event.token))
+
+
+def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    """A person has said how the step or the saga ended: tell one, and change nothing else."""
+    step = execution.steps[event.slot.step]
+    resolved = any(note.what == "resolve" for note in execution.history)
+    if step.status is not StepStatus.SKIPPED and not resolved:
+        return Decision(execution)  # it completed by itself
+    execution = execution.with_step(event.slot.step, reported=(*step.reported, event.token))
+    execution = noted(execution, event.at, "late effect", detail=step.name)
+    text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"
+    return Decision(execution, (Alert("saga-orphan-effect", text),))
+
+
+def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    index = event.slot.step
+    step = execution.steps[index]
+    in_flight = step.outstanding is Direction.BACKWARD
+    began = step.status in _UNDO_BEGAN
+    if isinstance(event, StepSucceeded):
+        execution = with_result(execution, event)
+    execution = execution.with_step(
+        index, reopened=in_flight, undo_round=step.undo_round + (began and not in_flight)
+    )
+    execution = noted(execution, event.at, "late effect", detail=step.name)
+    if execution.status is not SagaStatus.COMPENSATED:
+        return Decision(execution)  # the unwind comes by, or the saga is stuck and stays so
+    execution = evolved(execution, status=SagaStatus.COMPENSATING)
+    return go_back(look_at(execution, event.at + LOOK_AGAIN), event.at)

@@ -1,0 +1,220 @@
+"""What people ask for: cancel, pause, resume, retry, skip, resolve
+
+Each leaves a line of history.
+."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery_saga.core.decide.transitions import (
+    LOOK_AGAIN,
+    end,
+    go_back,
+    go_forward,
+    look_at,
+    noted,
+    past_pivot,
+    send,
+    times_stuck,
+    turn_back,
+)
+from celery_saga.core.events import (
+    CancelRequested,
+    Decision,
+    PauseRequested,
+    ResolveRequested,
+    ResumeRequested,
+    RetryRequested,
+    SkipRequested,
+)
+from celery_saga.core.execution import (
+    TERMINAL,
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStatus,
+    SagaStepExecution,
+    StepStatus,
+    evolved,
+)
+from celery_saga.errors import SagaNotActionable, SagaPastPivot
+
+OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
+Request = PauseRequested | ResumeRequested | OfStuckSagas
+
+
+def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
+    asked = (event.at, verb, event.by)
+    return any((note.at, note.what, note.by) == asked for note in execution.history)
+
+
+def _refused(execution: SagaExecution, verb: str) -> Decision:
+    refusal = SagaNotActionable(execution.saga_id, verb, execution.status.value)
+    return Decision(execution, refusal=refusal)
+
+
+def _is_stuck(execution: SagaExecution, event: OfStuckSagas) -> bool:
+    """Whether it is stuck, and still at what it was when the operator looked."""
+    stuck = execution.status is SagaStatus.STUCK
+    return stuck and event.stuck in (None, times_stuck(execution))
+
+
+def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
+    """Go back, unless the outcome stands already or the pivot forbids it."""
+    if execution.status in TERMINAL or execution.direction is Direction.BACKWARD:
+        return Decision(execution)
+    if execution.unwind is not None:
+        return Decision(execution)
+    if past_pivot(execution):
+        pivot = execution.plan.steps[execution.plan.pivot or 0].name
+        return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
+    execution = noted(execution, event.at, "cancel", event.by, event.reason)
+    failure = Failure("Cancelled", event.reason, execution.steps[execution.position].name)
+    if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
+        execution = evolved(execution, status=SagaStatus.RUNNING)
+    return give_up_forward(execution, failure, event.at)
+
+
+def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """Turn back now if no claim is alive; otherwise when the claimed step has had its say."""
+    index = execution.position
+    step = execution.steps[index]
+    if execution.direction is Direction.BACKWARD:
+        return Decision(execution)
+    execution = look_at(evolved(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
+    if step.claim is not None:
+        return Decision(execution)
+    if step.outstanding is not None or step.status is StepStatus.WAITING:
+        # Nobody has started it: the message becomes stale, its claim will be refused.
+        execution = withdrawn(execution, index)
+    return turn_back(execution, failure, at)
+
+
+def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
+    """The execution with the unclaimed message of step ``index`` made stale."""
+    step = execution.steps[index]
+    status = StepStatus.FAILED if step.error else StepStatus.PENDING
+    return execution.with_step(
+        index,
+        outstanding=None,
+        claim=None,
+        not_before=None,
+        status=StepStatus.UNKNOWN if step.effect else status,
+    )
+
+
+def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decision:
+    """Send nothing more; a step that is on its way may end."""
+    if _was_done(execution, "pause", event):
+        return Decision(execution)
+    if execution.settled or execution.status is SagaStatus.PAUSED:
+        return _refused(execution, "pause")
+    execution = noted(execution, event.at, "pause", event.by)
+    return Decision(evolved(execution, status=SagaStatus.PAUSED))
+
+
+def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Decision:
+    """Take up where the pause began."""
+    if _was_done(execution, "resume", event):
+        return Decision(execution)
+    if execution.status is not SagaStatus.PAUSED:
+        return _refused(execution, "resume")
+    execution = noted(execution, event.at, "resume", event.by)
+    return _go_on(execution, event.at)
+
+
+def _go_on(execution: SagaExecution, at: float) -> Decision:
+    backward = execution.direction is Direction.BACKWARD
+    status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
+    execution = look_at(evolved(execution, status=status), at + LOOK_AGAIN)
+    step = execution.steps[execution.position]
+    if step.outstanding is not None:
+        return Decision(execution)
+    if step.not_before is not None and at < step.not_before:
+        return Decision(look_at(execution, step.not_before))
+    if backward:
+        return go_back(execution, at)
+    if step.status is StepStatus.WAITING and execution.unwind is None:
+        return send(execution, execution.position, Direction.FORWARD, at)
+    return go_forward(execution, execution.position, at)
+
+
+def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
+    """A stuck saga tries again what held it up, with a corrected context if one is given."""
+    if _was_done(execution, "retry", event):
+        return Decision(execution)
+    if not _is_stuck(execution, event) or not retryable(execution):
+        return _refused(execution, "retry")
+    detail = ", ".join(sorted(event.update))
+    execution = noted(execution, event.at, "retry", event.by, detail)
+    execution = _edited(execution, event.update)
+    for index, step in enumerate(execution.steps):
+        if step.status is StepStatus.COMPENSATION_FAILED:
+            execution = execution.with_step(
+                index, status=StepStatus.COMPENSATING, attempts=0, lost=0
+            )
+    if execution.direction is Direction.FORWARD:
+        execution = evolved(execution, error=None).with_step(
+            execution.position, status=StepStatus.PENDING, attempts=0, lost=0
+        )
+    return _go_on(execution, event.at)
+
+
+def retryable(execution: SagaExecution) -> bool:
+    """Whether there is a task to try again: nothing undoes a step without a compensation."""
+    failed = [step.status is StepStatus.COMPENSATION_FAILED for step in execution.steps]
+    return execution.direction is Direction.FORWARD or any(failed)
+
+
+def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecution:
+    """The execution with an operator's values, which hold for all that is still to run."""
+    for index, step in enumerate(execution.steps if update else ()):
+        kept = {key: text for key, text in (step.kept or {}).items() if key not in update}
+        if step.kept:
+            execution = execution.with_step(index, kept=kept or None)
+    return execution.with_values(update)
+
+
+def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
+    """A person has done by hand what holds a stuck saga up; go on behind it."""
+    if _was_done(execution, "skip", event):
+        return Decision(execution)
+    if not _is_stuck(execution, event):
+        return _refused(execution, "skip")
+    execution = noted(execution, event.at, "skip", event.by)
+    if execution.direction is Direction.FORWARD:
+        index = execution.position
+        execution = execution.with_step(index, status=StepStatus.SKIPPED)
+        execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
+        execution = look_at(execution, event.at + LOOK_AGAIN)
+        return go_forward(execution, index + 1, event.at)
+    obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
+    for index, step in enumerate(execution.steps):
+        if step is obstacle:
+            execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
+    return _go_on(execution, event.at)
+
+
+def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:
+    """The step at which the way back of a stuck saga ended; there may be more behind it."""
+    for step in execution.steps:
+        if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
+            return step
+    return execution.unresolved()
+
+
+def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> Decision:
+    """A person has settled a stuck saga by hand and says how it ended."""
+    if _was_done(execution, "resolve", event):
+        return Decision(execution)
+    if not _is_stuck(execution, event) or event.status not in TERMINAL:
+        return _refused(execution, "resolve")
+    execution = noted(execution, event.at, "resolve", event.by, event.status.value)
+    if event.status is SagaStatus.COMPENSATED:
+        execution = evolved(execution, direction=Direction.BACKWARD)
+        for index, step in enumerate(execution.steps):
+            if step.effect:
+                execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
+    return end(execution, event.status, event.at)

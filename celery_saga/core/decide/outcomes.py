@@ -1,0 +1,284 @@
+"""What a step's task reported, or what became known about its delivery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from celery_saga.core.context.data import values_of
+from celery_saga.core.decide.late_effects import late_effect
+from celery_saga.core.decide.operators import withdrawn
+from celery_saga.core.decide.transitions import (
+    call_of,
+    due_soon,
+    from_pivot_on,
+    go_back,
+    go_forward,
+    look_at,
+    never_sent,
+    outcome_unknown,
+    run_again,
+    stuck,
+    turn_back,
+    undo_failed,
+    wait,
+    with_possible_effect,
+    with_result,
+)
+from celery_saga.core.events import (
+    ClaimVoided,
+    Decision,
+    StepFailed,
+    StepReleased,
+    StepRevoked,
+    StepSucceeded,
+    TaskUnknown,
+)
+from celery_saga.core.execution import (
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStepExecution,
+    Slot,
+    StepStatus,
+)
+
+Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
+
+#: Seconds between two offers of a task that no worker knew; doubles up to the second figure.
+UNKNOWN_TASK_DELAY, UNKNOWN_TASK_DELAY_MAX = 5.0, 60.0
+
+
+def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None:
+    """The step that a report is about, if the report comes from whoever has the say there.
+
+    A report with a token needs that claim. An unclaimed slot of the same epoch accepts one too: the
+    store lost the claim (it came back from an older state), and nobody else has taken the step.
+    A report without a token comes from the main process of the worker that held the message; it
+    counts for a claim of that worker and for no claim at all.
+    """
+    step = execution.at_step(event.slot)
+    if step is None or execution.slot(event.slot.step) != event.slot:
+        return None
+    if step.claim is None:
+        return step
+    token = getattr(event, "token", "")
+    if token:
+        return step if step.claim.token == token else None
+    return step if step.claim.instance == getattr(event, "instance", "") else None
+
+
+def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decision:
+    """The step's task returned."""
+    index, step = event.slot.step, current(execution, event)
+    if step is None:
+        return late_effect(execution, event)
+    execution = with_result(execution, event)
+    if event.slot.direction is Direction.BACKWARD:
+        return _undone(execution, index, step, event.at)
+    execution = execution.with_step(
+        index,
+        status=StepStatus.SUCCEEDED,
+        outstanding=None,
+        claim=None,
+        revised=None,
+        effect=True,
+        reported=(*step.reported, event.token),
+        kept=values_of(event.own).texts() or None,
+        expected_at=None,
+        ended_at=event.at,
+    )
+    return go_forward(execution, index + 1, event.at)
+
+
+def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: float) -> Decision:
+    """An undo returned; an effect that was reported meanwhile needs another round."""
+    again = step.reopened
+    execution = execution.with_step(
+        index,
+        status=StepStatus.COMPENSATED,
+        outstanding=None,
+        claim=None,
+        revised=None,
+        effect=again,
+        reopened=False,
+        undo_round=step.undo_round + again,
+        undo_error=None,
+    )
+    return go_back(execution, at)
+
+
+def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
+    """The step's task raised, or was ended by a limit."""
+    step = current(execution, event)
+    if step is None:
+        return late_effect(execution, event) if event.effect else Decision(execution)
+    if event.retries is not None and event.retries < step.retries:
+        return Decision(execution)  # a copy of a message that was retried since
+    if not event.failure.step:  # a worker's main process knows the task's id alone
+        event = replace(event, failure=replace(event.failure, step=step.name))
+    if event.slot.direction is Direction.BACKWARD:
+        return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
+    return _forward_failed(execution, event)
+
+
+def _undo_attempt_failed(
+    execution: SagaExecution, slot: Slot, failure: Failure, at: float, final: bool
+) -> Decision:
+    step, call = execution.steps[slot.step], call_of(execution, slot.step, slot.direction)
+    attempts = step.attempts + 1
+    execution = execution.with_step(slot.step, attempts=attempts, undo_error=failure, revised=None)
+    if final or (call.max_attempts is not None and attempts >= call.max_attempts):
+        return undo_failed(execution, slot.step, failure, at)
+    return wait(execution, slot.step, at + call.delay(attempts))
+
+
+def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
+    index, at = event.slot.step, event.at
+    step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
+    possible = event.effect and not execution.plan.steps[index].read_only
+    attempts, effect = step.attempts + 1, step.effect or possible
+    told = (event.token,) if possible and event.token else ()
+    execution = execution.with_step(
+        index,
+        attempts=attempts,
+        effect=effect,
+        reported=step.reported + told,
+        error=event.failure,
+        outstanding=None,
+        claim=None,
+        revised=None,
+    )
+    tries_left = call.max_attempts is None or attempts < call.max_attempts
+    if index == execution.plan.pivot and effect and not event.final:
+        # It may have gone through and has no undo: only its own word can settle it.
+        return _run_again_or_stuck(execution, index, event.failure, at)
+    if tries_left and not event.final and execution.unwind is None:
+        execution = execution.with_step(index, status=StepStatus.WAITING)
+        return wait(execution, index, at + call.delay(attempts))
+    execution = execution.with_step(
+        index, status=StepStatus.UNKNOWN if possible else StepStatus.FAILED, ended_at=at
+    )
+    if from_pivot_on(execution, index) and (effect or index != execution.plan.pivot):
+        return stuck(execution, event.failure, at)
+    return turn_back(execution, event.failure, at)
+
+
+def _run_again_or_stuck(
+    execution: SagaExecution, index: int, failure: Failure, at: float
+) -> Decision:
+    step = execution.steps[index]
+    call = call_of(execution, index, Direction.FORWARD)
+    if step.attempts + step.lost > execution.plan.max_redeliveries:
+        execution = execution.with_step(index, status=StepStatus.UNKNOWN, ended_at=at)
+        return stuck(execution, failure, at)
+    execution = execution.with_step(index, status=StepStatus.WAITING)
+    return wait(execution, index, at + call.delay(step.attempts))
+
+
+def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
+    """Celery sends the task again; until then nobody holds the step."""
+    if event.lost:
+        execution = _may_have_happened(execution, event.slot)
+    step = current(execution, event)
+    if step is None or event.retries < step.retries:
+        return Decision(execution)
+    if step.claim is None and event.retries == step.retries:
+        return Decision(execution)  # it was given back before
+    if event.lost and event.retries == step.retries:
+        return Decision(execution)  # the next delivery has claimed it already
+    if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
+        return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
+    execution = execution.with_step(
+        event.slot.step,
+        claim=None,
+        retries=event.retries,
+        revised=_revised(step, event),
+        expected_at=max(event.at, event.expected_at),
+        republished=0,
+        unclaimed=0,
+        not_before=None,
+        unknown_since=None,
+    )
+    return Decision(due_soon(execution, event.at))
+
+
+def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] | None:
+    """What all retries so far have changed: each begins with the message of the one before."""
+    before, new = step.revised or {}, event.revised or {}
+    parts = {
+        part: {**before.get(part, {}), **new.get(part, {})}
+        for part in ("options", "headers")
+        if part in before or part in new
+    }
+    return {**before, **new, **parts} or None
+
+
+def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:
+    step = execution.at_step(slot)
+    if step is None or step.effect or execution.slot(slot.step) != slot:
+        return execution
+    if execution.plan.steps[slot.step].read_only:
+        return execution
+    return execution.with_step(slot.step, effect=True)
+
+
+def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
+    """The holder is gone: run the step again under the same key, or undo it, as the plan says."""
+    step = current(execution, event)
+    if step is None or (step.claim is None and not event.started):
+        return Decision(execution)
+    slot, at, claim = event.slot, event.at, step.claim
+    call = call_of(execution, slot.step, slot.direction)
+    failure = _lost(step, began=claim is not None)
+    lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
+    execution = execution.with_step(slot.step, lost=lost, claim=None, outstanding=None)
+    began = at if claim is None else claim.at
+    if slot.direction is Direction.BACKWARD:
+        if capped:
+            return undo_failed(execution, slot.step, failure, at)
+        return run_again(execution, slot.step, slot.direction, at, began)
+    execution = with_possible_effect(execution, slot.step, claim is not None)
+    execution = execution.with_step(slot.step, error=failure)
+    bound, effect = from_pivot_on(execution, slot.step), execution.steps[slot.step].effect
+    if (call.rerun or bound or not effect) and not capped and execution.unwind is None:
+        return run_again(execution, slot.step, slot.direction, at, began)
+    return outcome_unknown(execution, slot.step, failure, at)
+
+
+def _lost(step: SagaStepExecution, began: bool) -> Failure:
+    if began:
+        return Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
+    return Failure("ProcessLost", "the process died before the task began", step.name)
+
+
+def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
+    """Dropped before it was claimed: nothing happened. Killed while it ran: it may have."""
+    step = current(execution, event)
+    if step is None or (step.claim is not None and not event.terminated):
+        return Decision(execution)
+    failed = StepFailed(
+        event.at,
+        event.slot,
+        event.failure,
+        instance=event.instance,
+        effect=step.claim is not None,
+    )
+    return on_step_failed(execution, failed)
+
+
+def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
+    """Offer the task again, slower each time; after the grace a person is needed."""
+    index, step = event.slot.step, current(execution, event)
+    if step is None or step.claim is not None:
+        return Decision(execution)
+    since = step.unknown_since if step.unknown_since is not None else event.at
+    task = call_of(execution, index, event.slot.direction).task
+    if event.at - since >= execution.plan.unknown_task_grace:
+        failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
+        return never_sent(execution, event.slot, failure, event.at)
+    delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
+    until = event.at + delay
+    execution = execution.with_step(index, unknown_since=since, not_before=until)
+    return Decision(look_at(execution, until))

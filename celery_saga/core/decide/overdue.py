@@ -1,0 +1,118 @@
+"""The start, and the sweep's look: everything that happens because time has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery_saga.core.decide.operators import give_up_forward
+from celery_saga.core.decide.transitions import (
+    LOOK_AFTER_CLAIM,
+    LOOK_AGAIN,
+    deadline_failure,
+    go_back,
+    go_forward,
+    look_at,
+    noted,
+    past_pivot,
+    send,
+    times_stuck,
+)
+from celery_saga.core.decide.unclaimed import on_unclaimed
+from celery_saga.core.events import Alert, Announce, Decision, Looked, ResultStored, Started
+from celery_saga.core.execution import (
+    Direction,
+    SagaExecution,
+    SagaStatus,
+    SagaStepExecution,
+    StepStatus,
+    evolved,
+)
+
+#: The pause before a result is stored again doubles with each time, up to this many seconds.
+RESULT_DELAY_MAX = 60.0
+
+
+def on_started(execution: SagaExecution, event: Started) -> Decision:
+    """Send the first step, or note when to."""
+    if execution.status is not SagaStatus.CREATED or execution.due_at is not None:
+        return Decision(execution)
+    if event.not_before is not None and event.not_before > event.at:
+        execution = execution.with_step(0, not_before=event.not_before)
+        return Decision(look_at(execution, event.not_before))
+    return go_forward(look_at(execution, event.at + LOOK_AGAIN), 0, event.at)
+
+
+def on_looked(execution: SagaExecution, event: Looked) -> Decision:
+    """See whether the saga waits for something that will not come by itself."""
+    if execution.settled:
+        return _announced_again(execution, event.at)
+    deadline = execution.deadline
+    if deadline is not None and event.at >= deadline:
+        return _deadline_passed(execution, event.at)
+    step, slot = execution.steps[execution.position], execution.slot(execution.position)
+    if step.not_before is not None and event.at < step.not_before:
+        return Decision(look_at(execution, step.not_before))
+    if slot is None:
+        return _send_what_waited(execution, step, event.at)
+    if step.claim is not None:
+        return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
+    return on_unclaimed(execution, step, slot, event)
+
+
+def _announced_again(execution: SagaExecution, at: float) -> Decision:
+    if not execution.result_pending:
+        return Decision(execution)
+    last = (execution.due_at or at) - execution.updated_at
+    delay = min(RESULT_DELAY_MAX, 2 * max(LOOK_AGAIN, last))
+    return Decision(look_at(execution, at + delay), (Announce(execution.status, again=True),))
+
+
+def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
+    """The end is told; callers are told of the first one only."""
+    # The history of one that completed may not have been read.
+    same = event.stuck is None or event.stuck == times_stuck(execution)
+    if execution.status is event.status and same:
+        if not execution.result_pending:
+            return Decision(execution)
+        origin = _left_to_tell(execution, event.status)
+        stored = evolved(execution, result_pending=False, origin=origin, due_at=None)
+        return Decision(stored)
+    if execution.origin is not None:
+        # It has gone on since, and they are told.
+        execution = evolved(execution, origin=_left_to_tell(execution, event.status))
+    if not (execution.settled and execution.wants_result):
+        return Decision(execution)
+    # The result of the older end may have been stored over that of the newer one.
+    execution = evolved(execution, result_pending=True, due_at=event.at + LOOK_AGAIN)
+    return Decision(execution, (Announce(execution.status, again=True),))
+
+
+def _left_to_tell(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
+    """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each.
+
+    One that is stuck has another when an operator has seen to it, and so has one that is undone
+    when a late effect reopens it.
+    """
+    own = (execution.origin or {}).get("on")
+    return {"on": own} if own and status is not SagaStatus.COMPLETED else None
+
+
+def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
+    failure = deadline_failure(execution)
+    if not past_pivot(execution):
+        return give_up_forward(execution, failure, at)
+    execution = noted(evolved(execution, deadline=None), at, "deadline passed after the pivot")
+    text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
+    return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
+
+
+def _send_what_waited(execution: SagaExecution, step: SagaStepExecution, at: float) -> Decision:
+    execution = look_at(execution, at + LOOK_AGAIN)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    if execution.direction is Direction.BACKWARD:
+        return go_back(execution, at)
+    if step.status is StepStatus.WAITING:
+        return send(execution, execution.position, Direction.FORWARD, at)
+    return go_forward(execution, execution.position, at)

@@ -1,0 +1,352 @@
+"""The moves that all transitions are made of: send a step, go forward, go back, end.
+
+Going forward and going back are one idea with two answers to "which step is next".
+"""
+
+from __future__ import annotations
+
+from celery_saga.core.context.data import values_of
+from celery_saga.core.events import Announce, Command, Decision, Dispatch, StepSucceeded
+from celery_saga.core.execution import (
+    Direction,
+    Failure,
+    Note,
+    SagaExecution,
+    SagaStatus,
+    SagaStepExecution,
+    Slot,
+    StepStatus,
+    evolved,
+)
+from celery_saga.core.plan import Call
+from celery_saga.errors import needs
+
+#: Seconds after which the sweep looks at a live saga again. Half of the promised ten seconds,
+#: less a heartbeat: a message that is lost right after one look is found by the next but one.
+LOOK_AGAIN = 4.0
+
+#: The same for a saga whose step runs. Whoever ends the claim makes it due; the look is for what
+#: nobody has thought of.
+LOOK_AFTER_CLAIM = 60.0
+
+#: The least seconds from one start of a step to the next once it was lost twice, doubling with each
+#: further loss up to the second figure: what kills its process each time must not do so at full
+#: speed. Counted from the start, so that a step which ran for longer is not held up.
+LOST_PACE, LOST_PACE_MAX = 4.0, 60.0
+
+#: What the history says of a saga that needs a person.
+STUCK = "stuck"
+
+
+def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
+    """The task of step ``index`` in ``direction``; undos are only asked for where there is one.
+
+    As its retries have changed it, if it is that direction in which the step is being run.
+    """
+    step = execution.plan.steps[index]
+    call = step.action if direction is Direction.FORWARD else step.compensation
+    assert call is not None
+    record = execution.steps[index]
+    if record.revised is None or (record.forward_epoch > 0) is (direction is Direction.FORWARD):
+        return call
+    return call.revised(record.revised)
+
+
+def noted(
+    execution: SagaExecution, at: float, what: str, by: str = "", detail: str = ""
+) -> SagaExecution:
+    """The execution with one more line of history."""
+    return evolved(execution, history=(*execution.history, Note(at, what, by, detail)))
+
+
+def look_at(execution: SagaExecution, when: float) -> SagaExecution:
+    """Due for a look at ``when``, or at the deadline if that comes first."""
+    deadline = execution.deadline
+    return evolved(execution, due_at=when if deadline is None else min(when, deadline))
+
+
+def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
+    """Due for a look as soon as one that waits for a message; a nearer look stands."""
+    if execution.due_at is not None and execution.due_at <= at + LOOK_AGAIN:
+        return execution
+    return look_at(execution, at + LOOK_AGAIN)
+
+
+def past_pivot(execution: SagaExecution) -> bool:
+    """Whether the pivot was dispatched: from then on there is no way back."""
+    pivot = execution.plan.pivot
+    return pivot is not None and execution.steps[pivot].epoch > 0
+
+
+def from_pivot_on(execution: SagaExecution, index: int) -> bool:
+    """Whether step ``index`` is the pivot or comes after it."""
+    pivot = execution.plan.pivot
+    return pivot is not None and index >= pivot
+
+
+def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
+    """The execution with what a step did to its context.
+
+    What the compensations of other steps read stays what it was for them: a value that is replaced
+    or removed is kept in their records, if they may still run. Most changes concern none of them,
+    and nothing else of the saga is looked at then.
+    """
+    slot, readers = event.slot, execution.plan.readers
+    changed = [*event.update, *event.remove]
+    for key in changed:
+        for index in readers.get(key, ()):
+            if index != slot.step and _may_be_undone(execution, index, event):
+                execution = _keeping(execution, index, key, event)
+    return execution.with_values(event.update, event.remove)
+
+
+def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str | None]:
+    """What a step's compensation reads of a result that may not be in the context any more."""
+    reads = execution.plan.steps[event.slot.step].compensation_reads
+    update = values_of(event.update)
+    merged = {key: update.text(key) for key in reads if key in update}
+    return {**merged, **values_of(event.own).texts()}
+
+
+def _may_be_undone(execution: SagaExecution, index: int, event: StepSucceeded) -> bool:
+    """Whether a step's compensation may run after what another step reports."""
+    if execution.direction is Direction.FORWARD:
+        pivot = execution.plan.pivot
+        return index < event.slot.step and (pivot is None or event.slot.step < pivot)
+    return execution.steps[index].epoch > 0
+
+
+def _keeping(execution: SagaExecution, index: int, key: str, event: StepSucceeded) -> SagaExecution:
+    values, kept = values_of(execution.values), execution.steps[index].kept or {}
+    old = values.text(key) if key in values else None
+    new = values_of(event.update).text(key) if key in event.update else None
+    if key in kept or old == new:
+        return execution
+    return execution.with_step(index, kept={**kept, key: old})
+
+
+def send(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
+    """Dispatch a step in a new epoch; its inputs are known to be there."""
+    step = execution.steps[index]
+    forward = direction is Direction.FORWARD
+    execution = execution.with_step(
+        index,
+        status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
+        outstanding=direction,
+        epoch=step.epoch + 1,
+        forward_epoch=0 if forward else step.forward_epoch or step.epoch,
+        claim=None,
+        retries=0,
+        expected_at=at,
+        republished=0,
+        unclaimed=0,
+        not_before=None,
+        unknown_since=None,
+        started_at=step.started_at if step.started_at is not None else at,
+    )
+    execution = due_soon(evolved(execution, position=index), at)
+    return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
+
+
+def run_again(
+    execution: SagaExecution, index: int, direction: Direction, at: float, began: float
+) -> Decision:
+    """Send a step once more whose outcome stayed unknown: at once the first time, then slower.
+
+    Args:
+        began: when the attempt that was lost started, store time.
+    """
+    if direction is Direction.FORWARD:
+        execution = execution.with_step(index, status=StepStatus.WAITING)
+    until = min(began, at) + _pace(execution.steps[index].lost)
+    if until > at:
+        return wait(execution, index, until)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    return send(execution, index, direction, at)
+
+
+def _pace(lost: int) -> float:
+    return 0.0 if lost < 2 else min(LOST_PACE_MAX, LOST_PACE * 2.0 ** min(lost - 2, 30))
+
+
+def wait(execution: SagaExecution, index: int, until: float) -> Decision:
+    """Nothing is sent before ``until``; the sweep sends it then."""
+    execution = execution.with_step(index, outstanding=None, claim=None, not_before=until)
+    due = until if execution.due_at is None else min(until, execution.due_at)
+    return Decision(look_at(evolved(execution, position=index), due))
+
+
+def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
+    """On to step ``index``, or to the end, or back if that was asked for meanwhile."""
+    if execution.unwind is not None:
+        return go_back(execution, at)
+    if index == len(execution.steps):
+        return end(execution, SagaStatus.COMPLETED, at)
+    execution = evolved(execution, position=index)
+    if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
+        return turn_back(execution, deadline_failure(execution), at)
+    if execution.status is SagaStatus.PAUSED:
+        return Decision(execution)
+    execution = evolved(execution, status=SagaStatus.RUNNING)
+    call = call_of(execution, index, Direction.FORWARD)
+    key = call.missing(execution.values)
+    if key is None:
+        return send(execution, index, Direction.FORWARD, at)
+    failure = missing_input(execution, index, key, call)
+    execution = execution.with_step(
+        index, status=StepStatus.FAILED, outstanding=None, error=failure, ended_at=at
+    )
+    if past_pivot(execution):
+        return stuck(execution, failure, at)
+    return turn_back(execution, failure, at)
+
+
+def deadline_failure(execution: SagaExecution) -> Failure:
+    """The record of a deadline that passed."""
+    name = execution.steps[execution.position].name
+    return Failure("DeadlineExceeded", f"the deadline passed before step {name!r} ended", name)
+
+
+def missing_input(execution: SagaExecution, index: int, key: str, call: Call) -> Failure:
+    """The record of an input that the context lacks."""
+    name = execution.steps[index].name
+    text = f"task {call.task!r} of step {name!r} {needs(key)}"
+    return Failure("celery_saga.errors.MissingInput", text, name)
+
+
+def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """The way forward is over because of ``failure``, or of what was asked for before it."""
+    error = execution.error or execution.unwind or failure
+    return go_back(evolved(execution, unwind=execution.unwind or failure, error=error), at)
+
+
+def go_back(execution: SagaExecution, at: float) -> Decision:
+    """Undo the last effect that stands; with none left the saga is over."""
+    status = execution.status
+    if status is not SagaStatus.PAUSED:
+        status = SagaStatus.COMPENSATING
+    execution = evolved(
+        execution,
+        status=status,
+        direction=Direction.BACKWARD,
+        error=execution.error or execution.unwind,
+        deadline=None,
+    )
+    while (index := next_undo(execution)) is not None:
+        execution = evolved(execution, reach=index)
+        if status is SagaStatus.PAUSED:
+            return Decision(evolved(execution, position=index))
+        if execution.steps[index].status is not StepStatus.COMPENSATING:
+            execution = execution.with_step(index, attempts=0, lost=0, revised=None)
+        call = call_of(execution, index, Direction.BACKWARD)
+        key = call.missing(execution.inputs_of(index, Direction.BACKWARD))
+        if key is None:
+            return send(execution, index, Direction.BACKWARD, at)
+        failure = missing_input(execution, index, key, call)
+        execution = _with_failed_undo(execution, index, failure)
+    return _end_of_unwind(execution, at)
+
+
+def next_undo(execution: SagaExecution) -> int | None:
+    """Index of the last step whose effect stands and can be undone; ``None`` if none is left."""
+    reach = len(execution.steps) - 1 if execution.reach is None else execution.reach
+    for index in range(reach, -1, -1):
+        if execution.plan.steps[index].compensation is not None and execution.steps[index].undoable:
+            return index
+    return None
+
+
+def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
+    """An undo failed for good: keep it, and undo the others all the same."""
+    return go_back(_with_failed_undo(execution, index, failure), at)
+
+
+def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> SagaExecution:
+    """The execution with a step whose effect may be there, if it ``began`` and leaves any."""
+    step = execution.steps[index]
+    possible = began and not execution.plan.steps[index].read_only
+    return execution.with_step(index, effect=step.effect or possible)
+
+
+def outcome_unknown(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
+    """Nobody will tell what became of a step, and it is not run again."""
+    effect = execution.steps[index].effect
+    status = StepStatus.UNKNOWN if effect else StepStatus.FAILED
+    execution = execution.with_step(index, status=status, ended_at=at)
+    stays = from_pivot_on(execution, index) and (effect or index != execution.plan.pivot)
+    return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
+
+
+def given_up(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+    """The task was sent often enough; whoever took it may have run it."""
+    if slot.direction is Direction.BACKWARD:
+        return undo_failed(execution, slot.step, failure, at)
+    execution = with_possible_effect(execution, slot.step, True)
+    execution = execution.with_step(slot.step, outstanding=None, error=failure)
+    return outcome_unknown(execution, slot.step, failure, at)
+
+
+def never_sent(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+    """The task cannot be had from any worker: a person has to see to that."""
+    if slot.direction is Direction.BACKWARD:
+        return undo_failed(execution, slot.step, failure, at)
+    execution = execution.with_step(
+        slot.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
+    )
+    return stuck(execution, failure, at)
+
+
+def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:
+    return execution.with_step(
+        index,
+        status=StepStatus.COMPENSATION_FAILED,
+        outstanding=None,
+        claim=None,
+        not_before=None,
+        undo_error=failure,
+    )
+
+
+def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:
+    for step in execution.steps:
+        if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
+            failure = step.undo_error or Failure("", "its undo failed", step.name)
+            return stuck(execution, failure, at)
+    unresolved = execution.unresolved()
+    if unresolved is not None:
+        return stuck(execution, unknown_effect(unresolved), at)
+    return end(execution, SagaStatus.COMPENSATED, at)
+
+
+def unknown_effect(step: SagaStepExecution) -> Failure:
+    """Why a saga is stuck that has undone everything but a step which it cannot undo."""
+    text = f"step {step.name!r} may have taken effect, and it has no compensation"
+    return Failure("EffectUnknown", f"{text} ({step.error})" if step.error else text, step.name)
+
+
+def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+    """A person is needed; both the first error and what holds it up are kept."""
+    execution = evolved(execution, error=execution.error or failure)
+    execution = noted(execution, at, STUCK, detail=f"{failure.step}: {failure}")
+    return end(execution, SagaStatus.STUCK, at)
+
+
+def times_stuck(execution: SagaExecution) -> int:
+    """How often it got stuck; an operator may have let it go on meanwhile."""
+    return sum(note.what == STUCK for note in execution.history)
+
+
+def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
+    """Settled: waiters are told; it is looked at until its result is known to be stored."""
+    pending = execution.wants_result or execution.origin is not None
+    execution = evolved(
+        execution,
+        status=status,
+        due_at=at + LOOK_AGAIN if pending else None,
+        deadline=None,
+        updated_at=at,
+        result_pending=pending,
+    )
+    commands: tuple[Command, ...] = (Announce(status),)
+    return Decision(execution, commands)

@@ -1,0 +1,106 @@
+"""A message that is sent, and that nobody has claimed.
+
+It may be lost, wait in its queue, or have been taken by a worker that never claims its step: one of
+an older deploy without this library, for one. From outside the last looks like the first, so the
+message is sent again, ever more slowly; and that has an end.
+"""
+
+from __future__ import annotations
+
+from celery_saga.core.decide.transitions import LOOK_AGAIN, given_up, look_at, never_sent
+from celery_saga.core.events import Decision, Dispatch, Looked, MessageState
+from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, Slot
+from celery_saga.core.plan import Plan
+
+#: A message that may still wait is sent again after this many seconds, doubling with each further
+#: time up to the second figure: its queue may hold others only, and the worker that received it may
+#: have given it to a process that hangs.
+QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
+
+#: The same in a queue that holds many. Copies of all of them would make a backlog longer still; a
+#: worker that dies is noticed in another way.
+BEHIND_DELAY, BEHIND_DELAY_MAX = 300.0, 3600.0
+
+_DELAYS = {
+    MessageState.QUEUED: (QUEUED_DELAY, QUEUED_DELAY_MAX),
+    MessageState.BEHIND: (BEHIND_DELAY, BEHIND_DELAY_MAX),
+}
+
+#: How often a message that nobody has is sent again at once, or after one look's time, as a lost
+#: message is promised to be. From then on the delay doubles with each time, up to so many seconds:
+#: it may be what ends the workers which take it, or workers take it that do not know of sagas.
+MISSED_OFTEN, MISSED_DELAY_MAX = 2, 60.0
+
+#: A message that nobody has, and of these the ones of which resends are counted: a broker that
+#: takes nothing is waited for.
+_COUNTED = frozenset({MessageState.LOST, MessageState.GONE, MessageState.NOWHERE})
+_MISSED = _COUNTED | {MessageState.UNSENT}
+
+
+def most_resends(plan: Plan) -> int:
+    """How often a message that nobody has is sent again before that is given up.
+
+    Twice as often as a step is run whose outcome is unknown: servers and workers may lose some of
+    them that were never taken.
+    """
+    return 2 * (plan.max_redeliveries + 1)
+
+
+def on_unclaimed(
+    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
+) -> Decision:
+    """Wait for the message, send it again under the same slot, or give it up."""
+    at, since = event.at, step.expected_at if step.expected_at is not None else event.at
+    if step.not_before is not None:
+        return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
+    seldom = step.unclaimed < MISSED_OFTEN
+    if event.message is MessageState.LOST and seldom and at >= since:  # its countdown is kept
+        return _send_again(execution, step, slot, at, missed=1)
+    if at < since + LOOK_AGAIN:
+        return Decision(look_at(execution, since + LOOK_AGAIN))
+    if event.message in _MISSED:
+        delay = resend_delay(step.unclaimed)
+        if at < since + delay:
+            return Decision(look_at(execution, since + delay))
+        if event.message not in _COUNTED:
+            return _send_again(execution, step, slot, at)
+        if step.unclaimed >= most_resends(execution.plan):
+            return _give_up(execution, step, slot, event)
+        return _send_again(execution, step, slot, at, missed=1)
+    if event.message in _DELAYS:
+        first, most = _DELAYS[event.message]
+        if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
+            return _send_again(execution, step, slot, at)
+    return Decision(look_at(execution, at + LOOK_AGAIN))
+
+
+def resend_delay(missed: int) -> float:
+    """Seconds from one sending of a message that nobody has to the next."""
+    if missed < MISSED_OFTEN:
+        return LOOK_AGAIN
+    return min(MISSED_DELAY_MAX, LOOK_AGAIN * 2.0 ** min(missed - MISSED_OFTEN + 1, 30))
+
+
+def _send_again(
+    execution: SagaExecution, step: SagaStepExecution, slot: Slot, at: float, missed: int = 0
+) -> Decision:
+    execution = execution.with_step(
+        slot.step,
+        expected_at=at,
+        republished=step.republished + 1,
+        unclaimed=step.unclaimed + missed,
+        not_before=None,
+    )
+    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(slot, step.retries),))
+
+
+def _give_up(
+    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
+) -> Decision:
+    """Somebody took it each time, and may have run the task; or it never reached anybody."""
+    sent = f"its message was sent {step.unclaimed + 1} times"
+    if event.message is MessageState.NOWHERE:
+        text = f"{sent} and reached no queue: look at the task's routes and its apply_async()"
+        return never_sent(execution, slot, Failure("NotSent", text, step.name), event.at)
+    text = f"{sent} and no worker claimed the step: do all workers of its queue know the saga?"
+    return given_up(execution, slot, Failure("NeverClaimed", text, step.name), event.at)

@@ -1,0 +1,284 @@
+"""The language of the state machine: events (what happened) and commands (what to do).
+
+In Chassaing's decider pattern the two words are used the other way round for the input; here an
+event is a fact that somebody reports, and a command is what the shell shall do after the save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from celery_saga.core.execution import Failure, SagaExecution, SagaStatus, Slot
+from celery_saga.errors import SagaError
+
+
+class MessageState(str, Enum):
+    """What the shell could find out about the message of a slot that nobody claimed."""
+
+    LOST = "lost"  #: the worker that had it is dead
+    WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
+    QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
+    BEHIND = "behind"  #: it may wait in a queue that holds many
+    GONE = "gone"  #: nobody has it and it is not in its queue
+    NOWHERE = "nowhere"  #: the same: when it was last sent, it went to no queue
+    UNSENT = "unsent"  #: the same: when it was last to be sent, the broker did not take it
+    UNSEEN = "unseen"  #: the shell did not look
+
+
+@dataclass(frozen=True)
+class Started:
+    """The saga is to begin (now, or when ``not_before`` has come)."""
+
+    at: float
+    not_before: float | None = None
+
+
+@dataclass(frozen=True)
+class StepSucceeded:
+    """A step's task returned; ``update`` and ``remove`` are what it did to the context.
+
+    Args:
+        own: what else of its result its compensation reads, by the keys of its inputs.
+    """
+
+    at: float
+    slot: Slot
+    token: str
+    update: Mapping[str, Any] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepFailed:
+    """A step's task failed for good, as far as Celery is concerned.
+
+    Args:
+        token: of the claim; empty when a worker's main process reports it.
+        instance: the reporting worker's boot, when ``token`` is empty.
+        effect: whether the effect may have happened all the same.
+        final: no attempt of the engine can help (``AbortSaga``).
+        retries: Celery's count of a delivery that failed before it claimed the step; ``None``: it
+            is not known, or there is a claim.
+    """
+
+    at: float
+    slot: Slot
+    failure: Failure
+    token: str = ""
+    instance: str = ""
+    effect: bool = False
+    final: bool = False
+    retries: int | None = None
+
+
+@dataclass(frozen=True)
+class StepReleased:
+    """A delivery ended without an outcome and Celery will send it again (retry or requeue).
+
+    Args:
+        token: of the claim; empty when a worker's main process reports it.
+        retries: Celery's count that the next delivery will carry.
+        instance: the reporting worker's boot, when ``token`` is empty.
+        lost: the delivery was cut off, so its effect may have happened.
+        revised: what the retry changed about the message, as plain JSON.
+    """
+
+    at: float
+    slot: Slot
+    token: str
+    retries: int
+    expected_at: float
+    instance: str = ""
+    lost: bool = False
+    revised: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ClaimVoided:
+    """Whoever held the claim is gone: the outcome of the step is unknown.
+
+    Args:
+        token: of the void claim; empty when a worker's main process lost the slot's request.
+        instance: the worker boot that held it.
+        started: a process that had taken the message is gone. Without a claim it died before the
+            body began.
+    """
+
+    at: float
+    slot: Slot
+    token: str = ""
+    instance: str = ""
+    started: bool = False
+
+
+@dataclass(frozen=True)
+class StepRevoked:
+    """Celery dropped the message (revoked or expired), or killed its task on a revoke.
+
+    Args:
+        terminated: whether a running task was killed. Without it only a message was dropped, which
+            may be a copy of one that runs.
+    """
+
+    at: float
+    slot: Slot
+    failure: Failure
+    instance: str = ""
+    terminated: bool = False
+
+
+@dataclass(frozen=True)
+class TaskUnknown:
+    """A worker got the message and does not know the task."""
+
+    at: float
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The sweep looked at the saga; ``message`` is what it found of the outstanding message."""
+
+    at: float
+    message: MessageState = MessageState.UNSEEN
+
+
+@dataclass(frozen=True)
+class ResultStored:
+    """That the saga settled in ``status`` is stored as its result, and its callers are told.
+
+    Args:
+        stuck: of a stuck saga how often it had been stuck by then; ``None``: as often as it has.
+    """
+
+    at: float
+    status: SagaStatus
+    stuck: int | None = None
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """Somebody wants the saga undone."""
+
+    at: float
+    by: str = ""
+    reason: str = "cancelled"
+
+
+@dataclass(frozen=True)
+class PauseRequested:
+    """An operator wants no further step to be sent."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class ResumeRequested:
+    """An operator ends the pause."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class RetryRequested:
+    """An operator wants a stuck saga to go on where it is, with changes to the context.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
+
+    at: float
+    by: str = ""
+    update: Mapping[str, Any] = field(default_factory=dict)
+    stuck: int | None = None
+
+
+@dataclass(frozen=True)
+class SkipRequested:
+    """An operator has dealt with the step that holds a stuck saga up; go on behind it.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
+
+    at: float
+    by: str = ""
+    stuck: int | None = None
+
+
+@dataclass(frozen=True)
+class ResolveRequested:
+    """An operator states how a stuck saga has ended: ``COMPLETED`` or ``COMPENSATED``.
+
+    ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
+    """
+
+    at: float
+    status: SagaStatus
+    by: str = ""
+    stuck: int | None = None
+
+
+Event = (
+    Started
+    | StepSucceeded
+    | StepFailed
+    | StepReleased
+    | ClaimVoided
+    | StepRevoked
+    | TaskUnknown
+    | Looked
+    | ResultStored
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | RetryRequested
+    | SkipRequested
+    | ResolveRequested
+)
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Send the message of ``slot``; ``retries`` is the Celery retry count that it carries."""
+
+    slot: Slot
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class Announce:
+    """The saga is settled: tell whoever waits; ``again`` if that was tried before."""
+
+    status: SagaStatus
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that a person should know, by its name and a line of text."""
+
+    name: str
+    text: str
+
+
+Command = Dispatch | Announce | Alert
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The new execution and what to do once it is saved.
+
+    Args:
+        execution: the same object as before if nothing changes.
+        commands: in order.
+        refusal: why a request was turned down, for the caller; late reports are never refused.
+    """
+
+    execution: SagaExecution
+    commands: tuple[Command, ...] = ()
+    refusal: SagaError | None = None

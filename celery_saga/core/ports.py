@@ -1,0 +1,313 @@
+"""The ports of the engine: what it needs of a store, and of whoever sends messages.
+
+A store keeps executions and the facts about worker boots that recovery needs. Its verbs are few and
+have no default bodies: an atomic verb with a non-atomic default would be a trap. One contract suite
+(:mod:`celery_saga.testing.contract`) runs over every store.
+
+All times are the store's, in seconds since the epoch: workers' clocks may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from celery_saga.core.events import Alert, Dispatch, MessageState
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, Slot
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a heartbeat learned.
+
+    Args:
+        at: store time.
+        dead: boots whose liveness has run out and that still hold claims or messages.
+        sweeper: whether this boot is the one that sweeps now.
+        claims: saga ids and slots that this boot has claimed and not given up.
+    """
+
+    at: float
+    dead: tuple[str, ...] = ()
+    sweeper: bool = False
+    claims: tuple[tuple[str, Slot], ...] = ()
+
+
+#: Why a claim on a slot that is not over is refused, and one on a saga that is not there.
+CLAIMED, UNKNOWN = "claimed", "unknown saga"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A claim that was not granted.
+
+    Args:
+        reason: in words, for the log.
+        owner: the claim that stands, if there is one.
+    """
+
+    reason: str
+    owner: Claim | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether that slot is over; otherwise it runs, or waits for a retry of its task."""
+        return self.reason != CLAIMED
+
+
+#: Seconds for which a boot is remembered that has ended and holds nothing.
+REMEMBERED = 86400.0
+
+#: A broker's command, its key and its value.
+Push = tuple[str, str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A settled saga's result, as a Redis server is told of it.
+
+    Args:
+        commands: each without its last argument, which is the text.
+        before: the text, or what of it stands before the context.
+        after: what stands behind the context; ``None``: it is not in the text.
+    """
+
+    commands: Sequence[Sequence[str]]
+    before: str
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """What a store does together with a checkpoint: all of it or nothing.
+
+    Args:
+        database: number of the broker's database.
+        pushes: the broker's commands, in order.
+        result: what becomes of the result in the store's own database.
+    """
+
+    database: int
+    pushes: Sequence[Push]
+    result: Result | None = None
+
+
+class Store(Protocol):
+    """Keeps executions; every change names the revision that it read.
+
+    Every verb may raise :class:`~celery_saga.errors.StoreUnavailable`, and may then be repeated: a
+    verb that did its work and whose answer was lost answers the same the second time.
+    """
+
+    def now(self) -> float:
+        """The store's time."""
+        ...
+
+    def create(
+        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+    ) -> tuple[SagaExecution, bool]:
+        """Save a new execution as revision 1, unless its id is taken.
+
+        ``outbox`` is only given to a store on the broker's own server. An execution that is
+        terminal already expires, as after :meth:`save`.
+
+        Returns the execution that has the id, and whether this call (told by ``token``, also when
+        it is repeated) created it.
+        """
+        ...
+
+    def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
+        """The execution, or ``None``; a store may leave out the ``context`` if it is not wanted."""
+        ...
+
+    def claim(
+        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+    ) -> SagaExecution | Refused:
+        """Take ``slot`` by the rule of :func:`celery_saga.core.execution.claimed`, atomically.
+
+        The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
+        answer with no more of the execution than a step that succeeds needs
+        (:mod:`celery_saga.core.context.lazy`). A message of another ``run`` of the id is stale.
+
+        Raises:
+            UnsupportedCheckpoint: a newer version saved it; it is not claimed.
+        """
+        ...
+
+    def save(
+        self,
+        before: SagaExecution,
+        after: SagaExecution,
+        token: str,
+        outbox: Outbox | None = None,
+    ) -> SagaExecution | None:
+        """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
+
+        ``token`` is unique to this change: a repeat of it answers as the first time, unless there
+        was another save since. Answers with ``after`` at its new revision. A settled execution
+        wakes those who wait; a terminal one expires by itself after the store's retention, a live
+        or stuck one never, nor one whose result is still to be stored.
+        """
+        ...
+
+    def delete(self, saga_id: str, revision: int | None = None) -> bool:
+        """Forget an execution, and the claims on it, if it has that ``revision``.
+
+        Returns whether there was one.
+        """
+        ...
+
+    def due(self, limit: int) -> list[str]:
+        """Ids of sagas whose next look is due, the longest overdue first.
+
+        One that is gone without :meth:`delete` (it expired, or somebody dropped it) is not due.
+        """
+        ...
+
+    def find(
+        self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
+    ) -> list[str]:
+        """Ids of sagas in ``status`` (and of that name), the newest in that status first.
+
+        With ``until``: of those that have been in it since that store time or longer, to a second.
+        """
+        ...
+
+    def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
+        """The execution once it is settled, or as it is after ``timeout`` seconds."""
+        ...
+
+    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+        """Keep a worker boot alive for ``ttl`` seconds.
+
+        ``held`` are the task ids of steps that it has received and not started.
+        """
+        ...
+
+    def holders(self) -> dict[str, str]:
+        """Task id -> boot, for all steps that boots hold and have not started."""
+        ...
+
+    def alive(self) -> frozenset[str]:
+        """The boots that are alive."""
+        ...
+
+    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+        """Saga ids and slots that ``instance`` has claimed and not given up."""
+        ...
+
+    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+        """A boot has ended, and ``claims`` of it are dealt with: drop these and what it held.
+
+        The boot itself is remembered for :data:`REMEMBERED`: a process of it that lives on may
+        still claim, and that claim has to be judged as well.
+        """
+        ...
+
+    def meet(self, app: str) -> frozenset[str]:
+        """A worker of ``app`` is here: the apps whose workers were here since :data:`REMEMBERED`.
+
+        Without a name it is only asked who was.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a broker says of its messages.
+
+    Args:
+        empty: names of queues that hold nothing.
+        given_away: deliveries that nobody has acknowledged, and the task id of each. Only those of
+            which the hearts of live workers have had the time to tell; only of brokers that do not
+            deliver them again when the worker's connection ends.
+        waiting: the task ids of all messages in a queue, where they are known and not too many.
+        long: names of queues that hold many.
+    """
+
+    empty: frozenset[str] = frozenset()
+    given_away: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    long: frozenset[str] = frozenset()
+
+
+class Dispatcher(Protocol):
+    """Sends what the orchestrator decided; building a request is apart from sending it."""
+
+    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+        """All that is needed to send one step, as plain data."""
+        ...
+
+    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        """A new execution with the headers that its first message has, and the request of that."""
+        ...
+
+    def publish(self, request: Mapping[str, Any]) -> None:
+        """Send it.
+
+        Raises:
+            UnsendableStep: it can never be sent: the step fails. Any other error is logged, and
+                left to the sweep.
+        """
+        ...
+
+    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
+        """The requests as what the store can send with a checkpoint; ``None``: publish them."""
+        ...
+
+    def settlement(self, execution: SagaExecution) -> Outbox | None:
+        """The result of a saga that is about to settle, as what the store can store with it.
+
+        ``None``: it is stored by :meth:`announce`.
+
+        Raises:
+            NotLoaded: more of the execution has to be known.
+        """
+        ...
+
+    def outbox_failed(self) -> None:
+        """The store could not send; :meth:`outbox` has to find out anew whether it can."""
+        ...
+
+    def announce(self, execution: SagaExecution) -> None:
+        """The saga is settled: store its result, and tell its callers.
+
+        Raises:
+            Exception: any; the sweep repeats it.
+        """
+        ...
+
+    def alert(self, execution: SagaExecution, alert: Alert) -> None:
+        """A person should know."""
+        ...
+
+    def has_task(self, name: str) -> bool:
+        """Whether this process has the task of that name."""
+        ...
+
+    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+        """The name of the queue to which a slot's message goes; empty: nobody knows."""
+        ...
+
+    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+        """What is known of a message that nobody has: ``NOWHERE`` or ``UNSENT``, else ``None``.
+
+        It is known in the process that has sent it last.
+        """
+        ...
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        """Names of the workers that consume these queues and do not know of sagas, by queue.
+
+        Only those that answer within a second or two.
+        """
+        ...
+
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        """What the broker says of these queues; nothing, if it is away."""
+        ...

@@ -1,0 +1,59 @@
+"""Other apps whose workers keep sagas in the same place, by mistake.
+
+Apps need different prefixes of keys (or databases). Where they have the same one, no worker may act
+upon another app's sagas: it would look for their messages in its own broker, and send them there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from celery_saga.core.execution import SagaExecution
+from celery_saga.core.ports import Dispatcher, Store
+
+log = logging.getLogger("celery_saga")
+
+
+class Neighbours:
+    """The apps that one worker has met in its store.
+
+    Args:
+        store: of the worker's app.
+        dispatcher: knows the tasks of that app.
+        app: the name under which the app is known in the store; empty: none are looked for.
+    """
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, app: str = "") -> None:
+        self._store, self._dispatcher, self._app = store, dispatcher, app
+        #: The names of the others.
+        self.met: frozenset[str] = frozenset()
+
+    def look(self) -> None:
+        """Find out who is there; an app is remembered for a day after its last worker."""
+        if not self._app:
+            return
+        before, self.met = self.met, self._store.meet(self._app) - {self._app}
+        if self.met - before:
+            log.warning(
+                "the store of the app %s has sagas of other apps under the same saga_key_prefix: "
+                "%s. A worker acts upon those of which its app has a task. Give each app a "
+                "saga_key_prefix of its own, unless they share sagas on purpose",
+                self._app,
+                "; ".join(sorted(self.met)),
+            )
+
+    def is_ours(self, execution: SagaExecution) -> bool:
+        """Whether this worker may act upon a saga.
+
+        With several apps in one place, it must have one of the tasks of the saga's plan. Whoever
+        can run a step of it has one, so a saga that some worker could move on is left to somebody.
+        """
+        return not self.met or any(map(self._dispatcher.has_task, _tasks(execution)))
+
+
+def _tasks(execution: SagaExecution) -> Iterator[str]:
+    for step in execution.plan.steps:
+        yield step.action.task
+        if step.compensation is not None:
+            yield step.compensation.task

@@ -1,0 +1,115 @@
+"""Tells of messages that are sent again and again, as nobody claims them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Alert, MessageState
+from celery_saga.core.execution import SagaExecution, Slot
+from celery_saga.core.ports import Dispatcher
+
+log = logging.getLogger("celery_saga")
+
+#: From which resend of a message on it is told of: the first may be a message that was lost.
+TELL_FROM = 2
+
+#: Seconds from one question at the workers to the next.
+ASK_EVERY = 60.0
+
+#: Name of the alert.
+FOREIGN_WORKER = "saga-foreign-worker"
+
+_WHY = {
+    MessageState.LOST: "the worker that had it is gone",
+    MessageState.GONE: "nobody has it, and nobody has claimed the step",
+    MessageState.NOWHERE: "it reaches no queue",
+}
+
+
+class _Resend(NamedTuple):
+    execution: SagaExecution
+    slot: Slot
+    queue: str
+    message: MessageState
+    holder: str
+
+
+class Resends:
+    """What one sweeper has sent again.
+
+    Args:
+        dispatcher: knows the queues, asks the workers, and takes the alerts.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._new: list[_Resend] = []
+        self._asked: float | None = None
+        self._strangers: Mapping[str, Collection[str]] = {}
+
+    def note(
+        self, before: SagaExecution, after: SagaExecution, message: MessageState, holder: str = ""
+    ) -> None:
+        """A saga was looked at.
+
+        Args:
+            before: what it was then.
+            after: what it is now.
+            message: what was found of its message.
+            holder: the worker that had it, if that is known.
+        """
+        slot = before.slot(before.position)
+        if slot is None or after.slot(after.position) != slot or message not in _WHY:
+            return
+        times = after.steps[slot.step].unclaimed
+        if times >= TELL_FROM and times > before.steps[slot.step].unclaimed:
+            queue = self._dispatcher.queue_of(after, slot)
+            self._new.append(_Resend(after, slot, queue, message, holder))
+
+    def tell(self) -> None:
+        """Log them; and once a minute ask who consumes their queues and does not know of sagas."""
+        new, self._new = self._new, []
+        now = time.monotonic()
+        if new and (self._asked is None or now - self._asked >= ASK_EVERY):
+            self._asked = now
+            self._ask(new)
+        for each in new:
+            self._log(each)
+
+    def _ask(self, new: list[_Resend]) -> None:
+        queues = {each.queue: each for each in new if each.queue}
+        if not queues:
+            return
+        try:
+            self._strangers = self._dispatcher.strangers(queues)
+        except Exception:
+            log.warning("the workers could not be asked whether they know of sagas", exc_info=True)
+            return
+        for queue, workers in self._strangers.items():
+            for worker in sorted(workers):
+                text = (
+                    f"worker {worker} consumes queue {queue!r}, on which steps of sagas are sent, "
+                    f"and does not know of sagas: what it takes is run without them and sent "
+                    f"again; add 'SagaManager(app)' to its app, or have it consume other queues"
+                )
+                self._dispatcher.alert(queues[queue].execution, Alert(FOREIGN_WORKER, text))
+
+    def _log(self, each: _Resend) -> None:
+        execution, slot = each.execution, each.slot
+        step, workers = execution.steps[slot.step], self._strangers.get(each.queue, ())
+        who = each.holder or ", ".join(sorted(workers)) or "not known"
+        log.warning(
+            "saga %s: task %s of step %r is sent again, time %d: %s (queue: %s; worker: %s)",
+            execution.saga_id,
+            call_of(execution, slot.step, slot.direction).task,
+            step.name,
+            step.unclaimed,
+            _WHY[each.message],
+            each.queue or "not known",
+            who,
+            extra={"saga_id": execution.saga_id, "saga_name": execution.name},
+        )

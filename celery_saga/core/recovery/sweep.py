@@ -1,0 +1,292 @@
+"""What a worker does for sagas that wait for something that will not come by itself.
+
+Recovery is not a second path: it finds out what happened, and feeds events through the same door.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TypeVar
+
+from celery_saga.core.decide.unclaimed import QUEUED_DELAY
+from celery_saga.core.events import ClaimVoided, Looked, MessageState
+from celery_saga.core.execution import SagaExecution, Slot
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.ports import Backlog, Pulse
+from celery_saga.core.recovery.other_apps import Neighbours
+from celery_saga.core.recovery.resends import Resends
+from celery_saga.errors import (
+    SagaExecutionNotFoundException,
+    StoreUnavailable,
+    UnreadableCheckpoint,
+)
+
+log = logging.getLogger("celery_saga")
+
+T = TypeVar("T")
+
+#: Seconds for which a saga that could not be looked at is left alone, so that it does not keep
+#: others from being looked at.
+LEAVE_ALONE = 60.0
+
+#: Seconds after which it is forgotten that a message was missed: its saga has gone on since.
+FORGET_MISSED = 60.0
+
+#: Stands behind a task id of which a worker tells a second time so: it keeps the message for later,
+#: as for a rate limit, and no process that could hang has it. No task id of a step looks like it.
+PUT_OFF = "~later"
+
+
+class Sweeper:
+    """Looks at what is due, and judges the claims of dead boots.
+
+    Args:
+        orchestrator: decides and sends.
+        told_after: seconds within which the heart of a live worker tells of what it has received.
+        time_limit: seconds after which the rest of a sweep is left to the next.
+        app: the name under which other apps in the store know this one; empty: there are none.
+    """
+
+    def __init__(
+        self, orchestrator: Orchestrator, told_after: float, time_limit: float, app: str = ""
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._neighbours = Neighbours(orchestrator.store, orchestrator.dispatcher, app)
+        self._store = orchestrator.store
+        self._told_after, self._time_limit = told_after, time_limit
+        self._missed: dict[tuple[str, float | None], float] = {}
+        self._put_off: dict[str, float] = {}
+        self._left_alone: dict[str, float] = {}
+        self._deliveries: frozenset[str] = frozenset()
+        self._resends = Resends(orchestrator.dispatcher)
+
+    def act_upon(self, pulse: Pulse, others: bool, limit: int) -> None:
+        """What there is to do for the boot that sweeps.
+
+        What is due comes first: what is sent for dead boots would make queues look as if the
+        messages of others waited there.
+
+        Args:
+            others: whether other boots may be judged now.
+            limit: the most sagas that are looked at.
+        """
+        self._neighbours.look()
+        # With several apps in one place each boot sweeps: the one of them that is to may not act
+        # upon the others' sagas.
+        if not pulse.sweeper and not self._neighbours.met:
+            return
+        self.sweep(limit)
+        if others:
+            self.bury(pulse)
+
+    def sweep(self, limit: int) -> int:
+        """Look at what is due, at most ``limit`` sagas; how many were looked at."""
+        now = time.monotonic()
+        self._missed = {key: at for key, at in self._missed.items() if now - at < FORGET_MISSED}
+        self._put_off = {key: at for key, at in self._put_off.items() if now - at < QUEUED_DELAY}
+        self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
+        found = self._store.due(limit + len(self._left_alone))
+        due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
+        if not due:
+            return 0
+        # All are looked at before anything is sent: what is sent for one saga would make the queue
+        # look as if the others' messages waited there.
+        at, looked = self._store.now(), []
+        for saga_id in self._in_time(due):
+            looked.append(self._tried(saga_id, partial(self._load, saga_id)))
+        holders, alive = self._store.holders(), self._store.alive()
+        queues = {queue for _, queue in filter(None, looked) if queue}
+        backlog = self._orchestrator.dispatcher.backlog(queues)
+        for execution, queue in self._in_time(filter(None, looked)):
+            state = self._state(execution, queue, holders, alive, backlog)
+            look = partial(self._look, execution, queue, Looked(at, state))
+            self._tried(execution.saga_id, look)
+        self._look_for_lost(backlog.given_away, holders)
+        self._resends.tell()
+        return len(looked)
+
+    def _in_time(self, items: Iterable[T]) -> Iterator[T]:
+        """Items until time is up: others wait for this thread, and what is left stays due."""
+        until = time.monotonic() + self._time_limit
+        for item in items:
+            if time.monotonic() > until:
+                return
+            yield item
+
+    def _load(self, saga_id: str) -> tuple[SagaExecution, str | None] | None:
+        """The saga, and the queue of a message of it that nobody has claimed; ``None``: gone."""
+        execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
+        if execution is None or self._is_anothers(execution):
+            return None
+        slot = None if execution.settled else execution.slot(execution.position)
+        if slot is None or execution.steps[slot.step].claim is not None:
+            return execution, None
+        return execution, self._orchestrator.dispatcher.queue_of(execution, slot)
+
+    def _state(
+        self,
+        execution: SagaExecution,
+        queue: str | None,
+        holders: Mapping[str, str],
+        alive: frozenset[str],
+        backlog: Backlog,
+    ) -> MessageState:
+        """What is known of a saga's message; without a ``queue`` there is none to look for."""
+        slot = None if queue is None else execution.slot(execution.position)
+        if slot is None or queue is None:
+            return MessageState.UNSEEN
+        task_id = slot.task_id(execution.saga_id)
+        # Each time that it is sent it is expected anew, and may be missed anew.
+        message = task_id, execution.steps[slot.step].expected_at
+        waiting = backlog.waiting.get(queue)
+        missing = waiting is not None and task_id not in waiting
+        if task_id in holders or not missing:
+            self._missed.pop(message, None)
+        if holders.get(f"{task_id}{PUT_OFF}") in alive:
+            self._put_off[task_id] = time.monotonic()
+            return MessageState.WAITING
+        if task_id in holders:
+            return self._held(task_id, holders[task_id] in alive)
+        if queue in backlog.empty or (missing and self._missed_for_long(message)):
+            return MessageState.GONE
+        if waiting is not None and not missing:
+            return MessageState.WAITING
+        return MessageState.BEHIND if queue in backlog.long else MessageState.QUEUED
+
+    def _held(self, task_id: str, alive: bool) -> MessageState:
+        """What a message is that some worker tells of.
+
+        One that was put off may be older than what a process that hangs is given, and a process
+        has it only since.
+        """
+        if not alive:
+            return MessageState.LOST
+        return MessageState.WAITING if task_id in self._put_off else MessageState.QUEUED
+
+    def _missed_for_long(self, message: tuple[str, float | None]) -> bool:
+        """Whether nobody had the message at an earlier look either.
+
+        At the first, a worker may have received it whose heart has not told of it yet.
+        """
+        now = time.monotonic()
+        return now - self._missed.setdefault(message, now) >= self._told_after
+
+    def _look_for_lost(self, given_away: Mapping[str, str], holders: Mapping[str, str]) -> None:
+        """Send again what the broker has given to somebody, and no worker tells of: once for each
+        delivery, so that those of workers which died long ago are not looked at for ever.
+        """
+        new = {tag: task_id for tag, task_id in given_away.items() if tag not in self._deliveries}
+        self._deliveries = frozenset(given_away)
+        for task_id in new.values():
+            found = None if task_id in holders else Slot.parse(task_id)
+            if found is not None:
+                self.guarded(self._lost, *found)
+
+    def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
+        """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
+        slot = execution.slot(execution.position)
+        unseen = event.message is MessageState.QUEUED and queue == ""
+        missed = slot is not None and (unseen or event.message is MessageState.GONE)
+        if slot is not None and missed and execution.steps[slot.step].republished:
+            known = self._orchestrator.dispatcher.not_sent(execution, slot)
+            event = Looked(event.at, known or event.message)
+        try:
+            self._act(execution, event)
+        except SagaExecutionNotFoundException:
+            log.info("saga %s is gone meanwhile", execution.saga_id)
+
+    def _act(self, execution: SagaExecution, event: Looked, holder: str = "") -> None:
+        after = self._orchestrator.handle(execution.saga_id, event, execution)
+        self._resends.note(execution, after, event.message, holder)
+
+    def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
+        """The call's answer. One saga's trouble is logged, and it is left alone for a while; an
+        outage of the store is everybody's.
+        """
+        try:
+            return call()
+        except StoreUnavailable:
+            raise
+        except UnreadableCheckpoint as error:
+            self._leave_alone(saga_id, error)
+        except Exception:
+            self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+            log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
+        return None
+
+    def _is_anothers(self, execution: SagaExecution) -> bool:
+        """Whether a saga is another app's, which leaves it alone for a while."""
+        ours = self._neighbours.is_ours(execution)
+        if not ours:
+            self._left_alone[execution.saga_id] = time.monotonic() + LEAVE_ALONE
+        return not ours
+
+    def _leave_alone(self, saga_id: str, error: UnreadableCheckpoint) -> None:
+        """Nothing about it will go better in a moment."""
+        self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+        log.error("%s (it is left alone)", error, extra={"saga_id": saga_id})
+
+    def bury(self, pulse: Pulse) -> int:
+        """Void the claims of boots that are dead, and send again what they had not started.
+
+        Returns how many claims there were. A boot is forgotten when all of its claims are dealt
+        with; otherwise the next pulse brings it again. One that has beaten since the pulse is
+        spared.
+        """
+        alive = self._store.alive() if pulse.dead else frozenset()
+        claims = sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
+        self._resends.tell()
+        return claims
+
+    def _bury(self, instance: str) -> int:
+        claims = self._store.claims_of(instance)
+        done = [self.guarded(self.void, *claim, instance) for claim in claims]
+        for task_id, holder in self._store.holders().items():
+            found = Slot.parse(task_id) if holder == instance else None
+            if found is not None:
+                done.append(self.guarded(self._lost, *found, instance))
+        dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
+        if all(done):
+            self._store.forget(instance, dealt_with)
+        return len(claims)
+
+    def guarded(self, call: Callable[..., None], saga_id: str, *args: object) -> bool:
+        """Whether ``call`` did its work. What is wrong with one saga is logged, and keeps no other
+        from being recovered; an outage of the store is everybody's.
+        """
+        if self._left_alone.get(saga_id, 0.0) > time.monotonic():
+            return False
+        try:
+            if self._neighbours.met:
+                execution = self._store.load(saga_id, context=False)
+                if execution is not None and self._is_anothers(execution):
+                    return False
+            call(saga_id, *args)
+        except StoreUnavailable:
+            raise
+        except UnreadableCheckpoint as error:
+            self._leave_alone(saga_id, error)
+            return False
+        except Exception:
+            log.exception("saga %s cannot be recovered now", saga_id, extra={"saga_id": saga_id})
+            return False
+        return True
+
+    def void(self, saga_id: str, slot: Slot, instance: str) -> None:
+        """The claim of ``instance`` on ``slot`` is void; a saga that is gone needs nothing."""
+        try:
+            event = ClaimVoided(self._store.now(), slot, instance=instance)
+            self._orchestrator.handle(saga_id, event)
+        except SagaExecutionNotFoundException:
+            log.info("saga %s is gone, its claim with it", saga_id)
+
+    def _lost(self, saga_id: str, slot: Slot, holder: str = "") -> None:
+        """The worker that had the message is dead, and had not started it."""
+        execution = self._store.load(saga_id)
+        if execution is None or execution.slot(slot.step) != slot:
+            return
+        if execution.steps[slot.step].claim is None:
+            self._act(execution, Looked(self._store.now(), MessageState.LOST), holder)

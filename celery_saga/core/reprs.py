@@ -1,0 +1,69 @@
+"""Reprs of records that people can read: what a failed assertion or a debugger shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields
+from typing import Any
+
+from celery_saga.core.context.lazy import NotLoaded
+
+#: Steps that are shown, and characters of a line.
+STEPS, WIDTH = 5, 80
+
+
+def short(record: Any) -> str:
+    """A record without the fields that are at their defaults."""
+    shown = [
+        f"{spec.name}={getattr(record, spec.name)!r}"
+        for spec in fields(record)
+        if spec.repr and getattr(record, spec.name) != _default(spec)
+    ]
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
+def _default(spec: Any) -> Any:
+    return spec.default if spec.default is not MISSING else MISSING
+
+
+def execution_lines(execution: Any) -> Iterator[str]:
+    """An execution in ten lines at most, whatever there is in it; no values of the context."""
+    status, name = execution.status.value, execution.plan.saga
+    yield f"<{type(execution).__name__} {_line(repr(name))} {execution.saga_id}: {status}"
+    for failure in (execution.unwind, execution.error):
+        if failure is not None:
+            at = f" at step {failure.step!r}" if failure.step else ""
+            yield f"  {_line(f'failed{at}: {failure}')}"
+            break
+    length = len(execution.plan.steps)
+    first = max(0, min(execution.position - STEPS // 2, length - STEPS))
+    if first:
+        yield f"  ... ({first} more before)"
+    for index in range(first, min(first + STEPS, length)):
+        yield f"  {_step(execution, index)}"
+    if first + STEPS < length:
+        yield f"  ... ({length - first - STEPS} more behind)"
+    yield f"  context: {_line(_keys(execution.values))}>"
+
+
+def _step(execution: Any, index: int) -> str:
+    name = execution.plan.steps[index].name
+    try:
+        step = execution.steps[index]
+    except NotLoaded:
+        return f"{_line(name)}: not read"
+    error = step.undo_error or step.error
+    return f"{_line(name)}: {step.status.value}" + (f" ({_line(error)})" if error else "")
+
+
+def _keys(values: Iterable[str]) -> str:
+    try:
+        return ", ".join(values) or "empty"
+    except NotLoaded:
+        return "not read"
+
+
+def _line(text: Any) -> str:
+    """One line of it."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."

@@ -1,0 +1,321 @@
+"""What a state machine for sagas has to keep to, whatever happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from celery_saga.core import events as ev
+from celery_saga.core.context.data import PartialValues
+from celery_saga.core.context.lazy import UNREAD, NotLoaded, PartialSteps
+from celery_saga.core.decide import decide
+from celery_saga.core.decide.transitions import times_stuck
+from celery_saga.core.execution import (
+    SETTLED,
+    TERMINAL,
+    Claim,
+    Failure,
+    SagaExecution,
+    SagaStatus,
+    Slot,
+    StepStatus,
+    claimed,
+    evolved,
+)
+from celery_saga.core.plan import Plan
+from tests.core.worlds import BACKWARD, FORWARD, Body, World, key_of_record, told
+
+BOOM = Failure("Boom", "it broke")
+#: Long enough for every delay to be over.
+LONG = 100_000.0
+
+_UNSUCCESSFUL = frozenset({StepStatus.UNKNOWN, StepStatus.FAILED, StepStatus.PENDING})
+
+
+@dataclass
+class Found:
+    """What a walk has seen."""
+
+    worlds: int = 0
+    transitions: int = 0
+    checks: int = 0
+    #: Reports for which the step and the next one were enough to decide on.
+    enough: int = 0
+    statuses: set[SagaStatus] = field(default_factory=set)
+    step_statuses: set[StepStatus] = field(default_factory=set)
+
+
+class Promises:
+    """Hands events to the state machine, and holds what follows against the truth.
+
+    Args:
+        plan: of the saga.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._undoable = [step.compensation is not None for step in plan.steps]
+        self._read_only = [step.read_only for step in plan.steps]
+        self._probed: set[object] = set()
+        self.found = Found()
+        #: Promises that were found broken, and not noted yet.
+        self.complaints: list[str] = []
+
+    def after(self, world: World, event: ev.Event, body: Body | None = None) -> World:
+        """The world after the state machine has been told of ``event``, checked."""
+        before = world.execution
+        try:
+            decision = decide(before, event)
+        except Exception as error:
+            self.complaints.append(f"decide raised {error!r}")
+            return world
+        if body is not None and not isinstance(event, ev.StepSucceeded):
+            self._same(decision.execution, event, "a second copy of a report did something")
+        then = world._replace(execution=decision.execution)
+        self._check_answer(before, event, decision)
+        if body is not None:
+            self._check_parts(before, body.slot, event, decision)
+        then = self._in_debt(world, then, event, body)
+        self._check_announced(before, event, decision)
+        for command in decision.commands:
+            if isinstance(command, ev.Dispatch):
+                then = self._sent(before, then, command.slot)
+        self.check(world, then, event)
+        return then
+
+    def _check_answer(self, before: SagaExecution, event: ev.Event, decision: ev.Decision) -> None:
+        """What single events have to lead to, whatever else happens."""
+        after, pivot = decision.execution, self._plan.pivot
+        if isinstance(event, ev.CancelRequested) and after is not before:
+            early = pivot is None or before.steps[pivot].epoch == 0
+            self.require(early, "a saga was cancelled after its pivot was sent")
+        elif isinstance(event, ev.StepFailed) and event.final and after is not before:
+            over = after.settled or after.direction is BACKWARD
+            self.require(over, "a final failure was not final")
+        elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
+            slot, step = before.slot(before.position), before.steps[before.position]
+            waits = slot is not None and step.claim is None and after.slot(slot.step) == slot
+            if slot and waits and after.deadline == before.deadline and event.at > LONG:
+                again = ev.Dispatch(slot, step.retries)
+                self.require(again in decision.commands, "a message that is gone stays so")
+
+    def _check_announced(
+        self, before: SagaExecution, event: ev.Event, decision: ev.Decision
+    ) -> None:
+        """Who settles, or is looked at with a result that is not stored, is announced."""
+        after = decision.execution
+        said = [command for command in decision.commands if isinstance(command, ev.Announce)]
+        again_stuck = times_stuck(after) > times_stuck(before)  # at another step, by a skip
+        if after.settled and (again_stuck or not before.settled):
+            self.require(said == [ev.Announce(after.status)], "a saga settled in silence")
+            wanted = before.wants_result or before.origin is not None
+            self.require(after.result_pending is wanted, "a result is forgotten, or unwanted")
+        elif said and before.status is after.status:
+            again = ev.Announce(after.status, again=True)
+            older = isinstance(event, ev.ResultStored) and event.status is not after.status
+            reason = before.result_pending or older
+            self.require(said == [again] and reason, "announced for nothing")
+
+    def _check_parts(
+        self, before: SagaExecution, slot: Slot, event: ev.Event, decision: ev.Decision
+    ) -> None:
+        """A worker that has read only its own step and the one after it decides the same."""
+        if before.slot(slot.step) != slot:
+            return
+        places = [slot.step, slot.step + 1][: len(before.steps) - slot.step]
+        if slot.direction is BACKWARD:
+            below = [index for index in range(slot.step) if self._undoable[index]]
+            places = [slot.step, *below[-1:]]
+        known = {place: before.steps[place] for place in places}
+        steps = PartialSteps(known, len(before.steps))
+        nothing = PartialValues({}, frozenset())
+        try:
+            parts = decide(evolved(before, steps=steps, values=nothing, history=UNREAD), event)
+        except NotLoaded:
+            return
+        self.found.enough += 1
+        after = decision.execution
+        read = dict(steps.items()) | dict(parts.execution.steps.items())
+        merged = [read.get(place, step) for place, step in enumerate(before.steps)]
+        whole = evolved(
+            parts.execution, steps=tuple(merged), values=before.values, history=before.history
+        )
+        same = (whole, parts.commands) == (after, decision.commands)
+        self.require(same, "parts of a saga decide otherwise than the whole")
+
+    def _in_debt(self, world: World, then: World, event: ev.Event, body: Body | None) -> World:
+        """What the state machine has to know now: an effect, reported or unknown, or an undo."""
+        if body is None:
+            return then
+        index, truth = body.slot.step, then.truth[body.slot.step]
+        if body.slot.direction is BACKWARD:
+            done = isinstance(event, ev.StepSucceeded) and truth.debt is not None
+            if done and then.execution is not world.execution and body.undo_round >= truth.debt:
+                return told(then, index, truth._replace(debt=None, late=False))
+            return then
+        report = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
+        if report:
+            failed = isinstance(event, ev.StepFailed)
+            then = then._replace(heard=then.heard | {(body.slot, body.retries, failed)})
+        if report or isinstance(event, ev.ClaimVoided):
+            late = world.execution.direction is BACKWARD
+            then = told(then, index, truth._replace(debt=truth.sent + 1, late=late))
+        return then
+
+    def _sent(self, before: SagaExecution, then: World, slot: Slot) -> World:
+        old, step = before.steps[slot.step], then.execution.steps[slot.step]
+        self.require(then.execution.slot(slot.step) == slot, "what was sent is not outstanding")
+        again = before.slot(slot.step) == slot
+        self.require(again or slot.epoch == old.epoch + 1, "a dispatch without a new epoch")
+        paused = then.execution.status is SagaStatus.PAUSED
+        self.require(again or not paused, "a paused saga sent a step")
+        if slot.direction is FORWARD:
+            self.require(again or before.unwind is None, "a step was sent after the cancel")
+            return then
+        running = [body.token for body in then.bodies if body.state == "running"]
+        running = [token for token in running if token.startswith("f")]
+        self.require(not running, f"an undo was sent while {running} had the claim")
+        if not again:
+            self._check_order(then, slot.step)
+        truth = then.truth[slot.step]
+        return told(then, slot.step, truth._replace(sent=max(truth.sent, step.undo_round)))
+
+    def _check_order(self, world: World, index: int) -> None:
+        for above in range(index + 1, len(self._plan.steps)):
+            truth, step = world.truth[above], world.execution.steps[above]
+            left_out = truth.late or step.status is StepStatus.COMPENSATION_FAILED
+            owed = self._undoable[above] and truth.debt is not None and not left_out
+            self.require(not owed, f"step {index} was undone before step {above}")
+
+    def check(self, world: World, then: World, event: ev.Event | None) -> None:
+        before, after = world.execution, then.execution
+        self.found.checks += 1
+        outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
+        self.require(len(outstanding) <= 1, "two steps are outstanding")
+        if outstanding:
+            here = outstanding == [after.position]
+            self.require(here, "the outstanding step is not the position")
+            self.require(not after.settled, "a settled saga has an outstanding step")
+        for old, new in zip(before.steps, after.steps, strict=True):
+            self.require(new.epoch >= old.epoch, "an epoch went down")
+            if new.epoch == old.epoch and new.outstanding is not None:
+                self.require(new.outstanding is old.outstanding, "two dispatches under one epoch")
+        if before.direction is FORWARD and after.direction is BACKWARD:
+            self._check_turn(then)
+        elif after.direction is FORWARD and after.unwind is not None:
+            awaited = outstanding and after.steps[after.position].claim is not None
+            self.require(awaited, "nobody has the claim, and the saga does not go back")
+        if after.status not in SETTLED:
+            self.require(after.due_at is not None, "nobody will look at it again")
+        else:
+            looked_at = after.due_at is not None
+            self.require(looked_at is after.result_pending, "a settled saga is looked at")
+        self.require(after.settled or not after.result_pending, "the result of a saga that runs")
+        if before.origin is not None and after.origin is None:
+            stored = isinstance(event, ev.ResultStored)
+            self.require(stored, "the callers were forgotten before they were told")
+        if before.status is not after.status:
+            self._check_status(then, before.status, event)
+
+    def _check_turn(self, world: World) -> None:
+        """No way back from a pivot that has taken effect, or may have."""
+        pivot = self._plan.pivot
+        if pivot is not None and not world.by_hand:
+            owed = [truth.debt is not None for truth in world.truth[pivot:]]
+            self.require(not any(owed), "the saga went back after its pivot")
+
+    def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
+        execution = world.execution
+        if was in TERMINAL:
+            reported = isinstance(event, (ev.StepSucceeded, ev.StepFailed))
+            back = was is SagaStatus.COMPENSATED and reported
+            self.require(back, f"{was} became {execution.status}")
+        if was is SagaStatus.STUCK:
+            verbs = (ev.RetryRequested, ev.SkipRequested, ev.ResolveRequested, ev.CancelRequested)
+            self.require(isinstance(event, verbs), f"STUCK became {execution.status} by itself")
+        if execution.status is SagaStatus.COMPLETED and not world.by_hand:
+            for step, truth in zip(execution.steps, world.truth, strict=True):
+                done = step.status is StepStatus.SUCCEEDED and truth.standing
+                skipped = step.status is StepStatus.SKIPPED
+                self.require(done or skipped, "COMPLETED, but not all of it")
+        elif execution.status is SagaStatus.COMPENSATED:
+            self._check_compensated(world)
+        elif execution.status is SagaStatus.STUCK and execution.direction is BACKWARD:
+            self._check_stuck(world)
+
+    def _check_compensated(self, world: World) -> None:
+        loose = {body.slot.step for body in world.bodies if body.state == "loose"}
+        for index, truth in enumerate(world.truth):
+            if self._undoable[index]:
+                self.require(truth.debt is None, f"COMPENSATED, but step {index} was not undone")
+                hidden = index in loose
+                self.require(not truth.standing or hidden, f"COMPENSATED, but step {index} stands")
+            elif world.execution.steps[index].status in _UNSUCCESSFUL:
+                owed = truth.debt is not None and not truth.late and not self._read_only[index]
+                self.require(not owed, f"COMPENSATED, but step {index} may stand")
+
+    def _check_stuck(self, world: World) -> None:
+        """Only undos that failed are left out, and steps that have none."""
+        steps = world.execution.steps
+        failed = any(step.status is StepStatus.COMPENSATION_FAILED for step in steps)
+        self.require(failed or world.execution.unresolved(), "STUCK for nothing")
+        for index, step in enumerate(world.execution.steps):
+            owed = self._undoable[index] and world.truth[index].debt is not None
+            failed = step.status is StepStatus.COMPENSATION_FAILED
+            self.require(failed or not owed, f"STUCK, but the undo of step {index} was not tried")
+
+    def probe(self, world: World) -> None:
+        """Reports that are stale or were counted before change nothing, whenever they come."""
+        execution, at = world.execution, time_after(world.execution)
+        for slot, retries, failed in world.heard:
+            token = f"{slot}/{retries}"
+            if failed:
+                event: ev.Event = ev.StepFailed(at, slot, BOOM, token, effect=True)
+            else:
+                event = ev.StepSucceeded(at, slot, token)
+            self._same(execution, event, f"a report of {token} that was counted did something")
+        head = key_of_record(execution)
+        for index, step in enumerate(execution.steps):
+            key = (head, index == execution.position, index, step.epoch, key_of_record(step))
+            if key not in self._probed:
+                self._probed.add(key)
+                for epoch in range(1, step.epoch + 1):
+                    self._probe_slot(execution, Slot(index, FORWARD, epoch), at)
+                    self._probe_slot(execution, Slot(index, BACKWARD, epoch), at)
+
+    def _probe_slot(self, execution: SagaExecution, slot: Slot, at: float) -> None:
+        newest = execution.slot(slot.step) == slot
+        events: list[ev.Event] = [
+            ev.StepFailed(at, slot, BOOM, "stranger"),
+            ev.StepFailed(at, slot, BOOM, retries=9),
+            ev.StepReleased(at, slot, "stranger", 0, at),
+            ev.ClaimVoided(at, slot, "stranger"),
+            ev.ClaimVoided(at, slot, instance="elsewhere"),
+            ev.StepRevoked(at, slot, BOOM, "elsewhere"),
+            ev.TaskUnknown(at, slot),
+        ]
+        if slot.direction is BACKWARD:
+            events.append(ev.StepSucceeded(at, slot, "stranger"))
+        if newest and execution.steps[slot.step].claim is None:
+            events = [event for event in events if isinstance(event, ev.ClaimVoided)]
+        for event in events:
+            self._same(execution, event, f"a stale {type(event).__name__} did something")
+        step = execution.steps[slot.step]
+        if not newest or step.claim is not None:
+            retries = step.retries if newest else 9
+            taken = claimed(execution, slot, Claim("stranger", "w", retries, at))
+            self.require(taken is None, "a stale or second message got the claim")
+
+    def require(self, condition: object, text: str) -> None:
+        if not condition:
+            self.complaints.append(text)
+
+    def _same(self, execution: SagaExecution, event: ev.Event, text: str) -> None:
+        self.found.checks += 1
+        decision = decide(execution, event)
+        self.require(decision.execution is execution and not decision.commands, text)
+
+
+def time_after(execution: SagaExecution, later: float = 1.0) -> float:
+    """A time after all that is in the execution; ``later`` in seconds."""
+    step = execution.steps[execution.position]
+    return later + max(execution.updated_at, step.not_before or 0.0 if later > 1 else 0.0)

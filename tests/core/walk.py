@@ -1,0 +1,380 @@
+"""Every state that a saga can get into, found by letting everything happen that may happen.
+
+The walk is breadth first over worlds. A world is an execution, the bodies (task functions) that
+still run, and the truth of what has taken effect; the state machine knows only what is reported to
+it. In each world an adversary may
+
+- let any message that was ever sent arrive again, with any Celery retry count that exists;
+- let a body that has the claim succeed, fail cleanly, fail with a possible effect, raise Celery's
+  retry, or lose its process, with or without having taken effect;
+- let a body live on after its claim was declared void (a zombie): it takes effect later, reports
+  late, and may report success or a possible effect;
+- let reports come twice, at once and at any later time, and reports of stale slots at any time;
+- let a message be lost each time that it is sent, or be run by a stranger who claims nothing;
+- let the news come that the result of a settled saga is stored, or of one that has gone on since;
+- cancel, pause and resume, let time pass (which includes a deadline), let workers not know a task,
+  and use an operator's verbs on a stuck saga.
+
+:class:`Bounds` says how often; everything else has no bound. Worlds that differ only in times,
+texts and history are one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from celery_saga.core import events as ev
+from celery_saga.core.execution import (
+    SETTLED,
+    TERMINAL,
+    Claim,
+    SagaExecution,
+    SagaStatus,
+    Slot,
+    claimed,
+)
+from celery_saga.core.plan import Plan
+from tests.core.promises import BOOM, LONG, Found, Promises, time_after
+from tests.core.worlds import (
+    FORWARD,
+    Body,
+    Bounds,
+    Truth,
+    World,
+    forgiven,
+    key_of,
+    told,
+    took_effect,
+    without,
+)
+
+
+class Violation(Exception):
+    """The state machine broke a promise."""
+
+
+class Walk:
+    """All reachable worlds of one plan.
+
+    Args:
+        plan: of the saga.
+        bounds: how often the adversary may do what would not end otherwise.
+        deadline: whether the saga has one; any look at it may come after it then.
+        result: whether its result is to be stored, and callers are to be told.
+    """
+
+    def __init__(
+        self, plan: Plan, bounds: Bounds, *, deadline: bool = False, result: bool = False
+    ) -> None:
+        self._promises = Promises(plan)
+        self.found = self._promises.found
+        until = LONG / 2 if deadline else None
+        execution = SagaExecution.create("s", plan, {}, at=0.0, deadline=until)
+        execution = replace(execution, wants_result=result, origin={} if result else None)
+        self._first = World(execution, (Truth(),) * len(plan.steps), bounds)
+        #: Promise that is broken -> history.
+        self.broken: dict[str, str] = {}
+        self._came_from: dict[object, tuple[object, str]] = {}
+        self._continued: dict[object, object] = {}
+
+    def run(self) -> Found:
+        """Walk through all worlds.
+
+        Raises:
+            Violation: names each promise that is broken, with the shortest history that does it.
+        """
+        key: object = key_of(self._first)
+        self._came_from[key] = (None, "")
+        todo = deque([(key, self._first)])
+        while todo:
+            key, world = todo.popleft()
+            self.found.statuses.add(world.execution.status)
+            self.found.step_statuses.update(step.status for step in world.execution.steps)
+            self._promises.probe(world)
+            self._note(key, "then a report that comes late")
+            for label, then, fair in self._moves(world):
+                self._note(key, label)
+                after = key_of(then)
+                self.found.transitions += 1
+                if fair:
+                    self._continued[key] = after
+                if after not in self._came_from:
+                    self._came_from[after] = (key, label)
+                    todo.append((after, then))
+        self.found.worlds = len(self._came_from)
+        self._check_continuation()
+        self._complain()
+        return self.found
+
+    def wander(self, generator: random.Random, most: int = 200) -> int:
+        """Go one random way, then on as if nothing bad happened any more; how long it was.
+
+        Raises:
+            Violation: as :meth:`run`, with the way.
+        """
+        world, length = self._first, 0
+        self._came_from[0] = (None, "")
+        for length in itertools.count(1):
+            self._promises.probe(world)
+            self._note(length - 1, "then a report that comes late")
+            moves = list(self._moves(world))
+            self._note(length - 1, "one of the moves that may follow")
+            if length > most:
+                moves = [move for move in moves if move[2]]
+            if not moves or length > 2 * most or self.broken:
+                break
+            fair = [move for move in moves if move[2]]
+            label, world, _ = generator.choice(fair if fair and generator.random() < 0.7 else moves)
+            self._came_from[length] = (length - 1, label)
+        self._complain()
+        self._promises.require(world.execution.settled, "a saga never settles")
+        self._note(length - 1, "and nothing bad any more")
+        self._complain()
+        return length
+
+    def _complain(self) -> None:
+        if self.broken:
+            raise Violation("\n\n".join(f"{text}:\n{way}" for text, way in self.broken.items()))
+
+    def _note(self, key: object, label: str) -> None:
+        for text in self._promises.complaints:
+            self.broken.setdefault(text, "\n".join([*self._way_to(key), label]))
+        self._promises.complaints.clear()
+
+    def _way_to(self, key: object) -> list[str]:
+        labels: list[str] = []
+        while key is not None:
+            key, label = self._came_from[key]
+            labels.append(label)
+        return labels[-2::-1]
+
+    def _check_continuation(self) -> None:
+        """Where nothing bad happens any more, every saga settles."""
+        settles: set[object] = set()
+        for start in self._came_from:
+            way: set[object] = set()
+            key = start
+            while key in self._continued and key not in settles:
+                way.add(key)
+                key = self._continued[key]
+                if key in way:
+                    self._promises.complaints.append("a saga never settles")
+                    self._note(start, "and nothing bad any more")
+                    break
+            settles |= way
+
+    def _tell(self, world: World, event: ev.Event, body: Body | None = None) -> World:
+        return self._promises.after(world, event, body)
+
+    # What may happen. Each move is a label, the world after it, and whether it is the one with
+    # which the world goes on if nothing bad happens any more.
+
+    def _moves(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        execution = world.execution
+        if execution.status is SagaStatus.CREATED and execution.due_at is None:
+            now = time_after(execution)
+            yield "start", self._tell(world, ev.Started(now)), True
+            yield "start later", self._tell(world, ev.Started(now, now + 60)), False
+            return
+        yield from self._deliveries(world)
+        for body in world.bodies:
+            yield from self._ends(world, body)
+        yield from self._time_passes(world)
+        yield from self._requests(world)
+
+    def _deliveries(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        execution = world.execution
+        slot = execution.slot(execution.position)
+        if slot is None:
+            return
+        step = execution.steps[slot.step]
+        fair = execution.status is not SagaStatus.PAUSED and step.claim is None
+        for retries in sorted({0, step.retries, *([1] if world.retried == slot else [])}):
+            body = Body(slot, retries, step.undo_round, "running")
+            claim = Claim(body.token, "w", retries, time_after(execution))
+            taken = claimed(execution, slot, claim)
+            if taken is not None and taken is not execution:
+                then = world._replace(execution=taken, bodies=(*world.bodies, body))
+                self._promises.check(world, then, None)
+                yield f"claim {body.token}", then, fair and retries == step.retries
+        if step.claim is None and world.left.unknown:
+            spent = world._replace(left=world.left.less(unknown=1))
+            event = ev.TaskUnknown(time_after(execution, LONG), slot)
+            yield f"unknown {slot}", self._tell(spent, event), False
+            died = ev.ClaimVoided(time_after(execution), slot, instance="w", started=True)
+            yield f"{slot} dies before it begins", self._tell(spent, died), False
+            for retries in sorted({0, step.retries}):
+                event = ev.StepFailed(time_after(execution), slot, BOOM, retries=retries)
+                yield f"{slot}/{retries} fails before it begins", self._tell(spent, event), False
+
+    def _ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        if body.state == "retried":
+            yield from self._retry_reported(world, body)
+        elif body.state in ("zombie", "loose"):
+            yield from self._zombie_ends(world, body)
+        elif body.slot.direction is FORWARD:
+            yield from self._forward_ends(world, body)
+        else:
+            yield from self._undo_ends(world, body)
+        alive = world.execution.steps[body.slot.step].claim
+        if body.state == "running" and body.retries == 0 and world.left.retries:
+            changed = body._replace(state="retried")
+            bodies = tuple(changed if each is body else each for each in world.bodies)
+            then = world._replace(bodies=bodies, left=world.left.less(retries=1))
+            yield f"{body.token} raises Retry", then._replace(retried=body.slot), False
+        if alive is not None and alive.token == body.token and world.left.voids:
+            yield from self._voided(world, body)
+
+    def _forward_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        after = without(world, body)
+        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        yield (
+            f"{body.token} ok",
+            self._tell(took_effect(after, body), event, body),
+            _fair(world),
+        )
+        failed = ev.StepFailed(time_after(world.execution), body.slot, BOOM, body.token)
+        yield f"{body.token} fails", self._tell(after, failed, body), False
+        final = replace(failed, final=True)
+        yield f"{body.token} fails final", self._tell(after, final, body), False
+        maybe = replace(failed, effect=True)
+        done = self._tell(took_effect(after, body), maybe, body)
+        yield f"{body.token} fails, it took effect", done, False
+
+    def _undo_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        after = without(world, body)
+        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        yield (
+            f"{body.token} ok",
+            self._tell(took_effect(after, body), event, body),
+            _fair(world),
+        )
+        failed = ev.StepFailed(time_after(world.execution), body.slot, BOOM, body.token)
+        yield f"{body.token} fails", self._tell(after, failed, body), False
+
+    def _retry_reported(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        event = ev.StepReleased(time_after(world.execution), body.slot, body.token, 1, 0.0)
+        held = world.execution.steps[body.slot.step].claim
+        fair = _fair(world) and held is not None and held.token == body.token
+        then = self._tell(without(world, body), event, body)
+        yield f"{body.token} is released", then, fair
+
+    def _voided(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        event = ev.ClaimVoided(time_after(world.execution), body.slot, body.token)
+        spent = world._replace(left=world.left.less(voids=1))
+        gone = without(spent, body)
+        yield f"{body.token} is void", self._tell(gone, event, body), False
+        if body.state == "retried":
+            return
+        done = self._tell(took_effect(gone, body), event, body)
+        yield f"{body.token} is void, it took effect", done, False
+        if body.slot.direction is FORWARD and world.left.zombies:
+            zombie = (*gone.bodies, body._replace(state="zombie"))
+            then = gone._replace(bodies=zombie, left=gone.left.less(zombies=1))
+            yield (
+                f"{body.token} is void and lives on",
+                self._tell(then, event, body),
+                False,
+            )
+
+    def _zombie_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+        """A late body takes effect first; what it reports then comes later, or never."""
+        if body.state == "zombie":
+            yield f"{body.token} ends late", without(world, body), False
+            loose = took_effect(without(world, body), body)
+            then = loose._replace(bodies=(*loose.bodies, body._replace(state="loose")))
+            yield f"{body.token} takes effect late", then, False
+            return
+        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        yield (
+            f"{body.token} ok, late",
+            self._tell(without(world, body), event, body),
+            False,
+        )
+        failed = ev.StepFailed(event.at, body.slot, BOOM, body.token, effect=True)
+        yield (
+            f"{body.token} fails late",
+            self._tell(without(world, body), failed, body),
+            False,
+        )
+
+    def _time_passes(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        execution = world.execution
+        if execution.settled:
+            yield from self._result_stored(world)
+            return
+        step, slot = execution.steps[execution.position], execution.slot(execution.position)
+        fair = execution.status is not SagaStatus.PAUSED and slot is None
+        states = [ev.MessageState.GONE]
+        if slot is not None and step.claim is None:
+            states += [ev.MessageState.LOST, ev.MessageState.QUEUED, ev.MessageState.WAITING]
+        for state in states:
+            looked = ev.Looked(time_after(execution, LONG), state)
+            yield f"looked {state.value}", self._looked(world, looked), fair
+        if slot is not None and step.claim is None and world.left.losses:
+            yield from self._missed(world, slot)
+        if execution.deadline is not None:
+            early = ev.Looked(
+                min(time_after(execution), execution.deadline - 1), ev.MessageState.GONE
+            )
+            yield "looked early", self._tell(world, early), False
+
+    def _looked(self, world: World, looked: ev.Looked) -> World:
+        """The world after a look; a message that is lost is found the next time."""
+        before, then = world.execution, self._tell(world, looked)
+        index, after = before.position, then.execution
+        if after.slot(index) is None or after.slot(index) != before.slot(index):
+            return then
+        found = after.with_step(index, unclaimed=before.steps[index].unclaimed)
+        return then._replace(execution=found)
+
+    def _missed(self, world: World, slot: Slot) -> Iterator[tuple[str, World, bool]]:
+        """A message that nobody has, up to the last time; a stranger may have run it then."""
+        spent = world._replace(left=world.left.less(losses=1))
+        at = time_after(world.execution, LONG)
+        for state in (ev.MessageState.GONE, ev.MessageState.NOWHERE):
+            then = self._tell(spent, ev.Looked(at, state))
+            yield f"{slot} is {state.value}", then, False
+            error = then.execution.steps[slot.step].error
+            given_up = error is not None and error.type == "NeverClaimed"
+            if given_up and slot.direction is FORWARD and state is ev.MessageState.GONE:
+                truth = spent.truth[slot.step]._replace(standing=True)
+                truth = truth._replace(debt=truth.sent + 1)
+                ran = told(spent, slot.step, truth)
+                yield f"a stranger runs {slot}", self._tell(ran, ev.Looked(at, state)), False
+
+    def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        """The news that the result is stored may be older than what the saga has become since."""
+        execution, at = world.execution, time_after(world.execution)
+        if execution.result_pending:
+            yield "looked", self._tell(world, ev.Looked(at)), False
+        for status in SETTLED if execution.wants_result else ():
+            fair = execution.result_pending and status is execution.status
+            yield f"{status} is stored", self._tell(world, ev.ResultStored(at, status)), fair
+
+    def _requests(self, world: World) -> Iterator[tuple[str, World, bool]]:
+        execution, left, at = world.execution, world.left, time_after(world.execution)
+        if left.cancels and execution.status not in TERMINAL:
+            spent = world._replace(left=left.less(cancels=1))
+            yield "cancel", self._tell(spent, ev.CancelRequested(at)), False
+        if execution.status is SagaStatus.PAUSED:
+            yield "resume", self._tell(world, ev.ResumeRequested(at)), True
+        elif left.pauses and not execution.settled:
+            spent = world._replace(left=left.less(pauses=1))
+            yield "pause", self._tell(spent, ev.PauseRequested(at)), False
+        if left.verbs and execution.status is SagaStatus.STUCK:
+            spent = world._replace(left=left.less(verbs=1))
+            yield "retry", self._tell(spent, ev.RetryRequested(at)), False
+            yield "skip", self._tell(forgiven(spent), ev.SkipRequested(at)), False
+            for status in TERMINAL:
+                said = forgiven(spent, status)
+                event = ev.ResolveRequested(at, status)
+                yield f"resolve {status}", self._tell(said, event), False
+
+
+def _fair(world: World) -> bool:
+    return world.execution.status is not SagaStatus.PAUSED

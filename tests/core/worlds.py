@@ -1,0 +1,191 @@
+"""What a walk goes through: executions, the bodies that still run, and the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from celery_saga.core.decide.operators import held_up_by
+from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, Slot
+
+FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
+
+
+class Bounds(NamedTuple):
+    """How often each thing may happen in one saga; also the counters of a world, which count down.
+
+    Bounded by the plan: void claims of one step, attempts of an undo and after the pivot.
+    """
+
+    voids: int = 2
+    zombies: int = 1
+    retries: int = 1
+    cancels: int = 1
+    pauses: int = 0
+    verbs: int = 0
+    unknown: int = 0
+    losses: int = 0
+
+    def less(self, **fewer: int) -> Bounds:
+        """These bounds after something happened."""
+        return self._replace(**{name: getattr(self, name) - by for name, by in fewer.items()})
+
+
+class Body(NamedTuple):
+    """A task function that runs, or has ended and is not heard of yet."""
+
+    slot: Slot
+    retries: int
+    undo_round: int
+    #: ``running``; ``retried``: Celery has its retry, the saga does not know;
+    #: ``zombie``: the claim is void; ``loose``: so it is, and the effect has happened since.
+    state: str
+
+    @property
+    def token(self) -> str:
+        """Of its claim."""
+        return f"{self.slot}/{self.retries}"
+
+
+class Truth(NamedTuple):
+    """What is the case with one step, apart from what the state machine has in its records."""
+
+    #: The effect is there.
+    standing: bool = False
+    #: The highest undo round that was carried out; an undo of the same round does nothing.
+    undone: int = -1
+    #: The highest undo round that was sent.
+    sent: int = -1
+    #: An effect was reported or may exist: an undo of this round or a later one settles it.
+    debt: int | None = None
+    #: The debt arose on the way back.
+    late: bool = False
+
+
+class World(NamedTuple):
+    """A state of the walk."""
+
+    execution: SagaExecution
+    truth: tuple[Truth, ...]
+    left: Bounds
+    bodies: tuple[Body, ...] = ()
+    #: Slot, Celery retries and whether it was a failure, of reported effects.
+    heard: frozenset[tuple[Slot, int, bool]] = frozenset()
+    #: The slot for which Celery has a message with one retry.
+    retried: Slot | None = None
+    #: An operator has said how it ended.
+    by_hand: bool = False
+
+
+def without(world: World, body: Body) -> World:
+    return world._replace(bodies=tuple(each for each in world.bodies if each is not body))
+
+
+def told(world: World, index: int, truth: Truth) -> World:
+    return world._replace(truth=(*world.truth[:index], truth, *world.truth[index + 1 :]))
+
+
+def took_effect(world: World, body: Body) -> World:
+    """The body does what it is for; an undo whose round was carried out before does nothing."""
+    truth = world.truth[body.slot.step]
+    if body.slot.direction is FORWARD:
+        return told(world, body.slot.step, truth._replace(standing=True))
+    if body.undo_round <= truth.undone:
+        return world
+    return told(world, body.slot.step, truth._replace(standing=False, undone=body.undo_round))
+
+
+def forgiven(world: World, status: SagaStatus | None = None) -> World:
+    """An operator answers for what holds the saga up, or for all of it."""
+    resolved, obstacle = status is not None, held_up_by(world.execution)
+    truth = tuple(
+        each._replace(debt=None, standing=False) if resolved or step is obstacle else each
+        for step, each in zip(world.execution.steps, world.truth, strict=True)
+    )
+    return world._replace(truth=truth, by_hand=resolved)
+
+
+#: Fields of which only the presence matters, and fields that do not matter.
+_PRESENCE = frozenset(
+    {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at", "origin"}
+)
+_IGNORED = frozenset(
+    {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}
+    | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
+)
+
+_GETTERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
+
+
+def key_of(world: World) -> object:
+    """What makes a world differ from others.
+
+    Epochs are only ever compared, so they are numbered anew: worlds in which a step was sent more
+    often differ no further. What cannot be used any more is no longer left.
+    """
+    execution = world.execution
+    over = execution.status in TERMINAL and not world.bodies
+    epochs = _renumbered(world)
+    return (
+        _key_of_execution(execution, epochs),
+        world.truth,
+        _usable(world.left, execution.direction is BACKWARD, over),
+        tuple((*_slot_key(body.slot, epochs), *body[1:]) for body in world.bodies),
+        frozenset((*_slot_key(slot, epochs), *rest) for slot, *rest in world.heard),
+        world.retried is not None and world.retried == execution.slot(execution.position),
+        world.by_hand,
+    )
+
+
+@cache
+def _usable(left: Bounds, backward: bool, over: bool) -> Bounds:
+    if over:
+        return Bounds(*[0] * len(left))
+    return left._replace(cancels=0, zombies=0) if backward else left
+
+
+def _renumbered(world: World) -> list[dict[int, int]]:
+    """For each step, the epochs that are in use, to their ranks."""
+    epochs = [{0, step.epoch} for step in world.execution.steps]
+    for slot, *_ in (*world.bodies, *world.heard):
+        epochs[slot.step].add(slot.epoch)
+    return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
+
+
+def _slot_key(slot: Slot, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
+    return slot.step, slot.direction.value, epochs[slot.step][slot.epoch]
+
+
+def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:
+    """The execution without its times and texts."""
+    return (
+        key_of_record(execution),
+        tuple(
+            (
+                key_of_record(step),
+                epochs[index][step.epoch],
+                step.claim is not None,
+                frozenset(_token_key(token, epochs[index]) for token in step.reported),
+            )
+            for index, step in enumerate(execution.steps)
+        ),
+    )
+
+
+def _token_key(token: str, epochs: dict[int, int]) -> tuple[int, str]:
+    epoch, retries = token.partition("~")[2].split("/")
+    return epochs[int(epoch)], retries
+
+
+def key_of_record(record: Any) -> tuple[Any, ...]:
+    """All fields of a record except those named above, whatever fields it has."""
+    kind = type(record)
+    if kind not in _GETTERS:
+        names = [spec.name for spec in fields(kind) if spec.name not in _IGNORED | _PRESENCE]
+        present = [spec.name for spec in fields(kind) if spec.name in _PRESENCE]
+        _GETTERS[kind] = attrgetter(*names), attrgetter(*present)
+    exact, presence = _GETTERS[kind]
+    return exact(record), tuple([value is None for value in presence(record)])
