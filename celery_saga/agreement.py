@@ -13,7 +13,7 @@ from celery import Celery, signals
 from kombu.utils.url import maybe_sanitize_url
 
 from celery_saga.core.execution import Slot
-from celery_saga.definition import SAGAS, SagaDefinition
+from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.errors import SetupError
 from celery_saga.runtime import Runtime, installed, only_app
 from celery_saga.stores.memory import MemoryStore

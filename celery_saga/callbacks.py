@@ -14,7 +14,7 @@ from celery import Celery, Signature
 from celery.canvas import maybe_signature
 from kombu.utils import json as kombu_json
 
-from celery_saga.definition import SagaDefinition
+from celery_saga.definition.builder import SagaDefinition
 
 
 def linked(app: Celery, link: Any = None, link_error: Any = None) -> dict[str, Any]:

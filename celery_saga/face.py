@@ -2,11 +2,13 @@
 
 from celery_saga._version import __version__
 from celery_saga.about import saga_info
-from celery_saga.binding import Const
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.execution import SagaExecution, SagaStatus, SagaStepExecution, StepStatus
 from celery_saga.core.info import SagaInfo
 from celery_saga.core.remote import SagaRequest, SagaResponse, SagaResponseStatus
+from celery_saga.definition.binding import Const
+from celery_saga.definition.operations import SagaOperation, saga_step
+from celery_saga.definition.steps import LocalSagaStep
 from celery_saga.errors import (
     AbortSaga,
     AlreadyCommittedException,
@@ -48,10 +50,8 @@ from celery_saga.errors import (
     UnsupportedCheckpoint,
 )
 from celery_saga.manager import SagaExecutionRepository, SagaManager
-from celery_saga.operations import SagaOperation, saga_step
 from celery_saga.result import SagaResult
 from celery_saga.saga import Saga
-from celery_saga.steps import LocalSagaStep
 
 __all__ = [
     "AbortSaga",

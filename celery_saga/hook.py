@@ -24,7 +24,7 @@ from celery.utils.functional import firstmethod
 
 from celery_saga.core import info
 from celery_saga.core.execution import Slot
-from celery_saga.declarations import INNER, RUN, run_in
+from celery_saga.definition.tasks.declarations import INNER, RUN, run_in
 from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.endings import TellingRequest
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError

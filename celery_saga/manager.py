@@ -9,9 +9,10 @@ from typing import Any, Literal, overload
 
 from celery import Celery
 
-from celery_saga import answers, callables, reports
+from celery_saga import answers, reports
 from celery_saga.awaiting import run
 from celery_saga.core.execution import SagaExecution
+from celery_saga.definition import functions
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
 from celery_saga.hook import hook, verify
 from celery_saga.importing import take_in
@@ -133,13 +134,13 @@ class SagaManager(Operators):
         Raises:
             DefinitionError: its name stands for another function.
         """
-        name = callables.wire_name(function, None)
+        name = functions.wire_name(function, None)
         if name is None:
             raise DefinitionError(
                 f"manager.register: expected a function at the top level of a module, found "
                 f"{function.__qualname__}"
             )
-        callables.register(name, function)
+        functions.register(name, function)
         return function
 
     @property
@@ -233,7 +234,7 @@ def _set_up(app: Celery) -> None:
             names.add(name)
             _as_task(app, name, function)
 
-    callables.subscribe(declare)
+    functions.subscribe(declare)
     if getattr(app, "finalized", False):
         verify(app)
     app.on_after_finalize.connect(_verify, weak=False)
@@ -250,11 +251,11 @@ def _verify(sender: Celery, **kwargs: Any) -> None:
 
 def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
     """A plain function as a task of the app, under the name by which sagas call it."""
-    wire_name, name = name, callables.task_name(name, app.main)
+    wire_name, name = name, functions.task_name(name, app.main)
 
     def run(context: Any, /, **parameters: Any) -> Any:
         # Looked up anew: its module may have been imported a second time.
-        return (callables.known(wire_name) or function)(context, **parameters)
+        return (functions.known(wire_name) or function)(context, **parameters)
 
     if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
         run.__name__ = function.__name__

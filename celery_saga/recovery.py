@@ -28,8 +28,9 @@ from celery_saga.core.execution import Slot
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Dispatcher, Pulse, Store
 from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
-from celery_saga.definition import SAGAS
-from celery_saga.discovery import import_sagas
+from celery_saga.definition.builder import SAGAS
+from celery_saga.definition.discovery import import_sagas
+from celery_saga.definition.strategies import check_used
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SetupError,
@@ -41,7 +42,6 @@ from celery_saga.hosts import host_of
 from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.strategies import check_used
 
 log = logging.getLogger("celery_saga")
 

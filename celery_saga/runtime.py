@@ -20,12 +20,12 @@ from celery_saga.core.execution import Slot
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Store
-from celery_saga.definition import SAGAS, SagaDefinition
+from celery_saga.definition.builder import SAGAS, SagaDefinition
+from celery_saga.definition.planner import build_plan
+from celery_saga.definition.tasks.routes import filled
 from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.outbox import RedisOutbox
-from celery_saga.planner import build_plan
-from celery_saga.routes import filled
 from celery_saga.settlement import Settlement
 from celery_saga.storage import new_store
 from celery_saga.stores.memory import MemoryStore

@@ -9,21 +9,22 @@ from typing import Any
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import agreement, announce, callables
-from celery_saga.advice import warn_of
+from celery_saga import agreement, announce
 from celery_saga.callbacks import linked, origin
 from celery_saga.core.context import codec
 from celery_saga.core.context.masking import CONTEXT
-from celery_saga.definition import SagaDefinition, Self
-from celery_saga.drafts import check_known, draft
+from celery_saga.definition import functions
+from celery_saga.definition.advice import warn_of
+from celery_saga.definition.builder import SagaDefinition, Self
+from celery_saga.definition.drafts import check_known, draft
+from celery_saga.definition.steps import LocalSagaStep
+from celery_saga.definition.strategies import check_declared
 from celery_saga.errors import DefinitionError
 from celery_saga.headers import checked_headers
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
 from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values, opening
-from celery_saga.steps import LocalSagaStep
-from celery_saga.strategies import check_declared
 from celery_saga.timing import ends_in, starts_in
 
 agreement.connect()
@@ -49,7 +50,7 @@ class Saga(SagaDefinition):
         super().commit()
         steps = [step for step in self.steps if isinstance(step, LocalSagaStep)]
         if all(step.action is not None for step in steps):
-            warn_of(self, draft(steps))
+            warn_of(self, draft(steps, only_app()))
         return self
 
     @property
@@ -85,7 +86,7 @@ class Saga(SagaDefinition):
                 target = operation.callback if operation else None
                 if type(target) is Proxy:
                     continue  # a shared task goes with every app
-                if not callables.is_plain(target) and isinstance(target, Task):
+                if not functions.is_plain(target) and isinstance(target, Task):
                     apps[id(target.app)] = target.app
         if len(apps) > 1:
             names = " and ".join(sorted(repr(app.main) for app in apps.values()))

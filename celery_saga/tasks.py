@@ -15,7 +15,7 @@ from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.retry import patiently
-from celery_saga.definition import SagaDefinition
+from celery_saga.definition.builder import SagaDefinition
 from celery_saga.endings import TellingRequest, started
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.headers import STAMPS

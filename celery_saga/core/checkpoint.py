@@ -113,7 +113,7 @@ HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "
 
 
 def head_to_dict(execution: Any) -> dict[str, Any]:
-    """A :class:`~celery_saga.core.execution.SagaExecution` without its bulky parts (plan, context, steps, history)."""
+    """A ``SagaExecution`` without its bulky parts (plan, context, steps, history)."""
     return {"version": SCHEMA_VERSION, **record_to_dict(execution, leave_out=HEAD_LEAVES_OUT)}
 
 

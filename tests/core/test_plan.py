@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from celery_saga.core.context.data import Values
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.errors import UnserializableValue
-from tests.unit.building import Importer, importer
+from tests.definition.building import Importer, importer
 
 __all__ = ["importer"]
 

@@ -9,12 +9,12 @@ from celery import Task
 from celery.app.defaults import DEFAULTS as CELERYS
 from celery.bin.worker import worker as worker_command
 
+from celery_saga.definition.operations import STEP_OPTIONS
 from celery_saga.doctor import examine
 from celery_saga.doctor.checks import CHECKS
 from celery_saga.doctor.findings import Finding, Level, Where, listed
 from celery_saga.doctor.gathering.servers import SETTINGS as ASKED
 from celery_saga.doctor.printing import lines
-from celery_saga.operations import STEP_OPTIONS
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
 from tests.core.scenario import Scenario

@@ -10,7 +10,7 @@ from celery_saga import Saga
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepStatus
 from celery_saga.doctor.gathering.duties import gather_duties, gather_waits, still_needed
 from celery_saga.runtime import runtime_of
-from tests.unit.building import new_app, plan_of
+from tests.definition.building import new_app, plan_of
 
 #: The process may have sagas of other tests, too.
 SAGA = "checkout of the doctor"
@@ -84,7 +84,7 @@ def test_a_plain_function_has_no_options_of_its_own(app):
     saga = Saga(SAGA, app=app)
     saga.local_step(gathered, name="only", context=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("celery_saga.callables.importing", lambda: True)
+        patch.setattr("celery_saga.definition.functions.importing", lambda: True)
         saga.commit()
 
     found = gathered(app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.building import Importer
+from tests.definition.building import Importer
 
 BEFORE = """
     from celery import Celery, _state, shared_task

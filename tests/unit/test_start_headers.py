@@ -14,7 +14,7 @@ from celery.app.task import Context
 from celery_saga import Saga, SagaManager
 from celery_saga.core.events import Looked, MessageState, StepFailed, StepSucceeded
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
-from celery_saga.definition import SAGAS
+from celery_saga.definition.builder import SAGAS
 from celery_saga.runtime import runtime_of
 
 

@@ -13,7 +13,7 @@ from celery.backends.rpc import RPCBackend
 from celery_saga.announce import START
 from celery_saga.answers import told_settings, versions
 from celery_saga.core.plan import Call
-from celery_saga.discovery import import_sagas
+from celery_saga.definition.discovery import import_sagas
 from celery_saga.dispatch import queue_of
 from celery_saga.doctor.facts import Facts
 from celery_saga.doctor.gathering.broker import gather_broker

@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import Celery
 
-from celery_saga.callables import is_wire_name
 from celery_saga.core.execution import Direction, SagaExecution, StepStatus
 from celery_saga.core.plan import Call, Plan
-from celery_saga.definition import SAGAS, SagaDefinition
+from celery_saga.definition.builder import SAGAS, SagaDefinition
+from celery_saga.definition.functions import is_wire_name
 from celery_saga.dispatch import queue_of
 from celery_saga.doctor.facts import Duty, Waits
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from celery_saga import DefinitionError, Saga, saga_step
 from celery_saga.core.plan import Call, Input
-from tests.unit.building import call_of, new_app, plan_of
+from tests.definition.building import call_of, new_app, plan_of
 
 app = new_app("binding")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery_saga.core.plan import PlanStep
-from celery_saga.definition import SagaDefinition
-from celery_saga.lines import Line, warn
-from celery_saga.steps import LocalSagaStep
+from celery_saga.definition.builder import SagaDefinition
+from celery_saga.definition.source_lines import Line, warn
+from celery_saga.definition.steps import LocalSagaStep
 
 #: What the warning is about, and its text.
 Warned = tuple[tuple[Any, ...], str]

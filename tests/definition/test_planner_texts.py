@@ -10,7 +10,7 @@ import pytest
 
 from celery_saga import Const, LocalSagaStep, Saga, SagaContext
 from celery_saga.errors import DefinitionError, UnserializableValue
-from tests.unit.building import new_app, plan_of
+from tests.definition.building import new_app, plan_of
 
 app = new_app("shop")
 other = new_app("stock")

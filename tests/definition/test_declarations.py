@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import Celery, Task, shared_task
 
-from celery_saga.declarations import declaration_of
+from celery_saga.definition.tasks.declarations import declaration_of
 
 
 class Base(Task):

@@ -13,7 +13,7 @@ from celery import Celery, Task, shared_task
 
 from celery_saga import DefinitionError, DefinitionWarning, Saga, saga_step
 from celery_saga.core.plan import Input, PlanStep
-from tests.unit.building import new_app, plan_of
+from tests.definition.building import new_app, plan_of
 
 _numbers = itertools.count(1)
 

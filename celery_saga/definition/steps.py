@@ -6,8 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from celery_saga.definition.operations import (
+    STEP_OPTIONS,
+    SagaOperation,
+    as_told,
+    operation_of,
+    owned,
+)
+from celery_saga.definition.source_lines import users_line
 from celery_saga.errors import (
     AlreadyCommittedException,
     AlreadyOnSagaException,
@@ -18,24 +26,40 @@ from celery_saga.errors import (
     SagaNotDefinedException,
     UndefinedOnExecuteException,
 )
-from celery_saga.lines import users_line
-from celery_saga.operations import STEP_OPTIONS, SagaOperation, as_told, operation_of, owned
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.definition import SagaDefinition
-    from celery_saga.options import CallOptions, LocalOptions, PairedOptions, Step, Target
+    from celery_saga.definition.operations import CallOptions, LocalOptions, PairedOptions, Target
+
+    #: What a saga takes as a step.
+    Step: TypeAlias = Target | "SagaStep"
+
+
+class StepOwner(Protocol):
+    """What a step needs of the saga that it belongs to."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def committed(self) -> bool: ...
+
+    def local_step(
+        self, step: Step | None = None, **options: Unpack[LocalOptions]
+    ) -> LocalSagaStep: ...
+
+    def commit(self) -> Any: ...
 
 
 class SagaStep(ABC):
     """A step of a saga; its methods hand on to the saga, so that a definition reads as a chain."""
 
     def __init__(self) -> None:
-        self._saga: SagaDefinition | None = None
+        self._saga: StepOwner | None = None
 
     @property
-    def saga(self) -> SagaDefinition:
+    def saga(self) -> StepOwner:
         """The saga that the step belongs to.
 
         Raises:
@@ -45,7 +69,7 @@ class SagaStep(ABC):
             raise SagaNotDefinedException("the step belongs to no saga: make it with saga.*_step()")
         return self._saga
 
-    def attach(self, saga: SagaDefinition) -> None:
+    def attach(self, saga: StepOwner) -> None:
         """Make the step part of ``saga``."""
         if self._saga is not None:
             raise AlreadyOnSagaException("the step belongs to a saga already: make a new one")

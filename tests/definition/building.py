@@ -17,8 +17,8 @@ from celery import Celery
 
 from celery_saga import SagaManager
 from celery_saga.core.plan import Call, Plan
-from celery_saga.definition import SagaDefinition
-from celery_saga.planner import build_plan
+from celery_saga.definition.builder import SagaDefinition
+from celery_saga.definition.planner import build_plan
 
 ROOT = Path(__file__).parent.parent.parent
 

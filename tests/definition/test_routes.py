@@ -10,7 +10,7 @@ from celery import Celery, Task
 
 from celery_saga import Saga
 from celery_saga.runtime import runtime_of
-from tests.unit.building import new_app
+from tests.definition.building import new_app
 
 START = {"queue": "express", "priority": 3}
 
@@ -80,7 +80,7 @@ def test_a_step(step: dict[str, Any], task: dict[str, Any], expected: dict[str, 
         (({"elsewhere": "x"}, {"routes.do": {"routing_key": "routed"}}), {"priority": 3}),
         ({"elsewhere.*": {"queue": "routed"}}, START),
         (function_route, START),
-        ("tests.unit.test_routes.function_route", START),
+        ("tests.definition.test_routes.function_route", START),
         ((function_route, {"routes.do": "routed"}), {"priority": 3}),
         ("no.such.route", START),
         (None, START),

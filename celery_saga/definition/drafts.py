@@ -12,20 +12,28 @@ from typing import Any
 
 from celery import Celery
 
-from celery_saga import callables
-from celery_saga.binding import UnknownParameters, bind
 from celery_saga.core.plan import Call, PlanStep
-from celery_saga.declarations import Declaration, declaration_of, drops_result
+from celery_saga.definition import functions
+from celery_saga.definition.binding import UnknownParameters, bind
+from celery_saga.definition.operations import SagaOperation
+from celery_saga.definition.steps import LocalSagaStep, SagaStep, names_of
+from celery_saga.definition.tasks.declarations import (
+    Declaration,
+    declaration_of,
+    drops_result,
+)
 from celery_saga.errors import DefinitionError, UnserializableValue
-from celery_saga.operations import SagaOperation
-from celery_saga.runtime import only_app
-from celery_saga.steps import LocalSagaStep, SagaStep, names_of
 
 
-def draft(steps: Sequence[LocalSagaStep]) -> list[PlanStep | None]:
-    """The steps of the plan; ``None``: too little is known of one."""
+def draft(steps: Sequence[LocalSagaStep], app: Celery | None) -> list[PlanStep | None]:
+    """The steps of the plan; ``None``: too little is known of one.
+
+    Args:
+        steps: the saga's.
+        app: the one whose settings hold for tasks that say nothing of their app, if it is known.
+    """
     names = names_of(steps, [_label(step) for step in steps])
-    return [_draft_step(step, name) for step, name in zip(steps, names, strict=True)]
+    return [_draft_step(step, name, app) for step, name in zip(steps, names, strict=True)]
 
 
 def _label(step: LocalSagaStep) -> str:
@@ -47,26 +55,28 @@ def check_known(steps: Sequence[SagaStep]) -> None:
     for step in steps:
         if isinstance(step, LocalSagaStep):
             for operation in filter(None, (step.action, step.compensation)):
-                _draft_call(_label(step), operation, None)
+                _draft_call(_label(step), operation, None, None)
 
 
-def _draft_step(step: LocalSagaStep, name: str) -> PlanStep | None:
+def _draft_step(step: LocalSagaStep, name: str, app: Celery | None) -> PlanStep | None:
     assert step.action is not None
     read_only = bool(step.options.get("read_only"))
-    action = _draft_call(name, step.action, read_only or step.options.get("on_lost"))
+    action = _draft_call(name, step.action, read_only or step.options.get("on_lost"), app)
     if action is None:
         return None
     undo = step.compensation
-    compensation = None if undo is None else _draft_call(name, undo, True)
+    compensation = None if undo is None else _draft_call(name, undo, True, app)
     if compensation is None and undo is not None:
-        compensation = Call(undo.label if callables.is_plain(undo.callback) else "", "context")
+        compensation = Call(undo.label if functions.is_plain(undo.callback) else "", "context")
     pivot = bool(step.options.get("pivot"))
     return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only)
 
 
-def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | None:
+def _draft_call(
+    step: str, operation: SagaOperation, on_lost: Any, app: Celery | None
+) -> Call | None:
     target, options = operation.callback, operation.options
-    plain = callables.is_plain(target)
+    plain = functions.is_plain(target)
     declared = Declaration(target) if plain else declaration_of(target)
     if declared is None:
         return None
@@ -89,7 +99,7 @@ def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | Non
         raise
     except (DefinitionError, UnserializableValue, TypeError, ValueError):
         return None  # said when the plan is made
-    late = _acks_late(declared)
+    late = _acks_late(declared, app)
     # Of what is not known nothing is said.
     rerun = on_lost in (True, "rerun") or (on_lost is None and late is not False)
     returns = options.get("returns")
@@ -98,11 +108,11 @@ def _draft_call(step: str, operation: SagaOperation, on_lost: Any) -> Call | Non
     return Call(task, style, inputs, returns=returns, rerun=rerun)
 
 
-def _acks_late(declared: Declaration) -> bool | None:
+def _acks_late(declared: Declaration, app: Celery | None) -> bool | None:
     given = declared.option("acks_late")
     if given is not None:
         return bool(given)
-    app = declared.app or only_app()
+    app = declared.app or app
     return None if app is None else _configured(app, "task_acks_late")
 
 

@@ -11,7 +11,7 @@ from celery import Celery, _state, shared_task
 from celery_saga import LocalSagaStep, Saga, errors, saga_step
 from celery_saga.core.plan import Call, Plan, PlanStep
 from celery_saga.errors import DefinitionError
-from tests.unit.building import call_of, new_app, plan_of
+from tests.definition.building import call_of, new_app, plan_of
 
 app = new_app("planner")
 

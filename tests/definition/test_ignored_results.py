@@ -9,7 +9,7 @@ import pytest
 from celery import Task, shared_task
 
 from celery_saga import DefinitionWarning, LocalSagaStep, Saga, SagaContext, saga_step
-from tests.unit.building import call_of, new_app
+from tests.definition.building import call_of, new_app
 
 app = new_app("ignored")
 

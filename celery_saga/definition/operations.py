@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import CellType, MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, overload
 
-from celery_saga import callables
 from celery_saga.core.context.saga_context import SagaContext
+from celery_saga.definition import functions
+from celery_saga.definition.source_lines import users_line, warn
+from celery_saga.definition.tasks.layers import layers
 from celery_saga.errors import DefinitionError
-from celery_saga.layers import layers
-from celery_saga.lines import users_line, warn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.options import StepOptions, Target
+    #: What a step calls.
+    Target: TypeAlias = Callable[..., Any] | str | "SagaOperation"
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -31,6 +33,72 @@ _CALL_OPTIONS = frozenset(
 STEP_OPTIONS = frozenset(
     {"name", "pivot", "retriable", "on_lost", "read_only", "compensate_on_failure"}
 )
+
+
+# For type checkers; nothing of these is looked at when they run.
+
+
+class CallOptions(TypedDict, total=False):
+    """How a task is called: a step's, or a compensation's.
+
+    Args:
+        inputs: ``{"parameter": "key"}`` renames on top of the parameters' own names, a list is
+            complete; a tuple of keys is a path, ``Const(value)`` a literal.
+        returns: the key under which the result is kept; ``False``: nowhere.
+        context: whether the task takes the whole context.
+        max_attempts: how often the engine runs it.
+        retry_backoff: seconds before the engine's second attempt; they double.
+        retry_backoff_max: seconds that they come to at most.
+        queue, exchange, routing_key, priority, expires, compression: Celery's, of the message.
+        time_limit, soft_time_limit: Celery's, in seconds.
+    """
+
+    inputs: Mapping[str, Any] | Sequence[str] | None
+    returns: str | Literal[False] | None
+    context: bool | None
+    max_attempts: int | None
+    retry_backoff: float | None
+    retry_backoff_max: float | None
+    queue: str
+    exchange: str
+    routing_key: str
+    priority: int
+    expires: float | datetime
+    compression: str
+    time_limit: float
+    soft_time_limit: float
+
+
+class StepOptions(CallOptions, total=False):
+    """What is said about a step.
+
+    Args:
+        name: the step's name; by default its task's.
+        pivot: the point of no return.
+        retriable: the engine retries it.
+        on_lost: what becomes of it when its worker is lost; by default as ``acks_late`` says.
+        read_only: it leaves nothing behind, and is run again when it is lost.
+        compensate_on_failure: undo it as well when it failed itself: always, or for exceptions.
+    """
+
+    name: str | None
+    pivot: bool | None
+    retriable: bool | None
+    on_lost: Literal["rerun", "undo"] | None
+    read_only: bool | None
+    compensate_on_failure: bool | type[BaseException] | Sequence[type[BaseException]]
+
+
+class PairedOptions(StepOptions, total=False):
+    """What is said about a step, its compensation included."""
+
+    compensation: Target | None
+
+
+class LocalOptions(PairedOptions, total=False):
+    """All that is said about a step, constants for its task included."""
+
+    parameters: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, init=False)
@@ -106,7 +174,7 @@ def _sorted(
     """``options`` as those of the call, those of the step, and constants for a plain function."""
     known = _CALL_OPTIONS | MESSAGE_OPTIONS
     extra = {key: value for key, value in options.items() if key not in known | allowed}
-    if extra and not callables.is_plain(target):
+    if extra and not functions.is_plain(target):
         shown = repr(target) if issubclass(type(target), str) else "a task"
         raise DefinitionError(
             f"unknown option {sorted(extra)[0]!r} for {shown}: expected one of "
@@ -174,9 +242,9 @@ def saga_step(
         call, step, constants = _sorted(task, options, STEP_OPTIONS)
         operation = SagaOperation(task, {**_named(parameters), **constants}, **call)
         _declared[id(task)] = operation, {"compensation": compensation, **step}
-        for one in filter(callables.is_plain, (task, compensation)):
-            if (name := callables.wire_name(one, None)) is not None:
-                callables.register(name, one)
+        for one in filter(functions.is_plain, (task, compensation)):
+            if (name := functions.wire_name(one, None)) is not None:
+                functions.register(name, one)
         return task
 
     return declare if target is None else declare(target)
@@ -202,10 +270,10 @@ def declared(target: Any) -> tuple[SagaOperation, dict[str, Any]]:
 def _warn_of_hidden(target: Any) -> None:
     """Warn of a word that cannot be heard, for the decorator over it tells of no function."""
     known = layers(target)
-    for layer in filter(callables.is_plain, known):
+    for layer in filter(functions.is_plain, known):
         for cell in layer.__closure__ or ():
             held: Any = cell.cell_contents if cell != CellType() else None
-            hidden = callables.is_plain(held) and not any(held is each for each in known)
+            hidden = functions.is_plain(held) and not any(held is each for each in known)
             if hidden and declared(held)[1]:
                 warn(
                     f"@saga_step above {held.__qualname__}() is not heard, for the decorator "

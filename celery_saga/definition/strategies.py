@@ -14,12 +14,12 @@ from celery import Celery, Task
 from celery.local import PromiseProxy
 from celery.worker import strategy
 
-from celery_saga.declarations import declaration_of
-from celery_saga.definition import SagaDefinition
+from celery_saga.definition.builder import SagaDefinition
+from celery_saga.definition.operations import SagaOperation
+from celery_saga.definition.registry import Registry
+from celery_saga.definition.steps import LocalSagaStep, SagaStep
+from celery_saga.definition.tasks.declarations import declaration_of
 from celery_saga.errors import DefinitionError, SetupError
-from celery_saga.operations import SagaOperation
-from celery_saga.registry import Registry
-from celery_saga.steps import LocalSagaStep, SagaStep
 
 #: Celery's own, as a task class names it.
 _CELERYS_OWN = (Task.Strategy, strategy.default, "celery.worker.strategy.default")

@@ -11,11 +11,11 @@ from celery.contrib.testing.worker import start_worker
 from celery.worker import strategy
 
 from celery_saga import Saga, SagaManager
-from celery_saga.definition import SAGAS
+from celery_saga.definition.builder import SAGAS
+from celery_saga.definition.strategies import check_used
 from celery_saga.errors import DefinitionError, SetupError
-from celery_saga.strategies import check_used
 
-OWN = "tests.unit.test_strategies:runs_at_once"
+OWN = "tests.definition.test_strategies:runs_at_once"
 
 
 def runs_at_once(task: Any, app: Any, consumer: Any, **options: Any) -> Any:

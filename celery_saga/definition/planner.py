@@ -10,18 +10,24 @@ from typing import Any
 from celery import Celery, Task
 from celery.local import PromiseProxy, Proxy
 
-from celery_saga import callables
-from celery_saga.advice import warn_of
-from celery_saga.binding import bind
 from celery_saga.core.failures import class_name
 from celery_saga.core.plan import Call, Plan, PlanStep, Style
-from celery_saga.declarations import Declaration, accepts, drops_result, function_of, same_task
-from celery_saga.definition import SagaDefinition, check_steps
+from celery_saga.definition import functions
+from celery_saga.definition.advice import warn_of
+from celery_saga.definition.binding import bind
+from celery_saga.definition.builder import SagaDefinition, check_steps
+from celery_saga.definition.operations import MESSAGE_OPTIONS, SagaOperation, declared_targets
+from celery_saga.definition.steps import LocalSagaStep, names_of
+from celery_saga.definition.strategies import check
+from celery_saga.definition.tasks.declarations import (
+    Declaration,
+    accepts,
+    drops_result,
+    function_of,
+    same_task,
+)
+from celery_saga.definition.tasks.routes import filled
 from celery_saga.errors import DefinitionError
-from celery_saga.operations import MESSAGE_OPTIONS, SagaOperation, declared_targets
-from celery_saga.routes import filled
-from celery_saga.steps import LocalSagaStep, names_of
-from celery_saga.strategies import check
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
@@ -52,7 +58,7 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
 
 def _declared_as(app: Celery, target: Any) -> Any:
     """What ``@saga_step`` was put on, for a task that a step gives by name or as the app has it."""
-    if callables.is_plain(target) or type(target) in (Proxy, PromiseProxy):
+    if functions.is_plain(target) or type(target) in (Proxy, PromiseProxy):
         return None
     task = app.tasks.get(target) if isinstance(target, str) else target
     if not isinstance(task, Task):
@@ -125,7 +131,7 @@ class _Target:
         """The call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
         name, task = self._task(operation, role)
         check(self._step, name, getattr(task, "Strategy", None))
-        plain = callables.is_plain(operation.callback)
+        plain = functions.is_plain(operation.callback)
         options = dict(operation.options)
         function = operation.callback if plain else None if task is None else function_of(task)
         style, inputs = bind(
@@ -168,7 +174,7 @@ class _Target:
 
     def _task(self, operation: SagaOperation, role: str) -> tuple[str, Task[Any, Any] | None]:
         target = operation.callback
-        if callables.is_plain(target):
+        if functions.is_plain(target):
             name = self._function_name(target, role)
             return name, self._app.tasks.get(name)
         if isinstance(target, str) and target.strip():
@@ -194,8 +200,8 @@ class _Target:
                 f"be found by a worker: name the saga, Saga('...'), or define the function at the "
                 f"top level of a module"
             )
-        known = callables.known(name)
-        if known is not None and not callables.same(known, function):
+        known = functions.known(name)
+        if known is not None and not functions.same(known, function):
             raise DefinitionError(
                 f"step {self._step!r}: under the name {name!r} a worker runs another function, one "
                 f"with other code or other captured values: give the saga or the step another name"
@@ -206,7 +212,7 @@ class _Target:
                 f"it where its module is imported, put @saga_step above it, or call "
                 f"manager.register() at import"
             )
-        return callables.task_name(name, self._app.main)
+        return functions.task_name(name, self._app.main)
 
 
 def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from celery_saga import Saga, SagaManager, callables
+from celery_saga import Saga, SagaManager
+from celery_saga.definition import functions
 from celery_saga.errors import DefinitionError
-from tests.unit.building import Importer, importer, new_app, plan_of
+from tests.definition.building import Importer, importer, new_app, plan_of
 
 __all__ = ["importer"]
 
@@ -58,18 +59,18 @@ class TestWireName:
     )
     def test_of_a_named_function_is_where_it_stands(self, function: Any, name: str) -> None:
         expected = f"saga:{__name__}.{name}"
-        assert callables.wire_name(function, None) == expected
-        assert callables.wire_name(function, "saga.0.action") == expected
+        assert functions.wire_name(function, None) == expected
+        assert functions.wire_name(function, "saga.0.action") == expected
 
     @pytest.mark.parametrize("function", [lambda context: None, nested()])
     def test_of_a_nameless_one_comes_from_its_saga(self, function: Any) -> None:
-        assert callables.wire_name(function, "order.0.action") == "saga:order.0.action"
-        assert callables.wire_name(function, None) is None
+        assert functions.wire_name(function, "order.0.action") == "saga:order.0.action"
+        assert functions.wire_name(function, None) is None
 
     @pytest.mark.parametrize("target", [functools.partial(top_level), Orders(), 7])
     def test_of_something_else_is_refused(self, target: Any) -> None:
         with pytest.raises(DefinitionError, match="expected a plain function, found"):
-            callables.wire_name(target, "order.0.action")
+            functions.wire_name(target, "order.0.action")
 
     @pytest.mark.parametrize(
         ("name", "main", "expected"),
@@ -81,7 +82,7 @@ class TestWireName:
         ],
     )
     def test_of_a_script_follows_the_app(self, name: str, main: str | None, expected: str) -> None:
-        assert callables.task_name(name, main) == expected
+        assert functions.task_name(name, main) == expected
 
     @pytest.mark.parametrize(
         ("options", "index", "role", "name"),
@@ -132,11 +133,11 @@ class TestImport:
     ) -> None:
         module = importer.load(SAGAS + '\n    saga = factory("imported")')
         name = module.__name__
-        known = [callables.known(f"saga:{name}.{function}") for function in ("pay", "refund")]
+        known = [functions.known(f"saga:{name}.{function}") for function in ("pay", "refund")]
         assert known == [module.pay, module.refund]
         steps = module.saga.steps
-        assert callables.known("saga:imported.log.action") is steps[1].action.callback
-        assert callables.known("saga:imported.2.action") is steps[2].action.callback
+        assert functions.known("saga:imported.log.action") is steps[1].action.callback
+        assert functions.known("saga:imported.2.action") is steps[2].action.callback
         assert [step.action.task for step in plan_of(module.saga, new_app()).steps] == [
             f"saga:{name}.pay",
             "saga:imported.log.action",
@@ -148,19 +149,19 @@ class TestImport:
         module = importer.load(
             f'import {factories.__name__} as f\nsaga = f.factory("from-elsewhere")'
         )
-        assert callables.known("saga:from-elsewhere.log.action") is not None
+        assert functions.known("saga:from-elsewhere.log.action") is not None
         plan_of(module.saga, new_app())
 
     def test_the_decorator_makes_a_function_and_its_undo_known(self, importer: Importer) -> None:
         module = importer.load(SAGAS)
         for name in ("known_by_decorator", "with_undo", "undo_of_decorated"):
-            found = callables.known(f"saga:{module.__name__}.{name}")
+            found = functions.known(f"saga:{module.__name__}.{name}")
             assert found is getattr(module, name)
 
     def test_a_saga_built_at_run_time_makes_nothing_known(self, importer: Importer) -> None:
         module = importer.load(SAGAS)
         saga = module.later()
-        assert callables.known(f"saga:{module.__name__}.used_later") is None
+        assert functions.known(f"saga:{module.__name__}.used_later") is None
         with pytest.raises(DefinitionError, match="worker could not find"):
             plan_of(saga, new_app())
 
@@ -246,5 +247,5 @@ class TestSameName:
         plan_of(before.saga, app)
         after = importer.load_again(before)
         assert after.pay is not before.pay
-        assert callables.known(f"saga:{before.__name__}.pay") is after.pay
+        assert functions.known(f"saga:{before.__name__}.pay") is after.pay
         plan_of(after.saga, app)

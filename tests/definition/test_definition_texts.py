@@ -11,7 +11,7 @@ from celery import chain, chord, group
 
 from celery_saga import LocalSagaStep, Saga, SagaOperation, saga_step
 from celery_saga.errors import DefinitionError
-from tests.unit.building import new_app
+from tests.definition.building import new_app
 
 app = new_app("shop")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_saga import LocalSagaStep, Saga, SagaOperation, errors, saga_step
-from celery_saga.steps import SagaStep
+from celery_saga.definition.steps import SagaStep
 
 
 def do(context: Any) -> None:

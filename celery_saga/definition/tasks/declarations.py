@@ -17,8 +17,8 @@ from typing import Any
 from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
 
-from celery_saga.layers import layers, look_by
-from celery_saga.signatures import parameters_of, unknown
+from celery_saga.definition.tasks.layers import layers, look_by
+from celery_saga.definition.tasks.signatures import parameters_of, unknown
 
 #: Where the hook's ``__call__`` keeps the one that a task's class would have without it.
 INNER = "_celery_saga_inner"

@@ -12,8 +12,8 @@ import pytest
 
 import celery_saga
 from celery_saga import Const, SagaContext
-from celery_saga.binding import bind, check_function
 from celery_saga.core.plan import Input
+from celery_saga.definition.binding import bind, check_function
 from celery_saga.errors import DefinitionError
 
 

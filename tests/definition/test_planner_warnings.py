@@ -11,7 +11,7 @@ from celery import Celery, shared_task
 
 from celery_saga import LocalSagaStep, Saga, SagaManager
 from celery_saga.errors import DefinitionWarning
-from tests.unit.building import new_app, plan_of
+from tests.definition.building import new_app, plan_of
 
 app = new_app("warnings")
 

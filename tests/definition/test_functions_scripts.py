@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.building import Importer, importer
+from tests.definition.building import Importer, importer
 
 __all__ = ["importer"]
 
@@ -14,7 +14,7 @@ SCRIPT = """
     from celery import Celery
     from celery_saga import Saga, SagaManager
     from celery_saga.errors import DefinitionError
-    from celery_saga.planner import build_plan
+    from celery_saga.definition.planner import build_plan
 
     app = Celery("shop", broker="memory://", backend="cache+memory://")
     sagas = SagaManager(app)

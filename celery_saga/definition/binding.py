@@ -15,8 +15,8 @@ from typing import Any
 from celery_saga.core.context import codec
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.plan import Input, Style
+from celery_saga.definition.tasks.signatures import parameters_of, unknown
 from celery_saga.errors import DefinitionError
-from celery_saga.signatures import parameters_of, unknown
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

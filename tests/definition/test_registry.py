@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 
 from celery_saga import Saga
-from celery_saga.definition import SAGAS
-from celery_saga.registry import Registry
+from celery_saga.definition.builder import SAGAS
+from celery_saga.definition.registry import Registry
 
 
 class Thing:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_saga import callables
-from celery_saga.binding import check_function
+from celery_saga.definition import functions
+from celery_saga.definition.binding import check_function
+from celery_saga.definition.registry import Registry
+from celery_saga.definition.steps import LocalSagaStep, SagaStep
 from celery_saga.errors import (
     AlreadyCommittedException,
     DefinitionError,
     EmptySagaException,
     SagaNotCommittedException,
 )
-from celery_saga.registry import Registry
-from celery_saga.steps import LocalSagaStep, SagaStep
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.options import LocalOptions, Step
+    from celery_saga.definition.operations import LocalOptions
+    from celery_saga.definition.steps import Step
 
 Self = TypeVar("Self", bound="SagaDefinition")
 
@@ -164,7 +165,7 @@ class SagaDefinition:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
         steps = [step for step in self._steps if isinstance(step, LocalSagaStep)]
         check_steps(self.name, steps)
-        importing = callables.importing()
+        importing = functions.importing()
         if importing:
             self._register(steps)
         self._committed = True
@@ -175,18 +176,18 @@ class SagaDefinition:
     def _register(self, steps: list[LocalSagaStep]) -> None:
         for index, step in enumerate(steps):
             for role, operation in (("action", step.action), ("compensation", step.compensation)):
-                if operation is None or not callables.is_plain(operation.callback):
+                if operation is None or not functions.is_plain(operation.callback):
                     continue
                 name = self.callable_name(operation.callback, index, role)
                 if name is not None:
-                    callables.register(name, operation.callback)
+                    functions.register(name, operation.callback)
 
     def callable_name(self, function: Any, index: int, role: str) -> str | None:
         """The wire name of a function used as ``role`` of step ``index``; ``None``: it has none."""
         step = self._steps[index]
         given = step.options.get("name") if isinstance(step, LocalSagaStep) else None
         fallback = f"{self._name}.{given or index}.{role}" if self._name else None
-        return callables.wire_name(function, fallback)
+        return functions.wire_name(function, fallback)
 
     def validate(self) -> None:
         """Raise if the saga cannot be started.
@@ -271,7 +272,7 @@ def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
 
 def _check_options(where: str, step: LocalSagaStep) -> None:
     for operation, role in ((step.action, ""), (step.compensation, ", its compensation")):
-        if operation is not None and callables.is_plain(operation.callback):
+        if operation is not None and functions.is_plain(operation.callback):
             given = operation.options.get("context")
             check_function(f"{where}{role}", operation.callback, given)
         limit = operation.options.get("max_attempts") if operation else None

@@ -1,0 +1,1 @@
+"""How a saga is written, and how that becomes a plan."""

@@ -1,0 +1,1 @@
+"""What is known of the Celery tasks that steps call."""
