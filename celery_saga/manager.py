@@ -22,7 +22,7 @@ from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime, install
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS
-from celery_saga.storage import checked
+from celery_saga.stores.factory import checked
 from celery_saga.tasks import declare_tasks
 
 

@@ -26,8 +26,8 @@ from celery_saga.broker import open_connection
 from celery_saga.core.context import codec
 from celery_saga.core.ports import Push, Store
 from celery_saga.stores.redis import RedisStore
-from celery_saga.stores.redis_pool import when_free
-from celery_saga.stores.redis_wire import Wire
+from celery_saga.stores.redis.client import Wire
+from celery_saga.stores.redis.pool import when_free
 from celery_saga.templates import Templates
 
 log = logging.getLogger("celery_saga")

@@ -21,7 +21,7 @@ from celery_saga.errors import (
     SagaNotActionable,
 )
 from celery_saga.outcome import STATES, result_of
-from celery_saga.stores.redis_pool import when_free
+from celery_saga.stores.redis.pool import when_free
 
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime

@@ -27,9 +27,9 @@ from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.outbox import RedisOutbox
 from celery_saga.settlement import Settlement
-from celery_saga.storage import new_store
+from celery_saga.stores.factory import new_store
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.stores.redis_pool import when_free
+from celery_saga.stores.redis.pool import when_free
 
 _ATTRIBUTE = "_celery_saga_runtime"
 

@@ -31,8 +31,8 @@ from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
 from celery_saga.core.ports import Outbox, Result, Store
 from celery_saga.outcome import failure_of
 from celery_saga.stores.redis import RedisStore
-from celery_saga.stores.redis_pool import same_database
-from celery_saga.stores.redis_wire import Wire
+from celery_saga.stores.redis.client import Wire
+from celery_saga.stores.redis.pool import same_database
 from celery_saga.templates import is_own
 
 log = logging.getLogger("celery_saga")

@@ -56,11 +56,7 @@ CELERY_BELOW = {
     "stores.factory": {"celery"},
 }
 #: Where a driver of Redis may be imported.
-REDIS = (
-    ("stores",)
-    if "storage" in FILES
-    else ("stores.redis", "stores.factory", "messaging.redis", "messaging.broker", "ops.doctor")
-)
+REDIS = ("stores.redis", "stores.factory", "messaging.redis", "messaging.broker", "ops.doctor")
 #: What the state machine stands on.
 DECIDES = (
     "core.decide",
@@ -218,7 +214,7 @@ def test_the_core_runs_without_celery() -> None:
         "package = types.ModuleType('celery_saga')\n"
         f"package.__path__ = [{str(PACKAGE)!r}]\n"
         "sys.modules['celery_saga'] = package\n"
-        "import celery_saga.core.orchestrator, celery_saga.stores.redis\n"
+        "import celery_saga.core.orchestrator, celery_saga.stores.redis.store\n"
         "import celery_saga.definition.builder\n"
         "assert 'celery' not in sys.modules, 'celery was imported'\n"
     )

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 from celery.exceptions import TimeoutError
 
 from celery_saga import DefinitionError, Saga, SagaManager, SetupError, runtime
@@ -175,6 +175,11 @@ class TestTwoApps:
 
 
 class TestThreadsWithoutACurrentApp:
+    @pytest.fixture(autouse=True)
+    def _no_default_app(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker that another test has made in this process leaves its app as the default."""
+        monkeypatch.setattr(_state, "default_app", None)
+
     def ask(self, saga: Saga) -> Celery:
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(lambda: saga.app).result()

@@ -22,7 +22,7 @@ from celery_saga import (
     SagaStuck,
 )
 from celery_saga.errors import SagaFailedExecutionException, UnsupportedCheckpoint
-from celery_saga.stores import redis_scripts
+from celery_saga.stores.redis import scripts
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 
@@ -69,7 +69,7 @@ class TestGet:
         assert any(line.startswith("SUBSCRIBE") and result.id in line for line in seen)
         # Once at once, once at the end, and once between in case that a notice was lost; the worker
         # reads all of it to store the result.
-        load = "EVALSHA " + hashlib.sha1(redis_scripts.LOAD.encode()).hexdigest()
+        load = "EVALSHA " + hashlib.sha1(scripts.LOAD.encode()).hexdigest()
         asked = [line for line in seen if line == f"{load} 1 saga:execution:{result.id} "]
         assert 2 <= len(asked) <= 4 + passed / 2
 

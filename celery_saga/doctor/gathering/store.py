@@ -21,7 +21,7 @@ from celery_saga.errors import (
 from celery_saga.runtime import Runtime
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
-from celery_saga.stores.redis_boots import guarded
+from celery_saga.stores.redis.instances import guarded
 
 #: Seconds that the store has for all its answers.
 PATIENCE = 15.0

@@ -35,11 +35,11 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnsupportedCheckpoint,
 )
-from celery_saga.stores import redis_scripts
-from celery_saga.stores.redis_boots import RedisBoots, guarded
-from celery_saga.stores.redis_faults import fault_of
-from celery_saga.stores.redis_fields import Part, changes, creation, part_for, partly, wholly
-from celery_saga.stores.redis_pool import hold, let_go, when_free
+from celery_saga.stores.redis import scripts
+from celery_saga.stores.redis.faults import fault_of
+from celery_saga.stores.redis.fields import Part, changes, creation, part_for, partly, wholly
+from celery_saga.stores.redis.instances import RedisBoots, guarded
+from celery_saga.stores.redis.pool import hold, let_go, when_free
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
@@ -88,7 +88,7 @@ class RedisStore(RedisBoots):
         ttl = self._expires if _is_over(execution) else ""
         answer = self._run_on(
             execution.saga_id,
-            redis_scripts.CREATE,
+            scripts.CREATE,
             [
                 *(token, execution.saga_id, due, ttl),
                 *_lists(
@@ -111,7 +111,7 @@ class RedisStore(RedisBoots):
             OutboxRefused: the server does not let this store push there.
         """
         box = self._box(Outbox(database, pushes))
-        _not_refused(self._run(redis_scripts.PUSH, [], _lists(box)))
+        _not_refused(self._run(scripts.PUSH, [], _lists(box)))
 
     def _box(self, outbox: Outbox | None) -> list[Any]:
         if outbox is None or not outbox.pushes:
@@ -162,7 +162,7 @@ class RedisStore(RedisBoots):
         raise found from error
 
     def load(self, saga_id: str, context: bool = True) -> SagaExecution | None:
-        found = self._run_on(saga_id, redis_scripts.LOAD, ["" if context else "1"])
+        found = self._run_on(saga_id, scripts.LOAD, ["" if context else "1"])
         return self._whole(saga_id, found, context=context) if found else None
 
     def claim(
@@ -172,7 +172,7 @@ class RedisStore(RedisBoots):
         part = known.part(slot) if known else None
         answer = self._run_on(
             saga_id,
-            redis_scripts.CLAIM,
+            scripts.CLAIM,
             [
                 slot.step,
                 str(slot),
@@ -230,7 +230,7 @@ class RedisStore(RedisBoots):
         keep = self._expires if terminal else ""
         answer = self._run_on(
             after.saga_id,
-            redis_scripts.SAVE,
+            scripts.SAVE,
             [
                 *(self._prefix, due, ttl, notify, keep, before.run),
                 *_lists(
@@ -259,10 +259,10 @@ class RedisStore(RedisBoots):
             indexes = [self._key("status", status.value) for status in SagaStatus]
         wanted = "" if revision is None else revision
         args = [saga_id, wanted, self._key("claims", ""), *indexes]
-        return bool(self._run_on(saga_id, redis_scripts.DELETE, args, self._key("due")))
+        return bool(self._run_on(saga_id, scripts.DELETE, args, self._key("due")))
 
     def due(self, limit: int) -> list[str]:
-        found = self._run(redis_scripts.DUE, [self._key("due")], [limit, self._saga("")])
+        found = self._run(scripts.DUE, [self._key("due")], [limit, self._saga("")])
         return [saga_id.decode(errors="replace") for saga_id in found]
 
     def find(

@@ -17,9 +17,9 @@ from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Store
 from celery_saga.errors import StoreUnavailable
-from celery_saga.stores import redis_pool
 from celery_saga.stores.redis import RedisStore
-from celery_saga.stores.redis_wire import Wire
+from celery_saga.stores.redis import pool as redis_pool
+from celery_saga.stores.redis.client import Wire
 from celery_saga.testing.builders import create, save
 from celery_saga.testing.contract import StoreContract
 

@@ -38,7 +38,7 @@ def checked(storage: Any) -> str | Store:
     if isinstance(storage, redis.Redis):
         advice = "wrap it: celery_saga.stores.redis.RedisStore(client)"
     elif missing:
-        advice = f"this lacks {missing[0]!r} of the verbs of celery_saga.stores.Store"
+        advice = f"this lacks {missing[0]!r} of the verbs of celery_saga.core.ports.Store"
     else:
         advice = "make an object of the class"
     raise SetupError(

@@ -26,7 +26,7 @@ Cluster is not supported.
 """
 
 from celery_saga.core.checkpoint import SCHEMA_VERSION
-from celery_saga.stores.redis_lua import LISTS, TELL, WHOLE, WRITE
+from celery_saga.stores.redis.lua import LISTS, TELL, WHOLE, WRITE
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
 PUSH = (

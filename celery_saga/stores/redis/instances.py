@@ -23,9 +23,9 @@ from redis.exceptions import (
 from celery_saga.core.execution import Slot
 from celery_saga.core.ports import REMEMBERED, Pulse
 from celery_saga.errors import StoreError, StoreUnavailable
-from celery_saga.stores import redis_scripts
-from celery_saga.stores.redis_pool import when_free
-from celery_saga.stores.redis_wire import Wire
+from celery_saga.stores.redis import scripts
+from celery_saga.stores.redis.client import Wire
+from celery_saga.stores.redis.pool import when_free
 
 log = logging.getLogger("celery_saga")
 
@@ -103,7 +103,7 @@ class RedisBoots:
 
     def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
         answer = self._run(
-            redis_scripts.BEAT,
+            scripts.BEAT,
             [self._key("instances"), self._key("held"), self._key("sweeper")],
             [
                 instance,
@@ -143,7 +143,7 @@ class RedisBoots:
 
     def meet(self, app: str) -> frozenset[str]:
         seconds = str(int(REMEMBERED))
-        found = self._run(redis_scripts.MEET, [self._key("apps")], [app, seconds])
+        found = self._run(scripts.MEET, [self._key("apps")], [app, seconds])
         return frozenset(name.decode(errors="replace") for name in found)
 
     def close(self) -> None:

@@ -17,8 +17,8 @@ from celery_saga.core.checkpoint import SCHEMA_VERSION
 from celery_saga.core.execution import Direction, Slot
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores.memory import MemoryStore
-from tests.contract.test_equivalence import Twin, random_event, random_plan
 from tests.core.test_codec import assert_same, scalars, text
+from tests.stores.test_equivalence import Twin, random_event, random_plan
 
 
 def through_json(execution: SagaExecution) -> SagaExecution:

@@ -15,9 +15,8 @@ from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Store
 from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
-from celery_saga.stores import redis_boots
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.stores.redis import RedisStore
+from celery_saga.stores.redis import RedisStore, instances
 from celery_saga.testing.builders import claim, create, granted, make_execution, save, until
 from celery_saga.testing.contract import StoreContract
 
@@ -181,7 +180,7 @@ class TestRedisStore(StoreContract):
         with EmbeddedValkey() as server:
             store = RedisStore(redis.Redis.from_url(server.url(0), retry=None))
             before = store.now()
-        monkeypatch.setattr(redis_boots, "CLOCK_TRUST", 0.0)
+        monkeypatch.setattr(instances, "CLOCK_TRUST", 0.0)
         assert before <= store.now() < before + 60
         with pytest.raises(StoreUnavailable):
             RedisStore(redis.Redis.from_url(server_gone(), retry=None)).now()

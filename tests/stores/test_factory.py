@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_saga.storage import new_store
+from celery_saga.stores.factory import new_store
 from celery_saga.stores.memory import MemoryStore
 
 

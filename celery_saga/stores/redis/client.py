@@ -28,7 +28,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from celery_saga.stores import redis_pool
+from celery_saga.stores.redis import pool as redis_pool
 
 #: hiredis packs a command in a third of the time, where it is installed (2.1 or newer).
 pack_command: Any = None
