@@ -20,7 +20,7 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
 from celery_saga.core.ports import Store
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException
-from celery_saga.outcome import failure_of
+from celery_saga.messaging.outcome import failure_of
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
 

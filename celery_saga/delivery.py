@@ -12,9 +12,9 @@ from celery.exceptions import Reject
 
 from celery_saga.core.execution import Direction, SagaExecution, Slot
 from celery_saga.core.retry import patiently
-from celery_saga.dispatch import header_of, mark_of
 from celery_saga.errors import SetupError, StoreUnavailable
-from celery_saga.headers import HEADER
+from celery_saga.messaging.headers import HEADER
+from celery_saga.messaging.publisher import header_of, mark_of
 from celery_saga.runtime import runtime_of
 
 log = logging.getLogger("celery_saga")

@@ -34,8 +34,6 @@ from celery_saga.core.plan import PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
 from celery_saga.core.retry import patiently
 from celery_saga.coroutines import finished
-from celery_saga.dispatch import header_of
-from celery_saga.endings import refused
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -46,10 +44,12 @@ from celery_saga.errors import (
     UnserializableValue,
 )
 from celery_saga.hosts import new_claim
+from celery_saga.messaging.events import refused
+from celery_saga.messaging.progress import track
+from celery_saga.messaging.publisher import header_of
+from celery_saga.messaging.retries import revision_of
 from celery_saga.reports import cut_short, expected_at, wrapper_reached
-from celery_saga.retries import revision_of
 from celery_saga.runtime import Runtime
-from celery_saga.tracking import track
 
 log = logging.getLogger("celery_saga")
 

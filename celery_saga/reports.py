@@ -36,8 +36,8 @@ from celery_saga.core.events import (
 from celery_saga.core.execution import Failure, Slot
 from celery_saga.core.failures import recorded
 from celery_saga.core.retry import patiently
-from celery_saga.dispatch import header_of
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
+from celery_saga.messaging.publisher import header_of
 from celery_saga.runtime import installed
 
 log = logging.getLogger("celery_saga")

@@ -20,7 +20,7 @@ from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SagaNotActionable,
 )
-from celery_saga.outcome import STATES, result_of
+from celery_saga.messaging.outcome import STATES, result_of
 from celery_saga.stores.redis.pool import when_free
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from celery_saga.core.ports import Store
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.planner import build_plan
 from celery_saga.definition.tasks.routes import filled
-from celery_saga.dispatch import CeleryDispatcher
 from celery_saga.errors import SetupError, StoreUnavailable
-from celery_saga.outbox import RedisOutbox
-from celery_saga.settlement import Settlement
+from celery_saga.messaging.publisher import CeleryDispatcher
+from celery_saga.messaging.redis.publish import RedisOutbox
+from celery_saga.messaging.redis.result import Settlement
 from celery_saga.stores.factory import new_store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis.pool import when_free

@@ -9,8 +9,7 @@ from typing import Any
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import agreement, announce
-from celery_saga.callbacks import linked, origin
+from celery_saga import agreement
 from celery_saga.core.context import codec
 from celery_saga.core.context.masking import CONTEXT
 from celery_saga.definition import functions
@@ -20,7 +19,9 @@ from celery_saga.definition.drafts import check_known, draft
 from celery_saga.definition.steps import LocalSagaStep
 from celery_saga.definition.strategies import check_declared
 from celery_saga.errors import DefinitionError
-from celery_saga.headers import checked_headers
+from celery_saga.messaging import results
+from celery_saga.messaging.callbacks import linked, origin
+from celery_saga.messaging.headers import checked_headers
 from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
@@ -255,7 +256,7 @@ class Saga(SagaDefinition):
         # signatures are made while modules are imported, and that must not read the configuration.
         options = {"kwargsrepr": repr({**given, "context": CONTEXT}), **options}
         return _Start(
-            announce.START, kwargs=given, options=options, immutable=immutable, app=self.app
+            results.START, kwargs=given, options=options, immutable=immutable, app=self.app
         )
 
 

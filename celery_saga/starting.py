@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from celery_saga import announce
 from celery_saga.agreement import check_start
 from celery_saga.core import info
 from celery_saga.core.context.data import Values, encoded
@@ -17,10 +16,11 @@ from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Looked, MessageState
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.plan import Plan
-from celery_saga.dispatch import run_here
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists
-from celery_saga.headers import users_headers
 from celery_saga.hook import verify
+from celery_saga.messaging import results
+from celery_saga.messaging.headers import users_headers
+from celery_saga.messaging.publisher import run_here
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
 
@@ -75,7 +75,7 @@ def begin(
         headers: of the message or call that starts it; Celery's own are left out.
         eager: whether to run it to its end here and now.
     """
-    wanted = not eager and announce.wanted(runtime.app, ignore_result)
+    wanted = not eager and results.wanted(runtime.app, ignore_result)
     dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
     run = secrets.token_hex(4) if saga_id else ""
     saga_id = saga_id or str(uuid.uuid4())
@@ -86,7 +86,7 @@ def begin(
     if not created:
         if dropped and execution.settled and not execution.result_pending:
             # It was started and ended meanwhile, and what was dropped was its own.
-            announce.announce(runtime.app, execution)
+            results.announce(runtime.app, execution)
         _check_duplicate(execution, plan.saga, digest, on_duplicate)
     return SagaResult(runtime, saga_id, created=created)
 

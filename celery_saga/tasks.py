@@ -9,17 +9,17 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
-from celery_saga.announce import START, origin_of
-from celery_saga.callbacks import origin
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.retry import patiently
 from celery_saga.definition.builder import SagaDefinition
-from celery_saga.endings import TellingRequest, started
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
-from celery_saga.headers import STAMPS
-from celery_saga.outcome import failure_of
+from celery_saga.messaging.callbacks import origin
+from celery_saga.messaging.events import TellingRequest, started
+from celery_saga.messaging.headers import STAMPS
+from celery_saga.messaging.outcome import failure_of
+from celery_saga.messaging.results import START, origin_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.starting import begin, checked_id, context_values, opening
 

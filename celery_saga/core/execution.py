@@ -73,9 +73,9 @@ class SagaExecution:
         due_at: when the sweep looks next, store time; ``None``: never.
         wants_result: its end is to be stored as the Celery result of its id.
         result_pending: it is settled, and that is not stored, or its callers are not told.
-        origin: what its callers want to be told, as plain JSON (:mod:`celery_saga.announce`).
+        origin: what its callers want to be told, as JSON (:mod:`celery_saga.messaging.results`).
         headers: of the message that started it, all but Celery's own, as plain JSON; they are on
-            every message of it (:mod:`celery_saga.headers`).
+            every message of it (:mod:`celery_saga.messaging.headers`).
         history: what operators and exceptional events did.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.

@@ -177,7 +177,7 @@ class SagaStepExecution:
         kept: context values of before, as JSON texts, that its compensation reads and that others
             have changed since, or that only its own result holds; a key that was not there: None.
         revised: how the message of its task's last retry differs from the planned one, as plain
-            JSON (:mod:`celery_saga.retries`); this direction.
+            JSON (:mod:`celery_saga.messaging.retries`); this direction.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """

@@ -23,7 +23,7 @@ from celery_saga import (
 from celery_saga.core.failures import exception_of, recorded
 from celery_saga.core.plan import Call, Plan, PlanStep
 from celery_saga.core.state import Failure, evolved
-from celery_saga.outcome import failure_of
+from celery_saga.messaging.outcome import failure_of
 from tests.core.scenario import Scenario
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_saga import broker
-from celery_saga.broker import backlog
+from celery_saga.messaging import broker
+from celery_saga.messaging.broker import backlog
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, nap, undo
 

@@ -15,11 +15,11 @@ from celery.result import AsyncResult
 from kombu import serialization
 
 from celery_saga import Saga, SagaCompensated, SagaManager
-from celery_saga.announce import announce
 from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepFailed, StepSucceeded
 from celery_saga.core.execution import Claim, Failure, evolved
 from celery_saga.core.ports import Outbox, Result
+from celery_saga.messaging.results import announce
 from celery_saga.runtime import runtime_of
 from tests.worker.harness import Site
 

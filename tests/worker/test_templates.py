@@ -13,7 +13,7 @@ from celery import Celery, Task, signals
 
 from celery_saga import Saga, SagaContext, saga_step
 from celery_saga.core.events import Dispatch
-from celery_saga.outbox import send
+from celery_saga.messaging.redis.publish import send
 from celery_saga.runtime import runtime_of
 from tests.worker.harness import Site
 

@@ -2,7 +2,7 @@
 
 Each has a limited time to answer, and what cannot be asked is a fact too. Nothing is changed but a
 key in the broker that lives for a moment: the trial of the one write
-(:mod:`celery_saga.outbox`).
+(:mod:`celery_saga.messaging.redis.publish`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 from celery import Celery
 from celery.backends.rpc import RPCBackend
 
-from celery_saga.announce import START
 from celery_saga.answers import told_settings, versions
 from celery_saga.core.plan import Call
 from celery_saga.definition.discovery import import_sagas
-from celery_saga.dispatch import queue_of
 from celery_saga.doctor.facts import Facts
 from celery_saga.doctor.gathering.broker import gather_broker
 from celery_saga.doctor.gathering.duties import gather_duties, gather_waits
 from celery_saga.doctor.gathering.servers import once
 from celery_saga.doctor.gathering.store import gather_store
+from celery_saga.messaging.publisher import queue_of
+from celery_saga.messaging.results import START
 from celery_saga.runtime import runtime_of
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import redis
 from kombu import Connection
 
-from celery_saga.broker import open_connection
 from celery_saga.core.ports import Store
 from celery_saga.doctor.facts import BrokerFacts, Server, Worker
 from celery_saga.doctor.gathering.patience import NoAnswer, within
 from celery_saga.doctor.gathering.servers import look, shown
 from celery_saga.doctor.gathering.workers import gather_workers
-from celery_saga.outbox import RedisOutbox
+from celery_saga.messaging.broker import open_connection
+from celery_saga.messaging.redis.publish import RedisOutbox
 from celery_saga.runtime import Runtime
 
 #: Seconds that the broker has for its own answers.

@@ -13,9 +13,9 @@ from celery_saga.core.execution import Direction, SagaExecution, StepStatus
 from celery_saga.core.plan import Call, Plan
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
-from celery_saga.dispatch import queue_of
 from celery_saga.doctor.facts import Duty, Waits
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError
+from celery_saga.messaging.publisher import queue_of
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
 

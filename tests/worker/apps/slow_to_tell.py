@@ -2,7 +2,7 @@
 
 import time
 
-from celery_saga.dispatch import CeleryDispatcher
+from celery_saga.messaging.publisher import CeleryDispatcher
 from tests.worker.apps import canvas
 from tests.worker.apps.functional import app
 

@@ -15,8 +15,6 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import SerializationError
 
-from celery_saga.announce import announce
-from celery_saga.broker import backlog, lacks_exchange, routes_by_name
 from celery_saga.core.context import codec
 from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.masking import (
@@ -33,11 +31,13 @@ from celery_saga.core.failures import text_of
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Backlog, Outbox
 from celery_saga.errors import UnreadableCheckpoint, UnsendableStep
-from celery_saga.headers import HEADER, as_sent, users_headers
-from celery_saga.inspection import strangers
-from celery_saga.outbox import RedisOutbox, arguments, remember, send
-from celery_saga.recording import added_to, recorder
-from celery_saga.settlement import Settlement
+from celery_saga.messaging.broker import backlog, lacks_exchange, routes_by_name
+from celery_saga.messaging.headers import HEADER, as_sent, users_headers
+from celery_saga.messaging.inspection import strangers
+from celery_saga.messaging.recording import added_to, recorder
+from celery_saga.messaging.redis.publish import RedisOutbox, arguments, remember, send
+from celery_saga.messaging.redis.result import Settlement
+from celery_saga.messaging.results import announce
 
 log = logging.getLogger("celery_saga")
 

@@ -11,12 +11,12 @@ from kombu import Exchange
 from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.broker import lacks_exchange, open_connection
 from celery_saga.core.events import Dispatch, MessageState
 from celery_saga.core.execution import Direction, SagaExecution, Slot
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Backlog
-from celery_saga.dispatch import CeleryDispatcher, queue_of
+from celery_saga.messaging.broker import lacks_exchange, open_connection
+from celery_saga.messaging.publisher import CeleryDispatcher, queue_of
 from celery_saga.runtime import runtime_of
 
 
@@ -77,8 +77,8 @@ class Failing(MapRoute):
         ({}, ({"other.*": {"queue": "others"}}, by_tenant), ""),
         ({}, (falling_back,), ""),
         ({}, (Failing({}),), ""),
-        ({"queue": "steps"}, ("tests.unit.test_broker.by_tenant",), "steps"),
-        ({}, ("tests.unit.test_broker.by_tenant",), ""),
+        ({"queue": "steps"}, ("tests.messaging.test_broker.by_tenant",), "steps"),
+        ({}, ("tests.messaging.test_broker.by_tenant",), ""),
     ],
 )
 def test_the_queue_of_a_step(app, options, routes, queue):

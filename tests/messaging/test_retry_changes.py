@@ -24,9 +24,9 @@ from celery_saga.core.events import (
 )
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot, claimed
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
-from celery_saga.dispatch import CeleryDispatcher
-from celery_saga.outbox import arguments
-from celery_saga.retries import revision_of
+from celery_saga.messaging.publisher import CeleryDispatcher
+from celery_saga.messaging.redis.publish import arguments
+from celery_saga.messaging.retries import revision_of
 
 FIRST, UNDO = Slot(0, Direction.FORWARD, 1), Slot(0, Direction.BACKWARD, 2)
 

@@ -20,10 +20,10 @@ from celery.canvas import group, maybe_signature
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
-from celery_saga.callbacks import told_of
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot
-from celery_saga.headers import as_sent
-from celery_saga.outcome import failure_of
+from celery_saga.messaging.callbacks import told_of
+from celery_saga.messaging.headers import as_sent
+from celery_saga.messaging.outcome import failure_of
 
 #: The engine task that starts a saga; its id is the saga's.
 START = "celery_saga.start"

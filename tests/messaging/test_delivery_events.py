@@ -17,7 +17,7 @@ from celery.worker.request import Request, create_request_cls
 from celery_saga import SagaManager
 from celery_saga.core.execution import Claim, Direction, Slot
 from celery_saga.core.ports import CLAIMED, Refused
-from celery_saga.endings import Ended, refused, started
+from celery_saga.messaging.events import Ended, refused, started
 
 SLOT = Slot(0, Direction.FORWARD, 1)
 

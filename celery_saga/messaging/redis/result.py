@@ -24,16 +24,16 @@ from celery import Celery, states
 from celery.backends.base import Backend, KeyValueStoreBackend
 from celery.backends.redis import RedisBackend
 
-from celery_saga.announce import request_of
 from celery_saga.core.context.data import values_of
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
 from celery_saga.core.ports import Outbox, Result, Store
-from celery_saga.outcome import failure_of
+from celery_saga.messaging.outcome import failure_of
+from celery_saga.messaging.redis.message_cache import is_own
+from celery_saga.messaging.results import request_of
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis.client import Wire
 from celery_saga.stores.redis.pool import same_database
-from celery_saga.templates import is_own
 
 log = logging.getLogger("celery_saga")
 

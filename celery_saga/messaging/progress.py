@@ -10,10 +10,10 @@ import logging
 
 from celery import Celery, states
 
-from celery_saga.announce import request_of, store_result
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Store
-from celery_saga.outcome import failure_of, progress_of
+from celery_saga.messaging.outcome import failure_of, progress_of
+from celery_saga.messaging.results import request_of, store_result
 
 log = logging.getLogger("celery_saga")
 

@@ -22,13 +22,13 @@ import redis
 from celery import Celery
 from kombu import Producer
 
-from celery_saga.broker import open_connection
 from celery_saga.core.context import codec
 from celery_saga.core.ports import Push, Store
+from celery_saga.messaging.broker import open_connection
+from celery_saga.messaging.redis.message_cache import Templates
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis.client import Wire
 from celery_saga.stores.redis.pool import when_free
-from celery_saga.templates import Templates
 
 log = logging.getLogger("celery_saga")
 

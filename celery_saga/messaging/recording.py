@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Producer
 
-from celery_saga.templates import by_celery_alone
+from celery_saga.messaging.redis.message_cache import by_celery_alone
 
 
 class Recorded:

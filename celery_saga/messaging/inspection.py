@@ -12,8 +12,8 @@ from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from celery_saga.announce import START
-from celery_saga.broker import open_connection
+from celery_saga.messaging.broker import open_connection
+from celery_saga.messaging.results import START
 
 log = logging.getLogger("celery_saga")
 

@@ -14,8 +14,9 @@ from celery.result import AsyncResult
 from kombu import serialization
 from kombu.exceptions import EncodeError
 
-from celery_saga import SagaCompensated, SagaManager, announce
+from celery_saga import SagaCompensated, SagaManager
 from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.messaging import results
 from tests.core.scenario import Scenario
 
 
@@ -32,7 +33,7 @@ def ended(script: str = "start, f0 ok k=1", result: int = 1) -> SagaExecution:
 
 
 def stored(app: Celery, execution: SagaExecution) -> Any:
-    announce.announce(app, execution)
+    results.announce(app, execution)
     return AsyncResult(execution.saga_id, app=app)
 
 
@@ -82,9 +83,9 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
             "something else": 7,
         }
     )
-    origin = announce.origin_of(request)
+    origin = results.origin_of(request)
     assert json.loads(json.dumps(origin)) == origin
-    back: Any = announce.request_of(evolved(ended(), origin=origin))
+    back: Any = results.request_of(evolved(ended(), origin=origin))
     assert back.callbacks == [{**link, "args": [one]}]
     assert (back.group, back.group_index, back.root_id) == ("g", 0, "r")
     assert back.delivery_info == {"priority": 3}
@@ -93,15 +94,15 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
 
 
 def test_who_wants_no_result(app: Celery) -> None:
-    assert announce.wanted(app)
-    assert not announce.wanted(app, ignore_result=True)
+    assert results.wanted(app)
+    assert not results.wanted(app, ignore_result=True)
     app.conf.task_always_eager = True
-    assert not announce.wanted(app)
+    assert not results.wanted(app)
     app.conf.task_store_eager_result = True
-    assert announce.wanted(app)
+    assert results.wanted(app)
     app.conf.task_ignore_result = True
-    assert not announce.wanted(app)
-    assert not announce.wanted(Celery("bare", set_as_current=False))
+    assert not results.wanted(app)
+    assert not results.wanted(Celery("bare", set_as_current=False))
 
 
 def test_what_follows_and_cannot_be_called_has_failed(app: Celery) -> None:

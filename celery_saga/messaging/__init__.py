@@ -1,0 +1,1 @@
+"""How steps and results travel over Celery, and what the broker knows."""

@@ -1,0 +1,1 @@
+"""What can be done in one script where the store shares a Redis server with broker or backend."""
