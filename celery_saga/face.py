@@ -1,7 +1,6 @@
 """What the package offers: :mod:`celery_saga` has these names, and gets them here."""
 
 from celery_saga._version import __version__
-from celery_saga.about import saga_info
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.execution import SagaExecution, SagaStatus, SagaStepExecution, StepStatus
 from celery_saga.core.info import SagaInfo
@@ -52,6 +51,7 @@ from celery_saga.errors import (
 from celery_saga.manager import SagaExecutionRepository, SagaManager
 from celery_saga.result import SagaResult
 from celery_saga.saga import Saga
+from celery_saga.worker.current_step import saga_info
 
 __all__ = [
     "AbortSaga",

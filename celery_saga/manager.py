@@ -9,21 +9,21 @@ from typing import Any, Literal, overload
 
 from celery import Celery
 
-from celery_saga import answers, reports
 from celery_saga.awaiting import run
 from celery_saga.core.execution import SagaExecution
 from celery_saga.definition import functions
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
-from celery_saga.hook import hook, verify
 from celery_saga.importing import take_in
 from celery_saga.operators import Operators
-from celery_saga.recovery import RecoveryStep
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime, install
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS
 from celery_saga.stores.factory import checked
-from celery_saga.tasks import declare_tasks
+from celery_saga.worker import receivers, remote_control
+from celery_saga.worker.heartbeat import RecoveryStep
+from celery_saga.worker.hook import hook, verify
+from celery_saga.worker.tasks import declare_tasks
 
 
 class SagaManager(Operators):
@@ -225,8 +225,8 @@ def _set_up(app: Celery) -> None:
     hook(app)
     declare_tasks(app)
     app.steps["worker"].add(RecoveryStep)
-    reports.connect()
-    answers.connect()
+    receivers.connect()
+    remote_control.connect()
     names: set[str] = set()
 
     def declare(name: str, function: Callable[..., Any]) -> None:

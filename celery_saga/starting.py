@@ -17,12 +17,12 @@ from celery_saga.core.events import Looked, MessageState
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.plan import Plan
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists
-from celery_saga.hook import verify
 from celery_saga.messaging import results
 from celery_saga.messaging.headers import users_headers
 from celery_saga.messaging.publisher import run_here
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
+from celery_saga.worker.hook import verify
 
 #: What may be done about an id that is taken: give back that saga if it is the same start, give it
 #: back in any case, or refuse in any case.

@@ -102,7 +102,7 @@ class Call:
         return {item.param: "\0".join(map(str, (item.param, *item.path))) for item in self.inputs}
 
     def revised(self, by: Mapping[str, Any]) -> Call:
-        """This call as a retry changed it; see :func:`celery_saga.messaging.retries.revision_of`."""
+        """This call as a retry changed it: :func:`celery_saga.messaging.retries.revision_of`."""
         inputs, args = self.inputs, self.args
         if "kwargs" in by:
             given = codec.loads(json.dumps(by["kwargs"]))

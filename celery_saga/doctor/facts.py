@@ -115,7 +115,7 @@ class BrokerFacts:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a worker with the plugin says of itself; see :mod:`celery_saga.answers`."""
+    """What a worker with the plugin says of itself: :mod:`celery_saga.worker.remote_control`."""
 
     instance: str
     beats: bool

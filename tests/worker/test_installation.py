@@ -8,7 +8,7 @@ import pytest
 from celery import Celery, Task, shared_task
 
 from celery_saga import Saga, SagaManager, saga_info, saga_step
-from celery_saga.hook import hooked, verify
+from celery_saga.worker.hook import hooked, verify
 
 pytestmark = pytest.mark.worker
 

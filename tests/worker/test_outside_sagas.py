@@ -6,7 +6,7 @@ import pytest
 from celery import chain, chord, group
 
 from celery_saga import AbortSaga
-from celery_saga.hook import hooked
+from celery_saga.worker.hook import hooked
 from tests.worker.apps.outside import ANNOTATIONS, declare, new_app
 from tests.worker.harness import Site
 

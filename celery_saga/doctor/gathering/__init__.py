@@ -10,7 +10,6 @@ from __future__ import annotations
 from celery import Celery
 from celery.backends.rpc import RPCBackend
 
-from celery_saga.answers import told_settings, versions
 from celery_saga.core.plan import Call
 from celery_saga.definition.discovery import import_sagas
 from celery_saga.doctor.facts import Facts
@@ -21,6 +20,7 @@ from celery_saga.doctor.gathering.store import gather_store
 from celery_saga.messaging.publisher import queue_of
 from celery_saga.messaging.results import START
 from celery_saga.runtime import runtime_of
+from celery_saga.worker.remote_control import told_settings, versions
 
 
 def gather(app: Celery, timeout: float, limit: int) -> Facts:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from celery import Celery
 from kombu import Connection
 
-from celery_saga.answers import QUESTION
 from celery_saga.doctor.facts import Offset, Plugin, Worker
 from celery_saga.messaging.inspection import Answer, ask, queues_of, tasks_of
 from celery_saga.messaging.results import START
+from celery_saga.worker.remote_control import QUESTION
 
 
 def gather_workers(app: Celery, connection: Connection, timeout: float) -> tuple[Worker, ...]:

@@ -2,7 +2,7 @@
 
 from celery.worker.control import Panel
 
-from celery_saga.answers import QUESTION
+from celery_saga.worker.remote_control import QUESTION
 from tests.worker.apps.site import app, steps
 
 __all__ = ["app", "steps"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga import forks
+from celery_saga.worker import fork_safety
 from tests.helpers import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
@@ -59,14 +59,14 @@ def exit_of_a_child_that_logs(log: logging.Logger) -> int:
 
 
 def test_a_child_can_log_that_was_forked_while_a_thread_did(pipe: Log) -> None:
-    forks.unforked_log(pipe.log)
-    forks.unforked_log(pipe.log)  # changes nothing
+    fork_safety.unforked_log(pipe.log)
+    fork_safety.unforked_log(pipe.log)  # changes nothing
     thread = threading.Thread(target=pipe.log.error, args=["x" * 200_000], daemon=True)
     thread.start()
     wait_for(pipe.is_full)
 
     def read_once_a_fork_waits() -> None:
-        wait_for(lambda: forks._gate._forking)
+        wait_for(lambda: fork_safety._gate._forking)
         pipe.read_all()
 
     threading.Thread(target=read_once_a_fork_waits, daemon=True).start()
@@ -81,22 +81,22 @@ def test_a_call_in_a_call_is_let_through_while_a_fork_waits() -> None:
     class Inner:
         def call(self) -> None:
             entered.set()
-            wait_for(lambda: forks._gate._forking)
-            forks.Unforked(Other()).call()
+            wait_for(lambda: fork_safety._gate._forking)
+            fork_safety.Unforked(Other()).call()
             ended.set()
 
     class Other:
         def call(self) -> None: ...
 
-    outer = forks.Unforked(Inner())
+    outer = fork_safety.Unforked(Inner())
     thread = threading.Thread(target=lambda: outer.call())  # looked up in that thread
     thread.start()
     assert entered.wait(30)
     seen: list[Any] = []
-    forks._gate.close()
+    fork_safety._gate.close()
     try:
         seen.append(ended.is_set())
     finally:
-        forks._gate.open()
+        fork_safety._gate.open()
     thread.join(30)
     assert seen == [True]

@@ -25,13 +25,13 @@ from celery.utils.functional import firstmethod
 from celery_saga.core import info
 from celery_saga.core.execution import Slot
 from celery_saga.definition.tasks.declarations import INNER, RUN, run_in
-from celery_saga.delivery import delivery_of, keep_ours, recognized
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
-from celery_saga.hosts import inside
 from celery_saga.messaging.events import TellingRequest
-from celery_saga.participant import run_step
-from celery_saga.reports import body_cut_off
 from celery_saga.runtime import runtime_of
+from celery_saga.worker.delivery import delivery_of, keep_ours, recognized
+from celery_saga.worker.eager import inside
+from celery_saga.worker.receivers import body_cut_off
+from celery_saga.worker.step_runner import run_step
 
 log = logging.getLogger("celery_saga")
 

@@ -36,12 +36,12 @@ from celery_saga.errors import (
     SetupError,
     UnreadableCheckpoint,
 )
-from celery_saga.forks import Unforked, unforked_log
-from celery_saga.hook import verify
-from celery_saga.hosts import host_of
-from celery_saga.rates import RateLimited, snapshot
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores.memory import MemoryStore
+from celery_saga.worker.eager import host_of
+from celery_saga.worker.fork_safety import Unforked, unforked_log
+from celery_saga.worker.hook import verify
+from celery_saga.worker.rate_limits import RateLimited, snapshot
 
 log = logging.getLogger("celery_saga")
 

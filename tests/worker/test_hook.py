@@ -13,9 +13,9 @@ from celery.app.task import Context
 from celery.exceptions import Reject, Retry
 
 from celery_saga import AbortSaga, SagaManager, SetupError
-from celery_saga import hook as hook_module
 from celery_saga.errors import SagaExecutionException
-from celery_saga.hook import hooked, verify
+from celery_saga.worker import hook as hook_module
+from celery_saga.worker.hook import hooked, verify
 
 STEP = {"id": "order-7~f0~1", "headers": {"saga": {"id": "order-7"}}, "called_directly": False}
 

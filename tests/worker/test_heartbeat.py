@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_saga import Saga, SagaManager, recovery
+from celery_saga import Saga, SagaManager
 from celery_saga.core.events import Looked
 from celery_saga.core.execution import Claim, SagaExecution
 from celery_saga.errors import StoreUnavailable
-from celery_saga.hosts import inside
-from celery_saga.recovery import Heart
 from celery_saga.runtime import runtime_of
 from celery_saga.stores import memory
+from celery_saga.worker import heartbeat
+from celery_saga.worker.eager import inside
+from celery_saga.worker.heartbeat import Heart
 from tests.helpers import wait_for
 
 TTL, EVERY = 6.0, 2.0
@@ -47,7 +48,7 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     fake = SimpleNamespace(monotonic=clock, time=clock)
-    monkeypatch.setattr(recovery, "time", fake)
+    monkeypatch.setattr(heartbeat, "time", fake)
     return clock
 
 
@@ -265,7 +266,7 @@ def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=6.0)
     bodies = [SimpleNamespace(id="a task")]
     running = SimpleNamespace(active_requests=bodies, reserved_requests=(), requests={})
-    monkeypatch.setattr(recovery, "state", running)
+    monkeypatch.setattr(heartbeat, "state", running)
     runtime = runtime_of(app)
     runtime.boot()
     heart = Heart(runtime)
@@ -290,7 +291,7 @@ class TestStepsOfEagerSagas:
         app.conf.update(saga_heartbeat=0.05, saga_heartbeat_ttl=1.0)
         requests: list[Any] = []
         running = SimpleNamespace(active_requests=requests, reserved_requests=(), requests={})
-        monkeypatch.setattr(recovery, "state", running)
+        monkeypatch.setattr(heartbeat, "state", running)
         runtime = runtime_of(app)
         runtime.boot()
         heart = runtime.heart = Heart(runtime)

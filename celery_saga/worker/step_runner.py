@@ -33,7 +33,6 @@ from celery_saga.core.failures import class_names, recorded
 from celery_saga.core.plan import PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
 from celery_saga.core.retry import patiently
-from celery_saga.coroutines import finished
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -43,13 +42,14 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnserializableValue,
 )
-from celery_saga.hosts import new_claim
 from celery_saga.messaging.events import refused
 from celery_saga.messaging.progress import track
 from celery_saga.messaging.publisher import header_of
 from celery_saga.messaging.retries import revision_of
-from celery_saga.reports import cut_short, expected_at, wrapper_reached
 from celery_saga.runtime import Runtime
+from celery_saga.worker.coroutines import finished
+from celery_saga.worker.eager import new_claim
+from celery_saga.worker.receivers import cut_short, expected_at, wrapper_reached
 
 log = logging.getLogger("celery_saga")
 
@@ -70,7 +70,7 @@ def run_step(
 
     Args:
         request: Celery's, of the task that runs.
-        delivery: what :mod:`celery_saga.delivery` found in it.
+        delivery: what :mod:`celery_saga.worker.delivery` found in it.
         claim: one that is held already; otherwise it is taken here, before the body runs.
 
     Raises:

@@ -18,9 +18,9 @@ from kombu.utils.limits import TokenBucket
 
 from celery_saga import SagaManager
 from celery_saga.core.recovery.sweep import PUT_OFF
-from celery_saga.rates import RateLimited
-from celery_saga.recovery import Heart
 from celery_saga.runtime import runtime_of
+from celery_saga.worker.heartbeat import Heart
+from celery_saga.worker.rate_limits import RateLimited
 
 FIRST, *LATER = [f"saga{number}~f0~1" for number in range(3)]
 
