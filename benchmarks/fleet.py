@@ -17,8 +17,8 @@ import redis
 
 from benchmarks.app import VARIANTS, Bench, Place, order
 from benchmarks.meters import Meter, Reading
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 
 #: The folder from which ``benchmarks`` can be imported.
 PROJECT = Path(__file__).resolve().parents[1]

@@ -1,11 +1,10 @@
 """Durable sagas on the Celery you already run.
 
-What the package offers stands in :mod:`celery_saga.face`, and is imported when a name of it is
-first asked for: Celery's command line imports the package at each start, for its verbs.
+Its names are imported when they are first asked for: Celery's command line imports the package at
+each start, for its verbs.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 # Celery makes errors out of stored results only of modules that are imported.
@@ -13,20 +12,64 @@ from celery_saga import errors as errors
 from celery_saga._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from celery_saga.face import *  # noqa: F403
-    from celery_saga.face import __all__ as __all__
+    from celery_saga.core.context.saga_context import SagaContext as SagaContext
+    from celery_saga.core.execution import SagaExecution as SagaExecution
+    from celery_saga.core.info import SagaInfo as SagaInfo
+    from celery_saga.core.remote import SagaRequest as SagaRequest
+    from celery_saga.core.remote import SagaResponse as SagaResponse
+    from celery_saga.core.remote import SagaResponseStatus as SagaResponseStatus
+    from celery_saga.core.state import SagaStatus as SagaStatus
+    from celery_saga.core.state import SagaStepExecution as SagaStepExecution
+    from celery_saga.core.state import StepStatus as StepStatus
+    from celery_saga.definition.binding import Const as Const
+    from celery_saga.definition.operations import SagaOperation as SagaOperation
+    from celery_saga.definition.operations import saga_step as saga_step
+    from celery_saga.definition.steps import LocalSagaStep as LocalSagaStep
+    from celery_saga.errors import *  # noqa: F403
+    from celery_saga.manager import SagaManager as SagaManager
+    from celery_saga.repository import SagaExecutionRepository as SagaExecutionRepository
+    from celery_saga.result import SagaResult as SagaResult
+    from celery_saga.saga import Saga as Saga
+    from celery_saga.worker.current_step import saga_info as saga_info
+
+#: Where the names are. All of the errors can be imported from here, those of the Minos framework
+#: too, which are not listed.
+_HOMES = {
+    "core.context.saga_context": "SagaContext",
+    "core.execution": "SagaExecution",
+    "core.info": "SagaInfo",
+    "core.remote": "SagaRequest SagaResponse SagaResponseStatus",
+    "core.state": "SagaStatus SagaStepExecution StepStatus",
+    "definition.binding": "Const",
+    "definition.operations": "SagaOperation saga_step",
+    "definition.steps": "LocalSagaStep",
+    "errors": (
+        "AbortSaga BadStepResult BarrierPassedTwice BlockedByUndo ContextTooLarge DefinitionError "
+        "DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated SagaError "
+        "SagaNotActionable SagaNotFound SagaPastPivot SagaStuck SetupError StoreError "
+        "StoreUnavailable UnserializableValue UnsupportedCheckpoint"
+    ),
+    "manager": "SagaManager",
+    "repository": "SagaExecutionRepository",
+    "result": "SagaResult",
+    "saga": "Saga",
+    "worker.current_step": "saga_info",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    # Modules first: while the face is being imported, they ask for each other.
-    if find_spec(f"{__name__}.{name}"):
-        return import_module(f"{__name__}.{name}")
-    face = import_module(f"{__name__}.face")
-    if name != "__all__" and name not in face.__all__:
+    if name in _HOME_OF:
+        found = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    elif name.endswith("Exception") and hasattr(errors, name):
+        found = getattr(errors, name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(face, name)
+    globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted({*globals(), *__all__})

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
 from celery import Celery
 
-from celery_saga.awaiting import run
+from celery_saga.aio import run
 from celery_saga.core.execution import SagaExecution
 from celery_saga.definition import functions
-from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException, SetupError
-from celery_saga.importing import take_in
+from celery_saga.errors import DefinitionError, SetupError
 from celery_saga.operators import Operators
+from celery_saga.repository import SagaExecutionRepository
 from celery_saga.result import SagaResult
-from celery_saga.runtime import Runtime, install
+from celery_saga.runtime import install
 from celery_saga.saga import Saga
-from celery_saga.settings import DEFAULTS
 from celery_saga.stores.factory import checked
-from celery_saga.worker import receivers, remote_control
-from celery_saga.worker.heartbeat import RecoveryStep
-from celery_saga.worker.hook import hook, verify
-from celery_saga.worker.tasks import declare_tasks
+from celery_saga.worker.hook import verify
+from celery_saga.worker.set_up import set_up
 
 
 class SagaManager(Operators):
@@ -63,7 +59,7 @@ class SagaManager(Operators):
         if isinstance(storage, SagaExecutionRepository):
             storage = None  # of the same app, and so its store as it is
         given = None if storage is None else checked(storage)
-        self._runtime = install(self.app, given, _set_up)
+        self._runtime = install(self.app, given, set_up, verify)
 
     @overload
     async def run(
@@ -101,7 +97,7 @@ class SagaManager(Operators):
             context: what it begins with.
             return_execution: the execution, or else its id alone.
             options: ``pause_on_disk``, ``raise_on_error``, ``timeout``, ``response``, ``user`` and
-                ``autocommit``, as :func:`celery_saga.awaiting.run` has them; all others are those
+                ``autocommit``, as :func:`celery_saga.aio.run` has them; all others are those
                 of :meth:`Saga.apply_async`.
 
         Returns:
@@ -149,46 +145,6 @@ class SagaManager(Operators):
         return SagaExecutionRepository(self.app)
 
 
-class SagaExecutionRepository:
-    """The saved executions, in the shape of the Minos framework's repository.
-
-    Args:
-        app: a Celery app with a :class:`SagaManager`.
-    """
-
-    def __init__(self, app: Celery) -> None:
-        self._runtime: Runtime = SagaManager(app)._runtime
-
-    async def store(self, execution: SagaExecution) -> None:
-        """Take in an execution that was exported elsewhere; see :meth:`SagaExecution.from_raw`.
-
-        It must not be on its way anywhere else any more: it goes on here, with a step that was
-        running then as one whose outcome is unknown.
-
-        Raises:
-            SagaAlreadyExists: there is one with its id, which stays as it is.
-        """
-        await asyncio.to_thread(take_in, self._runtime.store, execution)
-
-    async def load(self, saga_id: str | uuid.UUID) -> SagaExecution:
-        """The execution as it was saved last.
-
-        Raises:
-            SagaExecutionNotFoundException: there is none with this id.
-        """
-        return await asyncio.to_thread(self._runtime.orchestrator.load, str(saga_id))
-
-    async def delete(self, saga_id: str | uuid.UUID | SagaExecution) -> None:
-        """Forget an execution.
-
-        Raises:
-            SagaExecutionNotFoundException: there is none with this id.
-        """
-        key = saga_id.saga_id if isinstance(saga_id, SagaExecution) else str(saga_id)
-        if not await asyncio.to_thread(self._runtime.store.delete, key):
-            raise SagaExecutionNotFoundException(key)
-
-
 def _checked_app(app: Any, broker_pool: Any, storage: Any) -> Celery:
     """The one app that all of them speak of.
 
@@ -215,50 +171,3 @@ def _checked_app(app: Any, broker_pool: Any, storage: Any) -> Celery:
             f"{' and '.join(repr(one.main) for one in apps.values()) or 'none'}"
         )
     return next(iter(apps.values()))
-
-
-def _set_up(app: Celery) -> None:
-    if getattr(app, "configured", False):
-        _add_defaults(app, app.conf)
-    # Each time: a later config_from_object makes a new configuration.
-    app.on_after_configure.connect(_add_defaults, weak=False)
-    hook(app)
-    declare_tasks(app)
-    app.steps["worker"].add(RecoveryStep)
-    receivers.connect()
-    remote_control.connect()
-    names: set[str] = set()
-
-    def declare(name: str, function: Callable[..., Any]) -> None:
-        if name not in names:  # many sagas may use one function
-            names.add(name)
-            _as_task(app, name, function)
-
-    functions.subscribe(declare)
-    if getattr(app, "finalized", False):
-        verify(app)
-    app.on_after_finalize.connect(_verify, weak=False)
-
-
-def _add_defaults(sender: Celery, source: Any, **kwargs: Any) -> None:
-    # What add_defaults gets stands before a configuration module: only what is not set goes there.
-    source.add_defaults({key: value for key, value in DEFAULTS.items() if key not in source})
-
-
-def _verify(sender: Celery, **kwargs: Any) -> None:
-    verify(sender)
-
-
-def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
-    """A plain function as a task of the app, under the name by which sagas call it."""
-    wire_name, name = name, functions.task_name(name, app.main)
-
-    def run(context: Any, /, **parameters: Any) -> Any:
-        # Looked up anew: its module may have been imported a second time.
-        return (functions.known(wire_name) or function)(context, **parameters)
-
-    if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
-        run.__name__ = function.__name__
-    run.__doc__, run.__module__ = function.__doc__, function.__module__
-    declare: Any = app.task
-    declare(run, name=name, shared=False, typing=False)

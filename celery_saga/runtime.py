@@ -75,12 +75,19 @@ class Runtime:
 
     Args:
         app: the Celery app; its configuration is first read when something is needed.
-        storage: a store or the URL of one; by default what the app's settings say.
+        storage: a store or the URL of one; None: what the app's settings say.
+        verify: makes sure that the app's tasks can be steps, where no worker starts that does.
     """
 
-    def __init__(self, app: Celery, storage: str | Store | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        storage: str | Store | None,
+        verify: Callable[[Celery], None],
+    ) -> None:
         self.app = app
         self.storage = storage
+        self.verify = verify
         #: This boot of this process. A worker draws a new one before it makes its pool, and the
         #: pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
@@ -181,8 +188,16 @@ class Runtime:
         return list(found.values())
 
 
-def install(app: Celery, storage: str | Store | None, set_up: Callable[[Celery], None]) -> Runtime:
+def install(
+    app: Celery,
+    storage: str | Store | None,
+    set_up: Callable[[Celery], None],
+    verify: Callable[[Celery], None],
+) -> Runtime:
     """The app's runtime; it is made, and the app set up, by the first call.
+
+    Args:
+        verify: see :attr:`Runtime.verify`.
 
     Raises:
         SetupError: it was made with another storage.
@@ -191,7 +206,7 @@ def install(app: Celery, storage: str | Store | None, set_up: Callable[[Celery],
         found = installed(app)
         if found is None:
             set_up(app)
-            found = Runtime(app, storage)
+            found = Runtime(app, storage, verify)
             setattr(app, _ATTRIBUTE, found)
             _apps.add(app)
             return found

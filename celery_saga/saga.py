@@ -22,11 +22,18 @@ from celery_saga.errors import DefinitionError
 from celery_saga.messaging import results
 from celery_saga.messaging.callbacks import linked, origin
 from celery_saga.messaging.headers import checked_headers
-from celery_saga.on_commit import on_commit
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
-from celery_saga.starting import ON_DUPLICATE, begin, checked_id, context_values, opening
-from celery_saga.timing import ends_in, starts_in
+from celery_saga.start import (
+    ON_DUPLICATE,
+    begin,
+    checked_id,
+    context_values,
+    ends_in,
+    on_commit,
+    opening,
+    starts_in,
+)
 
 agreement.connect()
 
@@ -211,7 +218,8 @@ class Saga(SagaDefinition):
         times()
 
         def start() -> SagaResult:
-            return begin(runtime, plan, values, named, times(), **given)
+            given_id, created = begin(runtime, plan, values, named, times(), **given)
+            return SagaResult(runtime, given_id, created=created)
 
         return start
 

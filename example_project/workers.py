@@ -9,7 +9,7 @@ from types import TracebackType
 
 from celery import Celery
 
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.processes import ManagedProcess
 
 #: The folder from which ``example_project`` can be imported.
 PROJECT = Path(__file__).resolve().parents[1]

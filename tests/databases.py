@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pymysql
 
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 
 

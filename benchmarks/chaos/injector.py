@@ -23,8 +23,8 @@ import redis
 from benchmarks.chaos.ledger import Ledger
 from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.stage import ChaosError, Stage, Worker
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.execution import Slot
+from celery_saga.testing.embedded import EmbeddedValkey
 
 #: Seconds between two rounds of the injector.
 ROUND = 0.02

@@ -16,8 +16,8 @@ import redis
 
 from benchmarks.chaos.app import BROKER, HEARTBEAT, STORE
 from benchmarks.chaos.ledger import LEDGER
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 from tests.worker.proxy import Proxy
 
 #: The folder from which ``benchmarks`` can be imported.

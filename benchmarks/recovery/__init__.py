@@ -15,7 +15,7 @@ import redis
 from benchmarks.fleet import BenchmarkError
 from benchmarks.recovery import calm, kills, poison, report
 from benchmarks.report import machine
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 
 
 def add_to(commands: Any) -> None:

@@ -16,7 +16,7 @@ import redis
 from benchmarks.fleet import BenchmarkError
 from benchmarks.recovery.stage import Stage, Worker, until
 from celery_saga import SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 
 #: Seconds of a long step, of one that outlasts an outage, and of the outage.
 LONG, LONGER, AWAY = 20, 45, 30

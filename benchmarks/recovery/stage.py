@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks.fleet import PROJECT, BenchmarkError
 from benchmarks.recovery.app import Installation, Place
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 
 #: Seconds after which what is awaited has gone wrong.
 PATIENCE = 180.0

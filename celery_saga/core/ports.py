@@ -2,7 +2,7 @@
 
 A store keeps executions and the facts about worker boots that recovery needs. Its verbs are few and
 have no default bodies: an atomic verb with a non-atomic default would be a trap. One contract suite
-(:mod:`celery_saga.testing.contract`) runs over every store.
+(:mod:`celery_saga.testing.store_contract`) runs over every store.
 
 All times are the store's, in seconds since the epoch: workers' clocks may differ.
 """

@@ -21,7 +21,7 @@ from celery_saga.messaging.headers import STAMPS
 from celery_saga.messaging.outcome import failure_of
 from celery_saga.messaging.results import START, origin_of
 from celery_saga.runtime import Runtime, runtime_of
-from celery_saga.starting import begin, checked_id, context_values, opening
+from celery_saga.start import begin, checked_id, context_values, opening
 
 
 def declare_tasks(app: Celery) -> None:

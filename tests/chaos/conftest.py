@@ -23,7 +23,7 @@ from pytest_celery import (
 )
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.chaos.nodes import LocalBackend, LocalValkey, LocalWorker, ServerProcess, WorkerProcess
 from tests.worker.harness import QUICK, Journal
 

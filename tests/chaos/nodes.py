@@ -3,7 +3,7 @@
 pytest-celery wraps a container object of the Docker SDK in a :class:`CeleryTestContainer`, and
 that in a node. It only asks that object for a few members, and so a local process that has these
 can take its place. Each process ends with the test's, however that ends: see
-:mod:`celery_saga.contrib.processes`.
+:mod:`celery_saga.testing.processes`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pytest_celery import (
     RedisTestBackend,
 )
 
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 from tests.worker.harness import ROOT, Worker
 

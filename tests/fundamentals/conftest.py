@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.harness import Worker
 
 

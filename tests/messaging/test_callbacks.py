@@ -13,7 +13,7 @@ from celery_saga.core.decide import decide
 from celery_saga.core.events import Looked, ResultStored, StepSucceeded
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot, evolved
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
-from tests.unit.shops import Shop
+from tests.api.shops import Shop
 
 
 class Told(Shop):

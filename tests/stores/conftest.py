@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 
 
 @pytest.fixture(scope="package")

@@ -16,7 +16,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 
 from celery_saga import Saga, SagaContext, SagaManager, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 
 _numbers = itertools.count(1)
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import redis
 
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core import events
 from celery_saga.core.context.data import Values
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
@@ -24,6 +23,7 @@ from celery_saga.core.ports import Backlog, Store
 from celery_saga.errors import SagaError
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.embedded import EmbeddedValkey
 
 SEEDS, EVENTS = 150, 40
 

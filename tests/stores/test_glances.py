@@ -11,8 +11,8 @@ import redis
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 
 LARGE = "x" * 1_000_000

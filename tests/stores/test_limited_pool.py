@@ -13,7 +13,6 @@ import pytest
 import redis
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Store
 from celery_saga.errors import StoreUnavailable
@@ -21,7 +20,8 @@ from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis import pool as redis_pool
 from celery_saga.stores.redis.client import Wire
 from celery_saga.testing.builders import create, save
-from celery_saga.testing.contract import StoreContract
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.store_contract import StoreContract
 
 ECHO = "return {KEYS[1], ARGV[1]}"
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import redis
 
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepSucceeded
 from celery_saga.core.execution import Claim
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Call, Plan, PlanStep
 from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.embedded import EmbeddedValkey
 
 STEPS, ADDED = 50, 20_000
 

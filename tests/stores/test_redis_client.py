@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.stores.redis.client import Wire, packed, packed_here
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 
 ECHO = "return {KEYS[1], ARGV[1]}"

@@ -10,10 +10,10 @@ import redis
 from celery import Celery
 
 from celery_saga import Saga, SagaManager
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import runtime_of
 from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.embedded import EmbeddedValkey
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import redis
 
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Store
@@ -18,7 +17,8 @@ from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoi
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore, instances
 from celery_saga.testing.builders import claim, create, granted, make_execution, save, until
-from celery_saga.testing.contract import StoreContract
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.store_contract import StoreContract
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import redis
 from celery import Celery
 
 from celery_saga import SagaManager
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.context.data import PartialValues
 from celery_saga.core.execution import Claim, SagaStatus
 from celery_saga.errors import StoreError, UnreadableCheckpoint, UnsupportedCheckpoint
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.builders import claim, create, granted, succeed
+from celery_saga.testing.embedded import EmbeddedValkey
 
 NEWER = json.dumps({"version": 99, "status": "RUNNING", "mood": "good"})
 

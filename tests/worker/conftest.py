@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.deployment import Deployment
 from tests.worker.harness import Journal, Site, leftovers

@@ -13,8 +13,8 @@ from typing import Any
 from celery import Celery
 
 from celery_saga import SagaManager
-from celery_saga.doctor import Report, diagnose
-from celery_saga.doctor.findings import Finding
+from celery_saga.ops.doctor import Report, diagnose
+from celery_saga.ops.doctor.findings import Finding
 from tests.worker.harness import ROOT
 
 #: The defaults: a busy machine must not make a live worker look dead.

@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

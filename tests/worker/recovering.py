@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_saga import Saga
-from celery_saga.contrib.processes import ManagedProcess
 from celery_saga.core.context.data import Values
 from celery_saga.runtime import runtime_of
-from celery_saga.starting import begin
+from celery_saga.start import begin
+from celery_saga.testing.processes import ManagedProcess
 from tests.worker.apps import crashing_steps as tasks
 from tests.worker.crashes import order
 from tests.worker.harness import ROOT

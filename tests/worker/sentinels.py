@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import redis
 
-from celery_saga.contrib.embedded import find_server
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import find_server
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 from tests.worker.servers import Server, free_port
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import redis
 
-from celery_saga.contrib.embedded import find_server
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.embedded import find_server
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 
 

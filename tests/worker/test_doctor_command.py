@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.doctor.checks import CHECKS
+from celery_saga.ops.doctor.checks import CHECKS
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.doctoring import UNHURRIED, Ran
 from tests.worker.harness import Journal, Site
 from tests.worker.servers import Server, free_port, serving
@@ -189,7 +189,7 @@ class TestTheCommandLine:
 
         loaded = set(json.loads(done.stdout))
         # The errors, because Celery makes them out of results only if their module is there.
-        allowed = ("celery_saga.errors", "celery_saga.cli")
+        allowed = ("celery_saga.errors", "celery_saga.ops.cli")
         assert {name for name in loaded if not name.startswith(allowed)} == {
             "celery_saga",
             "celery_saga._version",

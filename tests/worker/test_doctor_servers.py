@@ -14,10 +14,10 @@ import redis
 from celery import _state
 
 from celery_saga import Saga
-from celery_saga.doctor import diagnose
-from celery_saga.doctor.gathering import broker as gathering_broker
-from celery_saga.doctor.gathering import store as gathering_store
-from celery_saga.doctor.gathering.servers import SETTINGS, look
+from celery_saga.ops.doctor import diagnose
+from celery_saga.ops.doctor.collect import broker as gathering_broker
+from celery_saga.ops.doctor.collect import store as gathering_store
+from celery_saga.ops.doctor.collect.servers import SETTINGS, look
 from tests.helpers import wait_for
 from tests.worker.deployment import user
 from tests.worker.doctoring import app_on, examined, of, said

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from celery_saga import Saga
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.doctor import Report, diagnose
-from celery_saga.doctor.findings import Finding
+from celery_saga.ops.doctor import Report, diagnose
+from celery_saga.ops.doctor.findings import Finding
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.doctoring import UNHURRIED, of
 from tests.worker.harness import Journal, Site

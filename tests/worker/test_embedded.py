@@ -18,9 +18,9 @@ import psutil
 import pytest
 import redis
 
-from celery_saga.contrib import embedded
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.errors import SetupError
+from celery_saga.testing import embedded
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import is_gone, wait_for
 
 pytestmark = pytest.mark.worker
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: Starts a server, says where its things are, then waits: for a line, or for its end by a signal.
 STARTER = """
 import json, os, psutil, signal, sys
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 # A shell that runs the tests in its background has told them, and what they start, to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 valkey = EmbeddedValkey().start()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.conftest import expect_no_leftovers

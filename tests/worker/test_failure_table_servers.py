@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.runtime import runtime_of
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.harness import Journal, Site, Worker

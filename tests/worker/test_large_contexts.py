@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celery_saga import ContextTooLarge, SagaCompensated
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.harness import Journal, Site
 from tests.worker.servers import Monitor
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_saga import Saga, SagaManager, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways
 from tests.worker.apps.steps import early, late, undo

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from celery_saga.contrib.processes import ManagedProcess
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import is_gone, wait_for
 
 pytestmark = pytest.mark.worker

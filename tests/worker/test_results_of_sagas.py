@@ -14,11 +14,11 @@ from celery.backends.base import DisabledBackend
 from celery.result import AsyncResult
 
 from celery_saga import Saga, SagaCompensated, SagaNotActionable, SagaNotFound, SagaStuck
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.events import ResolveRequested, RetryRequested
 from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import Runtime, runtime_of
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 from tests.worker.harness import ROOT

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 from tests.worker.doctoring import Ran

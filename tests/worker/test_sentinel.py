@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from celery_saga import SetupError
-from celery_saga.doctor import diagnose
+from celery_saga.ops.doctor import diagnose
 from celery_saga.stores.redis import RedisStore
 from tests.helpers import wait_for
 from tests.worker.deployment import GOOD, Deployment

@@ -13,11 +13,11 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from celery_saga import DefinitionError, Saga, SagaCompensated, SagaManager, SagaStuck
-from celery_saga.contrib.embedded import EmbeddedValkey
-from celery_saga.contrib.processes import ManagedProcess
 from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import SagaExecutionException
 from celery_saga.runtime import runtime_of
+from celery_saga.testing.embedded import EmbeddedValkey
+from celery_saga.testing.processes import ManagedProcess
 from tests.helpers import wait_for
 from tests.worker.harness import ROOT
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.harness import ROOT, Site
 
 pytestmark = pytest.mark.worker

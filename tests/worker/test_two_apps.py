@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_saga import Saga
-from celery_saga.doctor import diagnose
+from celery_saga.ops.doctor import diagnose
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 from tests.worker.doctoring import of, said

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pytest
 
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
 from celery_saga.core.events import MessageState
 from celery_saga.core.execution import Direction, Slot
 from celery_saga.messaging.broker import lacks_exchange
 from celery_saga.messaging.inspection import strangers
 from celery_saga.runtime import runtime_of
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.apps import strange_steps as tasks
 from tests.worker.apps.steps import late, undo
 from tests.worker.conftest import expect_no_leftovers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_saga import Saga, SagaResult
-from celery_saga.contrib.embedded import EmbeddedValkey
+from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import ways as tasks
 from tests.worker.harness import Journal, Site, Worker

@@ -1,0 +1,1 @@
+"""What people on call use: the command line and the doctor."""

@@ -1,0 +1,27 @@
+"""``celery saga ...``: the verbs of the command line.
+
+Celery's command line imports this package each time it starts, whatever it is started for: so what
+the verbs need is imported when one of them is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery.bin.base import handle_preload_options
+
+from celery_saga.ops.cli.doctor import doctor
+from celery_saga.ops.cli.looking import list_sagas, show
+from celery_saga.ops.cli.repairing import VERBS
+
+
+@click.group()
+@click.pass_context
+@handle_preload_options
+def saga(ctx: click.Context, **kwargs: Any) -> None:
+    """Look after sagas."""
+
+
+for command in (list_sagas, show, *VERBS, doctor):
+    saga.add_command(command)

@@ -1,0 +1,128 @@
+"""The verbs that act on sagas: retry, skip, resolve, pause, resume, cancel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_saga.ops.cli.shared import as_json_option, manager_of, print_json, printable
+
+
+def _pair(value: Any) -> tuple[str, Any]:
+    """``KEY=JSON`` as key and value: the type of an option."""
+    key, equals, text = str(value).partition("=")
+    if key and equals:
+        with contextlib.suppress(ValueError):
+            return key, json.loads(text)
+    example = "total=30, or card='\"4242\"' with both pairs of quotes"
+    raise click.BadParameter(f"expected KEY=JSON, such as {example}; found {value!r}")
+
+
+def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Command:
+    """A command that asks the manager's method of that name for each id."""
+
+    def run(ctx: click.Context, saga_ids: tuple[str, ...], as_json: bool, **given: Any) -> None:
+        _carry_out(ctx, name, saga_ids, as_json, given)
+
+    group = f"{name.capitalize()} Options"
+    decorators = (
+        click.argument("saga_ids", nargs=-1, required=True, metavar="ID..."),
+        click.option(
+            "--by",
+            cls=CeleryOption,
+            metavar="WHO",
+            help_group=group,
+            help="Who asks, for the saga's history; by default user@host.",
+        ),
+        as_json_option(group),
+        *options,
+        click.pass_context,
+    )
+    run.__doc__ = (
+        f"{help_text}\n\nExit code: 1 if a saga is not there, or refuses; nothing of it changed."
+    )
+    made: Any = run
+    for decorate in reversed(decorators):
+        made = decorate(made)
+    return click.command(name, cls=CeleryCommand)(made)
+
+
+def _carry_out(
+    ctx: click.Context, name: str, saga_ids: tuple[str, ...], as_json: bool, given: dict[str, Any]
+) -> None:
+    from celery_saga.errors import SagaError
+
+    manager, results = manager_of(ctx), []
+    if "context" in given:
+        given["context"] = dict(given["context"])
+    for saga_id in saga_ids:
+        try:
+            handle = getattr(manager, name)(saga_id, **given)
+            results.append({"id": saga_id, "status": handle.status.value, "error": ""})
+        except (SagaError, ValueError) as error:
+            results.append({"id": saga_id, "status": "", "error": str(error)})
+    if as_json:
+        print_json({"verb": name, "sagas": results})
+    for each in () if as_json else results:
+        text = f"{each['id']}: {each['error'] or each['status']}"
+        click.echo(printable(text), err=bool(each["error"]))
+    sys.exit(int(any(each["error"] for each in results)))
+
+
+VERBS = (
+    _verb(
+        "retry",
+        "Let stuck sagas try again what holds them up.",
+        click.option(
+            "--set",
+            "context",
+            cls=CeleryOption,
+            multiple=True,
+            metavar="KEY=JSON",
+            type=_pair,
+            help_group="Retry Options",
+            help="Set a key of the context first; may be given several times.",
+        ),
+    ),
+    _verb("skip", "What holds stuck sagas up was dealt with by hand: go on behind it."),
+    _verb(
+        "resolve",
+        "Stuck sagas were settled by hand: say how they ended.",
+        click.option(
+            "--as",
+            "status",
+            cls=CeleryOption,
+            required=True,
+            type=click.Choice(["COMPLETED", "COMPENSATED"], case_sensitive=False),
+            help_group="Resolve Options",
+            help="How they ended.",
+        ),
+    ),
+    _verb("pause", "Send no further step of these sagas; what is on its way may end."),
+    _verb("resume", "Take paused sagas up where they stopped."),
+    _verb(
+        "cancel",
+        "Have sagas undone, as soon as the step that runs has ended.",
+        click.option(
+            "--reason",
+            cls=CeleryOption,
+            default="cancelled",
+            show_default=True,
+            help_group="Cancel Options",
+            help="In words, for the history.",
+        ),
+        click.option(
+            "--terminate",
+            cls=CeleryOption,
+            is_flag=True,
+            help_group="Cancel Options",
+            help="Kill the process that runs the step; the step is undone with the rest.",
+        ),
+    ),
+)

@@ -1,0 +1,106 @@
+"""A saga as plain data, and as lines for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from celery_saga.core.context.masking import masked
+from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
+from celery_saga.core.execution import SagaExecution
+from celery_saga.ops.cli.shared import age, cut, moment, printable, table
+
+
+def brief(execution: SagaExecution) -> dict[str, Any]:
+    """A saga in one line: ``id, saga, status, step, cause, created_at, updated_at``.
+
+    ``step`` is the one that it failed at, or else the one where it is.
+    """
+    obstacle = obstacle_of(execution)
+    here = "" if execution.settled else execution.plan.steps[execution.position].name
+    return {
+        "id": execution.saga_id,
+        "saga": execution.name,
+        "status": execution.status.value,
+        "step": obstacle.step if obstacle and obstacle.step else here,
+        "cause": obstacle.cause if obstacle else "",
+        "created_at": execution.created_at,
+        "updated_at": execution.updated_at,
+    }
+
+
+def view(execution: SagaExecution, app: str) -> dict[str, Any]:
+    """All that an operator needs of a saga; the context's secrets are masked.
+
+    Args:
+        app: what goes behind ``-A`` in the proposed commands.
+    """
+    steps = [
+        {
+            "step": step.name,
+            "task": planned.action.task,
+            "status": step.status.value,
+            "attempt": step.epoch,
+            "error": str(step.error or ""),
+            "compensation": planned.compensation.task if planned.compensation else "",
+            "compensation_error": str(step.undo_error or ""),
+        }
+        for planned, step in zip(execution.plan.steps, execution.steps, strict=True)
+    ]
+    return {
+        **brief(execution),
+        "steps": steps,
+        "history": [
+            {"at": note.at, "what": note.what, "by": note.by, "detail": note.detail}
+            for note in execution.history
+        ],
+        "context": {key: repr(value) for key, value in masked(execution.context).items()},
+        "repairs": [
+            {"command": command_of(verb, execution.saga_id, app), "does": does}
+            for verb, does in repairs_of(execution)
+        ],
+    }
+
+
+def lines_of(seen: Mapping[str, Any], now: float) -> Iterator[str]:
+    """The view of a saga, line by line."""
+    yield f"saga     {printable(seen['saga'])} {seen['id']}"
+    yield f"status   {seen['status']}, changed {age(now - seen['updated_at'])}"
+    yield f"started  {moment(seen['created_at'])}"
+    if seen["cause"]:
+        where = f"step {seen['step']}: " if seen["step"] else ""
+        yield f"cause    {printable(where + seen['cause'])}"
+    yield ""
+    yield from table(
+        ("STEP", "STATUS", "TASK", "ERROR"),
+        [
+            (
+                step["step"],
+                step["status"],
+                step["task"],
+                step["compensation_error"] or step["error"],
+            )
+            for step in seen["steps"]
+        ],
+    )
+    yield from _part("history", [_event(note) for note in seen["history"]])
+    context = [f"{printable(key)} = {cut(value)}" for key, value in seen["context"].items()]
+    yield from _part("context", context)
+    width = max((len(each["command"]) for each in seen["repairs"]), default=0)
+    yield from _part(
+        "what can be done",
+        [f"{each['command'].ljust(width)}  # {each['does']}" for each in seen["repairs"]],
+    )
+
+
+def _event(note: Mapping[str, Any]) -> str:
+    by = f" by {note['by']}" if note["by"] else ""
+    detail = f": {note['detail']}" if note["detail"] else ""
+    return f"{moment(note['at'])}  {printable(note['what'] + by + detail)}"
+
+
+def _part(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield title
+        yield from (f"  {line}" for line in lines)

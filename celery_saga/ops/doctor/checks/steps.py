@@ -1,0 +1,143 @@
+"""The steps of sagas: whether somebody can run them, and what a lost worker or a limit means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from celery_saga.ops.doctor.facts import Duty, Facts, Worker
+from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
+
+
+def definitions(facts: Facts) -> Iterator[Finding]:
+    """Committed sagas that cannot be started."""
+    for saga, why in facts.broken.items():
+        yield Finding(
+            Level.ERROR,
+            f"saga {saga!r} cannot be started: {why}",
+            "starting it raises this error",
+            Where.STEP,
+            "local_step",
+            "what the error says",
+            (saga,),
+        )
+
+
+def early_ack(facts: Facts) -> Iterator[Finding]:
+    """Steps that a lost worker ends for good, and that nothing undoes."""
+    found: dict[tuple[str, bool], list[Duty]] = {}
+    for duty in facts.duties:
+        if not (duty.undo or duty.undoable or duty.reruns):
+            found.setdefault((duty.task, duty.declared), []).append(duty)
+    for (task, declared), duties in found.items():
+        steps = sorted({f"{duty.saga}/{duty.step}" for duty in duties})
+        yield Finding(
+            Level.WARNING,
+            f"task {task!r} is acknowledged before it runs, and its step has no compensation "
+            f"({listed(steps)})",
+            "if its worker is lost the step ends UNKNOWN and the rest of the saga is undone; as "
+            "its own effect may stand, the saga ends STUCK and waits for an operator",
+            Where.TASK if declared else Where.STEP,
+            "acks_late" if declared else "on_lost",
+            ("True" if declared else "'rerun'")
+            + ", if it is safe to run again; else give the step a compensation, or read_only=True "
+            "if it changes nothing",
+            (task, *steps),
+        )
+
+
+def queues(facts: Facts) -> Iterator[Finding]:
+    """Queues of steps that no worker with the plugin consumes."""
+    plugged = _plugged(facts)
+    if not plugged:
+        return  # check "workers" says so
+    consumed = set().union(*(worker.queues for worker in plugged))
+    for queue, duties in _by_queue(facts.duties).items():
+        if queue not in consumed:
+            live = max(duty.live for duty in duties)
+            yield Finding(
+                Level.ERROR if live else Level.WARNING,
+                f"no worker with the plugin consumes the queue {queue!r}, to which the steps "
+                f"{listed(_steps(duties))} go{_waiting(live)}",
+                "their sagas stand still there",
+                Where.WORKER,
+                "--queues",
+                f"one that includes {queue}",
+                (queue, *_steps(duties)),
+            )
+
+
+def tasks(facts: Facts) -> Iterator[Finding]:
+    """Tasks of sagas that their workers do not register."""
+    for queue, duties in _by_queue(facts.duties).items():
+        consumers = [worker for worker in _plugged(facts) if queue in worker.queues]
+        for task in sorted({duty.task for duty in duties}):
+            without = [worker for worker in consumers if task not in worker.tasks]
+            if without:
+                live = max(duty.live for duty in duties if duty.task == task)
+                yield _unknown_task(task, queue, without, len(without) == len(consumers), live)
+
+
+def _unknown_task(task: str, queue: str, without: list[Worker], nobody: bool, live: int) -> Finding:
+    nodes = sorted({worker.node for worker in without})
+    return Finding(
+        Level.ERROR if nobody and live else Level.WARNING,
+        f"{'no worker' if nobody else 'not every worker'} that consumes {queue!r} registers "
+        f"{task!r}{_waiting(live)}",
+        "the step is offered for saga_unknown_task_grace, and then its saga is STUCK"
+        if nobody
+        else f"{listed(nodes)} may get its message, drop it, and the step is offered again later",
+        Where.APP,
+        "imports",
+        f"the module of {task} on the app of {listed(nodes)}, or queues of their own for them",
+        (task, *nodes),
+    )
+
+
+def limits(facts: Facts) -> Iterator[Finding]:
+    """Time limits of steps in pools that do not enforce them."""
+    for worker in _plugged(facts):
+        pool = worker.plugin.pool if worker.plugin else ""
+        hard, soft = pool in ("thread", "solo"), pool in ("thread", "solo", "gevent")
+        idle = [
+            duty
+            for duty in facts.duties
+            if duty.queue in worker.queues
+            and ((hard and duty.hard_limit) or (soft and duty.soft_limit))
+        ]
+        if idle:
+            yield Finding(
+                Level.WARNING,
+                f"the {pool} pool of {worker.node} does not enforce the "
+                f"{'' if hard else 'soft '}time limits of {listed(_steps(idle))}",
+                "a body that hangs runs on, and its saga waits for it",
+                Where.WORKER,
+                "--pool",
+                "prefork",
+                (worker.node, *_steps(idle)),
+            )
+
+
+def _plugged(facts: Facts) -> list[Worker]:
+    return [worker for worker in facts.workers if worker.engine]
+
+
+def _by_queue(duties: Iterable[Duty]) -> dict[str, list[Duty]]:
+    found: dict[str, list[Duty]] = {}
+    for duty in duties:
+        if duty.queue:  # otherwise an exchange decides, and the broker alone knows
+            found.setdefault(duty.queue, []).append(duty)
+    return found
+
+
+def _steps(duties: Iterable[Duty]) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(
+            f"{duty.saga}/{duty.step}{' (compensation)' if duty.undo else ''}" for duty in duties
+        )
+    )
+
+
+def _waiting(live: int) -> str:
+    if not live:
+        return ""
+    return f"; {live} live sagas need it" if live > 1 else "; 1 live saga needs it"

@@ -1,0 +1,58 @@
+"""Gathers the facts: asks the store, the broker and, over it, the workers.
+
+Each has a limited time to answer, and what cannot be asked is a fact too. Nothing is changed but a
+key in the broker that lives for a moment: the trial of the one write
+(:mod:`celery_saga.messaging.redis.publish`).
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from celery.backends.rpc import RPCBackend
+
+from celery_saga.core.plan import Call
+from celery_saga.definition.discovery import import_sagas
+from celery_saga.messaging.publisher import queue_of
+from celery_saga.messaging.results import START
+from celery_saga.ops.doctor.collect.broker import gather_broker
+from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits
+from celery_saga.ops.doctor.collect.servers import once
+from celery_saga.ops.doctor.collect.store import gather_store
+from celery_saga.ops.doctor.facts import Facts
+from celery_saga.runtime import runtime_of
+from celery_saga.worker.remote_control import told_settings, versions
+
+
+def gather(app: Celery, timeout: float, limit: int) -> Facts:
+    """All that the checks look at.
+
+    Args:
+        app: the Celery app; its modules are imported, as a worker does.
+        timeout: seconds that workers have to answer.
+        limit: live sagas that are read.
+
+    Raises:
+        SetupError: the app has no :class:`~celery_saga.SagaManager`.
+    """
+    runtime = runtime_of(app)
+    app.loader.import_default_modules()
+    app.finalize()
+    import_sagas(app)
+    stored = gather_store(runtime, limit)
+    broker = gather_broker(runtime, None if stored.facts.problem else runtime.store, timeout)
+    duties, broken = gather_duties(runtime, stored.live)
+    return Facts(
+        app=app.main or "",
+        settings={**told_settings(app), "saga_sweep_limit": app.conf.saga_sweep_limit},
+        versions=versions(),
+        start_queue=queue_of(app, Call(START)),
+        results_private=isinstance(app.backend, RPCBackend),
+        store=stored.facts,
+        broker=broker.facts,
+        servers=once(server for server in (stored.server, broker.server) if server),
+        workers=broker.workers,
+        duties=duties,
+        waits=gather_waits(app),
+        sagas=stored.sagas,
+        broken=broken,
+    )

@@ -1,0 +1,125 @@
+"""The tasks that sagas need: of those that are committed here, and of those on their way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from celery import Celery
+
+from celery_saga.core.execution import Direction, SagaExecution, StepStatus
+from celery_saga.core.plan import Call, Plan
+from celery_saga.definition.builder import SAGAS, SagaDefinition
+from celery_saga.definition.functions import is_wire_name
+from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError
+from celery_saga.messaging.publisher import queue_of
+from celery_saga.ops.doctor.facts import Duty, Waits
+from celery_saga.runtime import Runtime
+from celery_saga.saga import Saga
+
+#: Statuses of a step whose forward task is still to come, or not over yet.
+_AHEAD = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.WAITING})
+
+#: Statuses of a step whose compensation is not needed any more.
+_DONE_WITH = frozenset({StepStatus.COMPENSATED, StepStatus.SKIPPED})
+
+
+def gather_duties(
+    runtime: Runtime, live: Iterable[SagaExecution]
+) -> tuple[tuple[Duty, ...], dict[str, str]]:
+    """What committed and ``live`` sagas need, and the sagas that cannot be started, with why."""
+    needed: list[tuple[Duty, int]] = []
+    broken: dict[str, str] = {}
+    for definition in SAGAS.every():
+        if not _runs_on(definition, runtime.app):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DefinitionWarning)
+                plan = runtime.plan(definition)
+        except SagaError as error:
+            broken[definition.name] = str(error)
+            continue
+        everything = [(index, undo) for index in range(len(plan.steps)) for undo in (False, True)]
+        needed += [(duty, 0) for duty in _duties(runtime.app, plan, everything)]
+    for execution in live:
+        needed += [
+            (duty, 1) for duty in _duties(runtime.app, execution.plan, still_needed(execution))
+        ]
+    count: dict[Duty, int] = {}
+    for duty, sagas in needed:
+        count[duty] = count.get(duty, 0) + sagas
+    return tuple(replace(duty, live=sagas) for duty, sagas in count.items()), broken
+
+
+def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
+    try:
+        own = definition.own_app() if isinstance(definition, Saga) else None
+    except DefinitionError:
+        return False
+    return own is None or own is app
+
+
+def still_needed(execution: SagaExecution) -> Iterator[tuple[int, bool]]:
+    """Steps whose task may still be sent: index, and whether it is the compensation."""
+    forward = execution.direction is Direction.FORWARD and execution.unwind is None
+    for index, record in enumerate(execution.steps):
+        if (forward and record.status in _AHEAD) or record.outstanding is Direction.FORWARD:
+            yield index, False
+        if record.status not in _DONE_WITH and (forward or record.undoable):
+            yield index, True
+
+
+def _duties(app: Celery, plan: Plan, needed: Iterable[tuple[int, bool]]) -> Iterator[Duty]:
+    for index, undo in needed:
+        step = plan.steps[index]
+        call = step.compensation if undo else step.action
+        if call is None:
+            continue
+        task = app.tasks.get(call.task)
+        yield Duty(
+            plan.saga,
+            step.name,
+            call.task,
+            queue_of(app, call),
+            undo=undo,
+            undoable=step.compensation is not None,
+            reruns=undo or call.rerun or (plan.pivot is not None and index >= plan.pivot),
+            declared=task is not None and not is_wire_name(call.task),
+            late=bool(task.acks_late if task is not None else call.rerun),
+            soft_limit=_limit(app, task, call, "soft_time_limit"),
+            hard_limit=_limit(app, task, call, "time_limit"),
+        )
+
+
+def _limit(app: Celery, task: Any, call: Call, name: str) -> float | None:
+    """A step's time limit: its message's, else its task's, else the app's."""
+    found = call.options.get(name) or getattr(task, name, None) or app.conf[f"task_{name}"]
+    return float(found) if found else None
+
+
+def gather_waits(app: Celery) -> tuple[Waits, ...]:
+    """How long the app's own tasks may run or wait, as far as they say."""
+    found = []
+    for name, task in sorted(app.tasks.items()):
+        if name.startswith("celery."):
+            continue
+        limits = [getattr(task, kind, None) for kind in ("time_limit", "soft_time_limit")]
+        limits += [app.conf.task_time_limit, app.conf.task_soft_time_limit]
+        longest = max((float(limit) for limit in limits if limit), default=None)
+        waits = Waits(name, longest if task.acks_late else None, _countdown(task))
+        if waits.limit is not None or waits.countdown is not None:
+            found.append(waits)
+    return tuple(found)
+
+
+def _countdown(task: Any) -> float | None:
+    """The longest wait before one of Celery's automatic retries."""
+    if not getattr(task, "autoretry_for", None):
+        return None
+    if getattr(task, "retry_backoff", False):
+        return float(getattr(task, "retry_backoff_max", 600))
+    given = (getattr(task, "retry_kwargs", None) or {}).get("countdown")
+    return float(task.default_retry_delay if given is None else given)

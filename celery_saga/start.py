@@ -1,0 +1,298 @@
+"""The start of a run, whoever asks for it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from math import isfinite
+from typing import Any
+
+from celery import Celery
+from celery.utils.time import maybe_make_aware
+
+from celery_saga.agreement import check_start
+from celery_saga.core import info
+from celery_saga.core.context.data import Values, encoded
+from celery_saga.core.context.saga_context import checked_key
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Looked, MessageState
+from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.plan import Plan
+from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
+from celery_saga.messaging import results
+from celery_saga.messaging.headers import users_headers
+from celery_saga.messaging.publisher import run_here
+from celery_saga.runtime import Runtime
+
+#: What may be done about an id that is taken: give back that saga if it is the same start, give it
+#: back in any case, or refuse in any case.
+ON_DUPLICATE = ("return", "return_any", "raise")
+
+_SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def opening(
+    runtime: Runtime, plan: Plan, context: Mapping[str, Any], eager: bool = False
+) -> Values:
+    """What a run begins with, checked and encoded.
+
+    Raises:
+        SetupError: no worker would find it.
+        UnserializableValue, ContextTooLarge: it cannot be stored.
+        MissingInput: the first step needs a key that it lacks.
+    """
+    if not eager and not runtime.app.conf.task_always_eager:
+        check_start(runtime)
+    values = encoded(context)
+    values.check_size(runtime.context_limit)
+    _check_first_step(plan, values)
+    return values
+
+
+def begin(
+    runtime: Runtime,
+    plan: Plan,
+    values: Values,
+    saga_id: str | None,
+    times: Mapping[str, Any],
+    *,
+    on_duplicate: str = "return",
+    opened_with: Values | None = None,
+    ignore_result: bool | None = False,
+    origin: Mapping[str, Any] | None = None,
+    headers: Mapping[str, Any] | None = None,
+    eager: bool = False,
+) -> tuple[str, bool]:
+    """Start a run; its id, and whether this call has created it.
+
+    Args:
+        values, saga_id: of :func:`opening`; its id, ``None``: a new one.
+        times: ``countdown`` and ``deadline`` in seconds.
+        on_duplicate: of :data:`ON_DUPLICATE`; SagaAlreadyExists: it does not allow this one.
+        opened_with: what of the values makes a second start the same one; by default all of them.
+        ignore_result: whether it is to have no Celery result.
+        origin: what its callers want to be told, as plain JSON.
+        headers: of the message or call that starts it; Celery's own are left out.
+        eager: whether to run it to its end here and now.
+    """
+    wanted = not eager and results.wanted(runtime.app, ignore_result)
+    dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
+    run = secrets.token_hex(4) if saga_id else ""
+    saga_id = saga_id or str(uuid.uuid4())
+    digest = (values if opened_with is None else opened_with).digest if run else ""
+    fields = {"wants_result": wanted, "origin": origin, "run": run, "opened_with": digest}
+    fields |= {"headers": users_headers(headers) or None, **_lineage(runtime)}
+    execution, created = _created(runtime, plan, saga_id, values, {**times, **fields}, eager)
+    if not created:
+        if dropped and execution.settled and not execution.result_pending:
+            # It was started and ended meanwhile, and what was dropped was its own.
+            results.announce(runtime.app, execution)
+        _check_duplicate(execution, plan.saga, digest, on_duplicate)
+    return saga_id, created
+
+
+def _created(
+    runtime: Runtime,
+    plan: Plan,
+    saga_id: str,
+    values: Values,
+    given: Mapping[str, Any],
+    eager: bool,
+) -> tuple[SagaExecution, bool]:
+    here = eager or runtime.app.conf.task_always_eager
+    if here:
+        runtime.verify(runtime.app)  # no worker starts here that would have looked
+    with run_here(saga_id if eager else ""):
+        execution, created = runtime.orchestrator.start(
+            plan, saga_id, values, token=uuid.uuid4().hex, **given
+        )
+        if created and here:
+            _finish_eagerly(runtime, saga_id)
+    return execution, created
+
+
+def _check_duplicate(found: SagaExecution, name: str, digest: str, on_duplicate: str) -> None:
+    """Refuse a start whose id is taken by another one, as ``on_duplicate`` says."""
+    if on_duplicate == "return_any":
+        return
+    why = ""
+    if found.name != name:
+        why = f", and the saga {name!r} was to start"
+    elif found.opened_with not in ("", digest):
+        why = ", which began with another context"
+    if why:
+        why += "; give each an id of its own, or take what has it with on_duplicate='return_any'"
+    if why or on_duplicate == "raise":
+        raise SagaAlreadyExists(found.saga_id, found.name, why)
+
+
+def _lineage(runtime: Runtime) -> dict[str, str]:
+    """Root and parent as those of a task that is sent from here."""
+    task = runtime.app.current_worker_task
+    if task is None or not task.request.id:
+        return {}
+    return {"root_id": task.request.root_id or task.request.id, "parent_id": task.request.id}
+
+
+def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:
+    """See an eager saga to its end, and those that its steps have started.
+
+    One that a step starts begins when the step is over, as it would on a worker; whoever runs the
+    step comes back to it.
+    """
+    runtime.unfinished.append(saga_id)
+    if info.current.get() is not None:
+        return
+    while runtime.unfinished:
+        _go_on(runtime, runtime.unfinished.popleft())
+
+
+def _go_on(runtime: Runtime, saga_id: str) -> None:
+    """Send what waits for its time, or was given back, at once: no worker's heart would.
+
+    Celery's own eager retries pass over their countdown in the same way.
+    """
+    orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
+    while not (execution := orchestrator.load(saga_id)).settled:
+        step, slot = execution.steps[execution.position], execution.slot(execution.position)
+        # What was sent again and not taken would not be taken the next time either.
+        in_vain = slot is None or step.claim is not None or step.republished > 0
+        if execution.status is SagaStatus.PAUSED or (step.not_before is None and in_vain):
+            return
+        if slot is not None and call_of(execution, slot.step, slot.direction).task not in tasks:
+            return  # a task that this process does not have was sent to the broker
+        at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
+        orchestrator.handle(saga_id, Looked(at, MessageState.LOST), execution)
+
+
+def checked_id(what: str, saga_id: Any) -> str:
+    """The id of a saga, if it can be one; ``what`` names it in the error.
+
+    Raises:
+        IllegalSagaId: it cannot.
+    """
+    text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
+    if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
+        raise IllegalSagaId(what, saga_id)
+    return text
+
+
+def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a saga begins with, as a dict.
+
+    Raises:
+        TypeError: it is no mapping, or a key of it no str.
+    """
+    if context is not None and not isinstance(context, Mapping):
+        raise TypeError(
+            f"context: expected a mapping or SagaContext, found a {type(context).__name__}"
+        )
+    return {checked_key(key): value for key, value in (context or {}).items()}
+
+
+def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
+    first = plan.steps[0]
+    key = first.action.missing(values)
+    if key is not None:
+        raise MissingInput(key, first.name, first.action.task)
+
+
+def starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
+    """Seconds until the first step is sent; ``None``: at once. A time that is over is now.
+
+    Args:
+        app: whose time zone Celery's conversion asks for; a naive ``eta`` is in UTC, as a task's.
+        countdown: seconds, 0 or more.
+        eta: a datetime.
+
+    Raises:
+        ValueError: both are given, or one is not what it should be.
+    """
+    if countdown is not None and eta is not None:
+        raise ValueError("countdown and eta: expected one of the two, found both")
+    if countdown is not None:
+        seconds = _seconds("countdown", countdown)
+        if seconds < 0:
+            raise ValueError(f"countdown: expected 0 seconds or more, found {countdown!r}")
+        return seconds
+    if eta is None:
+        return None
+    if not isinstance(eta, datetime):
+        raise ValueError(f"eta: expected a datetime, found {eta!r}")
+    return max(_from_now(app, eta), 0.0)
+
+
+def ends_in(app: Celery, deadline: Any, start: float | None) -> float | None:
+    """Seconds until the way forward is given up; ``None``: never.
+
+    Args:
+        deadline: seconds, a timedelta, or a datetime.
+        start: seconds until the first step; the deadline comes after it.
+
+    Raises:
+        ValueError: it is none of these, or it leaves no time.
+    """
+    if deadline is None:
+        return None
+    if isinstance(deadline, datetime):
+        seconds = _from_now(app, deadline)
+    else:
+        seconds = _seconds("deadline", deadline)
+    if seconds <= (start or 0.0):
+        raise ValueError(
+            f"deadline: expected a time after the start of the saga, found {deadline!r}"
+        )
+    return seconds
+
+
+def _from_now(app: Celery, when: datetime) -> float:
+    aware = maybe_make_aware(when, app.timezone)
+    return float((aware - datetime.now(timezone.utc)).total_seconds())
+
+
+def _seconds(name: str, given: Any) -> float:
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not isfinite(given):
+        raise ValueError(f"{name}: expected seconds or a timedelta, found {given!r}")
+    return float(given)
+
+
+def on_commit(call: Callable[[], object], using: str | None = None) -> None:
+    """Make ``call`` once Django's current transaction is committed; outside of one, now.
+
+    Args:
+        using: the database, by its name in ``DATABASES``; left out, the default one.
+
+    Raises:
+        SetupError: Django is not installed, or not configured in this process.
+        ValueError: Django knows no such database.
+    """
+    try:
+        transaction: Any = importlib.import_module("django.db.transaction")
+        exceptions: Any = importlib.import_module("django.core.exceptions")
+        databases: Any = importlib.import_module("django.db")
+        unknown: Any = importlib.import_module("django.utils.connection").ConnectionDoesNotExist
+    except ImportError as error:
+        raise SetupError(
+            "delay_on_commit() is for Django, which is not installed here: use delay(), or install "
+            "celery-saga-workflow[django]"
+        ) from error
+    try:
+        transaction.get_connection(using).ensure_connection()
+    except unknown as error:
+        raise ValueError(
+            f"using: expected one of {sorted(databases.connections)}, as in DATABASES, found "
+            f"{using!r}; a context key named 'using' goes into "
+            f"apply_async_on_commit({{'using': ...}})"
+        ) from error
+    except exceptions.ImproperlyConfigured as error:
+        raise SetupError(
+            f"delay_on_commit() needs Django's settings and database in this process: set "
+            f"DJANGO_SETTINGS_MODULE and call django.setup(), or use delay() ({error})"
+        ) from error
+    transaction.on_commit(call, using=using)

@@ -1,0 +1,294 @@
+"""The contract that every store keeps, as a test suite.
+
+A test module for a store derives a class and supplies the store::
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def store(self):
+            yield MyStore(...)
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import datetime, timezone
+from decimal import Decimal
+
+from celery_saga.core.decide import decide
+from celery_saga.core.events import StepReleased
+from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.ports import Refused, Store
+from celery_saga.testing.builders import (
+    at_once,
+    claim,
+    claim_of_the_past,
+    create,
+    granted,
+    make_execution,
+    save,
+    succeed,
+)
+from celery_saga.testing.store_contract_expiry import GoneContract
+from celery_saga.testing.store_contract_instances import TTL, BootContract
+
+
+class StoreContract(BootContract, GoneContract):
+    """Derive from it and supply the fixture ``store``."""
+
+    def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:
+        values = {
+            "order": {"lines": [1, 2.5, None, True]},
+            "at": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc),
+            "sum": Decimal("1.10"),
+            "raw": b"\x00\xff",
+            "self": "any key",
+            "": "even this",
+        }
+        execution = make_execution(store, **values)
+        saved, created = store.create(execution, "token")
+        assert created
+        assert saved == replace(execution, revision=1)
+        assert store.load(execution.saga_id) == saved
+
+    def test_an_id_is_taken_once(self, store: Store) -> None:
+        execution = make_execution(store, order=1)
+        assert store.create(execution, "one")[1] is True
+        found, created = store.create(replace(execution, values={"order": 2}), "two")
+        assert created is False
+        assert found.values == {"order": 1}
+
+    def test_a_repeated_creation_is_still_the_first(self, store: Store) -> None:
+        execution = make_execution(store)
+        store.create(execution, "same")
+        assert store.create(execution, "same")[1] is True
+
+    def test_twenty_starts_at_once_create_one_saga(self, store: Store) -> None:
+        execution = make_execution(store)
+        answers = at_once(20, lambda n: store.create(execution, f"token-{n}")[1])
+        assert sorted(answers) == [False] * 19 + [True]
+
+    def test_what_is_not_there_is_none(self, store: Store) -> None:
+        assert store.load("contract-nothing") is None
+        assert store.delete("contract-nothing") is False
+
+    def test_a_save_replaces_what_it_read(self, store: Store) -> None:
+        first = create(store, order=1, gone=True)
+        after = replace(first, values={"order": 2, "new": [1]}, status=SagaStatus.PAUSED)
+        saved = save(store, first, after)
+        assert saved == replace(after, revision=2)
+        assert store.load(first.saga_id) == saved
+
+    def test_the_order_of_keys_is_kept(self, store: Store) -> None:
+        names = [f"key{n * 37 % 101}" for n in range(101)]
+        first = create(store, **dict.fromkeys(names))
+        more = {**first.values, "zz": 1, "aa": 2, names[0]: "changed"}
+        del more[names[1]]
+        assert save(store, first, replace(first, values=more)) is not None
+        found = store.load(first.saga_id)
+        assert found is not None
+        assert list(found.values) == [names[0], *names[2:], "zz", "aa"]
+
+    def test_thousands_of_keys_are_dropped_at_once(self, store: Store) -> None:
+        first = create(store, **{f"key{number}": number for number in range(9_000)})
+        saved = save(store, first, replace(first, values={"kept": 1}, status=SagaStatus.PAUSED))
+        assert saved is not None
+        found = store.load(first.saga_id)
+        assert found is not None
+        assert (dict(found.values), found.revision) == ({"kept": 1}, 2)
+
+    def test_a_save_of_an_old_revision_is_refused(self, store: Store) -> None:
+        first = create(store)
+        assert save(store, first, replace(first, values={"who": "first"})) is not None
+        assert save(store, first, replace(first, values={"who": "second"})) is None
+        found = store.load(first.saga_id)
+        assert found is not None
+        assert found.values == {"who": "first"}
+
+    def test_a_repeated_save_answers_as_before(self, store: Store) -> None:
+        first = create(store)
+        after = replace(first, values={"n": 1})
+        assert store.save(first, after, "same") == store.save(first, after, "same")
+        assert store.save(first, after, "same") is not None
+
+    def test_what_is_read_without_its_context_lacks_nothing_else(self, store: Store) -> None:
+        first = granted(claim(store, create(store, order="large"), "one"))
+        assert save(store, first, replace(first, values={"order": "large", "n": 1})) is not None
+        found, whole = store.load(first.saga_id, context=False), store.load(first.saga_id)
+        assert found is not None
+        assert whole is not None
+        assert replace(found, values=whole.values) == whole
+
+    def test_a_repeated_save_answers_as_before_although_somebody_claims(self, store: Store) -> None:
+        """Its answer was lost, and the message that came with it was not."""
+        first = create(store)
+        after = replace(first, values={"n": 1})
+        saved = store.save(first, after, "same")
+        taken = granted(claim(store, first))
+        assert store.save(first, after, "same") == saved
+        assert store.load(first.saga_id) == taken
+        assert save(store, taken, replace(taken, values={"n": 2})) is not None
+        assert store.save(first, after, "same") is None
+
+    def test_of_twenty_saves_at_once_one_wins(self, store: Store) -> None:
+        first = create(store)
+        answers = at_once(20, lambda n: save(store, first, replace(first, values={"n": n})))
+        assert sum(answer is not None for answer in answers) == 1
+
+    def test_a_claim_is_granted_once(self, store: Store) -> None:
+        first = create(store)
+        taken = granted(claim(store, first, "one"))
+        held = taken.steps[0].claim
+        assert held is not None
+        assert (held.instance, held.retries) == ("one", 0)
+        assert abs(held.at - store.now()) < 60
+        assert taken.revision == first.revision + 1
+        assert store.load(first.saga_id) == taken
+        refused = claim(store, first, "two")
+        assert isinstance(refused, Refused)
+        assert refused.owner == held
+
+    def test_of_twenty_claims_at_once_one_is_granted(self, store: Store) -> None:
+        first = create(store)
+        answers = at_once(20, lambda n: claim(store, first, f"boot-{n}"))
+        assert sum(isinstance(answer, SagaExecution) for answer in answers) == 1
+
+    def test_ones_own_claim_is_confirmed(self, store: Store) -> None:
+        first = create(store)
+        slot = first.slot(0)
+        assert slot is not None
+        mine = Claim("token", "boot")
+        assert store.claim(first.saga_id, slot, mine) == store.claim(first.saga_id, slot, mine)
+
+    def test_a_later_retry_takes_over_and_an_earlier_does_not(self, store: Store) -> None:
+        first = create(store)
+        granted(claim(store, first, "one", retries=1))
+        assert isinstance(claim(store, first, "two", retries=0), Refused)
+        taken = granted(claim(store, first, "three", retries=2))
+        assert taken.steps[0].retries == 2
+        assert store.claims_of("one") == []
+        assert store.claims_of("three") == [(first.saga_id, first.slot(0))]
+        assert store.beat("three", 5.0, ()).claims == ((first.saga_id, first.slot(0)),)
+        assert store.beat("one", 5.0, ()).claims == ()
+
+    def test_after_a_release_only_the_awaited_retry_is_let_in(self, store: Store) -> None:
+        first = granted(claim(store, create(store)))
+        held, slot = first.steps[0].claim, first.slot(0)
+        assert held is not None
+        assert slot is not None
+        event = StepReleased(store.now(), slot, held.token, 1, store.now())
+        released = save(store, first, decide(first, event).execution)
+        assert released is not None
+        assert store.claims_of("boot") == []
+        assert isinstance(claim(store, released, "late", retries=0), Refused)
+        assert granted(claim(store, released, "next", retries=1)).steps[0].retries == 1
+
+    def test_a_stale_slot_is_refused(self, store: Store) -> None:
+        first = create(store)
+        for slot in (
+            Slot(0, Direction.FORWARD, 2),
+            Slot(0, Direction.BACKWARD, 1),
+            Slot(1, Direction.FORWARD, 1),
+            Slot(9, Direction.FORWARD, 1),
+        ):
+            assert isinstance(store.claim(first.saga_id, slot, Claim("t", "boot")), Refused)
+        unknown = store.claim("contract-nothing", Slot(0, Direction.FORWARD, 1), Claim("t", "b"))
+        assert isinstance(unknown, Refused)
+
+    def test_a_claim_fences_off_older_saves(self, store: Store) -> None:
+        first = create(store)
+        granted(claim(store, first))
+        assert save(store, first, replace(first, values={"n": 1})) is None
+
+    def test_a_saga_runs_to_its_end(self, store: Store) -> None:
+        execution = create(store, order=1)
+        for index in range(3):
+            execution = granted(claim(store, execution, "boot"))
+            assert store.claims_of("boot") == [(execution.saga_id, execution.slot(index))]
+            execution = succeed(store, execution, **{f"result{index}": index})
+            assert store.claims_of("boot") == []
+        assert execution.status is SagaStatus.COMPLETED
+        assert store.load(execution.saga_id) == execution
+        assert isinstance(claim_of_the_past(store, execution), Refused)
+
+    def test_due_sagas_come_longest_overdue_first(self, store: Store) -> None:
+        now = store.now()
+        ids = []
+        for offset in (-1.0, -3.0, -2.0, 60.0):
+            first = create(store)
+            assert save(store, first, replace(first, due_at=now + offset)) is not None
+            ids.append(first.saga_id)
+        due = [saga_id for saga_id in store.due(1000) if saga_id in ids]
+        assert due == [ids[1], ids[2], ids[0]]
+        assert len(store.due(2)) == 2
+
+    def test_a_settled_saga_is_not_due(self, store: Store) -> None:
+        first = create(store)
+        past = save(store, first, replace(first, due_at=store.now() - 1))
+        assert past is not None
+        assert first.saga_id in store.due(1000)
+        save(store, past, replace(past, status=SagaStatus.STUCK, due_at=None))
+        assert first.saga_id not in store.due(1000)
+
+    def test_a_settled_saga_whose_result_is_not_stored_is_due(self, store: Store) -> None:
+        origin = {"callbacks": [{"task": "t", "kwargs": {"n": [1, None]}}], "priority": 3}
+        new = replace(make_execution(store), wants_result=True, origin=origin)
+        first, _ = store.create(new, "token")
+        past = replace(first, result_pending=True, due_at=store.now() - 1)
+        ended = save(store, first, replace(past, status=SagaStatus.COMPLETED))
+        assert ended is not None
+        assert store.load(first.saga_id) == ended
+        assert (ended.origin, ended.wants_result) == (origin, True)
+        assert first.saga_id in store.due(1000)
+        told = replace(ended, result_pending=False, due_at=None, origin=None)
+        told = save(store, ended, told) or told
+        assert store.load(first.saga_id) == told
+        assert first.saga_id not in store.due(1000)
+
+    def test_sagas_are_found_by_status_and_name(self, store: Store) -> None:
+        first = create(store)
+        assert first.saga_id in store.find(SagaStatus.RUNNING, 1000)
+        assert first.saga_id in store.find(SagaStatus.RUNNING, 1000, "contract")
+        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000, "another")
+        save(store, first, replace(first, status=SagaStatus.STUCK))
+        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
+        assert first.saga_id in store.find(SagaStatus.STUCK, 1000, "contract")
+
+    def test_sagas_are_found_by_the_age_of_their_status(self, store: Store) -> None:
+        first = create(store)
+        save(store, first, replace(first, status=SagaStatus.STUCK))
+        found = [
+            first.saga_id in store.find(SagaStatus.STUCK, 1000, name, until)
+            for name in (None, "contract")
+            for until in (None, store.now() + 2, store.now() - 3600)
+        ]
+        assert found == [True, True, False] * 2
+
+    def test_an_ended_saga_can_be_created(self, store: Store) -> None:
+        """One that comes from another store."""
+        ended = replace(make_execution(store), status=SagaStatus.COMPLETED, due_at=None)
+        saved, created = store.create(ended, "token")
+        assert created
+        assert store.load(ended.saga_id) == saved
+        assert ended.saga_id in store.find(SagaStatus.COMPLETED, 1000)
+        assert ended.saga_id not in store.due(1000)
+
+    def test_waiting_ends_with_the_saga(self, store: Store) -> None:
+        first = create(store)
+        ended = replace(first, status=SagaStatus.COMPLETED, due_at=None)
+        timer = threading.Timer(0.05, lambda: save(store, first, ended))
+        timer.start()
+        found = store.wait(first.saga_id, 30.0)
+        timer.join()
+        assert found is not None
+        assert found.status is SagaStatus.COMPLETED
+
+    def test_waiting_ends_with_its_time(self, store: Store) -> None:
+        first = create(store)
+        assert store.wait(first.saga_id, 0.05) == first
+        assert store.wait("contract-nothing", 0.05) is None
+
+    def test_times_are_the_stores(self, store: Store) -> None:
+        first, second = store.now(), store.beat("clock", TTL, ()).at
+        assert first <= second + 0.1
+        assert second <= store.now() + 0.1

@@ -1,0 +1,63 @@
+"""Sets up a Celery app for sagas, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from celery_saga.definition import functions
+from celery_saga.settings import DEFAULTS
+from celery_saga.worker import receivers, remote_control
+from celery_saga.worker.heartbeat import RecoveryStep
+from celery_saga.worker.hook import hook, verify
+from celery_saga.worker.tasks import declare_tasks
+
+
+def set_up(app: Celery) -> None:
+    """Make an app ready for sagas: settings, hook, tasks, recovery, signals, remote control."""
+    if getattr(app, "configured", False):
+        _add_defaults(app, app.conf)
+    # Each time: a later config_from_object makes a new configuration.
+    app.on_after_configure.connect(_add_defaults, weak=False)
+    hook(app)
+    declare_tasks(app)
+    app.steps["worker"].add(RecoveryStep)
+    receivers.connect()
+    remote_control.connect()
+    names: set[str] = set()
+
+    def declare(name: str, function: Callable[..., Any]) -> None:
+        if name not in names:  # many sagas may use one function
+            names.add(name)
+            _as_task(app, name, function)
+
+    functions.subscribe(declare)
+    if getattr(app, "finalized", False):
+        verify(app)
+    app.on_after_finalize.connect(_verify, weak=False)
+
+
+def _add_defaults(sender: Celery, source: Any, **kwargs: Any) -> None:
+    # What add_defaults gets stands before a configuration module: only what is not set goes there.
+    source.add_defaults({key: value for key, value in DEFAULTS.items() if key not in source})
+
+
+def _verify(sender: Celery, **kwargs: Any) -> None:
+    verify(sender)
+
+
+def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
+    """A plain function as a task of the app, under the name by which sagas call it."""
+    wire_name, name = name, functions.task_name(name, app.main)
+
+    def run(context: Any, /, **parameters: Any) -> Any:
+        # Looked up anew: its module may have been imported a second time.
+        return (functions.known(wire_name) or function)(context, **parameters)
+
+    if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
+        run.__name__ = function.__name__
+    run.__doc__, run.__module__ = function.__doc__, function.__module__
+    declare: Any = app.task
+    declare(run, name=name, shared=False, typing=False)

@@ -1,0 +1,93 @@
+"""Installations on paper: one that is well, and what makes others of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from celery_saga.ops.doctor.facts import (
+    BrokerFacts,
+    Duty,
+    Facts,
+    Offset,
+    Plugin,
+    Sagas,
+    Server,
+    StoreFacts,
+    Waits,
+    Worker,
+)
+
+URL = "redis://:**@10.0.0.1:6379/0"
+VERSIONS = {"celery_saga": "1.2.0", "celery": "5.7.0", "kombu": "5.7.0", "python": "3.12.1"}
+SETTINGS = {"saga_heartbeat": 2.0, "saga_heartbeat_ttl": 6.0, "worker_soft_shutdown_timeout": 30}
+KEEPS_ALL = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "save": "",
+    "maxmemory": "0",
+    "maxmemory-policy": "noeviction",
+    "min-replicas-to-write": "0",
+}
+CHARGE = Duty("checkout", "charge", "shop.charge", "celery", undoable=True)
+REFUND = Duty("checkout", "charge", "shop.refund", "celery", undo=True, undoable=True)
+
+
+def plugin(instance: str = "boot1", **changes: Any) -> Plugin:
+    told = Plugin(instance, True, "prefork", VERSIONS, SETTINGS, Offset(-0.01, 0.01))
+    return replace(told, **changes)
+
+
+def worker(node: str = "w1@a", **changes: Any) -> Worker:
+    """One that is well; ``told``: changes to what it says of its plugin."""
+    told = changes.pop("told", {})
+    tasks = frozenset({"shop.charge", "shop.refund", "celery_saga.start"})
+    found = Worker(node, tasks, frozenset({"celery"}), True, plugin(**told))
+    return replace(found, **changes)
+
+
+def foreign(node: str = "old@b", *queues: str) -> Worker:
+    """A worker without the plugin."""
+    return Worker(node, frozenset({"shop.mail"}), frozenset(queues or ("celery",)))
+
+
+def server(*roles: str, info: dict[str, str] | None = None, **settings: str) -> Server:
+    changed = {name.replace("_", "-"): value for name, value in settings.items()}
+    told = {"role": "master", "connected_slaves": "0", "cluster_enabled": "0", **(info or {})}
+    return Server(URL, roles or ("store", "broker"), "run1", {**KEEPS_ALL, **changed}, told)
+
+
+WELL = Facts(
+    app="shop",
+    settings={**SETTINGS, "saga_sweep_limit": 100},
+    versions=VERSIONS,
+    store=StoreFacts(URL, "redis", clock=Offset(-0.01, 0.01), alive=frozenset({"boot1"})),
+    broker=BrokerFacts(URL, "redis", visibility_timeout=3600.0, one_write=True),
+    servers=(server(),),
+    workers=(worker(),),
+    duties=(CHARGE, REFUND),
+    waits=(Waits("shop.charge", 30.0, 600.0),),
+    sagas=Sagas(live=3),
+)
+
+
+def ill(**changes: Any) -> Facts:
+    """The one that is well, with changes; ``store_`` and ``broker_`` begin those of the two."""
+    for part in ("store", "broker"):
+        own = {name: changes.pop(name) for name in list(changes) if name.startswith(f"{part}_")}
+        stripped = {name.removeprefix(f"{part}_"): value for name, value in own.items()}
+        changes[part] = replace(getattr(WELL, part), **stripped)
+    return replace(WELL, **changes)
+
+
+def on(*servers: Server) -> Facts:
+    return ill(servers=servers)
+
+
+def duties(*found: Duty) -> Facts:
+    return ill(duties=found)
+
+
+def workers(*found: Worker, **changes: Any) -> Facts:
+    alive = frozenset(each.plugin.instance for each in found if each.plugin)
+    return ill(workers=found, **{"store_alive": alive, **changes})

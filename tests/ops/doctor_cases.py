@@ -1,0 +1,410 @@
+"""For each check of the doctor, installations that ail, and some that only seem to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_saga.ops.doctor.facts import Facts, Offset, Sagas, Server, Waits
+from tests.ops.ailing import (
+    CHARGE,
+    SETTINGS,
+    URL,
+    VERSIONS,
+    duties,
+    foreign,
+    ill,
+    on,
+    server,
+    worker,
+    workers,
+)
+
+AWAY = "the saga store does not answer: Connection refused"
+OFF = Offset(9.9, 10.1)
+READ = replace(CHARGE, step="read", task="shop.charge", undoable=False, reruns=False)
+
+#: Check, case, facts -> the level and the setting of each finding of that check.
+CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
+    (
+        "store",
+        "none",
+        ill(store_problem="no store for sagas", store_kind=""),
+        [("error", "saga_store_url")],
+    ),
+    ("store", "memory", ill(store_kind="memory"), [("error", "saga_store_url")]),
+    ("store", "away", ill(store_problem=AWAY), [("error", "saga_store_url")]),
+    ("broker", "away", ill(broker_problem="Connection refused"), [("error", "broker_url")]),
+    ("broker", "memory", ill(broker_driver="memory"), [("error", "broker_url")]),
+    ("broker", "without a fanout", ill(broker_asks=False), [("info", "broker_url")]),
+    ("results", "rpc", ill(results_private=True), [("warning", "result_backend")]),
+    ("persistence", "none", on(server(appendonly="no")), [("error", "appendonly")]),
+    (
+        "persistence",
+        "snapshots",
+        on(server(appendonly="no", save="900 1")),
+        [("warning", "appendonly")],
+    ),
+    ("persistence", "fsync no", on(server(appendfsync="no")), [("warning", "appendfsync")]),
+    (
+        "persistence",
+        "fsync everysec",
+        on(server(appendfsync="everysec")),
+        [("info", "appendfsync")],
+    ),
+    (
+        "persistence",
+        "of the broker alone",
+        on(server("store"), server("broker", appendonly="no")),
+        [("info", "appendonly")],
+    ),
+    (
+        "persistence",
+        "of both, apart",
+        on(server("store", appendonly="no"), server("broker", appendonly="no")),
+        [("error", "appendonly"), ("warning", "appendonly")],
+    ),
+    (
+        "persistence",
+        "a broker that keeps snapshots",
+        on(server("store"), server("broker", appendonly="no", save="60 1")),
+        [],
+    ),
+    ("persistence", "not told", on(Server(URL, ("store",), refused="NOPERM")), []),
+    (
+        "persistence",
+        "told by INFO alone",
+        on(Server(URL, ("store",), info={"aof_enabled": "0"}, refused="NOPERM")),
+        [],
+    ),
+    (
+        "eviction",
+        "any, with a limit",
+        on(server(maxmemory_policy="allkeys-lru", maxmemory="100")),
+        [("error", "maxmemory-policy")],
+    ),
+    (
+        "eviction",
+        "any, without a limit",
+        on(server(maxmemory_policy="allkeys-lfu")),
+        [("info", "maxmemory-policy")],
+    ),
+    (
+        "eviction",
+        "any, the limit is not told",
+        on(Server(URL, ("store",), settings={"maxmemory-policy": "allkeys-lru"})),
+        [("error", "maxmemory-policy")],
+    ),
+    (
+        "eviction",
+        "told by INFO alone",
+        on(Server(URL, ("broker",), info={"maxmemory_policy": "allkeys-lru", "maxmemory": "9"})),
+        [("error", "maxmemory-policy")],
+    ),
+    (
+        "eviction",
+        "what expires, in the store",
+        on(server(maxmemory_policy="volatile-lru", maxmemory="100")),
+        [("warning", "maxmemory-policy")],
+    ),
+    (
+        "eviction",
+        "what expires, in the broker",
+        on(server("store"), server("broker", maxmemory_policy="volatile-ttl", maxmemory="100")),
+        [("info", "maxmemory-policy")],
+    ),
+    ("eviction", "what expires, without a limit", on(server(maxmemory_policy="volatile-lru")), []),
+    (
+        "disk",
+        "append-only file",
+        on(server(info={"aof_last_write_status": "err"})),
+        [("error", "dir")],
+    ),
+    ("disk", "snapshot", on(server(info={"rdb_last_bgsave_status": "err"})), [("error", "dir")]),
+    (
+        "replication",
+        "the store is a replica",
+        on(server(info={"role": "slave"})),
+        [("error", "saga_store_url")],
+    ),
+    (
+        "replication",
+        "the broker is a replica",
+        on(server("broker", info={"role": "slave"})),
+        [("error", "broker_url")],
+    ),
+    (
+        "replication",
+        "does not wait",
+        on(server(info={"connected_slaves": "2"})),
+        [("info", "min-replicas-to-write")],
+    ),
+    (
+        "replication",
+        "waits",
+        on(server(info={"connected_slaves": "2"}, min_replicas_to_write="1")),
+        [],
+    ),
+    (
+        "cluster",
+        "store",
+        on(server("store", info={"cluster_enabled": "1"})),
+        [("error", "saga_store_url")],
+    ),
+    (
+        "server-settings",
+        "refused",
+        on(replace(server(), refused="NOPERM")),
+        [("warning", "ACL SETUSER")],
+    ),
+    (
+        "one-write",
+        "two",
+        ill(
+            broker_one_write=False,
+            broker_two_writes_because="the broker is not on the store's server",
+        ),
+        [("info", "saga_store_url")],
+    ),
+    ("one-write", "another broker", ill(broker_one_write=False, broker_driver="amqp"), []),
+    ("workers", "none", workers(), [("error", "--queues")]),
+    ("workers", "none, and no saga", replace(workers(), sagas=Sagas()), [("warning", "--queues")]),
+    ("workers", "only foreign ones", workers(foreign()), [("error", "--queues")]),
+    (
+        "workers",
+        "a boot that does not answer",
+        workers(worker(), store_alive=frozenset({"boot1", "boot2"})),
+        [("info", "worker_enable_remote_control")],
+    ),
+    (
+        "workers",
+        "beats elsewhere",
+        workers(worker(), store_alive=frozenset()),
+        [("error", "saga_store_url")],
+    ),
+    (
+        "workers",
+        "the store is away",
+        workers(worker(), store_problem=AWAY, store_alive=frozenset()),
+        [],
+    ),
+    ("workers", "the broker is away", workers(broker_problem="refused"), []),
+    ("plugin", "on a queue of steps", workers(worker(), foreign()), [("error", "--queues")]),
+    (
+        "plugin",
+        "on the queue of starts",
+        replace(workers(worker(), foreign()), duties=(replace(CHARGE, queue="orders"),)),
+        [("warning", "--queues")],
+    ),
+    ("plugin", "on other queues", workers(worker(), foreign("mail@b", "mail")), []),
+    (
+        "node-names",
+        "two of one",
+        workers(worker(), worker(told={"instance": "boot2"})),
+        [("warning", "--hostname")],
+    ),
+    (
+        "versions",
+        "of the plugin",
+        workers(worker(told={"versions": {**VERSIONS, "celery_saga": "1.1.0"}})),
+        [("warning", "celery-saga-workflow")],
+    ),
+    (
+        "versions",
+        "of Celery, kombu and Python",
+        workers(
+            worker(
+                told={
+                    "versions": {
+                        **VERSIONS,
+                        "celery": "5.6.0",
+                        "kombu": "5.6.0",
+                        "python": "3.10.0",
+                    }
+                }
+            )
+        ),
+        [("info", "celery"), ("info", "kombu"), ("info", "python")],
+    ),
+    ("versions", "not told", workers(worker(plugin=None)), [("warning", "celery-saga-workflow")]),
+    (
+        "heartbeat",
+        "dead between two beats",
+        ill(settings={**SETTINGS, "saga_heartbeat_ttl": 2.0}),
+        [("error", "saga_heartbeat_ttl")],
+    ),
+    (
+        "heartbeat",
+        "no room, in a worker",
+        workers(worker(told={"settings": {**SETTINGS, "saga_heartbeat_ttl": 3.0}})),
+        [("warning", "saga_heartbeat_ttl")],
+    ),
+    (
+        "shutdown",
+        "hasty",
+        workers(worker(told={"settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        [("info", "worker_soft_shutdown_timeout")],
+    ),
+    (
+        "shutdown",
+        "hasty, gevent",
+        workers(worker(told={"pool": "gevent", "settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        [],
+    ),
+    (
+        "shutdown",
+        "hasty, threads",
+        workers(worker(told={"pool": "thread", "settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        [],
+    ),
+    (
+        "queues",
+        "nobody, live",
+        duties(replace(CHARGE, queue="orders", live=2), CHARGE),
+        [("error", "--queues")],
+    ),
+    ("queues", "nobody", duties(replace(CHARGE, queue="orders")), [("warning", "--queues")]),
+    (
+        "queues",
+        "foreign workers only",
+        replace(
+            workers(worker(), foreign("w2@b", "orders")), duties=(replace(CHARGE, queue="orders"),)
+        ),
+        [("warning", "--queues")],
+    ),
+    (
+        "tasks",
+        "nobody, live",
+        duties(replace(CHARGE, task="shop.new", live=1)),
+        [("error", "imports")],
+    ),
+    ("tasks", "nobody", duties(replace(CHARGE, task="saga:shop.price")), [("warning", "imports")]),
+    (
+        "tasks",
+        "one of two",
+        workers(
+            worker(), worker("w2@a", tasks=frozenset({"shop.refund"}), told={"instance": "boot2"})
+        ),
+        [("warning", "imports")],
+    ),
+    (
+        "definitions",
+        "broken",
+        ill(broken={"checkout": "step 'a' has no action"}),
+        [("error", "local_step")],
+    ),
+    ("early-ack", "a task", duties(READ, replace(READ, saga="other")), [("warning", "acks_late")]),
+    (
+        "early-ack",
+        "a task of others, or a function",
+        duties(replace(READ, declared=False)),
+        [("warning", "on_lost")],
+    ),
+    ("early-ack", "with a compensation", duties(replace(READ, undoable=True)), []),
+    ("early-ack", "the compensation itself", duties(replace(READ, undo=True)), []),
+    (
+        "limits",
+        "threads",
+        replace(
+            workers(worker(told={"pool": "thread"})), duties=(replace(CHARGE, hard_limit=9.0),)
+        ),
+        [("warning", "--pool")],
+    ),
+    (
+        "limits",
+        "gevent, soft",
+        replace(
+            workers(worker(told={"pool": "gevent"})), duties=(replace(CHARGE, soft_limit=9.0),)
+        ),
+        [("warning", "--pool")],
+    ),
+    (
+        "limits",
+        "gevent, hard",
+        replace(
+            workers(worker(told={"pool": "gevent"})), duties=(replace(CHARGE, hard_limit=9.0),)
+        ),
+        [],
+    ),
+    ("limits", "prefork", duties(replace(CHARGE, hard_limit=9.0, soft_limit=8.0)), []),
+    (
+        "visibility-timeout",
+        "a time limit",
+        ill(waits=(Waits("shop.charge", 7200.0),)),
+        [("warning", "broker_transport_options")],
+    ),
+    (
+        "visibility-timeout",
+        "a step's time limit",
+        duties(replace(CHARGE, hard_limit=7200.0)),
+        [("warning", "broker_transport_options")],
+    ),
+    (
+        "visibility-timeout",
+        "a step's, acknowledged early",
+        duties(replace(CHARGE, hard_limit=7200.0, late=False)),
+        [],
+    ),
+    (
+        "visibility-timeout",
+        "a retry",
+        ill(broker_visibility_timeout=60.0),
+        [("warning", "broker_transport_options")],
+    ),
+    (
+        "visibility-timeout",
+        "another broker",
+        ill(broker_visibility_timeout=None, waits=(Waits("shop.charge", 7200.0),)),
+        [],
+    ),
+    (
+        "clocks",
+        "a worker",
+        workers(worker(), worker("w2@a", told={"instance": "boot2", "clock": OFF})),
+        [("warning", "clock")],
+    ),
+    (
+        "clocks",
+        "this process",
+        ill(store_clock=OFF, workers=(worker(told={"clock": OFF}),)),
+        [("warning", "clock")],
+    ),
+    ("clocks", "the store", ill(store_clock=OFF), [("info", "clock")]),
+    (
+        "clocks",
+        "without a store",
+        workers(worker(told={"clock": Offset(-10.1, -9.9)}), store_clock=None),
+        [("warning", "clock")],
+    ),
+    (
+        "clocks",
+        "a slow answer proves nothing",
+        workers(worker(told={"clock": Offset(-1.0, 30.0)})),
+        [],
+    ),
+    (
+        "overdue",
+        "the sweep is late",
+        ill(sagas=Sagas(live=3, overdue={"a": 90.0, "b": 5.0})),
+        [("warning", "saga_sweep_limit")],
+    ),
+    (
+        "records",
+        "of a newer version",
+        ill(sagas=Sagas(newer={"a": "saved with version 99", "b": "saved with version 99"})),
+        [("error", "celery-saga-workflow")],
+    ),
+    (
+        "records",
+        "damaged",
+        ill(sagas=Sagas(newer={"a": "saved with version 99"}, damaged={"b": "field 'head'"})),
+        [("error", "celery-saga-workflow"), ("error", "saga")],
+    ),
+    (
+        "apps",
+        "another one in the same place",
+        ill(store_others=frozenset({"mail (redis://10.0.0.1:6379/0, queue celery)"})),
+        [("warning", "saga_key_prefix")],
+    ),
+    ("overdue", "no worker", replace(workers(), sagas=Sagas(live=3, overdue={"a": 90.0})), []),
+    ("overdue", "a moment", ill(sagas=Sagas(live=3, overdue={"a": 3.0})), []),
+]

@@ -1,0 +1,217 @@
+"""What ``celery saga`` shows of a saga, and how it is printed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
+
+from celery_saga.core.execution import SagaStatus
+from celery_saga.errors import StoreUnavailable
+from celery_saga.ops.cli import saga
+from celery_saga.ops.cli.repairing import _pair
+from celery_saga.ops.cli.shared import STATUSES, age, app_argument, printable, seconds, table
+from celery_saga.ops.cli.views import brief, lines_of, view
+from tests.api.shops import Shop
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    found = Shop()
+    yield found
+    found.app.close()
+
+
+def shown(execution: Any) -> str:
+    return "\n".join(lines_of(view(execution, "shop.celery"), execution.updated_at + 180))
+
+
+class TestShow:
+    def test_a_stuck_saga(self, shop: Shop) -> None:
+        result = shop.stuck()
+        shop.manager.retry(result, {"card_token": "tok_4242"}, by="ann")
+
+        text = shown(result.execution)
+
+        assert "status   STUCK, changed 3m ago" in text
+        assert "cause    step take: its compensation failed" in text
+        assert "COMPENSATION_FAILED" in text
+        assert "retry by ann: card_token" in text
+        assert "card_token = '***'" in text
+        assert "tok_4242" not in text
+        assert "fail = ['pay', 'give_back']" in text
+        for verb in ("retry", "skip", "resolve"):
+            assert f"celery -A shop.celery saga {verb} {result.id}" in text
+
+    @pytest.mark.parametrize(
+        ("status", "verbs"),
+        [
+            ("COMPLETED", []),
+            ("PAUSED", ["resume", "cancel"]),
+            ("RUNNING", []),
+            ("STUCK", ["retry", "skip", "resolve", "resolve"]),
+        ],
+    )
+    def test_what_can_be_done(self, shop: Shop, status: str, verbs: list[str]) -> None:
+        shop.app.conf.task_always_eager = status in ("COMPLETED", "STUCK")
+        result = shop.stuck() if status == "STUCK" else shop.started()
+        if status == "PAUSED":
+            shop.manager.pause(result)
+
+        seen = view(result.execution, "proj")
+
+        assert seen["status"] == status
+        assert [each["command"].split()[4] for each in seen["repairs"]] == verbs
+
+    def test_all_of_it_is_json(self, shop: Shop) -> None:
+        seen = view(shop.stuck().execution, "proj")
+
+        assert json.loads(json.dumps(seen)) == seen
+        assert [step["step"] for step in seen["steps"]] == ["take", "pay"]
+
+    def test_what_a_saga_holds_steers_no_terminal(self, shop: Shop) -> None:
+        result = shop.started(fail=["pay", "give_back"])
+        execution = shop.manager.retry(result, {"fail": ["give_back"], "x\x1b[2J": "\x1b]0;\n"})
+
+        text = shown(execution.execution)
+
+        assert "\x1b" not in text
+        assert "x\\x1b[2J = '\\x1b]0;\\n'" in text
+
+
+def test_the_statuses_that_can_be_asked_for_are_all_there_are() -> None:
+    assert tuple(status.value for status in SagaStatus) == STATUSES
+
+
+def test_a_brief_names_the_step_where_it_is(shop: Shop) -> None:
+    shop.app.conf.task_always_eager = False
+
+    found = brief(shop.started().execution)
+
+    assert (found["status"], found["step"], found["cause"]) == ("RUNNING", "take", "")
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("90", 90), ("90s", 90), ("1.5m", 90), ("15m", 900), ("2h", 7200), ("3d", 259200)],
+    )
+    def test_ages(self, text: str, expected: float) -> None:
+        assert seconds(text) == expected
+
+    @pytest.mark.parametrize("text", ["", "m", "-3m", "3w", "3 m", "1m30s", "nan"])
+    def test_what_is_no_age(self, text: str) -> None:
+        with pytest.raises(click.BadParameter, match="expected an age"):
+            seconds(text)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("total=30", ("total", 30)),
+            ('card="42=42"', ("card", "42=42")),
+            ('lines=[{"sku": "a"}]', ("lines", [{"sku": "a"}])),
+            ("note=null", ("note", None)),
+        ],
+    )
+    def test_keys_that_are_set(self, text: str, expected: tuple[str, Any]) -> None:
+        assert _pair(text) == expected
+
+    @pytest.mark.parametrize("text", ["total", "=3", "card=4242-", "card=", "x={"])
+    def test_what_sets_no_key(self, text: str) -> None:
+        with pytest.raises(click.BadParameter, match="expected KEY=JSON"):
+            _pair(text)
+
+    @pytest.mark.parametrize(
+        ("elapsed", "expected"),
+        [(-1, "0s ago"), (5, "5s ago"), (119, "119s ago"), (120, "2m ago"), (1e6, "11d ago")],
+    )
+    def test_how_long_ago(self, elapsed: float, expected: str) -> None:
+        assert age(elapsed) == expected
+
+    def test_a_table(self) -> None:
+        rows = [("a", "bcd"), ("efgh\n", "x" * 100)]
+
+        assert list(table(("ID", "CAUSE"), rows)) == [
+            "ID      CAUSE",
+            "a       bcd",
+            "efgh\\n  " + "x" * 77 + "...",
+        ]
+        assert list(table(("ID",), [])) == []
+
+    def test_printable(self) -> None:
+        assert printable("Zoë\t\u202e\x9b") == "Zoë\\t\\u202e\\x9b"
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["-A", "shop.celery", "saga"], "shop.celery"),
+            (["--app", "shop", "saga"], "shop"),
+            (["--app=shop", "saga"], "shop"),
+            (["-Ashop", "saga"], "shop"),
+            (["saga", "show"], "env"),
+            (["-A"], "env"),
+        ],
+    )
+    def test_the_app_of_a_proposed_command(
+        self, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+    ) -> None:
+        monkeypatch.setattr("sys.argv", ["celery", *arguments])
+        monkeypatch.setenv("CELERY_APP", "env")
+
+        assert app_argument() == expected
+
+    def test_celery_reads_two_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.argv", ["celery", "saga", "show"])
+        monkeypatch.setenv("CELERY_APP", "prefixed")
+        monkeypatch.setenv("APP", "bare")
+
+        assert app_argument() == "bare"
+
+
+class Office(Shop):
+    """A shop whose sagas are asked for by command."""
+
+    def asks(self, *arguments: str) -> Result:
+        context = CLIContext(self.app, no_color=True, workdir=".")
+        return CliRunner().invoke(saga, arguments, obj=context)
+
+
+@pytest.fixture
+def office() -> Iterator[Office]:
+    found = Office()
+    yield found
+    found.app.close()
+
+
+class TestCommands:
+    @pytest.mark.parametrize("saga_id", ["--help", "-x", "order-7"])
+    def test_what_is_proposed_can_be_typed(self, office: Office, saga_id: str) -> None:
+        result = office.orders.apply_async({"fail": ["pay", "give_back"]}, saga_id=saga_id)
+        proposed = [each["command"] for each in view(result.execution, "a shop;x")["repairs"]]
+        words = [shlex.split(command) for command in proposed]
+        assert {tuple(each[:4]) for each in words} == {("celery", "-A", "a shop;x", "saga")}
+        (resolve,) = [each[4:] for each in words if "COMPENSATED" in each]
+
+        ran = office.asks(*resolve)
+
+        assert (ran.exit_code, ran.output) == (0, f"{saga_id}: COMPENSATED\n")
+
+    @pytest.mark.parametrize("verb", [("list",), ("show", "one")])
+    def test_a_store_that_is_away_is_told_in_a_line(
+        self, office: Office, verb: tuple[str, ...]
+    ) -> None:
+        def away(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailable("the store is\x1b away")
+
+        store: Any = office.manager._runtime.store
+        store.find = store.load = away
+
+        ran = office.asks(*verb)
+
+        assert (ran.exit_code, ran.output) == (1, "the store is\\x1b away\n")

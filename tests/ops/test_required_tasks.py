@@ -1,0 +1,190 @@
+"""Which tasks sagas need, by their plans and by how far they have come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from celery_saga import Saga
+from celery_saga.core.execution import Direction, Failure, SagaExecution, StepStatus
+from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits, still_needed
+from celery_saga.runtime import runtime_of
+from tests.definition.building import new_app, plan_of
+
+#: The process may have sagas of other tests, too.
+SAGA = "checkout of the doctor"
+
+
+def nothing():
+    """The body of every task here."""
+
+
+@pytest.fixture
+def app():
+    app = new_app(task_routes={"shop.ship": {"queue": "parcels"}}, task_soft_time_limit=40)
+    for name, options in {
+        "shop.reserve": {"acks_late": True, "time_limit": 9},
+        "shop.release": {},
+        "shop.charge": {},
+        "shop.ship": {"acks_late": True},
+    }.items():
+        app.task(nothing, name=name, shared=False, **options)
+    return app
+
+
+def saga_of(app, **options):
+    saga = Saga(SAGA, app=app)
+    saga.local_step("shop.reserve", name="reserve", inputs=[]).on_failure("shop.release", inputs=[])
+    saga.local_step("shop.charge", name="charge", inputs=[], time_limit=7, **options)
+    saga.local_step("elsewhere.book", name="book", inputs=[], queue="carrier")
+    saga.local_step("shop.ship", name="ship", inputs=[])
+    return saga.commit()
+
+
+def gathered(app, *live):
+    duties, broken = gather_duties(runtime_of(app), live)
+    assert SAGA not in broken
+    return {(duty.step, duty.undo): duty for duty in duties if duty.saga == SAGA}
+
+
+def test_committed_sagas_bring_all_their_tasks(app):
+    saga = saga_of(app)
+
+    found = gathered(saga.app)
+
+    assert {key: (duty.task, duty.queue) for key, duty in found.items()} == {
+        ("reserve", False): ("shop.reserve", "celery"),
+        ("reserve", True): ("shop.release", "celery"),
+        ("charge", False): ("shop.charge", "celery"),
+        ("book", False): ("elsewhere.book", "carrier"),
+        ("ship", False): ("shop.ship", "parcels"),
+    }
+    assert {step for (step, undo), duty in found.items() if duty.reruns} == {"reserve", "ship"}
+    assert {step for (step, undo), duty in found.items() if duty.declared} == {
+        "reserve",
+        "charge",
+        "ship",
+    }
+    assert found["reserve", False].undoable
+    assert not found["charge", False].undoable
+    assert [found[step, False].hard_limit for step in ("reserve", "charge", "ship")] == [9, 7, None]
+    assert found["ship", False].soft_limit == 40
+
+
+def test_from_the_pivot_on_every_step_is_run_again(app):
+    saga = saga_of(app, pivot=True)
+
+    found = gathered(saga.app)
+
+    assert [found[step, False].reruns for step in ("charge", "book")] == [True, True]
+
+
+def test_a_plain_function_has_no_options_of_its_own(app):
+    saga = Saga(SAGA, app=app)
+    saga.local_step(gathered, name="only", context=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("celery_saga.definition.functions.importing", lambda: True)
+        saga.commit()
+
+    found = gathered(app)
+
+    assert found["only", False].task == f"saga:{__name__}.gathered"
+    assert not found["only", False].declared
+
+
+def test_a_saga_that_cannot_be_started_says_why(app):
+    saga = Saga(SAGA, app=app)
+    saga.local_step("elsewhere.book", name="book").on_failure(lambda context: None)
+    saga.commit()
+
+    duties, broken = gather_duties(runtime_of(app), ())
+
+    assert [duty for duty in duties if duty.saga == SAGA] == []
+    assert "a worker could not find" in broken[SAGA]
+
+
+def test_sagas_of_another_app_are_left_out(app):
+    saga = saga_of(app)
+    other = new_app("other")
+
+    assert gathered(other) == {}
+    assert gathered(saga.app)
+
+
+def test_live_sagas_are_counted(app):
+    saga = saga_of(app)
+    live = [execution(app, saga, f"order-{number}") for number in range(3)]
+
+    found = gathered(app, *live)
+
+    assert found["charge", False].live == 3
+    del saga
+
+
+def execution(app, saga, saga_id="order-1"):
+    return SagaExecution.create(saga_id, plan_of(saga, app), {}, at=1.0)
+
+
+class TestStillNeeded:
+    @pytest.fixture
+    def run(self, app):
+        return execution(app, saga_of(app))
+
+    def needed(self, run):
+        return {
+            (run.steps[index].name, "c" if undo else "f")
+            for index, undo in still_needed(run)
+            if not undo or run.plan.steps[index].compensation
+        }
+
+    def test_at_the_start_all(self, run):
+        assert self.needed(run) == {
+            ("reserve", "f"),
+            ("reserve", "c"),
+            ("charge", "f"),
+            ("book", "f"),
+            ("ship", "f"),
+        }
+
+    def test_on_the_way_forward_what_lies_ahead_and_every_way_back(self, run):
+        run = run.with_step(0, status=StepStatus.SUCCEEDED, effect=True)
+
+        assert self.needed(run) == {("reserve", "c"), ("charge", "f"), ("book", "f"), ("ship", "f")}
+
+    def test_on_the_way_back_what_is_to_be_undone(self, run):
+        run = run.with_step(0, status=StepStatus.SUCCEEDED, effect=True)
+        run = replace(run, direction=Direction.BACKWARD)
+
+        assert self.needed(run) == {("reserve", "c")}
+        assert self.needed(run.with_step(0, status=StepStatus.COMPENSATED, effect=False)) == set()
+
+    def test_a_step_that_runs_while_the_saga_is_to_go_back(self, run):
+        run = run.with_step(0, status=StepStatus.RUNNING, outstanding=Direction.FORWARD)
+        run = replace(run, unwind=Failure("Cancelled", ""))
+
+        assert self.needed(run) == {("reserve", "f")}
+
+
+def test_what_tasks_say_of_their_times():
+    app = new_app()
+    options = {
+        "t.long": {"acks_late": True, "time_limit": 50, "soft_time_limit": 40},
+        "t.early": {"time_limit": 50},
+        "t.backoff": {"autoretry_for": (ValueError,), "retry_backoff": True},
+        "t.fixed": {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 7}},
+        "t.default": {"autoretry_for": (ValueError,), "default_retry_delay": 20},
+        "t.plain": {},
+    }
+    for name, each in options.items():
+        app.task(nothing, name=name, shared=False, **each)
+
+    found = {waits.task: (waits.limit, waits.countdown) for waits in gather_waits(app)}
+
+    # Shared tasks of other tests' modules may be there as well.
+    assert {name: each for name, each in found.items() if name in options} == {
+        "t.long": (50, None),
+        "t.backoff": (None, 600),
+        "t.fixed": (None, 7),
+        "t.default": (None, 20),
+    }
