@@ -193,6 +193,7 @@ class TestTheCommandLine:
         assert {name for name in loaded if not name.startswith(allowed)} == {
             "celery_saga",
             "celery_saga._version",
+            "celery_saga.ops",
         }
 
     def test_preload_options_of_an_app(self, site):
