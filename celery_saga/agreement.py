@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu.utils.url import maybe_sanitize_url
 
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.errors import SetupError
 from celery_saga.runtime import Runtime, installed, only_app
@@ -70,7 +70,7 @@ def place_of(runtime: Runtime) -> str:
     return f"{name} = {shown!r}, saga_key_prefix = {conf.saga_key_prefix!r}"
 
 
-def tell_of_unknown_saga(runtime: Runtime, saga_id: str, slot: Slot, task: str) -> None:
+def tell_of_unknown_saga(runtime: Runtime, saga_id: str, ref: StepRef, task: str) -> None:
     """A delivery's saga is not in the store: it is dropped, and its saga may stand still."""
     log.warning(
         "saga %s: the message of task %s (%s) is dropped, as this worker's store does not have "
@@ -79,7 +79,7 @@ def tell_of_unknown_saga(runtime: Runtime, saga_id: str, slot: Slot, task: str) 
         "same in every process",
         saga_id,
         task,
-        slot,
+        ref,
         place_of(runtime),
         extra={"saga_id": saga_id},
     )

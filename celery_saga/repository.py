@@ -79,9 +79,9 @@ def take_in(store: Store, execution: SagaExecution) -> SagaExecution:
 
 def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:
     for index, step in enumerate(execution.steps):
-        slot = execution.slot(index)
-        if step.claim is not None and slot is not None:
-            execution = decide(execution, ClaimVoided(at, slot, step.claim.token)).execution
+        ref = execution.ref(index)
+        if step.claim is not None and ref is not None:
+            execution = decide(execution, ClaimVoided(at, ref, step.claim.token)).execution
     return execution
 
 

@@ -16,7 +16,7 @@ from celery import Celery, states
 from celery_saga.core.background import Errands
 from celery_saga.core.context.masking import mask_also
 from celery_saga.core.events import Event
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Store
@@ -145,9 +145,9 @@ class Runtime:
         limit: int | None = self.app.conf.saga_context_limit
         return limit
 
-    def token(self, slot: Slot) -> str:
-        """A new owner token: instance, process, counter, and the slot of the message behind it."""
-        return f"{self.instance}:{os.getpid()}:{next(self._count)}:{slot}"
+    def token(self, ref: StepRef) -> str:
+        """A new owner token: instance, process, counter, and the ref of the message behind it."""
+        return f"{self.instance}:{os.getpid()}:{next(self._count)}:{ref}"
 
     def plan(self, definition: SagaDefinition, **options: Any) -> Plan:
         """The plan of a definition on this app; made once, as a committed saga cannot change.

@@ -158,12 +158,12 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
     """
     orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
     while not (execution := orchestrator.load(saga_id)).settled:
-        step, slot = execution.steps[execution.position], execution.slot(execution.position)
+        step, ref = execution.steps[execution.position], execution.ref(execution.position)
         # What was sent again and not taken would not be taken the next time either.
-        in_vain = slot is None or step.claim is not None or step.republished > 0
+        in_vain = ref is None or step.claim is not None or step.republished > 0
         if execution.status is SagaStatus.PAUSED or (step.not_before is None and in_vain):
             return
-        if slot is not None and call_of(execution, slot.step, slot.direction).task not in tasks:
+        if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
         at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
         orchestrator.handle(saga_id, Looked(at, MessageState.LOST), execution)

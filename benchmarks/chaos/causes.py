@@ -31,9 +31,9 @@ class Faults:
         for each in log:
             if each.worker:
                 self._workers[each.worker].append(each)
-            elif each.slots:
-                for slot in each.slots:
-                    self._messages[slot.rpartition("~")[0]].add(each.kind)
+            elif each.refs:
+                for ref in each.refs:
+                    self._messages[ref.rpartition("~")[0]].add(each.kind)
             else:
                 self._others.append(each)
 

@@ -23,7 +23,7 @@ import redis
 from benchmarks.chaos.ledger import Ledger
 from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.stage import ChaosError, Stage, Worker
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.testing.embedded import EmbeddedValkey
 
 #: Seconds between two rounds of the injector.
@@ -53,7 +53,7 @@ class Happened:
         worker: process id of the worker's main process, if one was hit.
         pid: of the pool's process, if only that was hit.
         until: when it was over.
-        slots: task ids of the messages.
+        refs: task ids of the messages.
         detail: more, for people.
     """
 
@@ -62,7 +62,7 @@ class Happened:
     worker: int = 0
     pid: int = 0
     until: float | None = None
-    slots: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
     detail: str = ""
 
 
@@ -233,14 +233,14 @@ class Injector:
     def _inject_duplicate(self, fault: Fault) -> bool:
         found = self._messages(fault)
         if found:
-            self._note("duplicate", slots=tuple(found))
+            self._note("duplicate", refs=tuple(found))
             self._push(found.values())
         return bool(found)
 
     def _inject_late_duplicate(self, fault: Fault) -> bool:
         found = self._messages(fault)
         if found:
-            self._note("duplicate", slots=tuple(found), detail=f"after {fault.seconds:.1f} s")
+            self._note("duplicate", refs=tuple(found), detail=f"after {fault.seconds:.1f} s")
             self._in(fault.seconds, lambda: self._push_late(found))
         return bool(found)
 
@@ -253,9 +253,9 @@ class Injector:
     def _inject_lose(self, fault: Fault) -> bool:
         found = self._messages(fault, unacked=False)
         with self._stage.client("broker") as client:
-            lost = [slot for slot, raw in found.items() if client.lrem(QUEUE, 1, raw)]
+            lost = [ref for ref, raw in found.items() if client.lrem(QUEUE, 1, raw)]
         if lost:
-            self._note("lose", slots=tuple(lost))
+            self._note("lose", refs=tuple(lost))
         return bool(lost)
 
     def _inject_cut(self, fault: Fault) -> bool:
@@ -282,7 +282,7 @@ class Injector:
         begin = int(fault.pick * len(raws))
         some = [raw.decode() for raw in raws[begin : begin + fault.count]]
         found = {json.loads(raw)["headers"]["id"]: raw for raw in some}
-        return {slot: raw for slot, raw in found.items() if Slot.parse(slot)}
+        return {ref: raw for ref, raw in found.items() if StepRef.parse(ref)}
 
     def _push(self, raws: Iterable[str]) -> None:
         with self._stage.client("broker") as client:

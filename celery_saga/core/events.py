@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from celery_saga.core.execution import Failure, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.errors import SagaError
 
 
 class MessageState(str, Enum):
-    """What the shell could find out about the message of a slot that nobody claimed."""
+    """What the shell could find out about the message of a ref that nobody claimed."""
 
     LOST = "lost"  #: the worker that had it is dead
     WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
@@ -45,7 +45,7 @@ class StepSucceeded:
     """
 
     at: float
-    slot: Slot
+    ref: StepRef
     token: str
     update: Mapping[str, Any] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class StepFailed:
     """
 
     at: float
-    slot: Slot
+    ref: StepRef
     failure: Failure
     token: str = ""
     instance: str = ""
@@ -88,7 +88,7 @@ class StepReleased:
     """
 
     at: float
-    slot: Slot
+    ref: StepRef
     token: str
     retries: int
     expected_at: float
@@ -102,14 +102,14 @@ class ClaimVoided:
     """Whoever held the claim is gone: the outcome of the step is unknown.
 
     Args:
-        token: of the void claim; empty when a worker's main process lost the slot's request.
+        token: of the void claim; empty when a worker's main process lost the ref's request.
         instance: the worker boot that held it.
         started: a process that had taken the message is gone. Without a claim it died before the
             body began.
     """
 
     at: float
-    slot: Slot
+    ref: StepRef
     token: str = ""
     instance: str = ""
     started: bool = False
@@ -125,7 +125,7 @@ class StepRevoked:
     """
 
     at: float
-    slot: Slot
+    ref: StepRef
     failure: Failure
     instance: str = ""
     terminated: bool = False
@@ -136,7 +136,7 @@ class TaskUnknown:
     """A worker got the message and does not know the task."""
 
     at: float
-    slot: Slot
+    ref: StepRef
 
 
 @dataclass(frozen=True)
@@ -244,9 +244,9 @@ Event = (
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Send the message of ``slot``; ``retries`` is the Celery retry count that it carries."""
+    """Send the message of ``ref``; ``retries`` is the Celery retry count that it carries."""
 
-    slot: Slot
+    ref: StepRef
     retries: int = 0
 
 

@@ -29,7 +29,7 @@ from celery_saga.core.state import (
     Note,
     SagaStatus,
     SagaStepExecution,
-    Slot,
+    StepRef,
     StepStatus,
     evolved,
     of_fields,
@@ -45,7 +45,7 @@ __all__ = [
     "SagaExecution",
     "SagaStatus",
     "SagaStepExecution",
-    "Slot",
+    "StepRef",
     "StepStatus",
     "claimed",
     "evolved",
@@ -205,20 +205,20 @@ class SagaExecution:
         """Whether waiters are answered: completed, compensated or stuck."""
         return self.status in SETTLED
 
-    def slot(self, index: int) -> Slot | None:
-        """The slot of step ``index`` if its task is sent and not over yet."""
+    def ref(self, index: int) -> StepRef | None:
+        """The ref of step ``index`` if its task is sent and not over yet."""
         step = self.steps[index]
-        return Slot(index, step.outstanding, step.epoch) if step.outstanding else None
+        return StepRef((index,), step.outstanding, step.epoch) if step.outstanding else None
 
     @property
     def root(self) -> str:
         """The root of its tasks' ids, as Celery has it; a saga that nobody's task started has its
         first step's as Celery's own root tasks have theirs."""
-        return self.root_id or Slot(0, Direction.FORWARD, 1).task_id(self.saga_id)
+        return self.root_id or StepRef((0,), Direction.FORWARD, 1).task_id(self.saga_id)
 
-    def at_step(self, slot: Slot) -> SagaStepExecution | None:
-        """The step that ``slot`` names, if this execution has it."""
-        return self.steps[slot.step] if slot.step < len(self.steps) else None
+    def at_step(self, ref: StepRef) -> SagaStepExecution | None:
+        """The step that ``ref`` names, if this execution has it."""
+        return self.steps[ref.step] if ref.step < len(self.steps) else None
 
     def with_step(self, index: int, **changes: Any) -> SagaExecution:
         """This execution with some fields of one step replaced."""
@@ -267,8 +267,8 @@ class SagaExecution:
 
 def _check_whole(execution: SagaExecution) -> None:
     names = [step.name for step in execution.plan.steps]
-    slot = Slot(0, Direction.FORWARD, 0)
-    if Slot.parse(slot.task_id(execution.saga_id)) != (execution.saga_id, slot):
+    ref = StepRef((0,), Direction.FORWARD, 0)
+    if StepRef.parse(ref.task_id(execution.saga_id)) != (execution.saga_id, ref):
         raise ValueError(f"{execution.saga_id!r} is no saga id")
     if [step.name for step in execution.steps] != names or not names:
         raise ValueError("its steps are not those of its plan")
@@ -303,21 +303,21 @@ def from_parts(
     return record_from(SagaExecution, found, "an execution")
 
 
-def claimed(execution: SagaExecution, slot: Slot, claim: Claim) -> SagaExecution | None:
-    """The execution with ``claim`` on ``slot``, or ``None`` if the slot is not to be had.
+def claimed(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
+    """The execution with ``claim`` on ``ref``, or ``None`` if the ref is not to be had.
 
-    The slot must be the one that was dispatched last; a free slot
+    The ref must be the one that was dispatched last; a free ref
     is taken unless a later Celery retry is awaited, one's own claim is confirmed (a lost reply),
     and a message with more Celery retries takes over, because Celery sends it only when the
     earlier attempt has ended.
     """
-    step = execution.at_step(slot)
-    if step is None or execution.slot(slot.step) != slot:
+    step = execution.at_step(ref)
+    if step is None or execution.ref(ref.step) != ref:
         return None
     held = step.claim
     if held is not None and held.token == claim.token:
         return execution
     if claim.retries < step.retries or (held is not None and claim.retries == step.retries):
         return None
-    taken = execution.with_step(slot.step, claim=claim, retries=claim.retries)
+    taken = execution.with_step(ref.step, claim=claim, retries=claim.retries)
     return evolved(taken, revision=execution.revision + 1)

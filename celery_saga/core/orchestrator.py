@@ -29,7 +29,7 @@ from celery_saga.core.events import (
     Started,
     StepFailed,
 )
-from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, Slot, evolved
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, evolved
 from celery_saga.core.failures import recorded, text_of
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Dispatcher, Outbox, Refused, Store
@@ -48,8 +48,8 @@ T = TypeVar("T")
 #: Ends that somebody should hear of.
 _LEVELS = {SagaStatus.COMPENSATED: logging.WARNING, SagaStatus.STUCK: logging.ERROR}
 
-#: A slot, and all that is needed to send its step.
-Request = tuple[Slot, Mapping[str, Any]]
+#: A ref, and all that is needed to send its step.
+Request = tuple[StepRef, Mapping[str, Any]]
 
 
 class Orchestrator:
@@ -104,7 +104,7 @@ class Orchestrator:
         execution, first = self.dispatcher.opening(evolved(execution, **fields))
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
-        requests = [(it.slot, first) for it in decision.commands if isinstance(it, Dispatch)]
+        requests = [(it.ref, first) for it in decision.commands if isinstance(it, Dispatch)]
         write = partial(self.store.create, token=token)
         (saved, created), left = self._with_outbox(decision.execution, requests, None, write)
         if created:
@@ -123,10 +123,10 @@ class Orchestrator:
         return found
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
-        """Take a slot before its body runs, waiting out a store that is away."""
-        take = partial(self.store.claim, saga_id, slot, claim, plan, run)
+        """Take a ref before its body runs, waiting out a store that is away."""
+        take = partial(self.store.claim, saga_id, ref, claim, plan, run)
         return patiently(take, patience=self.patience)
 
     def handle(
@@ -217,7 +217,7 @@ class Orchestrator:
     def _requests(self, decision: Decision) -> list[Request]:
         """Requests are built before the save: what to send is settled when it is saved."""
         return [
-            (command.slot, self.dispatcher.request(decision.execution, command))
+            (command.ref, self.dispatcher.request(decision.execution, command))
             for command in decision.commands
             if isinstance(command, Dispatch)
         ]
@@ -238,8 +238,8 @@ class Orchestrator:
                 execution = self._announce(execution, command)
             elif isinstance(command, Alert):
                 self.dispatcher.alert(execution, command)
-        for slot, request in left:
-            execution = self._publish(execution, slot, request)
+        for ref, request in left:
+            execution = self._publish(execution, ref, request)
         return execution
 
     def _announce(self, execution: SagaExecution, command: Announce) -> SagaExecution:
@@ -270,7 +270,7 @@ class Orchestrator:
             return execution
 
     def _publish(
-        self, execution: SagaExecution, slot: Slot, request: Mapping[str, Any]
+        self, execution: SagaExecution, ref: StepRef, request: Mapping[str, Any]
     ) -> SagaExecution:
         """The checkpoint stands: raising would turn a finished step into a failed task."""
         extra = {"saga_id": execution.saga_id, "saga_name": execution.name}
@@ -279,7 +279,7 @@ class Orchestrator:
         except UnsendableStep as error:
             log.error("saga %s: %s", execution.saga_id, error, exc_info=True, extra=extra)
             failure = recorded(error, error.step)
-            event = StepFailed(self.store.now(), slot, failure, final=True)
+            event = StepFailed(self.store.now(), ref, failure, final=True)
             return self.handle(execution.saga_id, event, execution)
         except Exception as error:
             text, saga_id = "saga %s: sending failed, the sweep will repeat it", execution.saga_id

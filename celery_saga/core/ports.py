@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from celery_saga.core.events import Alert, Dispatch, MessageState
-from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Pulse:
         at: store time.
         dead: boots whose liveness has run out and that still hold claims or messages.
         sweeper: whether this boot is the one that sweeps now.
-        claims: saga ids and slots that this boot has claimed and not given up.
+        claims: saga ids and refs that this boot has claimed and not given up.
     """
 
     at: float
     dead: tuple[str, ...] = ()
     sweeper: bool = False
-    claims: tuple[tuple[str, Slot], ...] = ()
+    claims: tuple[tuple[str, StepRef], ...] = ()
 
 
-#: Why a claim on a slot that is not over is refused, and one on a saga that is not there.
+#: Why a claim on a ref that is not over is refused, and one on a saga that is not there.
 CLAIMED, UNKNOWN = "claimed", "unknown saga"
 
 
@@ -52,7 +52,7 @@ class Refused:
 
     @property
     def over(self) -> bool:
-        """Whether that slot is over; otherwise it runs, or waits for a retry of its task."""
+        """Whether that ref is over; otherwise it runs, or waits for a retry of its task."""
         return self.reason != CLAIMED
 
 
@@ -122,9 +122,9 @@ class Store(Protocol):
         ...
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
-        """Take ``slot`` by the rule of :func:`celery_saga.core.execution.claimed`, atomically.
+        """Take ``ref`` by the rule of :func:`celery_saga.core.execution.claimed`, atomically.
 
         The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
         answer with no more of the execution than a step that succeeds needs
@@ -193,11 +193,11 @@ class Store(Protocol):
         """The boots that are alive."""
         ...
 
-    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
-        """Saga ids and slots that ``instance`` has claimed and not given up."""
+    def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
+        """Saga ids and refs that ``instance`` has claimed and not given up."""
         ...
 
-    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         """A boot has ended, and ``claims`` of it are dealt with: drop these and what it held.
 
         The boot itself is remembered for :data:`REMEMBERED`: a process of it that lives on may
@@ -290,11 +290,11 @@ class Dispatcher(Protocol):
         """Whether this process has the task of that name."""
         ...
 
-    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
-        """The name of the queue to which a slot's message goes; empty: nobody knows."""
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
+        """The name of the queue to which a ref's message goes; empty: nobody knows."""
         ...
 
-    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
         """What is known of a message that nobody has: ``NOWHERE`` or ``UNSENT``, else ``None``.
 
         It is known in the process that has sent it last.

@@ -1,4 +1,4 @@
-"""The records that an execution is made of: statuses, slots, claims, failures, steps."""
+"""The records that an execution is made of: statuses, refs, claims, failures, steps."""
 
 from __future__ import annotations
 
@@ -87,41 +87,52 @@ class Direction(str, Enum):
     __str__ = str.__str__
 
 
-class Slot(NamedTuple):
+class StepRef(NamedTuple):
     """Names one dispatch of one step; :meth:`task_id` makes it a Celery task id.
 
     A step that is sent again because its claim was void gets a new epoch, and the old messages are
-    stale by that. A message that was merely lost is sent again under the same slot.
+    stale by that: the epoch is a fencing token. A message that was merely lost is sent again under
+    the same reference.
+
+    Args:
+        path: where the step is in the plan: ``(2,)`` is the third step.
+        direction: which of its two tasks.
+        epoch: how often the step was sent so far, over both directions.
     """
 
-    step: int
+    path: tuple[int, ...]
     direction: Direction
     epoch: int
 
     def __str__(self) -> str:
-        return self.direction + f"{self.step}~{self.epoch}"
+        return f"{self.direction}{'.'.join(map(str, self.path))}~{self.epoch}"
+
+    @property
+    def step(self) -> int:
+        """The index of the step in a plan without branches."""
+        return self.path[0]
 
     def task_id(self, saga_id: str) -> str:
-        """``<saga>~<f|c><step index>~<epoch>``."""
+        """``<saga>~<f|c><path>~<epoch>``, such as ``7f3a~f2~1``; a longer path has dots."""
         return f"{saga_id}~{self}"
 
     @classmethod
-    def parse(cls, task_id: str) -> tuple[str, Slot] | None:
-        """Saga id and slot from a task id; ``None`` for the id of an ordinary task."""
+    def parse(cls, task_id: str) -> tuple[str, StepRef] | None:
+        """Saga id and reference from a task id; ``None`` for the id of an ordinary task."""
         match = _TASK_ID.fullmatch(task_id or "")
         if match is None:
             return None
-        saga_id, letter, step, epoch = match.groups()
+        saga_id, letter, path, epoch = match.groups()
         direction = Direction.FORWARD if letter == "f" else Direction.BACKWARD
-        return saga_id, cls(int(step), direction, int(epoch))
+        return saga_id, cls(tuple(map(int, path.split("."))), direction, int(epoch))
 
 
-_TASK_ID = re.compile(r"([A-Za-z0-9._-]{1,64})~([fc])(\d+)~(\d+)")
+_TASK_ID = re.compile(r"([A-Za-z0-9._-]{1,64})~([fc])(\d+(?:\.\d+)*)~(\d+)")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run one slot, taken before the body starts.
+    """The right to run one ref, taken before the body starts.
 
     Args:
         token: unique to one delivery in one process.

@@ -15,7 +15,7 @@ from typing import Any
 from celery.exceptions import Ignore
 from kombu.utils.imports import symbol_by_name
 
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.core.ports import Refused
 
 
@@ -38,14 +38,14 @@ def started(saga_id: str) -> Ended:
     return Ended(f"saga {saga_id} was started", "task-succeeded", result=repr(saga_id))
 
 
-def refused(saga_id: str, slot: Slot, refusal: Refused) -> Ended:
+def refused(saga_id: str, ref: StepRef, refusal: Refused) -> Ended:
     """The end of a delivery whose claim was refused.
 
     Several messages may have the same id, and they share one row in a monitor. While another of
     them runs, or a retry of the task is to come, that one ends the row. A row that has succeeded or
     failed stays so whatever comes after it.
     """
-    text = f"saga {saga_id}: {refusal.reason} delivery of {slot}"
+    text = f"saga {saga_id}: {refusal.reason} delivery of {ref}"
     if not refusal.over:
         return Ended(text)
     return Ended(text, "task-revoked", terminated=False, signum=None, expired=False)

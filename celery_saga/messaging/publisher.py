@@ -26,7 +26,7 @@ from celery_saga.core.context.masking import (
 )
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Dispatch, MessageState
-from celery_saga.core.execution import Direction, SagaExecution, Slot, evolved
+from celery_saga.core.execution import Direction, SagaExecution, StepRef, evolved
 from celery_saga.core.failures import text_of
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Backlog, Outbox
@@ -84,25 +84,25 @@ class CeleryDispatcher:
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         """One step's message as plain data; its arguments are JSON texts."""
-        slot = command.slot
-        call = call_of(execution, slot.step, slot.direction)
-        name = execution.steps[slot.step].name
+        ref = command.ref
+        call = call_of(execution, ref.step, ref.direction)
+        name = execution.steps[ref.step].name
         values = values_of(execution.values)
-        kwargs = call.texts(execution.inputs_of(slot.step, slot.direction))
+        kwargs = call.texts(execution.inputs_of(ref.step, ref.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
         args += [codec.dumps(value) for value in call.args[len(args) :]]
         options: dict[str, Any] = {
             **call.options,
-            "task_id": slot.task_id(execution.saga_id),
+            "task_id": ref.task_id(execution.saga_id),
             "root_id": execution.root,
-            "parent_id": _parent_id(execution, slot),
+            "parent_id": _parent_id(execution, ref),
             "add_to_parent": False,
             "serializer": "json",
             "ignore_result": not self._store_results,
             "retries": command.retries,
             "argsrepr": f"({CONTEXT},)" if call.style == "context" else "()",
-            "kwargsrepr": self._kwargsrepr(execution, slot, call, kwargs),
-            "headers": {**_headers(execution, slot.step), HEADER: mark_of(execution)},
+            "kwargsrepr": self._kwargsrepr(execution, ref, call, kwargs),
+            "headers": {**_headers(execution, ref.step), HEADER: mark_of(execution)},
         }
         return {
             "saga_id": execution.saga_id,
@@ -124,7 +124,7 @@ class CeleryDispatcher:
         return values.json()
 
     def _kwargsrepr(
-        self, execution: SagaExecution, slot: Slot, call: Call, kwargs: Mapping[str, str]
+        self, execution: SagaExecution, ref: StepRef, call: Call, kwargs: Mapping[str, str]
     ) -> str:
         """A short dict literal: Flower indexes it by key, so it must stay one.
 
@@ -133,9 +133,9 @@ class CeleryDispatcher:
         shown: dict[str, Any] = {
             "saga": execution.name,
             "saga_id": execution.saga_id,
-            "step": execution.steps[slot.step].name,
+            "step": execution.steps[ref.step].name,
         }
-        if slot.direction is Direction.BACKWARD:
+        if ref.direction is Direction.BACKWARD:
             shown["undo"] = True
         size, words, origins = 0, self._mask_keys, call.origins
         for key in [key for key in kwargs if key not in shown]:
@@ -164,7 +164,7 @@ class CeleryDispatcher:
         return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        request = self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
+        request = self.request(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
         if self._is_eager(request) or not added_to(self._app, self._app.tasks.get(request["task"])):
             return execution, request
         producer = recorder(self._app)
@@ -252,15 +252,15 @@ class CeleryDispatcher:
     def has_task(self, name: str) -> bool:
         return name in self._app.tasks
 
-    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
-        return queue_of(self._app, call_of(execution, slot.step, slot.direction))
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
+        return queue_of(self._app, call_of(execution, ref.step, ref.direction))
 
-    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
-        task_id = slot.task_id(execution.saga_id)
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
+        task_id = ref.task_id(execution.saga_id)
         if task_id in self._unsent:
             return MessageState.UNSENT
         nowhere = self._outbox is not None and task_id in self._outbox.nowhere
-        exchange = exchange_of(self._app, call_of(execution, slot.step, slot.direction))
+        exchange = exchange_of(self._app, call_of(execution, ref.step, ref.direction))
         lost = nowhere or (bool(exchange) and lacks_exchange(self._app, exchange))
         return MessageState.NOWHERE if lost else None
 
@@ -349,11 +349,11 @@ def _shown(text: str) -> Any:
     return json.loads(text)
 
 
-def _parent_id(execution: SagaExecution, slot: Slot) -> str | None:
+def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
     """The task before: the previous step's, or for an undo the one that it undoes."""
-    index = slot.step if slot.direction is Direction.BACKWARD else slot.step - 1
+    index = ref.step if ref.direction is Direction.BACKWARD else ref.step - 1
     if index < 0:
         return execution.parent_id or None
     step = execution.steps[index]
     epoch = step.forward_epoch or step.epoch
-    return Slot(index, Direction.FORWARD, epoch).task_id(execution.saga_id)
+    return StepRef((index,), Direction.FORWARD, epoch).task_id(execution.saga_id)

@@ -20,7 +20,7 @@ from celery.canvas import group, maybe_signature
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
-from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.messaging.callbacks import told_of
 from celery_saga.messaging.headers import as_sent
 from celery_saga.messaging.outcome import failure_of
@@ -135,7 +135,7 @@ def _last_task(execution: SagaExecution) -> str:
     if execution.parent_id == execution.saga_id:
         return execution.saga_id
     index, step = len(execution.steps) - 1, execution.steps[-1]
-    return Slot(index, Direction.FORWARD, step.epoch).task_id(execution.saga_id)
+    return StepRef((index,), Direction.FORWARD, step.epoch).task_id(execution.saga_id)
 
 
 def request_of(execution: SagaExecution) -> Any:

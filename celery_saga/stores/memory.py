@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, Slot, claimed
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, claimed
 from celery_saga.core.ports import CLAIMED, REMEMBERED, UNKNOWN, Outbox, Pulse, Refused
 
 
@@ -60,7 +60,7 @@ class MemoryStore:
         return self._sagas.get(saga_id)
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         with self._changed:
             found = self._sagas.get(saga_id)
@@ -68,10 +68,10 @@ class MemoryStore:
                 return Refused(UNKNOWN)
             if found.run != run:
                 return Refused("stale")
-            taken = claimed(found, slot, replace(claim, at=self.now()))
+            taken = claimed(found, ref, replace(claim, at=self.now()))
             if taken is None:
-                step = found.at_step(slot)
-                current = found.slot(slot.step) == slot if step else False
+                step = found.at_step(ref)
+                current = found.ref(ref.step) == ref if step else False
                 return Refused(CLAIMED if current else "stale", step.claim if step else None)
             self._sagas[saga_id] = taken
             return taken
@@ -168,18 +168,18 @@ class MemoryStore:
             now = self.now()
             return frozenset(boot for boot, until in self._beats.items() if until >= now)
 
-    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+    def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
         with self._changed:
             return [
-                (saga_id, slot)
+                (saga_id, ref)
                 for saga_id, saga in self._sagas.items()
                 for index, step in enumerate(saga.steps)
                 if step.claim is not None
                 and step.claim.instance == instance
-                and (slot := saga.slot(index)) is not None
+                and (ref := saga.ref(index)) is not None
             ]
 
-    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         with self._changed:
             self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
             self._held.pop(instance, None)

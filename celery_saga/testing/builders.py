@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_saga.core.decide import decide
 from celery_saga.core.events import Started, StepSucceeded
-from celery_saga.core.execution import Claim, Direction, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.core.ports import Refused, Store
 
@@ -49,20 +49,20 @@ def save(store: Store, before: SagaExecution, after: SagaExecution) -> SagaExecu
 def claim(
     store: Store, execution: SagaExecution, instance: str = "boot", retries: int = 0
 ) -> SagaExecution | Refused:
-    """Claim the slot that is due, under a token of its own."""
-    slot = execution.slot(execution.position)
-    assert slot is not None
+    """Claim the ref that is due, under a token of its own."""
+    ref = execution.ref(execution.position)
+    assert ref is not None
     mine = Claim(uuid.uuid4().hex, instance, retries)
-    return store.claim(execution.saga_id, slot, mine, run=execution.run)
+    return store.claim(execution.saga_id, ref, mine, run=execution.run)
 
 
 def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:
     """The claimed step succeeds, and that is saved."""
     step = execution.steps[execution.position]
-    slot = execution.slot(execution.position)
-    assert slot is not None
+    ref = execution.ref(execution.position)
+    assert ref is not None
     assert step.claim is not None
-    event = StepSucceeded(store.now(), slot, step.claim.token, update)
+    event = StepSucceeded(store.now(), ref, step.claim.token, update)
     saved = save(store, execution, decide(execution, event).execution)
     assert saved is not None
     return saved
@@ -77,8 +77,8 @@ def granted(answer: SagaExecution | Refused) -> SagaExecution:
 def claim_of_the_past(store: Store, execution: SagaExecution) -> SagaExecution | Refused:
     """A delivery of the last step, after the saga ended."""
     last = len(execution.steps) - 1
-    slot = Slot(last, Direction.FORWARD, execution.steps[last].epoch)
-    return store.claim(execution.saga_id, slot, Claim("late", "boot"))
+    ref = StepRef((last,), Direction.FORWARD, execution.steps[last].epoch)
+    return store.claim(execution.saga_id, ref, Claim("late", "boot"))
 
 
 def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from celery_saga.core.decide import decide
 from celery_saga.core.events import StepReleased
-from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.ports import Refused, Store
 from celery_saga.testing.builders import (
     at_once,
@@ -155,10 +155,10 @@ class StoreContract(BootContract, GoneContract):
 
     def test_ones_own_claim_is_confirmed(self, store: Store) -> None:
         first = create(store)
-        slot = first.slot(0)
-        assert slot is not None
+        ref = first.ref(0)
+        assert ref is not None
         mine = Claim("token", "boot")
-        assert store.claim(first.saga_id, slot, mine) == store.claim(first.saga_id, slot, mine)
+        assert store.claim(first.saga_id, ref, mine) == store.claim(first.saga_id, ref, mine)
 
     def test_a_later_retry_takes_over_and_an_earlier_does_not(self, store: Store) -> None:
         first = create(store)
@@ -167,32 +167,34 @@ class StoreContract(BootContract, GoneContract):
         taken = granted(claim(store, first, "three", retries=2))
         assert taken.steps[0].retries == 2
         assert store.claims_of("one") == []
-        assert store.claims_of("three") == [(first.saga_id, first.slot(0))]
-        assert store.beat("three", 5.0, ()).claims == ((first.saga_id, first.slot(0)),)
+        assert store.claims_of("three") == [(first.saga_id, first.ref(0))]
+        assert store.beat("three", 5.0, ()).claims == ((first.saga_id, first.ref(0)),)
         assert store.beat("one", 5.0, ()).claims == ()
 
     def test_after_a_release_only_the_awaited_retry_is_let_in(self, store: Store) -> None:
         first = granted(claim(store, create(store)))
-        held, slot = first.steps[0].claim, first.slot(0)
+        held, ref = first.steps[0].claim, first.ref(0)
         assert held is not None
-        assert slot is not None
-        event = StepReleased(store.now(), slot, held.token, 1, store.now())
+        assert ref is not None
+        event = StepReleased(store.now(), ref, held.token, 1, store.now())
         released = save(store, first, decide(first, event).execution)
         assert released is not None
         assert store.claims_of("boot") == []
         assert isinstance(claim(store, released, "late", retries=0), Refused)
         assert granted(claim(store, released, "next", retries=1)).steps[0].retries == 1
 
-    def test_a_stale_slot_is_refused(self, store: Store) -> None:
+    def test_a_stale_ref_is_refused(self, store: Store) -> None:
         first = create(store)
-        for slot in (
-            Slot(0, Direction.FORWARD, 2),
-            Slot(0, Direction.BACKWARD, 1),
-            Slot(1, Direction.FORWARD, 1),
-            Slot(9, Direction.FORWARD, 1),
+        for ref in (
+            StepRef((0,), Direction.FORWARD, 2),
+            StepRef((0,), Direction.BACKWARD, 1),
+            StepRef((1,), Direction.FORWARD, 1),
+            StepRef((9,), Direction.FORWARD, 1),
         ):
-            assert isinstance(store.claim(first.saga_id, slot, Claim("t", "boot")), Refused)
-        unknown = store.claim("contract-nothing", Slot(0, Direction.FORWARD, 1), Claim("t", "b"))
+            assert isinstance(store.claim(first.saga_id, ref, Claim("t", "boot")), Refused)
+        unknown = store.claim(
+            "contract-nothing", StepRef((0,), Direction.FORWARD, 1), Claim("t", "b")
+        )
         assert isinstance(unknown, Refused)
 
     def test_a_claim_fences_off_older_saves(self, store: Store) -> None:
@@ -204,7 +206,7 @@ class StoreContract(BootContract, GoneContract):
         execution = create(store, order=1)
         for index in range(3):
             execution = granted(claim(store, execution, "boot"))
-            assert store.claims_of("boot") == [(execution.saga_id, execution.slot(index))]
+            assert store.claims_of("boot") == [(execution.saga_id, execution.ref(index))]
             execution = succeed(store, execution, **{f"result{index}": index})
             assert store.claims_of("boot") == []
         assert execution.status is SagaStatus.COMPLETED

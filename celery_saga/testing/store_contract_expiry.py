@@ -47,7 +47,7 @@ class GoneContract:
         assert store.load(first.saga_id) is None
 
     def test_a_message_of_a_saga_that_is_gone_is_stale(self, store: Store) -> None:
-        """Its id, slot and plan are those of the saga that has the id now."""
+        """Its id, ref and plan are those of the saga that has the id now."""
         _, second = _twice(store)
         for run in ("first", ""):
             late = claim(store, replace(second, run=run), "late")

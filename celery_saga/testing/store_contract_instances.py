@@ -39,7 +39,7 @@ class BootContract:
         first = granted(claim(store, create(store), one))
         until(lambda: one in store.beat(two, TTL, ()).dead)
         store.forget(one)
-        assert store.claims_of(one) == [(first.saga_id, first.slot(0))]
+        assert store.claims_of(one) == [(first.saga_id, first.ref(0))]
         assert one in store.beat(two, TTL, ()).dead
 
     def test_claims_that_are_dealt_with_are_no_longer_owed(self, store: Store) -> None:

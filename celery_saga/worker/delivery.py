@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
-from celery_saga.core.execution import Direction, SagaExecution, Slot
+from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.retry import patiently
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.messaging.headers import HEADER
@@ -20,12 +20,12 @@ from celery_saga.runtime import runtime_of
 log = logging.getLogger("celery_saga")
 
 
-def delivery_of(request: Any) -> tuple[str, Slot] | None:
-    """Saga id and slot if ``request`` is the delivery of a step; ``None`` for any other call."""
-    return None if header_of(request) is None else Slot.parse(request.id)
+def delivery_of(request: Any) -> tuple[str, StepRef] | None:
+    """Saga id and ref if ``request`` is the delivery of a step; ``None`` for any other call."""
+    return None if header_of(request) is None else StepRef.parse(request.id)
 
 
-def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
+def recognized(app: Celery, request: Any) -> tuple[str, StepRef] | None:
     """As :func:`delivery_of` for a request without our header, which a task class may overwrite.
 
     Taken for an ordinary call, its body would run with no report, and the sweep would send the step
@@ -37,10 +37,10 @@ def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
     task_id = request.id
     if not isinstance(task_id, str) or "~" not in task_id:
         return None  # nearly all calls, so this is cheap: no store is asked
-    found = Slot.parse(task_id)
+    found = StepRef.parse(task_id)
     if found is None:
         return None
-    saga_id, slot = found
+    saga_id, ref = found
     try:
         orchestrator = runtime_of(app).orchestrator
     except SetupError:
@@ -50,21 +50,21 @@ def recognized(app: Celery, request: Any) -> tuple[str, Slot] | None:
         execution = patiently(load, patience=orchestrator.patience)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
-    if execution is None or not _was_sent(execution, slot, request.task):
+    if execution is None or not _was_sent(execution, ref, request.task):
         return None  # somebody's own id, which merely looks like ours
-    log.info("saga %s: the message of %s has lost its header", saga_id, slot)
+    log.info("saga %s: the message of %s has lost its header", saga_id, ref)
     given = request.headers if isinstance(request.headers, Mapping) else {}
     request.headers = {**given, HEADER: mark_of(execution)}
     return found
 
 
-def _was_sent(execution: SagaExecution, slot: Slot, task: str) -> bool:
-    """Whether the saga has sent that task for ``slot``; if that is long ago, the claim refuses."""
-    step = execution.at_step(slot)
-    if step is None or slot.epoch > step.epoch:
+def _was_sent(execution: SagaExecution, ref: StepRef, task: str) -> bool:
+    """Whether the saga has sent that task for ``ref``; if that is long ago, the claim refuses."""
+    step = execution.at_step(ref)
+    if step is None or ref.epoch > step.epoch:
         return False
-    planned = execution.plan.steps[slot.step]
-    call = planned.action if slot.direction is Direction.FORWARD else planned.compensation
+    planned = execution.plan.steps[ref.step]
+    call = planned.action if ref.direction is Direction.FORWARD else planned.compensation
     return call is not None and call.task == task
 
 

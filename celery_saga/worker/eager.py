@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from celery_saga.core.execution import Claim, Slot
+from celery_saga.core.execution import Claim, StepRef
 from celery_saga.runtime import Runtime
 
-#: Between a token and the host's id; no instance and no slot has it.
+#: Between a token and the host's id; no instance and no ref has it.
 _INSIDE = "@"
 
 #: Id of the task that a worker runs in this call.
@@ -39,9 +39,9 @@ class inside:
             _host.reset(self._token)
 
 
-def new_claim(runtime: Runtime, request: Any, slot: Slot) -> Claim:
-    """A claim for a delivery of ``slot`` that this process has."""
-    token, instance, retries = runtime.token(slot), runtime.instance, request.retries or 0
+def new_claim(runtime: Runtime, request: Any, ref: StepRef) -> Claim:
+    """A claim for a delivery of ``ref`` that this process has."""
+    token, instance, retries = runtime.token(ref), runtime.instance, request.retries or 0
     if not request.is_eager:
         return Claim(token, instance, retries)
     if host := _host.get():

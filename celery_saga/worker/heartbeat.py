@@ -24,7 +24,7 @@ from kombu.utils import functional
 from celery_saga.agreement import broker_kind, label_of
 from celery_saga.core.background import Errands
 from celery_saga.core.events import ClaimVoided
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Dispatcher, Pulse, Store
 from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
@@ -69,7 +69,7 @@ class Heart:
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
         self._last_beat = self._last_pulse = self._last_judged = 0.0
-        self._absent: frozenset[tuple[str, Slot]] = frozenset()
+        self._absent: frozenset[tuple[str, StepRef]] = frozenset()
         self._leaving, self._ended = False, threading.Event()
         self._threads = [
             threading.Thread(target=self._live, name="celery-saga-heart", daemon=True),
@@ -146,7 +146,7 @@ class Heart:
 
     def _deliver(self, saga_id: str, news: News, run: str | None) -> None:
         event = news(self._shell.store.now())
-        if isinstance(event, ClaimVoided) and event.slot.task_id(saga_id) in _requests()[0]:
+        if isinstance(event, ClaimVoided) and event.ref.task_id(saga_id) in _requests()[0]:
             # A process is lost that ran an attempt at the task, and another attempt is here. If it
             # is not this one that has the claim, the next looks will find that out.
             return
@@ -196,20 +196,20 @@ class Heart:
         self._last_judged = now
         held, _ = _requests()
         absent = frozenset(
-            (saga_id, slot) for saga_id, slot in pulse.claims if slot.task_id(saga_id) not in held
+            (saga_id, ref) for saga_id, ref in pulse.claims if ref.task_id(saga_id) not in held
         )
-        for saga_id, slot in absent & self._absent:
-            self._sweeper.guarded(self._void_own, saga_id, slot)
+        for saga_id, ref in absent & self._absent:
+            self._sweeper.guarded(self._void_own, saga_id, ref)
         self._absent = absent
 
-    def _void_own(self, saga_id: str, slot: Slot) -> None:
-        if not self._runs_inside(saga_id, slot):
-            self._sweeper.void(saga_id, slot, self.instance)
+    def _void_own(self, saga_id: str, ref: StepRef) -> None:
+        if not self._runs_inside(saga_id, ref):
+            self._sweeper.void(saga_id, ref, self.instance)
 
-    def _runs_inside(self, saga_id: str, slot: Slot) -> bool:
+    def _runs_inside(self, saga_id: str, ref: StepRef) -> bool:
         """Whether a step of an eager saga runs in a task that this worker has."""
         execution = self._shell.store.load(saga_id, context=False)
-        step = None if execution is None else execution.at_step(slot)
+        step = None if execution is None else execution.at_step(ref)
         return step is not None and host_of(step.claim) in _task_ids()[1]
 
 
@@ -227,7 +227,7 @@ def _task_ids() -> tuple[set[str], set[str]]:
 def _requests() -> tuple[frozenset[str], frozenset[str]]:
     """Task ids of steps that the worker has, and of those among them that it has not started."""
     active, known = _task_ids()
-    held = {task_id for task_id in known if Slot.parse(task_id)}
+    held = {task_id for task_id in known if StepRef.parse(task_id)}
     return frozenset(held), frozenset(held - active)
 
 

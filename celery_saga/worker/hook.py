@@ -23,7 +23,7 @@ from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
 from celery.utils.functional import firstmethod
 
 from celery_saga.core import info
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.definition.tasks.declarations import INNER, RUN, run_in
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.messaging.events import TellingRequest
@@ -97,7 +97,7 @@ def around(inner: Any) -> Call:
 def _as_step(
     task: Task[Any, Any],
     request: Any,
-    delivery: tuple[str, Slot],
+    delivery: tuple[str, StepRef],
     body: Call,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from kombu.utils.limits import TokenBucket
 
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class RateLimited:
             for item in snapshot(bucket.contents)
             if isinstance(item, tuple) and item
         )
-        return frozenset(task_id for task_id in ids if task_id and Slot.parse(task_id))
+        return frozenset(task_id for task_id in ids if task_id and StepRef.parse(task_id))
 
 
 def snapshot(changing: Iterable[T]) -> list[T]:

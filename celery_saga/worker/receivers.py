@@ -33,7 +33,7 @@ from celery_saga.core.events import (
     StepRevoked,
     TaskUnknown,
 )
-from celery_saga.core.execution import Failure, Slot
+from celery_saga.core.execution import Failure, StepRef
 from celery_saga.core.failures import recorded
 from celery_saga.core.retry import patiently
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
@@ -91,7 +91,7 @@ def cut_short() -> bool:
     return bool(state.should_terminate) and threading.current_thread() is threading.main_thread()
 
 
-Make = Callable[[float, Slot, str], Event]
+Make = Callable[[float, StepRef, str], Event]
 
 
 def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
@@ -99,11 +99,11 @@ def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
 
     Returns whether this process has a heart that takes it.
     """
-    runtime, found = installed(app), Slot.parse(task_id or "")
+    runtime, found = installed(app), StepRef.parse(task_id or "")
     if runtime is None or runtime.heart is None or found is None:
         return False
-    saga_id, slot = found
-    return runtime.heart.post(saga_id, lambda at: make(at, slot, runtime.instance), _run(carrier))
+    saga_id, ref = found
+    return runtime.heart.post(saga_id, lambda at: make(at, ref, runtime.instance), _run(carrier))
 
 
 def _run(carrier: Any) -> str | None:
@@ -116,15 +116,15 @@ def _report(app: Celery, request: Any, make: Make) -> None:
 
     It is told in the name of nobody: if another delivery has the step by now, it is that one's.
     """
-    runtime, found = installed(app), Slot.parse(request.id or "")
+    runtime, found = installed(app), StepRef.parse(request.id or "")
     if runtime is None or found is None or request in _reached:
         return
     if not request.is_eager and _post(app, request.id, request, make):
         return
-    (saga_id, slot), orchestrator = found, runtime.orchestrator
+    (saga_id, ref), orchestrator = found, runtime.orchestrator
     try:
         now = patiently(orchestrator.store.now, orchestrator.patience)
-        event, run = make(now, slot, runtime.instance), _run(request)
+        event, run = make(now, ref, runtime.instance), _run(request)
         orchestrator.change(saga_id, event, patience=orchestrator.patience, run=run)
     except SagaExecutionNotFoundException:
         log.info("task %s has failed, and its saga is gone", request.id)
@@ -140,8 +140,8 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
         text = f"the hard time limit ended it: {error}"
         failure = Failure("celery.exceptions.TimeLimitExceeded", text)
 
-        def failed(at: float, slot: Slot, instance: str) -> StepFailed:
-            return StepFailed(at, slot, failure, instance=instance, effect=True)
+        def failed(at: float, ref: StepRef, instance: str) -> StepFailed:
+            return StepFailed(at, ref, failure, instance=instance, effect=True)
 
         _post(sender.app, task_id, None, failed)  # of this one Celery has the id alone
     elif isinstance(error, BaseException):
@@ -166,15 +166,15 @@ def _on_internal_error(
 
 
 def _not_begun(
-    error: BaseException, retries: int | None, at: float, slot: Slot, instance: str
+    error: BaseException, retries: int | None, at: float, ref: StepRef, instance: str
 ) -> StepFailed:
     """The task failed. If nobody has claimed its step, it left nothing; else this ends no claim."""
     final = isinstance(error, AbortSaga)
-    return StepFailed(at, slot, recorded(error, ""), final=final, retries=retries)
+    return StepFailed(at, ref, recorded(error, ""), final=final, retries=retries)
 
 
-def _voided(at: float, slot: Slot, instance: str) -> ClaimVoided:
-    return ClaimVoided(at, slot, instance=instance, started=True)
+def _voided(at: float, ref: StepRef, instance: str) -> ClaimVoided:
+    return ClaimVoided(at, ref, instance=instance, started=True)
 
 
 def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:
@@ -187,9 +187,9 @@ def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwa
         return
     lost, retries = isinstance(reason.exc, WorkerLostError), (request.retries or 0) + 1
 
-    def released(at: float, slot: Slot, instance: str) -> StepReleased:
+    def released(at: float, ref: StepRef, instance: str) -> StepReleased:
         holder = instance if lost else ""  # else nobody's claim ends by it
-        return StepReleased(at, slot, "", retries, expected_at(reason, at), holder, lost=lost)
+        return StepReleased(at, ref, "", retries, expected_at(reason, at), holder, lost=lost)
 
     if lost:
         _post(sender.app, request.id, request, released)
@@ -216,8 +216,8 @@ def _on_revoked(
     what = "expired before it was started" if expired else "revoked"
     failure = Failure("celery.exceptions.TaskRevokedError", what)
 
-    def revoked(at: float, slot: Slot, instance: str) -> StepRevoked:
-        return StepRevoked(at, slot, failure, instance, terminated)
+    def revoked(at: float, ref: StepRef, instance: str) -> StepRevoked:
+        return StepRevoked(at, ref, failure, instance, terminated)
 
     _post(sender.app, request.id, request, revoked)
 
@@ -225,10 +225,10 @@ def _on_revoked(
 def _on_unknown(
     sender: Any = None, id: str | None = None, message: Any = None, name: Any = None, **kwargs: Any
 ) -> None:
-    found = Slot.parse(id or "") if header_of(message) else None
+    found = StepRef.parse(id or "") if header_of(message) else None
     if found is not None:
         tell_of_unknown_task(found[0], str(name))
-    _post(sender.app, id, message, lambda at, slot, instance: TaskUnknown(at, slot))
+    _post(sender.app, id, message, lambda at, ref, instance: TaskUnknown(at, ref))
 
 
 def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
-from celery_saga.core.execution import Claim, Direction, SagaExecution, Slot, evolved
+from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef, evolved
 from celery_saga.core.failures import class_names, recorded
 from celery_saga.core.plan import PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
@@ -60,7 +60,7 @@ _EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError, BarrierPassedTwice)
 def run_step(
     runtime: Runtime,
     request: Any,
-    delivery: tuple[str, Slot],
+    delivery: tuple[str, StepRef],
     body: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -77,33 +77,33 @@ def run_step(
         Ended: the delivery is stale or a duplicate, the body was not run.
         Reject: the store is away; the delivery goes back to the broker.
     """
-    saga_id, slot = delivery
+    saga_id, ref = delivery
     wrapper_reached(request)
     if claim is None:
-        claim = new_claim(runtime, request, slot)
-    execution = _claimed(runtime, request, saga_id, slot, claim)
-    return _Delivery(runtime, request, execution, slot, claim).run(body, args, kwargs)
+        claim = new_claim(runtime, request, ref)
+    execution = _claimed(runtime, request, saga_id, ref, claim)
+    return _Delivery(runtime, request, execution, ref, claim).run(body, args, kwargs)
 
 
 def _claimed(
-    runtime: Runtime, request: Any, saga_id: str, slot: Slot, claim: Claim
+    runtime: Runtime, request: Any, saga_id: str, ref: StepRef, claim: Claim
 ) -> SagaExecution:
     """The saga with the claim on its step; raises as :func:`run_step`."""
     try:
         header = header_of(request) or {}
         plan, run = header.get("plan"), header.get("run", "")
-        execution = runtime.orchestrator.claim(saga_id, slot, claim, plan, run)
+        execution = runtime.orchestrator.claim(saga_id, ref, claim, plan, run)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     except UnreadableCheckpoint as error:
-        log.error("%s (the message of %s is dropped)", error, slot, extra={"saga_id": saga_id})
-        raise refused(saga_id, slot, Refused("unreadable")) from error
+        log.error("%s (the message of %s is dropped)", error, ref, extra={"saga_id": saga_id})
+        raise refused(saga_id, ref, Refused("unreadable")) from error
     if isinstance(execution, Refused):
         if execution.reason == UNKNOWN:
-            tell_of_unknown_saga(runtime, saga_id, slot, request.task)
+            tell_of_unknown_saga(runtime, saga_id, ref, request.task)
         else:
-            log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, slot)
-        raise refused(saga_id, slot, execution)
+            log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, ref)
+        raise refused(saga_id, ref, execution)
     if runtime.app.conf.task_track_started:
         track(runtime.app, runtime.store, saga_id)
     return execution
@@ -117,15 +117,15 @@ class _Delivery:
         runtime: Runtime,
         request: Any,
         execution: SagaExecution,
-        slot: Slot,
+        ref: StepRef,
         claim: Claim,
     ) -> None:
         self._runtime, self._request, self._execution = runtime, request, execution
         self._orchestrator = runtime.orchestrator
         self._retries: int = request.retries or 0
-        self._slot, self._claim = slot, claim
-        self._call = call_of(execution, slot.step, slot.direction)
-        self._step: PlanStep = execution.plan.steps[slot.step]
+        self._ref, self._claim = ref, claim
+        self._call = call_of(execution, ref.step, ref.direction)
+        self._step: PlanStep = execution.plan.steps[ref.step]
         self._context: SagaContext | None = None
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -162,17 +162,17 @@ class _Delivery:
     @cached_property
     def _info(self) -> info.SagaInfo:
         """One object for the whole of a body."""
-        step, slot = self._execution.steps[self._slot.step], self._slot
-        forward = slot.direction is Direction.FORWARD
+        step, ref = self._execution.steps[self._ref.step], self._ref
+        forward = ref.direction is Direction.FORWARD
         return info.SagaInfo(
             saga_id=self._execution.saga_id,
             saga_name=self._execution.name,
             step=step.name,
-            direction=slot.direction.value,
+            direction=ref.direction.value,
             attempt=1 + self._retries + step.attempts + step.lost,
             round=step.round if forward else step.undo_round,
-            idempotency_key=self._execution.idempotency_key(slot.step, slot.direction),
-            forward_key=self._execution.idempotency_key(slot.step, Direction.FORWARD),
+            idempotency_key=self._execution.idempotency_key(ref.step, ref.direction),
+            forward_key=self._execution.idempotency_key(ref.step, Direction.FORWARD),
         )
 
     def _now(self) -> float:
@@ -190,7 +190,7 @@ class _Delivery:
             self._fail(error, effect=True)
             raise
         self._report(
-            StepSucceeded(self._now(), self._slot, self._claim.token, update, tuple(remove), own)
+            StepSucceeded(self._now(), self._ref, self._claim.token, update, tuple(remove), own)
         )
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
@@ -202,7 +202,7 @@ class _Delivery:
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of the result the step's compensation reads and the context does not get."""
-        if self._slot.direction is Direction.BACKWARD or self._context is not None:
+        if self._ref.direction is Direction.BACKWARD or self._context is not None:
             return {}
         keys = self._step.compensation_reads.difference(update)
         if not keys or result is None:
@@ -236,7 +236,7 @@ class _Delivery:
         returns = self._call.returns
         if isinstance(returns, str):
             return {returns: result}
-        if returns is False or result is None or self._slot.direction is Direction.BACKWARD:
+        if returns is False or result is None or self._ref.direction is Direction.BACKWARD:
             return {}
         if isinstance(result, Mapping):
             return dict(result)
@@ -264,7 +264,7 @@ class _Delivery:
         self._report(
             StepFailed(
                 self._now(),
-                self._slot,
+                self._ref,
                 failure,
                 token=self._claim.token,
                 effect=possible,
@@ -287,7 +287,7 @@ class _Delivery:
     ) -> None:
         now, token = self._now(), self._claim.token
         self._report(
-            StepReleased(now, self._slot, token, retries, expected_at, lost=lost, revised=revised)
+            StepReleased(now, self._ref, token, retries, expected_at, lost=lost, revised=revised)
         )
 
     def _report(self, event: Event) -> None:
@@ -309,14 +309,14 @@ class _Delivery:
             self._tell_a_person(event)
             return
         if not changed:
-            log.warning("saga %s: the report of %s came too late", saga_id, self._slot)
+            log.warning("saga %s: the report of %s came too late", saga_id, self._ref)
 
     def _tell_a_person(self, event: Event) -> None:
         """The saga was deleted, or has expired: nobody will undo what its step did."""
         saga_id, name = self._execution.saga_id, self._step.name
         effect = isinstance(event, StepSucceeded) or getattr(event, "effect", False)
-        if not effect or self._slot.direction is Direction.BACKWARD:
-            log.info("saga %s: it is gone, and the report of %s with it", saga_id, self._slot)
+        if not effect or self._ref.direction is Direction.BACKWARD:
+            log.info("saga %s: it is gone, and the report of %s with it", saga_id, self._ref)
             return
         text = f"saga {saga_id} is gone, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)

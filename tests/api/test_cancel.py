@@ -9,7 +9,7 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.core import events as ev
-from celery_saga.core.execution import Claim, Direction, Slot
+from celery_saga.core.execution import Claim, Direction, StepRef
 from celery_saga.runtime import runtime_of
 from celery_saga.stores.memory import MemoryStore
 
@@ -25,9 +25,9 @@ def result() -> Iterator[SagaResult]:
         pass
 
     found = Saga("cancel", app=app, steps=[step]).commit().delay()
-    slot = found.execution.slot(0)
-    assert slot is not None
-    runtime_of(app).store.claim(found.id, slot, Claim("held", "boot"))
+    ref = found.execution.ref(0)
+    assert ref is not None
+    runtime_of(app).store.claim(found.id, ref, Claim("held", "boot"))
     yield found
     app.close()
 
@@ -41,7 +41,7 @@ def test_against_the_last_commit(result: SagaResult, first: str) -> None:
     """Whichever is saved second finds the other's revision, and decides anew."""
     orchestrator = result._runtime.orchestrator
     known = result.execution
-    done = ev.StepSucceeded(1_000.0, Slot(0, Direction.FORWARD, 1), "held")
+    done = ev.StepSucceeded(1_000.0, StepRef((0,), Direction.FORWARD, 1), "held")
     if first == "cancel":
         assert result.cancel() is True
         assert orchestrator.handle(result.id, done, known).status == "COMPENSATED"

@@ -13,11 +13,11 @@ from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.core import events as ev
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.errors import SagaExecutionNotFoundException
 from celery_saga.runtime import Runtime
 
-SLOT = Slot(0, Direction.FORWARD, 1)
+REF = StepRef((0,), Direction.FORWARD, 1)
 OOPS = Failure("ValueError", "oops")
 
 
@@ -40,7 +40,7 @@ def start() -> Iterator[Callable[[], SagaResult]]:
 def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution, SagaResult]:
     """A saga as somebody knows it who is late, and the one that has its id now."""
     runtime = start()._runtime
-    old = runtime.store.claim("order-7", SLOT, Claim("old", "boot"), run=_run(runtime))
+    old = runtime.store.claim("order-7", REF, Claim("old", "boot"), run=_run(runtime))
     assert isinstance(old, SagaExecution)
     runtime.store.delete("order-7")
     return runtime, old, start()
@@ -56,16 +56,16 @@ def _run(runtime: Runtime) -> str:
 @pytest.mark.parametrize(
     "event",
     [
-        ev.StepSucceeded(9e9, SLOT, "old", {"n": 1}),
-        ev.StepFailed(9e9, SLOT, OOPS, "old", effect=True),
-        ev.StepReleased(9e9, SLOT, "old", 1, 9e9),
+        ev.StepSucceeded(9e9, REF, "old", {"n": 1}),
+        ev.StepFailed(9e9, REF, OOPS, "old", effect=True),
+        ev.StepReleased(9e9, REF, "old", 1, 9e9),
         ev.Looked(9e9, ev.MessageState.GONE),
     ],
 )
 def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, event) -> None:
     runtime, old, new = old_and_new(start)
     if claimed:
-        runtime.store.claim("order-7", SLOT, Claim("new", "boot"), run=_run(runtime))
+        runtime.store.claim("order-7", REF, Claim("new", "boot"), run=_run(runtime))
     before = new.execution
     with pytest.raises(SagaExecutionNotFoundException):
         runtime.orchestrator.handle("order-7", event, old)
@@ -110,7 +110,7 @@ def test_what_a_worker_tells_of_a_message_counts_for_its_saga(start, old, tell) 
     runtime.heart = inbox = Inbox(runtime)
     known = new.execution
     run = before.run if old else known.run
-    headers = {"id": SLOT.task_id("order-7"), "saga": {"plan": before.plan.hash, "run": run}}
+    headers = {"id": REF.task_id("order-7"), "saga": {"plan": before.plan.hash, "run": run}}
 
     tell(runtime.app.tasks["again.step"], headers)
 

@@ -13,7 +13,7 @@ from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager
 from celery_saga.core.events import Looked, MessageState, StepFailed, StepSucceeded
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.definition.builder import SAGAS
 from celery_saga.runtime import runtime_of
 
@@ -21,9 +21,9 @@ from celery_saga.runtime import runtime_of
 class Sent(list):
     """The headers of all messages as they leave, and how often receivers were asked."""
 
-    def of(self, slot: str) -> dict[str, Any]:
-        """Those of the newest message of a slot, such as ``"f0"``."""
-        return next(it for it in reversed(self) if f"~{slot}~" in it["id"])
+    def of(self, ref: str) -> dict[str, Any]:
+        """Those of the newest message of a ref, such as ``"f0"``."""
+        return next(it for it in reversed(self) if f"~{ref}~" in it["id"])
 
 
 @pytest.fixture
@@ -100,11 +100,11 @@ def go_on(app: Celery, saga_id: str) -> SagaExecution:
     """See the saga back to its beginning: one step succeeds, the other fails, one undo begins."""
     orchestrator = runtime_of(app).orchestrator
     for index, event in ((0, StepSucceeded), (1, StepFailed)):
-        slot, at = Slot(index, Direction.FORWARD, 1), orchestrator.store.now()
-        orchestrator.claim(saga_id, slot, Claim(f"t{index}", "here"))
+        ref, at = StepRef((index,), Direction.FORWARD, 1), orchestrator.store.now()
+        orchestrator.claim(saga_id, ref, Claim(f"t{index}", "here"))
         more: Any = (f"t{index}",) if event is StepSucceeded else (Failure("Error", "no"),)
         token: Any = {} if event is StepSucceeded else {"token": "t1"}
-        orchestrator.handle(saga_id, event(at, slot, *more, **token))
+        orchestrator.handle(saga_id, event(at, ref, *more, **token))
     return orchestrator.load(saga_id)
 
 
@@ -117,9 +117,9 @@ class SetsHeaders(Task):
 class TestWhereTheyComeFrom:
     def check(self, app: Celery, sent: Sent, saga_id: str, **expected: Any) -> None:
         go_on(app, saga_id)
-        for slot in ("f0", "f1", "c0"):
-            headers = sent.of(slot)
-            assert {name: headers.get(name) for name in expected} == expected, slot
+        for ref in ("f0", "f1", "c0"):
+            headers = sent.of(ref)
+            assert {name: headers.get(name) for name in expected} == expected, ref
             assert headers["saga"]
 
     def test_a_receiver_where_the_saga_is_started(self, app, sent, receiving):
@@ -169,7 +169,7 @@ class TestWhereTheyComeFrom:
         disconnect = receiving(lambda headers: headers.setdefault("tenant", "acme"))
         result = saga_of(app).apply_async(countdown=0.001)
         disconnect()
-        assert not sent or runtime_of(app).orchestrator.load(result.id).slot(0) is None
+        assert not sent or runtime_of(app).orchestrator.load(result.id).ref(0) is None
         orchestrator = runtime_of(app).orchestrator
         at = orchestrator.store.now() + 1
         orchestrator.handle(result.id, Looked(at, MessageState.UNSEEN))
@@ -210,7 +210,7 @@ class TestOnceAndNoMore:
         receiving(lambda headers: asked.append(headers["id"]))
         result = saga_of(app).delay()
         go_on(app, result.id)
-        assert asked == [f"{result.id}~{slot}~{n}" for slot, n in (("f0", 1), ("f1", 1), ("c0", 2))]
+        assert asked == [f"{result.id}~{ref}~{n}" for ref, n in (("f0", 1), ("f1", 1), ("c0", 2))]
 
     def test_a_saga_of_which_nobody_says_anything_keeps_nothing(self, app, sent, receiving):
         receiving(lambda headers: None)

@@ -29,15 +29,15 @@ def order(*kinds: str, **more: Any) -> Order:
 def ledger(*entries: str) -> list[Line]:
     """Lines of ``f0 began effect ended``, one second apart.
 
-    ``@12`` behind the slot names another process, ``@12/20`` its worker too, ``+1`` another round.
+    ``@12`` behind the ref names another process, ``@12/20`` its worker too, ``+1`` another round.
     """
     found = []
     for entry in entries:
         place, *whats = entry.split()
-        slot, _, process = place.partition("@")
-        slot, _, rounds = slot.partition("+")
+        ref, _, process = place.partition("@")
+        ref, _, rounds = ref.partition("+")
         pid, _, worker = process.partition("/")
-        direction, step = slot[0], int(slot[1:])
+        direction, step = ref[0], int(ref[1:])
         for what in whats:
             keys = (f"s/{step}/{direction}/{rounds or 0}", f"s/{step}/f/0")
             who = (int(pid or PID), int(worker or WORKER))
@@ -240,23 +240,23 @@ class TestDuplicates:
     def test_a_stopped_worker_whose_process_does_it_again_later(self):
         entries = ("f0 began effect ended", "f0 began effect ended", "f1 began effect ended")
         stop = Happened("stop", 0.5, WORKER, until=0.9)
-        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        copy = Happened("duplicate", 0.1, refs=("s~f0~1",))
         assert self.causes(stop, copy, entries=entries) == ["stopped worker"]
 
     def test_a_worker_that_was_stopped_when_the_report_was_made_is_no_reason(self):
         entries = ("f0 began effect ended", "f0@13/30 began", *self.TWICE[1:])
-        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        copy = Happened("duplicate", 0.1, refs=("s~f0~1",))
         for at, cause in ((2.5, "stopped worker"), (3.5, "duplicated message")):
             stop = Happened("stop", at, WORKER, until=9.0)
             assert self.causes(stop, copy, entries=entries) == [cause]
 
     def test_a_duplicated_message(self):
-        copy = Happened("duplicate", 0.1, slots=("s~f0~1",))
+        copy = Happened("duplicate", 0.1, refs=("s~f0~1",))
         assert self.causes(copy) == ["duplicated message"]
-        assert self.causes(Happened("duplicate", 0.1, slots=("s~f1~1",))) == ["unexplained"]
+        assert self.causes(Happened("duplicate", 0.1, refs=("s~f1~1",))) == ["unexplained"]
 
     def test_a_duplicated_message_is_not_excused_by_a_server(self):
-        log = (Happened("duplicate", 0.1, slots=("s~f0~1",)), Happened("server", 1.0, until=2.0))
+        log = (Happened("duplicate", 0.1, refs=("s~f0~1",)), Happened("server", 1.0, until=2.0))
         assert self.causes(*log) == ["duplicated message"]
 
     def test_a_server_or_a_connection(self):

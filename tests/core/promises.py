@@ -16,7 +16,7 @@ from celery_saga.core.execution import (
     Failure,
     SagaExecution,
     SagaStatus,
-    Slot,
+    StepRef,
     StepStatus,
     claimed,
     evolved,
@@ -73,12 +73,12 @@ class Promises:
         then = world._replace(execution=decision.execution)
         self._check_answer(before, event, decision)
         if body is not None:
-            self._check_parts(before, body.slot, event, decision)
+            self._check_parts(before, body.ref, event, decision)
         then = self._in_debt(world, then, event, body)
         self._check_announced(before, event, decision)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
-                then = self._sent(before, then, command.slot)
+                then = self._sent(before, then, command.ref)
         self.check(world, then, event)
         return then
 
@@ -92,10 +92,10 @@ class Promises:
             over = after.settled or after.direction is BACKWARD
             self.require(over, "a final failure was not final")
         elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
-            slot, step = before.slot(before.position), before.steps[before.position]
-            waits = slot is not None and step.claim is None and after.slot(slot.step) == slot
-            if slot and waits and after.deadline == before.deadline and event.at > LONG:
-                again = ev.Dispatch(slot, step.retries)
+            ref, step = before.ref(before.position), before.steps[before.position]
+            waits = ref is not None and step.claim is None and after.ref(ref.step) == ref
+            if ref and waits and after.deadline == before.deadline and event.at > LONG:
+                again = ev.Dispatch(ref, step.retries)
                 self.require(again in decision.commands, "a message that is gone stays so")
 
     def _check_announced(
@@ -116,15 +116,15 @@ class Promises:
             self.require(said == [again] and reason, "announced for nothing")
 
     def _check_parts(
-        self, before: SagaExecution, slot: Slot, event: ev.Event, decision: ev.Decision
+        self, before: SagaExecution, ref: StepRef, event: ev.Event, decision: ev.Decision
     ) -> None:
         """A worker that has read only its own step and the one after it decides the same."""
-        if before.slot(slot.step) != slot:
+        if before.ref(ref.step) != ref:
             return
-        places = [slot.step, slot.step + 1][: len(before.steps) - slot.step]
-        if slot.direction is BACKWARD:
-            below = [index for index in range(slot.step) if self._undoable[index]]
-            places = [slot.step, *below[-1:]]
+        places = [ref.step, ref.step + 1][: len(before.steps) - ref.step]
+        if ref.direction is BACKWARD:
+            below = [index for index in range(ref.step) if self._undoable[index]]
+            places = [ref.step, *below[-1:]]
         known = {place: before.steps[place] for place in places}
         steps = PartialSteps(known, len(before.steps))
         nothing = PartialValues({}, frozenset())
@@ -146,8 +146,8 @@ class Promises:
         """What the state machine has to know now: an effect, reported or unknown, or an undo."""
         if body is None:
             return then
-        index, truth = body.slot.step, then.truth[body.slot.step]
-        if body.slot.direction is BACKWARD:
+        index, truth = body.ref.step, then.truth[body.ref.step]
+        if body.ref.direction is BACKWARD:
             done = isinstance(event, ev.StepSucceeded) and truth.debt is not None
             if done and then.execution is not world.execution and body.undo_round >= truth.debt:
                 return told(then, index, truth._replace(debt=None, late=False))
@@ -155,29 +155,29 @@ class Promises:
         report = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
         if report:
             failed = isinstance(event, ev.StepFailed)
-            then = then._replace(heard=then.heard | {(body.slot, body.retries, failed)})
+            then = then._replace(heard=then.heard | {(body.ref, body.retries, failed)})
         if report or isinstance(event, ev.ClaimVoided):
             late = world.execution.direction is BACKWARD
             then = told(then, index, truth._replace(debt=truth.sent + 1, late=late))
         return then
 
-    def _sent(self, before: SagaExecution, then: World, slot: Slot) -> World:
-        old, step = before.steps[slot.step], then.execution.steps[slot.step]
-        self.require(then.execution.slot(slot.step) == slot, "what was sent is not outstanding")
-        again = before.slot(slot.step) == slot
-        self.require(again or slot.epoch == old.epoch + 1, "a dispatch without a new epoch")
+    def _sent(self, before: SagaExecution, then: World, ref: StepRef) -> World:
+        old, step = before.steps[ref.step], then.execution.steps[ref.step]
+        self.require(then.execution.ref(ref.step) == ref, "what was sent is not outstanding")
+        again = before.ref(ref.step) == ref
+        self.require(again or ref.epoch == old.epoch + 1, "a dispatch without a new epoch")
         paused = then.execution.status is SagaStatus.PAUSED
         self.require(again or not paused, "a paused saga sent a step")
-        if slot.direction is FORWARD:
+        if ref.direction is FORWARD:
             self.require(again or before.unwind is None, "a step was sent after the cancel")
             return then
         running = [body.token for body in then.bodies if body.state == "running"]
         running = [token for token in running if token.startswith("f")]
         self.require(not running, f"an undo was sent while {running} had the claim")
         if not again:
-            self._check_order(then, slot.step)
-        truth = then.truth[slot.step]
-        return told(then, slot.step, truth._replace(sent=max(truth.sent, step.undo_round)))
+            self._check_order(then, ref.step)
+        truth = then.truth[ref.step]
+        return told(then, ref.step, truth._replace(sent=max(truth.sent, step.undo_round)))
 
     def _check_order(self, world: World, index: int) -> None:
         for above in range(index + 1, len(self._plan.steps)):
@@ -243,7 +243,7 @@ class Promises:
             self._check_stuck(world)
 
     def _check_compensated(self, world: World) -> None:
-        loose = {body.slot.step for body in world.bodies if body.state == "loose"}
+        loose = {body.ref.step for body in world.bodies if body.state == "loose"}
         for index, truth in enumerate(world.truth):
             if self._undoable[index]:
                 self.require(truth.debt is None, f"COMPENSATED, but step {index} was not undone")
@@ -266,12 +266,12 @@ class Promises:
     def probe(self, world: World) -> None:
         """Reports that are stale or were counted before change nothing, whenever they come."""
         execution, at = world.execution, time_after(world.execution)
-        for slot, retries, failed in world.heard:
-            token = f"{slot}/{retries}"
+        for ref, retries, failed in world.heard:
+            token = f"{ref}/{retries}"
             if failed:
-                event: ev.Event = ev.StepFailed(at, slot, BOOM, token, effect=True)
+                event: ev.Event = ev.StepFailed(at, ref, BOOM, token, effect=True)
             else:
-                event = ev.StepSucceeded(at, slot, token)
+                event = ev.StepSucceeded(at, ref, token)
             self._same(execution, event, f"a report of {token} that was counted did something")
         head = key_of_record(execution)
         for index, step in enumerate(execution.steps):
@@ -279,30 +279,30 @@ class Promises:
             if key not in self._probed:
                 self._probed.add(key)
                 for epoch in range(1, step.epoch + 1):
-                    self._probe_slot(execution, Slot(index, FORWARD, epoch), at)
-                    self._probe_slot(execution, Slot(index, BACKWARD, epoch), at)
+                    self._probe_ref(execution, StepRef((index,), FORWARD, epoch), at)
+                    self._probe_ref(execution, StepRef((index,), BACKWARD, epoch), at)
 
-    def _probe_slot(self, execution: SagaExecution, slot: Slot, at: float) -> None:
-        newest = execution.slot(slot.step) == slot
+    def _probe_ref(self, execution: SagaExecution, ref: StepRef, at: float) -> None:
+        newest = execution.ref(ref.step) == ref
         events: list[ev.Event] = [
-            ev.StepFailed(at, slot, BOOM, "stranger"),
-            ev.StepFailed(at, slot, BOOM, retries=9),
-            ev.StepReleased(at, slot, "stranger", 0, at),
-            ev.ClaimVoided(at, slot, "stranger"),
-            ev.ClaimVoided(at, slot, instance="elsewhere"),
-            ev.StepRevoked(at, slot, BOOM, "elsewhere"),
-            ev.TaskUnknown(at, slot),
+            ev.StepFailed(at, ref, BOOM, "stranger"),
+            ev.StepFailed(at, ref, BOOM, retries=9),
+            ev.StepReleased(at, ref, "stranger", 0, at),
+            ev.ClaimVoided(at, ref, "stranger"),
+            ev.ClaimVoided(at, ref, instance="elsewhere"),
+            ev.StepRevoked(at, ref, BOOM, "elsewhere"),
+            ev.TaskUnknown(at, ref),
         ]
-        if slot.direction is BACKWARD:
-            events.append(ev.StepSucceeded(at, slot, "stranger"))
-        if newest and execution.steps[slot.step].claim is None:
+        if ref.direction is BACKWARD:
+            events.append(ev.StepSucceeded(at, ref, "stranger"))
+        if newest and execution.steps[ref.step].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
             self._same(execution, event, f"a stale {type(event).__name__} did something")
-        step = execution.steps[slot.step]
+        step = execution.steps[ref.step]
         if not newest or step.claim is not None:
             retries = step.retries if newest else 9
-            taken = claimed(execution, slot, Claim("stranger", "w", retries, at))
+            taken = claimed(execution, ref, Claim("stranger", "w", retries, at))
             self.require(taken is None, "a stale or second message got the claim")
 
     def require(self, condition: object, text: str) -> None:

@@ -13,11 +13,11 @@ A shape is a text such as ``"a b! c* d^"``: one word a step, its name and then f
 ``>k``   its undo needs the context key ``k``
 =======  =======================================================================
 
-A script is a text such as ``"start, f0 ok, f1 claimed, cancel, f1 fails"``. A slot is written as
+A script is a text such as ``"start, f0 ok, f1 claimed, cancel, f1 fails"``. A ref is written as
 in message ids, ``f1`` forward and ``c1`` backward, with the newest epoch unless ``~2`` names one,
 and with the newest claim unless ``/1`` names that of Celery's first retry. Whoever reports an
-outcome of the outstanding slot has claimed it before, so a script need not say it; ``#`` behind the
-slot leaves that claim out.
+outcome of the outstanding ref has claimed it before, so a script need not say it; ``#`` behind the
+ref leaves that claim out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from celery_saga.core.execution import (
     Failure,
     SagaExecution,
     SagaStatus,
-    Slot,
+    StepRef,
     claimed,
     evolved,
 )
@@ -45,7 +45,7 @@ START = 1_000.0
 
 _STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!?^]|%\d+|[<>][a-z]+)*)")
 _FLAG = re.compile(r"[-*!?^]|%\d+|[<>][a-z]+")
-_SLOT = re.compile(r"([fc])(\d+)(?:~(\d+))?(?:/(\d+))?(#?)")
+_REF = re.compile(r"([fc])(\d+)(?:~(\d+))?(?:/(\d+))?(#?)")
 
 
 def plan_of(shape: str, **limits: Any) -> Plan:
@@ -133,28 +133,28 @@ class Scenario:
         self.commands, self.refusal, self.unchanged = (), "", True
         if word[0] == "wait":
             self.now += float(word[1])
-        elif match := _SLOT.fullmatch(word[0]):
-            self._happen_to_slot(match, word[1], word[2:])
+        elif match := _REF.fullmatch(word[0]):
+            self._happen_to_ref(match, word[1], word[2:])
         else:
             self.decide(_SAGA_WORDS[word[0]](self.now, *word[1:]))
 
-    def _happen_to_slot(self, match: re.Match[str], verb: str, args: list[str]) -> None:
+    def _happen_to_ref(self, match: re.Match[str], verb: str, args: list[str]) -> None:
         letter, index, epoch, retries, unclaimed = match.groups()
         step = self.execution.steps[int(index)]
-        slot = Slot(int(index), Direction(letter), int(epoch or step.epoch))
-        newest = self.execution.slot(slot.step) == slot
+        ref = StepRef((int(index),), Direction(letter), int(epoch or step.epoch))
+        newest = self.execution.ref(ref.step) == ref
         if retries is None:
             retries = step.retries if newest else 0
-        token, instance = f"{slot}/{retries}", "worker"
+        token, instance = f"{ref}/{retries}", "worker"
         if verb == "claimed" and args:
             token, instance = f"{token} {args[0]}", args[0]
         claim = Claim(token, instance, int(retries), self.now)
         if verb == "claimed" or (verb in _BY_CLAIM and newest and not step.claim and not unclaimed):
-            taken = claimed(self.execution, slot, claim)
+            taken = claimed(self.execution, ref, claim)
             self.unchanged = taken is None or taken is self.execution
             self.execution = taken or self.execution
         if verb != "claimed":
-            self.decide(_SLOT_WORDS[verb](self.now, slot, claim, *args))
+            self.decide(_SLOT_WORDS[verb](self.now, ref, claim, *args))
 
 
 def boom(name: str = "Boom") -> Failure:
@@ -162,60 +162,58 @@ def boom(name: str = "Boom") -> Failure:
     return Failure(name, "it broke", "")
 
 
-def _succeeded(at: float, slot: Slot, claim: Claim, *changes: str) -> ev.Event:
+def _succeeded(at: float, ref: StepRef, claim: Claim, *changes: str) -> ev.Event:
     update = dict(change.split("=") for change in changes if "=" in change)
     remove = tuple(change[1:] for change in changes if change[0] == "-")
-    return ev.StepSucceeded(at, slot, claim.token, update, remove)
+    return ev.StepSucceeded(at, ref, claim.token, update, remove)
 
 
-def _failed(at: float, slot: Slot, claim: Claim, *how: str) -> ev.Event:
-    return ev.StepFailed(
-        at, slot, boom(), claim.token, effect="effect" in how, final="final" in how
-    )
+def _failed(at: float, ref: StepRef, claim: Claim, *how: str) -> ev.Event:
+    return ev.StepFailed(at, ref, boom(), claim.token, effect="effect" in how, final="final" in how)
 
 
-def _failed_outside(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
-    return ev.StepFailed(at, slot, boom("TimeLimitExceeded"), instance=instance, effect=True)
+def _failed_outside(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.StepFailed(at, ref, boom("TimeLimitExceeded"), instance=instance, effect=True)
 
 
-def _failed_before(at: float, slot: Slot, claim: Claim) -> ev.Event:
-    return ev.StepFailed(at, slot, boom(), retries=claim.retries)
+def _failed_before(at: float, ref: StepRef, claim: Claim) -> ev.Event:
+    return ev.StepFailed(at, ref, boom(), retries=claim.retries)
 
 
-def _released(at: float, slot: Slot, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
-    return ev.StepReleased(at, slot, claim.token, int(retries), at + float(delay))
+def _released(at: float, ref: StepRef, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
+    return ev.StepReleased(at, ref, claim.token, int(retries), at + float(delay))
 
 
-def _resent(at: float, slot: Slot, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
+def _resent(at: float, ref: StepRef, claim: Claim, retries: str, delay: str = "0") -> ev.Event:
     due = at + float(delay)
-    return ev.StepReleased(at, slot, "", int(retries), due, instance="worker", lost=True)
+    return ev.StepReleased(at, ref, "", int(retries), due, instance="worker", lost=True)
 
 
-def _voided(at: float, slot: Slot, claim: Claim) -> ev.Event:
-    return ev.ClaimVoided(at, slot, claim.token)
+def _voided(at: float, ref: StepRef, claim: Claim) -> ev.Event:
+    return ev.ClaimVoided(at, ref, claim.token)
 
 
-def _process_gone(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
-    return ev.ClaimVoided(at, slot, instance=instance)
+def _process_gone(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.ClaimVoided(at, ref, instance=instance)
 
 
-def _process_lost(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
-    return ev.ClaimVoided(at, slot, instance=instance, started=True)
+def _process_lost(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.ClaimVoided(at, ref, instance=instance, started=True)
 
 
-def _revoked(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
-    return ev.StepRevoked(at, slot, boom("TaskRevokedError"), instance, terminated=True)
+def _revoked(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.StepRevoked(at, ref, boom("TaskRevokedError"), instance, terminated=True)
 
 
-def _dropped(at: float, slot: Slot, claim: Claim, instance: str = "worker") -> ev.Event:
-    return ev.StepRevoked(at, slot, boom("TaskRevokedError"), instance)
+def _dropped(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+    return ev.StepRevoked(at, ref, boom("TaskRevokedError"), instance)
 
 
-def _unknown(at: float, slot: Slot, claim: Claim) -> ev.Event:
-    return ev.TaskUnknown(at, slot)
+def _unknown(at: float, ref: StepRef, claim: Claim) -> ev.Event:
+    return ev.TaskUnknown(at, ref)
 
 
-#: Words of one who has claimed the slot.
+#: Words of one who has claimed the ref.
 _BY_CLAIM = frozenset({"ok", "fails", "released", "resent", "void", "killed", "gone"})
 
 _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
@@ -270,7 +268,7 @@ def spoken(scenario: Scenario) -> str:
 
 def _spoken(command: ev.Command) -> str:
     if isinstance(command, ev.Dispatch):
-        return f"send {command.slot}" + (f" r{command.retries}" if command.retries else "")
+        return f"send {command.ref}" + (f" r{command.retries}" if command.retries else "")
     if isinstance(command, ev.Announce):
         return f"announce {command.status}" + " again" * command.again
     return f"alert {command.name}"

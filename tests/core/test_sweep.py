@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_saga.core.events import Alert, Dispatch, MessageState
-from celery_saga.core.execution import Claim, Direction, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import REMEMBERED, Backlog
 from celery_saga.core.recovery import resends, sweep
@@ -43,7 +43,7 @@ class Queue:
         self.tasks: set[str] = set()
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
+        return execution, self.request(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
@@ -66,12 +66,12 @@ class Queue:
     def has_task(self, name: str) -> bool:
         return name in self.tasks
 
-    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
         if execution.saga_id in self.broken:
             raise LookupError("its queue is not known")
         return "queue"
 
-    def not_sent(self, execution: SagaExecution, slot: Slot) -> MessageState | None:
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
         return self.not_sent_of.get(execution.saga_id)
 
     def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
@@ -179,7 +179,7 @@ class TestUnreadable:
     def test_a_claim_of_it_keeps_no_other_claim_from_being_judged(self, lost, unreadable, caplog):
         lost.store.beat("dead", 1.0, ())
         for saga_id in ("s1", "s2", "s3"):
-            lost.store.claim(saga_id, Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+            lost.store.claim(saga_id, StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
         lost.now += MISSED
         with caplog.at_level("ERROR", "celery_saga"):
             for _ in range(3):
@@ -248,12 +248,12 @@ class TestSeveralApps:
 
     def test_claims_of_their_dead_boots_are_theirs(self, lost, pulse):
         lost.store.meet("mail")
-        slot = Slot(0, Direction.FORWARD, 1)
+        ref = StepRef((0,), Direction.FORWARD, 1)
         lost.store.beat("dead", 1.0, ["s1~f0~1"])
-        lost.store.claim("s0", slot, Claim("t", "dead"))
+        lost.store.claim("s0", ref, Claim("t", "dead"))
         pulse()
         assert lost.store.load("s0").steps[0].lost == 0
-        assert lost.store.claims_of("dead") == [("s0", slot)]
+        assert lost.store.claims_of("dead") == [("s0", ref)]
         assert lost.store.holders() == {"s1~f0~1": "dead"}
         lost.queue.tasks = {"do.a"}
         lost.now += sweep.LEAVE_ALONE
@@ -280,7 +280,7 @@ class TestSeveralApps:
 
 def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:
     lost.store.beat("dead", 1.0, ())
-    lost.store.claim("s0", Slot(0, Direction.FORWARD, 1), Claim("t", "dead"))
+    lost.store.claim("s0", StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
     lost.now += MISSED
     lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True, limit=100)
     assert set(lost.queue.messages) == lost.ids

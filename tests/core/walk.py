@@ -9,7 +9,7 @@ it. In each world an adversary may
   retry, or lose its process, with or without having taken effect;
 - let a body live on after its claim was declared void (a zombie): it takes effect later, reports
   late, and may report success or a possible effect;
-- let reports come twice, at once and at any later time, and reports of stale slots at any time;
+- let reports come twice, at once and at any later time, and reports of stale refs at any time;
 - let a message be lost each time that it is sent, or be run by a stranger who claims nothing;
 - let the news come that the result of a settled saga is stored, or of one that has gone on since;
 - cancel, pause and resume, let time pass (which includes a deadline), let workers not know a task,
@@ -34,7 +34,7 @@ from celery_saga.core.execution import (
     Claim,
     SagaExecution,
     SagaStatus,
-    Slot,
+    StepRef,
     claimed,
 )
 from celery_saga.core.plan import Plan
@@ -188,56 +188,56 @@ class Walk:
 
     def _deliveries(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution = world.execution
-        slot = execution.slot(execution.position)
-        if slot is None:
+        ref = execution.ref(execution.position)
+        if ref is None:
             return
-        step = execution.steps[slot.step]
+        step = execution.steps[ref.step]
         fair = execution.status is not SagaStatus.PAUSED and step.claim is None
-        for retries in sorted({0, step.retries, *([1] if world.retried == slot else [])}):
-            body = Body(slot, retries, step.undo_round, "running")
+        for retries in sorted({0, step.retries, *([1] if world.retried == ref else [])}):
+            body = Body(ref, retries, step.undo_round, "running")
             claim = Claim(body.token, "w", retries, time_after(execution))
-            taken = claimed(execution, slot, claim)
+            taken = claimed(execution, ref, claim)
             if taken is not None and taken is not execution:
                 then = world._replace(execution=taken, bodies=(*world.bodies, body))
                 self._promises.check(world, then, None)
                 yield f"claim {body.token}", then, fair and retries == step.retries
         if step.claim is None and world.left.unknown:
             spent = world._replace(left=world.left.less(unknown=1))
-            event = ev.TaskUnknown(time_after(execution, LONG), slot)
-            yield f"unknown {slot}", self._tell(spent, event), False
-            died = ev.ClaimVoided(time_after(execution), slot, instance="w", started=True)
-            yield f"{slot} dies before it begins", self._tell(spent, died), False
+            event = ev.TaskUnknown(time_after(execution, LONG), ref)
+            yield f"unknown {ref}", self._tell(spent, event), False
+            died = ev.ClaimVoided(time_after(execution), ref, instance="w", started=True)
+            yield f"{ref} dies before it begins", self._tell(spent, died), False
             for retries in sorted({0, step.retries}):
-                event = ev.StepFailed(time_after(execution), slot, BOOM, retries=retries)
-                yield f"{slot}/{retries} fails before it begins", self._tell(spent, event), False
+                event = ev.StepFailed(time_after(execution), ref, BOOM, retries=retries)
+                yield f"{ref}/{retries} fails before it begins", self._tell(spent, event), False
 
     def _ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         if body.state == "retried":
             yield from self._retry_reported(world, body)
         elif body.state in ("zombie", "loose"):
             yield from self._zombie_ends(world, body)
-        elif body.slot.direction is FORWARD:
+        elif body.ref.direction is FORWARD:
             yield from self._forward_ends(world, body)
         else:
             yield from self._undo_ends(world, body)
-        alive = world.execution.steps[body.slot.step].claim
+        alive = world.execution.steps[body.ref.step].claim
         if body.state == "running" and body.retries == 0 and world.left.retries:
             changed = body._replace(state="retried")
             bodies = tuple(changed if each is body else each for each in world.bodies)
             then = world._replace(bodies=bodies, left=world.left.less(retries=1))
-            yield f"{body.token} raises Retry", then._replace(retried=body.slot), False
+            yield f"{body.token} raises Retry", then._replace(retried=body.ref), False
         if alive is not None and alive.token == body.token and world.left.voids:
             yield from self._voided(world, body)
 
     def _forward_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         after = without(world, body)
-        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        event = ev.StepSucceeded(time_after(world.execution), body.ref, body.token)
         yield (
             f"{body.token} ok",
             self._tell(took_effect(after, body), event, body),
             _fair(world),
         )
-        failed = ev.StepFailed(time_after(world.execution), body.slot, BOOM, body.token)
+        failed = ev.StepFailed(time_after(world.execution), body.ref, BOOM, body.token)
         yield f"{body.token} fails", self._tell(after, failed, body), False
         final = replace(failed, final=True)
         yield f"{body.token} fails final", self._tell(after, final, body), False
@@ -247,24 +247,24 @@ class Walk:
 
     def _undo_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         after = without(world, body)
-        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        event = ev.StepSucceeded(time_after(world.execution), body.ref, body.token)
         yield (
             f"{body.token} ok",
             self._tell(took_effect(after, body), event, body),
             _fair(world),
         )
-        failed = ev.StepFailed(time_after(world.execution), body.slot, BOOM, body.token)
+        failed = ev.StepFailed(time_after(world.execution), body.ref, BOOM, body.token)
         yield f"{body.token} fails", self._tell(after, failed, body), False
 
     def _retry_reported(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
-        event = ev.StepReleased(time_after(world.execution), body.slot, body.token, 1, 0.0)
-        held = world.execution.steps[body.slot.step].claim
+        event = ev.StepReleased(time_after(world.execution), body.ref, body.token, 1, 0.0)
+        held = world.execution.steps[body.ref.step].claim
         fair = _fair(world) and held is not None and held.token == body.token
         then = self._tell(without(world, body), event, body)
         yield f"{body.token} is released", then, fair
 
     def _voided(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
-        event = ev.ClaimVoided(time_after(world.execution), body.slot, body.token)
+        event = ev.ClaimVoided(time_after(world.execution), body.ref, body.token)
         spent = world._replace(left=world.left.less(voids=1))
         gone = without(spent, body)
         yield f"{body.token} is void", self._tell(gone, event, body), False
@@ -272,7 +272,7 @@ class Walk:
             return
         done = self._tell(took_effect(gone, body), event, body)
         yield f"{body.token} is void, it took effect", done, False
-        if body.slot.direction is FORWARD and world.left.zombies:
+        if body.ref.direction is FORWARD and world.left.zombies:
             zombie = (*gone.bodies, body._replace(state="zombie"))
             then = gone._replace(bodies=zombie, left=gone.left.less(zombies=1))
             yield (
@@ -289,13 +289,13 @@ class Walk:
             then = loose._replace(bodies=(*loose.bodies, body._replace(state="loose")))
             yield f"{body.token} takes effect late", then, False
             return
-        event = ev.StepSucceeded(time_after(world.execution), body.slot, body.token)
+        event = ev.StepSucceeded(time_after(world.execution), body.ref, body.token)
         yield (
             f"{body.token} ok, late",
             self._tell(without(world, body), event, body),
             False,
         )
-        failed = ev.StepFailed(event.at, body.slot, BOOM, body.token, effect=True)
+        failed = ev.StepFailed(event.at, body.ref, BOOM, body.token, effect=True)
         yield (
             f"{body.token} fails late",
             self._tell(without(world, body), failed, body),
@@ -307,16 +307,16 @@ class Walk:
         if execution.settled:
             yield from self._result_stored(world)
             return
-        step, slot = execution.steps[execution.position], execution.slot(execution.position)
-        fair = execution.status is not SagaStatus.PAUSED and slot is None
+        step, ref = execution.steps[execution.position], execution.ref(execution.position)
+        fair = execution.status is not SagaStatus.PAUSED and ref is None
         states = [ev.MessageState.GONE]
-        if slot is not None and step.claim is None:
+        if ref is not None and step.claim is None:
             states += [ev.MessageState.LOST, ev.MessageState.QUEUED, ev.MessageState.WAITING]
         for state in states:
             looked = ev.Looked(time_after(execution, LONG), state)
             yield f"looked {state.value}", self._looked(world, looked), fair
-        if slot is not None and step.claim is None and world.left.losses:
-            yield from self._missed(world, slot)
+        if ref is not None and step.claim is None and world.left.losses:
+            yield from self._missed(world, ref)
         if execution.deadline is not None:
             early = ev.Looked(
                 min(time_after(execution), execution.deadline - 1), ev.MessageState.GONE
@@ -327,25 +327,25 @@ class Walk:
         """The world after a look; a message that is lost is found the next time."""
         before, then = world.execution, self._tell(world, looked)
         index, after = before.position, then.execution
-        if after.slot(index) is None or after.slot(index) != before.slot(index):
+        if after.ref(index) is None or after.ref(index) != before.ref(index):
             return then
         found = after.with_step(index, unclaimed=before.steps[index].unclaimed)
         return then._replace(execution=found)
 
-    def _missed(self, world: World, slot: Slot) -> Iterator[tuple[str, World, bool]]:
+    def _missed(self, world: World, ref: StepRef) -> Iterator[tuple[str, World, bool]]:
         """A message that nobody has, up to the last time; a stranger may have run it then."""
         spent = world._replace(left=world.left.less(losses=1))
         at = time_after(world.execution, LONG)
         for state in (ev.MessageState.GONE, ev.MessageState.NOWHERE):
             then = self._tell(spent, ev.Looked(at, state))
-            yield f"{slot} is {state.value}", then, False
-            error = then.execution.steps[slot.step].error
+            yield f"{ref} is {state.value}", then, False
+            error = then.execution.steps[ref.step].error
             given_up = error is not None and error.type == "NeverClaimed"
-            if given_up and slot.direction is FORWARD and state is ev.MessageState.GONE:
-                truth = spent.truth[slot.step]._replace(standing=True)
+            if given_up and ref.direction is FORWARD and state is ev.MessageState.GONE:
+                truth = spent.truth[ref.step]._replace(standing=True)
                 truth = truth._replace(debt=truth.sent + 1)
-                ran = told(spent, slot.step, truth)
-                yield f"a stranger runs {slot}", self._tell(ran, ev.Looked(at, state)), False
+                ran = told(spent, ref.step, truth)
+                yield f"a stranger runs {ref}", self._tell(ran, ev.Looked(at, state)), False
 
     def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
         """The news that the result is stored may be older than what the saga has become since."""

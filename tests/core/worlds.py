@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from celery_saga.core.decide.operators import held_up_by
-from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepRef
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 
@@ -37,7 +37,7 @@ class Bounds(NamedTuple):
 class Body(NamedTuple):
     """A task function that runs, or has ended and is not heard of yet."""
 
-    slot: Slot
+    ref: StepRef
     retries: int
     undo_round: int
     #: ``running``; ``retried``: Celery has its retry, the saga does not know;
@@ -47,7 +47,7 @@ class Body(NamedTuple):
     @property
     def token(self) -> str:
         """Of its claim."""
-        return f"{self.slot}/{self.retries}"
+        return f"{self.ref}/{self.retries}"
 
 
 class Truth(NamedTuple):
@@ -72,10 +72,10 @@ class World(NamedTuple):
     truth: tuple[Truth, ...]
     left: Bounds
     bodies: tuple[Body, ...] = ()
-    #: Slot, Celery retries and whether it was a failure, of reported effects.
-    heard: frozenset[tuple[Slot, int, bool]] = frozenset()
-    #: The slot for which Celery has a message with one retry.
-    retried: Slot | None = None
+    #: StepRef, Celery retries and whether it was a failure, of reported effects.
+    heard: frozenset[tuple[StepRef, int, bool]] = frozenset()
+    #: The ref for which Celery has a message with one retry.
+    retried: StepRef | None = None
     #: An operator has said how it ended.
     by_hand: bool = False
 
@@ -90,12 +90,12 @@ def told(world: World, index: int, truth: Truth) -> World:
 
 def took_effect(world: World, body: Body) -> World:
     """The body does what it is for; an undo whose round was carried out before does nothing."""
-    truth = world.truth[body.slot.step]
-    if body.slot.direction is FORWARD:
-        return told(world, body.slot.step, truth._replace(standing=True))
+    truth = world.truth[body.ref.step]
+    if body.ref.direction is FORWARD:
+        return told(world, body.ref.step, truth._replace(standing=True))
     if body.undo_round <= truth.undone:
         return world
-    return told(world, body.slot.step, truth._replace(standing=False, undone=body.undo_round))
+    return told(world, body.ref.step, truth._replace(standing=False, undone=body.undo_round))
 
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
@@ -133,9 +133,9 @@ def key_of(world: World) -> object:
         _key_of_execution(execution, epochs),
         world.truth,
         _usable(world.left, execution.direction is BACKWARD, over),
-        tuple((*_slot_key(body.slot, epochs), *body[1:]) for body in world.bodies),
-        frozenset((*_slot_key(slot, epochs), *rest) for slot, *rest in world.heard),
-        world.retried is not None and world.retried == execution.slot(execution.position),
+        tuple((*_ref_key(body.ref, epochs), *body[1:]) for body in world.bodies),
+        frozenset((*_ref_key(ref, epochs), *rest) for ref, *rest in world.heard),
+        world.retried is not None and world.retried == execution.ref(execution.position),
         world.by_hand,
     )
 
@@ -150,13 +150,13 @@ def _usable(left: Bounds, backward: bool, over: bool) -> Bounds:
 def _renumbered(world: World) -> list[dict[int, int]]:
     """For each step, the epochs that are in use, to their ranks."""
     epochs = [{0, step.epoch} for step in world.execution.steps]
-    for slot, *_ in (*world.bodies, *world.heard):
-        epochs[slot.step].add(slot.epoch)
+    for ref, *_ in (*world.bodies, *world.heard):
+        epochs[ref.step].add(ref.epoch)
     return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
 
 
-def _slot_key(slot: Slot, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
-    return slot.step, slot.direction.value, epochs[slot.step][slot.epoch]
+def _ref_key(ref: StepRef, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
+    return ref.step, ref.direction.value, epochs[ref.step][ref.epoch]
 
 
 def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.core.events import Dispatch, MessageState
-from celery_saga.core.execution import Direction, SagaExecution, Slot
+from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Backlog
 from celery_saga.messaging.broker import lacks_exchange, open_connection
@@ -120,7 +120,7 @@ def looked_for(app, options, routes, of_task) -> str:
     execution = SagaExecution.create("away", plan, {}, at=0.0).with_step(
         0, epoch=1, outstanding=Direction.FORWARD
     )
-    return CeleryDispatcher(app).queue_of(execution, execution.slot(0))
+    return CeleryDispatcher(app).queue_of(execution, execution.ref(0))
 
 
 def test_an_exchange_that_a_broker_lacks() -> None:
@@ -150,9 +150,9 @@ def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:
     plan = runtime.plan(Saga("unsent", app=app, steps=[do]).commit())
     runtime.orchestrator.start(plan, "unsent", {}, token="t")
     result, dispatcher = SagaResult(runtime, "unsent"), runtime.orchestrator.dispatcher
-    slot = Slot(0, Direction.FORWARD, 1)
-    assert dispatcher.not_sent(result.execution, slot) is MessageState.UNSENT
+    ref = StepRef((0,), Direction.FORWARD, 1)
+    assert dispatcher.not_sent(result.execution, ref) is MessageState.UNSENT
     app.conf.task_always_eager = True  # the next time it is taken
-    dispatcher.publish(dispatcher.request(result.execution, Dispatch(slot)))
+    dispatcher.publish(dispatcher.request(result.execution, Dispatch(ref)))
     assert result.status == "COMPLETED"
-    assert dispatcher.not_sent(result.execution, slot) is None
+    assert dispatcher.not_sent(result.execution, ref) is None

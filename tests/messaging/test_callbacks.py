@@ -11,7 +11,7 @@ import pytest
 from celery_saga import Saga, SagaResult
 from celery_saga.core.decide import decide
 from celery_saga.core.events import Looked, ResultStored, StepSucceeded
-from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Slot, evolved
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef, evolved
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
 from tests.api.shops import Shop
 
@@ -212,7 +212,7 @@ class TestLater:
         if then == "STUCK":
             shop.fails.add("give_back")
 
-        late = StepSucceeded(shop.time, Slot(0, Direction.FORWARD, 1), "a zombie's")
+        late = StepSucceeded(shop.time, StepRef((0,), Direction.FORWARD, 1), "a zombie's")
         shop.manager._runtime.orchestrator.handle(result.id, late)
 
         assert result.status == then

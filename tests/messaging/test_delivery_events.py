@@ -15,11 +15,11 @@ from celery.exceptions import Ignore
 from celery.worker.request import Request, create_request_cls
 
 from celery_saga import SagaManager
-from celery_saga.core.execution import Claim, Direction, Slot
+from celery_saga.core.execution import Claim, Direction, StepRef
 from celery_saga.core.ports import CLAIMED, Refused
 from celery_saga.messaging.events import Ended, refused, started
 
-SLOT = Slot(0, Direction.FORWARD, 1)
+REF = StepRef((0,), Direction.FORWARD, 1)
 
 
 class TheirRequest(Request):
@@ -81,7 +81,7 @@ WAYS = {
 def test_the_request_of_a_task_tells_the_end_and_stays_the_projects_own(app, way):
     options, base = WAYS[way]
     task, eventer = declared(app, **options), Eventer()
-    request = ended(task, refused("order-7", SLOT, Refused("stale")), eventer)
+    request = ended(task, refused("order-7", REF, Refused("stale")), eventer)
 
     assert isinstance(request, base)
     assert base is Request or request.heard
@@ -95,7 +95,7 @@ def test_a_request_class_that_an_annotation_names() -> None:
     app.conf.task_annotations = {"ends.task": {"Request": TheirRequest}}
     SagaManager(app)
     eventer = Eventer()
-    request = ended(declared(app), refused("order-7", SLOT, Refused("stale")), eventer)
+    request = ended(declared(app), refused("order-7", REF, Refused("stale")), eventer)
     assert (request.heard, len(eventer.sent)) == (True, 1)
 
 
@@ -141,4 +141,4 @@ def test_the_class_is_not_looked_for_before_a_worker_wants_it(app):
     ],
 )
 def test_what_a_refused_delivery_tells(refusal, event):
-    assert refused("order-7", SLOT, refusal).event == event
+    assert refused("order-7", REF, refusal).event == event

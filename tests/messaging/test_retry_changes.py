@@ -22,13 +22,13 @@ from celery_saga.core.events import (
     StepReleased,
     StepSucceeded,
 )
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot, claimed
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef, claimed
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.messaging.publisher import CeleryDispatcher
 from celery_saga.messaging.redis.publish import arguments
 from celery_saga.messaging.retries import revision_of
 
-FIRST, UNDO = Slot(0, Direction.FORWARD, 1), Slot(0, Direction.BACKWARD, 2)
+FIRST, UNDO = StepRef((0,), Direction.FORWARD, 1), StepRef((0,), Direction.BACKWARD, 2)
 
 
 @pytest.fixture
@@ -133,8 +133,10 @@ def begun(*released: dict[str, Any] | None, **limits: Any) -> SagaExecution:
     return execution
 
 
-def with_claim(execution: SagaExecution, slot: Slot, token: str, retries: int = 0) -> SagaExecution:
-    found = claimed(execution, slot, Claim(token, "boot", retries, 2.0))
+def with_claim(
+    execution: SagaExecution, ref: StepRef, token: str, retries: int = 0
+) -> SagaExecution:
+    found = claimed(execution, ref, Claim(token, "boot", retries, 2.0))
     assert isinstance(found, SagaExecution)
     return found
 
@@ -191,8 +193,8 @@ class TestHowLongItHolds:
     def test_a_rerun_of_the_same_attempt_has_them(self):
         execution = with_claim(begun({"kwargs": {"page": 2}}), FIRST, "next", 1)
         execution = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
-        slot = execution.slot(0)
-        assert slot == Slot(0, Direction.FORWARD, 2)
+        ref = execution.ref(0)
+        assert ref == StepRef((0,), Direction.FORWARD, 2)
         assert [it.const for it in call_of(execution, 0, Direction.FORWARD).inputs] == [2]
 
     @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ class TestHowLongItHolds:
             begun({"options": {"queue": "slow"}}, max_redeliveries=0), FIRST, "next", 1
         )
         after = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
-        assert after.slot(0) == UNDO
+        assert after.ref(0) == UNDO
         assert call_of(after, 0, Direction.BACKWARD).options == {}
 
     def test_it_is_in_the_export(self):

@@ -12,7 +12,7 @@ from celery_saga.core.execution import (
     Direction,
     SagaExecution,
     SagaStatus,
-    Slot,
+    StepRef,
     StepStatus,
 )
 from celery_saga.core.plan import Plan
@@ -50,9 +50,9 @@ class Body:
     in_time: bool | None = None
 
     @property
-    def slot(self) -> Slot:
+    def ref(self) -> StepRef:
         """What it runs."""
-        return self.message.slot
+        return self.message.ref
 
 
 @dataclass
@@ -84,16 +84,16 @@ class Ledger:
 
     def happens(self, body: Body, now: SagaExecution) -> None:
         """A body does what it is for; ``now`` is the saga's checkpoint at that moment."""
-        claim = now.steps[body.slot.step].claim
+        claim = now.steps[body.ref.step].claim
         body.happened = True
         body.with_claim = claim is not None and claim.token == body.claim.token
-        truth = self.steps[body.slot.step]
-        if body.slot.direction is Direction.FORWARD:
+        truth = self.steps[body.ref.step]
+        if body.ref.direction is Direction.FORWARD:
             truth.standing = body
         elif body.key not in truth.undone:
             truth.undone.add(body.key)
             truth.standing = None
-            self._check_order(body.slot.step, now)
+            self._check_order(body.ref.step, now)
 
     def _check_order(self, index: int, now: SagaExecution) -> None:
         """Effects that came after their claim was void may be undone out of order."""
@@ -108,10 +108,10 @@ class Ledger:
         """A body's report has changed ``before``; ``effect`` is whether it told of one."""
         body.heard = True
         if body.in_time is None:
-            claim = before.steps[body.slot.step].claim
+            claim = before.steps[body.ref.step].claim
             body.in_time = claim is not None and claim.token == body.claim.token
             if effect and not body.in_time:
-                self.steps[body.slot.step].late += 1
+                self.steps[body.ref.step].late += 1
 
     def see(self, after: SagaExecution, by_hand: bool) -> None:
         """Hold a checkpoint against the one before it, and against the truth.

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from celery_saga.core.events import Alert, Dispatch
-from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.ports import Backlog, Refused
 from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
 from celery_saga.stores.memory import MemoryStore
@@ -26,11 +26,11 @@ class Message:
     """A message of the simulated broker."""
 
     saga_id: str
-    slot: Slot
+    ref: StepRef
     retries: int = 0
 
     def __str__(self) -> str:
-        return f"{self.saga_id} {self.slot}" + (f" r{self.retries}" if self.retries else "")
+        return f"{self.saga_id} {self.ref}" + (f" r{self.retries}" if self.retries else "")
 
 
 class Bystanders(Protocol):
@@ -116,11 +116,11 @@ class Broker:
         self.sent.append(message)
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(execution, Dispatch(Slot(0, Direction.FORWARD, 1)))
+        return execution, self.request(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
 
     def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
-        message = Message(execution.saga_id, command.slot, command.retries)
-        return {"message": message, "step": execution.steps[command.slot.step].name}
+        message = Message(execution.saga_id, command.ref, command.retries)
+        return {"message": message, "step": execution.steps[command.ref.step].name}
 
     def publish(self, request: Mapping[str, Any]) -> None:
         away = ConnectionError("the broker is away")
@@ -153,10 +153,10 @@ class Broker:
     def alert(self, execution: SagaExecution, alert: Alert) -> None:
         self.alerts.append(alert.name)
 
-    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
         return "queue"
 
-    def not_sent(self, execution: SagaExecution, slot: Slot) -> None: ...
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> None: ...
 
     def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         return {}
@@ -167,11 +167,11 @@ class Broker:
         What waits in the queue is known now and then.
         """
         given_away = {
-            str(number): message.slot.task_id(message.saga_id)
+            str(number): message.ref.task_id(message.saga_id)
             for number, message in enumerate(self.sent)
             if number % 5 == 0
         }
-        ids = frozenset(message.slot.task_id(message.saga_id) for message in self.queue)
+        ids = frozenset(message.ref.task_id(message.saga_id) for message in self.queue)
         waiting = {"queue": ids} if len(self.sent) % 2 else {}
         return Backlog(frozenset() if self.queue else frozenset(queues), given_away, waiting)
 
@@ -196,9 +196,9 @@ class FarStore(MemoryStore):
         return self._write(write, outbox)
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
-        write = partial(super().claim, saga_id, slot, claim, plan, run)
+        write = partial(super().claim, saga_id, ref, claim, plan, run)
         return self._write(write, None)
 
     def save(

@@ -9,7 +9,7 @@ from functools import partial
 
 from celery_saga.core import events as ev
 from celery_saga.core.decide.unclaimed import resend_delay
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, Slot
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Pulse, Refused
 from celery_saga.core.recovery.sweep import Sweeper
@@ -47,7 +47,7 @@ class Worker:
     deaf: bool = False
     suspected: bool = False
     sweeper: Sweeper | None = None
-    absent: frozenset[tuple[str, Slot]] = frozenset()
+    absent: frozenset[tuple[str, StepRef]] = frozenset()
 
 
 class World:
@@ -195,7 +195,7 @@ class World:
     def _check_claim(self, body: Body) -> None:
         """A step on a live worker is never rerun, however long it runs."""
         if not body.ending:
-            step = self._now(body.message.saga_id).steps[body.slot.step]
+            step = self._now(body.message.saga_id).steps[body.ref.step]
             if step.claim is None or step.claim.token != body.claim.token:
                 raise Broken("a body on a live worker lost its claim")
 
@@ -314,7 +314,7 @@ class World:
     def _beat_of(self, worker: Worker) -> None:
         self._actor = worker
         self.say(f"{worker.instance} beats")
-        held = [message.slot.task_id(message.saga_id) for message in worker.waiting]
+        held = [message.ref.task_id(message.saga_id) for message in worker.waiting]
         pulse = self.store.beat(worker.instance, TTL, held)
         sweeper = worker.sweeper
         assert sweeper is not None
@@ -323,11 +323,11 @@ class World:
 
     def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: Pulse) -> None:
         """As the heart does it: claims whose task was not there twice running."""
-        there = {(body.message.saga_id, body.slot) for body in worker.bodies}
+        there = {(body.message.saga_id, body.ref) for body in worker.bodies}
         absent = frozenset(pulse.claims) - there
-        for saga_id, slot in sorted(absent & worker.absent, key=str):
-            self.say(f"{worker.instance} has lost {saga_id} {slot}")
-            sweeper.void(saga_id, slot, worker.instance)
+        for saga_id, ref in sorted(absent & worker.absent, key=str):
+            self.say(f"{worker.instance} has lost {saga_id} {ref}")
+            sweeper.void(saga_id, ref, worker.instance)
         worker.absent = absent
 
     def _waiting(self, pick: int) -> tuple[Worker, Message] | None:
@@ -347,7 +347,7 @@ class World:
         self._claims += 1
         claim = Claim(f"{worker.instance}-{self._claims}", worker.instance, message.retries)
         try:
-            taken = self.orchestrator.claim(message.saga_id, message.slot, claim)
+            taken = self.orchestrator.claim(message.saga_id, message.ref, claim)
         except StoreUnavailable:
             self.broker.queue.append(message)
             raise
@@ -355,7 +355,7 @@ class World:
             self.say(f"{worker.instance} drops {message}: {taken.reason}")
             return None
         self.say(f"{worker.instance} begins {message}")
-        key = taken.idempotency_key(message.slot.step, message.slot.direction)
+        key = taken.idempotency_key(message.ref.step, message.ref.direction)
         worker.bodies.append(Body(message, claim, taken, key))
         return None
 
@@ -365,7 +365,7 @@ class World:
             return False
         worker, message = found
         self.say(f"{worker.instance} does not know the task of {message}")
-        self.orchestrator.handle(message.saga_id, ev.TaskUnknown(self.clock, message.slot))
+        self.orchestrator.handle(message.saga_id, ev.TaskUnknown(self.clock, message.ref))
         return None
 
     def _revoke(self, pick: int) -> bool | None:
@@ -374,7 +374,7 @@ class World:
             return False
         worker, message = found
         self.say(f"{worker.instance} drops {message}: revoked")
-        event = ev.StepRevoked(self.clock, message.slot, BOOM, worker.instance)
+        event = ev.StepRevoked(self.clock, message.ref, BOOM, worker.instance)
         self.orchestrator.handle(message.saga_id, event)
         return None
 
@@ -419,17 +419,17 @@ class World:
         self.say(f"{worker.instance}: {body.message} ends: {how}")
         retries = body.message.retries + (how == "retry")
         if how in ("retry", "requeue"):
-            self.broker.send(Message(body.message.saga_id, body.slot, retries))
+            self.broker.send(Message(body.message.saga_id, body.ref, retries))
         self._report(worker, body, self._outcome(body, how, retries))
         return None
 
     def _outcome(self, body: Body, how: str, retries: int) -> _Report:
-        at, slot, token = self.clock, body.slot, body.claim.token
+        at, ref, token = self.clock, body.ref, body.claim.token
         if how in ("retry", "requeue"):
-            return ev.StepReleased(at, slot, token, retries, at + 1)
+            return ev.StepReleased(at, ref, token, retries, at + 1)
         if how == "ok":
-            return ev.StepSucceeded(at, slot, token, {f"{slot}": at})
-        failed = partial(ev.StepFailed, at, slot, BOOM, token)
+            return ev.StepSucceeded(at, ref, token, {f"{ref}": at})
+        failed = partial(ev.StepFailed, at, ref, BOOM, token)
         return failed(effect=how in ("maybe", "effect"), final=how == "final")
 
     def _report(self, worker: Worker, body: Body, event: _Report) -> None:
@@ -470,11 +470,9 @@ class World:
         self.say(f"{worker.instance}: the child that ran {body.message} is killed")
         if worker.deaf or pick % 3 == 0:
             return None
-        event: ev.Event = ev.ClaimVoided(self.clock, body.slot, instance=worker.instance)
+        event: ev.Event = ev.ClaimVoided(self.clock, body.ref, instance=worker.instance)
         if pick % 3 == 1:
-            event = ev.StepFailed(
-                self.clock, body.slot, BOOM, instance=worker.instance, effect=True
-            )
+            event = ev.StepFailed(self.clock, body.ref, BOOM, instance=worker.instance, effect=True)
         self.orchestrator.handle(body.message.saga_id, event)
         return None
 
@@ -557,7 +555,7 @@ class World:
 
 def _tells_of_effect(event: _Report) -> bool:
     effect = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
-    return effect and event.slot.direction is Direction.FORWARD
+    return effect and event.ref.direction is Direction.FORWARD
 
 
 def _operator(make: Callable[[float], ev.Event], by_hand: bool = True) -> Callable[..., None]:

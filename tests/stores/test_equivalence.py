@@ -16,7 +16,7 @@ import redis
 
 from celery_saga.core import events
 from celery_saga.core.context.data import Values
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.core.ports import Backlog, Store
@@ -36,19 +36,21 @@ class Outlet:
         self.away = False
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(execution, events.Dispatch(Slot(0, Direction.FORWARD, 1)))
+        return execution, self.request(
+            execution, events.Dispatch(StepRef((0,), Direction.FORWARD, 1))
+        )
 
     def request(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
-        step = execution.plan.steps[command.slot.step]
-        call = step.action if command.slot.direction is Direction.FORWARD else step.compensation
+        step = execution.plan.steps[command.ref.step]
+        call = step.action if command.ref.direction is Direction.FORWARD else step.compensation
         assert call is not None
         whole = dict(execution.values) if call.style == "context" else {}
-        seen = execution.inputs_of(command.slot.step, command.slot.direction)
+        seen = execution.inputs_of(command.ref.step, command.ref.direction)
         given = dict(Values(texts=call.texts(seen)))
-        return {"slot": str(command.slot), "with": given | whole}
+        return {"ref": str(command.ref), "with": given | whole}
 
     def publish(self, request: Mapping[str, Any]) -> None:
-        self.sent.append((request["slot"], request["with"]))
+        self.sent.append((request["ref"], request["with"]))
 
     def settlement(self, execution: Any) -> None:
         return None
@@ -67,10 +69,10 @@ class Outlet:
     def alert(self, execution: SagaExecution, alert: events.Alert) -> None:
         self.sent.append((alert.name, {}))
 
-    def queue_of(self, execution: SagaExecution, slot: Slot) -> str:
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
         return "queue"
 
-    def not_sent(self, execution: SagaExecution, slot: Slot) -> None: ...
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> None: ...
 
     def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         return {}
@@ -127,9 +129,9 @@ class Twin:
         self.store = store
         self.read: dict[str, SagaExecution] = {}
 
-    def claim(self, saga_id: str, slot: Slot, token: str, retries: int, plan: Plan) -> bool:
+    def claim(self, saga_id: str, ref: StepRef, token: str, retries: int, plan: Plan) -> bool:
         claim = Claim(token, f"boot-{token[-1]}", retries)
-        answer = self.orchestrator.claim(saga_id, slot, claim, plan.hash)
+        answer = self.orchestrator.claim(saga_id, ref, claim, plan.hash)
         if isinstance(answer, SagaExecution):
             self.read[token] = answer
         return isinstance(answer, SagaExecution)
@@ -142,20 +144,20 @@ class Twin:
         return "told"
 
 
-def random_event(dice: random.Random, slots: list[Slot], tokens: list[str]) -> Any:
-    slot, token = dice.choice(slots), dice.choice([*tokens, "nobody"])
+def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) -> Any:
+    ref, token = dice.choice(refs), dice.choice([*tokens, "nobody"])
     at = 2e9 + dice.random()
-    failure = Failure("Boom", "bang", f"s{slot.step}")
+    failure = Failure("Boom", "bang", f"s{ref.step}")
     update = {dice.choice(["k0", "k1", "new", "deep"]): dice.choice([1, "x", {"er": 2}])}
     return dice.choice(
         [
-            *[events.StepSucceeded(at, slot, token, update, dice.choice([(), ("k1",)]))] * 6,
-            events.StepFailed(at, slot, failure, token),
-            events.StepFailed(at, slot, failure, token, effect=True),
-            events.StepFailed(at, slot, failure, token, final=True),
-            events.StepReleased(at, slot, token, 1, at),
-            events.ClaimVoided(at, slot, token),
-            events.StepRevoked(at, slot, failure, "boot-1"),
+            *[events.StepSucceeded(at, ref, token, update, dice.choice([(), ("k1",)]))] * 6,
+            events.StepFailed(at, ref, failure, token),
+            events.StepFailed(at, ref, failure, token, effect=True),
+            events.StepFailed(at, ref, failure, token, final=True),
+            events.StepReleased(at, ref, token, 1, at),
+            events.ClaimVoided(at, ref, token),
+            events.StepRevoked(at, ref, failure, "boot-1"),
             events.Looked(at, dice.choice(list(events.MessageState))),
             events.CancelRequested(at, "me"),
             events.PauseRequested(at, "me"),
@@ -187,14 +189,14 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
         tokens: list[str] = []
         for number in range(EVENTS):
             execution = twins[0].orchestrator.load(saga_id)
-            now = execution.slot(execution.position)
-            slots = [slot for slot in (now,) if slot] * 3 + [Slot(0, Direction.FORWARD, 1)]
+            now = execution.ref(execution.position)
+            refs = [ref for ref in (now,) if ref] * 3 + [StepRef((0,), Direction.FORWARD, 1)]
             if now and dice.random() < 0.4:
                 token, retries = f"token-{number}", dice.choice([0, 0, 1])
                 answers = {twin.claim(saga_id, now, token, retries, plan) for twin in twins}
                 assert len(answers) == 1
                 tokens.append(token)
-            event = random_event(dice, slots, tokens[-2:])
+            event = random_event(dice, refs, tokens[-2:])
             away = dice.random() < 0.5
             for twin in twins:
                 twin.outlet.away = away

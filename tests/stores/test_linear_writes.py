@@ -48,12 +48,12 @@ def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -
     for index in range(STEPS):
         before = seen()
         execution = orchestrator.load("large")
-        slot = execution.slot(index)
-        execution = orchestrator.claim("large", slot, Claim(f"c{index}", "boot"), plan.hash)
+        ref = execution.ref(index)
+        execution = orchestrator.claim("large", ref, Claim(f"c{index}", "boot"), plan.hash)
         update = Values({f"added_{index}": "x" * ADDED})
         at = orchestrator.store.now()
         execution = orchestrator.handle(
-            "large", StepSucceeded(at, slot, f"c{index}", update), execution
+            "large", StepSucceeded(at, ref, f"c{index}", update), execution
         )
         written.append(seen() - before)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from celery_saga import SagaExecution, SagaStatus, UnsupportedCheckpoint
 from celery_saga.core.checkpoint import SCHEMA_VERSION
-from celery_saga.core.execution import Direction, Slot
+from celery_saga.core.execution import Direction, StepRef
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores.memory import MemoryStore
 from tests.core.test_codec import assert_same, scalars, text
@@ -36,12 +36,12 @@ def random_history(seed: int, length: int = 40) -> Iterator[SagaExecution]:
     for number in range(length):
         execution = twin.orchestrator.load(saga_id)
         yield execution
-        now = execution.slot(execution.position)
-        slots = [slot for slot in (now,) if slot] * 3 + [Slot(0, Direction.FORWARD, 1)]
+        now = execution.ref(execution.position)
+        refs = [ref for ref in (now,) if ref] * 3 + [StepRef((0,), Direction.FORWARD, 1)]
         if now and dice.random() < 0.4:
             twin.claim(saga_id, now, f"token-{number}", dice.choice([0, 0, 1]), plan)
             tokens.append(f"token-{number}")
-        twin.tell(saga_id, random_event(dice, slots, tokens[-2:]))
+        twin.tell(saga_id, random_event(dice, refs, tokens[-2:]))
 
 
 def test_every_execution_of_random_histories_comes_back_equal() -> None:

@@ -95,15 +95,15 @@ def test_a_claim_names_saga_and_field(client, store, field, text, plan_is_known)
     if plan_is_known:
         granted(claim(store, create(store)))
     key = f"saga:execution:{first.saga_id}"
-    if field == "o0":  # only a slot that looks like the claimed one is read on
+    if field == "o0":  # only a ref that looks like the claimed one is read on
         text = str(client.hget(key, "o0").decode().partition(" ")[0]) + " many"
     damage(client, first.saga_id, field, text)
-    slot, plan = first.slot(0), first.plan.hash if plan_is_known else None
+    ref, plan = first.ref(0), first.plan.hash if plan_is_known else None
     mine = granted(claim(store, create(store))).steps[0].claim
     assert mine is not None
 
     with pytest.raises(StoreError) as caught:
-        store.claim(first.saga_id, slot, mine, plan)
+        store.claim(first.saga_id, ref, mine, plan)
 
     expect_named(caught.value, first.saga_id, field)
 
@@ -119,7 +119,7 @@ def test_what_a_newer_version_saved_is_not_claimed(client, store, plan_is_known)
     plan = first.plan.hash if plan_is_known else None
 
     with pytest.raises(UnsupportedCheckpoint, match="version 99"):
-        store.claim(first.saga_id, first.slot(0), Claim("token", "older"), plan)
+        store.claim(first.saga_id, first.ref(0), Claim("token", "older"), plan)
 
     assert client.hgetall(f"saga:execution:{first.saga_id}") == before
     assert store.claims_of("older") == []
@@ -186,7 +186,7 @@ def test_a_value_of_the_context_is_named_where_a_part_is_read(client, store):
     first = create(store, order=7)
     damage(client, first.saga_id, "c:order", "{")
     mine = Claim("token", "boot")
-    found = granted(store.claim(first.saga_id, first.slot(0), mine, first.plan.hash))
+    found = granted(store.claim(first.saga_id, first.ref(0), mine, first.plan.hash))
     assert isinstance(found.values, PartialValues)
 
     for values in (found.values, found.with_values({"more": 1}).values):

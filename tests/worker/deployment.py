@@ -66,14 +66,14 @@ class Deployment(Site):
         return good, bad
 
     def senders(self, saga: Saga | None = None, **options: Any) -> dict[str, set[str]]:
-        """Run both sagas, and say by whom their messages were sent: slot -> ``lua``, ``tcp``..."""
+        """Run both sagas, and say by whom their messages were sent: ref -> ``lua``, ``tcp``..."""
         with Monitor(self.client) as monitor:
             good, bad = self.run(saga or self.abc(), **options)
         found = monitor.senders(good.id)
         assert sorted(found) == ["f0", "f1", "f2"]
         back = monitor.senders(bad.id)
         assert sorted(back) == ["c0", "c1", "f0", "f1", "f2"]
-        return {**found, **{f"bad {slot}": by for slot, by in back.items()}}
+        return {**found, **{f"bad {ref}": by for ref, by in back.items()}}
 
 
 def user(admin: redis.Redis, name: str, *rules: str) -> str:

@@ -218,8 +218,8 @@ class Monitor:
     def senders(self, saga_id: str) -> dict[str, set[str]]:
         """The same, with no more of a command than who gave it: ``lua``, ``tcp`` or ``unix``."""
         return {
-            slot: {line["client_type"] for line in lines}
-            for slot, lines in self.pushes(saga_id).items()
+            ref: {line["client_type"] for line in lines}
+            for ref, lines in self.pushes(saga_id).items()
         }
 
 

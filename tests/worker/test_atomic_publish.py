@@ -191,7 +191,7 @@ class TestKeys:
 
         expect_atomic(monitor.senders(good.id))
         pushed = {**monitor.pushes(bad.id), **monitor.pushes(good.id)}
-        keys = {slot: {line["command"].split(" ")[1] for line in pushed[slot]} for slot in pushed}
+        keys = {ref: {line["command"].split(" ")[1] for line in pushed[ref]} for ref in pushed}
         assert keys == {
             "f0": {"celery"},
             "f1": {"celery:3"},

@@ -12,11 +12,11 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
 from celery_saga import AbortSaga, Saga, SagaManager, SagaResult
-from celery_saga.core.execution import Claim, Direction, Slot
+from celery_saga.core.execution import Claim, Direction, StepRef
 from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import runtime_of
 
-FIRST = Slot(0, Direction.FORWARD, 1)
+FIRST = StepRef((0,), Direction.FORWARD, 1)
 
 
 class Picky(Task):
@@ -60,10 +60,10 @@ class Fixture:
     def start(self, **options: Any) -> SagaResult:
         return self.saga.apply_async({}, **options)
 
-    def deliver(self, result: SagaResult, slot: Slot = FIRST, **request: Any) -> None:
+    def deliver(self, result: SagaResult, ref: StepRef = FIRST, **request: Any) -> None:
         """As a worker's process runs a message."""
         header = {"plan": result.execution.plan.hash, "run": result.execution.run}
-        task_id = slot.task_id(result.id)
+        task_id = ref.task_id(result.id)
         request = {"id": task_id, "headers": {"saga": header}, "retries": 0, **request}
         build_tracer(self.task.name, self.task, app=self.app)(task_id, (), {}, request)
 
@@ -141,7 +141,7 @@ class TestNothingEndsByIt:
 
     @pytest.mark.parametrize(
         "request_of_it",
-        [{"slot": Slot(0, Direction.FORWARD, 0)}, {"headers": {"saga": {"run": "another"}}}],
+        [{"ref": StepRef((0,), Direction.FORWARD, 0)}, {"headers": {"saga": {"run": "another"}}}],
         ids=["an older epoch", "an earlier run of that id"],
     )
     def test_a_stale_message(self, one: Fixture, request_of_it: dict[str, Any]) -> None:

@@ -227,8 +227,8 @@ class Mains:
             self.site.kill_child(line)
         else:
             execution = result.execution
-            slot = execution.slot(execution.position)
-            self.site.app.control.revoke(slot.task_id(result.id), terminate=True)
+            ref = execution.ref(execution.position)
+            self.site.app.control.revoke(ref.task_id(result.id), terminate=True)
 
 
 class Children:

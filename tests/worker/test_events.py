@@ -33,8 +33,8 @@ def send_again(canvas, saga_id, step=0):
     """A second message of the task that is on its way."""
     orchestrator = manager_of(canvas)._runtime.orchestrator
     execution = orchestrator.load(saga_id)
-    slot = execution.slot(step)
-    orchestrator.dispatcher.publish(orchestrator.dispatcher.request(execution, Dispatch(slot)))
+    ref = execution.ref(step)
+    orchestrator.dispatcher.publish(orchestrator.dispatcher.request(execution, Dispatch(ref)))
 
 
 class TestRowsEnd:
@@ -116,7 +116,7 @@ class TestTwoMessagesOfOneTask:
         # It is made while the step is on its way, and sent later.
         orchestrator = manager_of(canvas)._runtime.orchestrator
         execution = orchestrator.load(result.id)
-        copy = orchestrator.dispatcher.request(execution, Dispatch(execution.slot(0)))
+        copy = orchestrator.dispatcher.request(execution, Dispatch(execution.ref(0)))
         functional_site.journal.open(result.id, "a/f")
         result.get(timeout=30)
         watch.until(task_id, "SUCCESS")
@@ -132,7 +132,7 @@ class TestLinks:
         rows = watch.rows(saga_id)
         assert watch.dead_links(saga_id) == []
         return {row.root_id for row in rows.values()}, {
-            slot: (row.parent_id or "").removeprefix(f"{saga_id}~") for slot, row in rows.items()
+            ref: (row.parent_id or "").removeprefix(f"{saga_id}~") for ref, row in rows.items()
         }
 
     def seen(self, watch, saga_id, count):

@@ -74,9 +74,9 @@ class Fleet:
 
         self.store.beat = sometimes
         result = Saga("heart", app=app, steps=[step]).commit().delay()
-        slot = result.execution.slot(0)
+        ref = result.execution.ref(0)
         self.store.beat("other", TTL, ())
-        self.store.claim(result.id, slot, Claim("other:1", "other"))
+        self.store.claim(result.id, ref, Claim("other:1", "other"))
         self.result = result
         runtime.boot()
         self.heart = Heart(runtime)

@@ -72,10 +72,10 @@ class TestIdsThatMerelyLookLikeOurs:
     def test_of_no_saga(self, kinds, task_id):
         assert kinds.app_task.apply_async((1,), task_id=task_id).get(timeout=30) == 11
 
-    @pytest.mark.parametrize("slot", ["f0~1", "f0~9", "f7~1", "c0~1"])
-    def test_of_a_saga_that_has_no_such_step(self, kinds, slot):
+    @pytest.mark.parametrize("ref", ["f0~1", "f0~9", "f7~1", "c0~1"])
+    def test_of_a_saga_that_has_no_such_step(self, kinds, ref):
         result = kinds.one("overwriting", kinds.overwriting).delay()
         result.get(timeout=30)
 
-        found = kinds.app_task.apply_async((1,), task_id=f"{result.id}~{slot}")
+        found = kinds.app_task.apply_async((1,), task_id=f"{result.id}~{ref}")
         assert found.get(timeout=30) == 11

@@ -197,7 +197,7 @@ class TestTheLoopGoesOn:
     def test_of_more_runs_than_there_are_threads(self, manager, original, functional_site):
         """Forty wait for a gate, and others are started and end meanwhile."""
         journal, ids = functional_site.journal, [f"many-{uuid.uuid4().hex}" for _ in range(40)]
-        # As many as there are slots hold at the gate, the others wait behind them.
+        # As many as there are refs hold at the gate, the others wait behind them.
 
         async def main():
             held = [

@@ -88,8 +88,8 @@ def messages(site) -> Counter[str]:
 def claim(site, result, boot: str = "boot") -> None:
     runtime = runtime_of(site.app)
     execution = result.execution
-    slot = execution.slot(execution.position)
-    runtime.store.claim(result.id, slot, Claim(f"token of {result.id}", boot))
+    ref = execution.ref(execution.position)
+    runtime.store.claim(result.id, ref, Claim(f"token of {result.id}", boot))
 
 
 def end_all(site, results) -> None:

@@ -64,20 +64,20 @@ class Played:
         self.orchestrator: Any = runtime_of(self.app).orchestrator
 
     def claimed(self, saga_id: str, index: int) -> tuple[Any, Any]:
-        slot = self.orchestrator.load(saga_id).slot(index)
+        ref = self.orchestrator.load(saga_id).ref(index)
         plan = runtime_of(self.app).plan(self.saga).hash
-        return slot, self.orchestrator.claim(saga_id, slot, Claim(f"t{slot}", "boot"), plan)
+        return ref, self.orchestrator.claim(saga_id, ref, Claim(f"t{ref}", "boot"), plan)
 
     def succeed(self, saga_id: str, index: int, update: Any, remove: tuple[str, ...] = ()) -> Any:
-        slot, known = self.claimed(saga_id, index)
+        ref, known = self.claimed(saga_id, index)
         at = self.orchestrator.store.now()
-        event = StepSucceeded(at, slot, f"t{slot}", Values(update), remove)
+        event = StepSucceeded(at, ref, f"t{ref}", Values(update), remove)
         return self.orchestrator.handle(saga_id, event, known)
 
     def fail(self, saga_id: str, index: int) -> Any:
-        slot, known = self.claimed(saga_id, index)
+        ref, known = self.claimed(saga_id, index)
         failure = Failure("builtins.ValueError", "nothing é left", "settled.step")
-        event = StepFailed(self.orchestrator.store.now(), slot, failure, f"t{slot}", final=True)
+        event = StepFailed(self.orchestrator.store.now(), ref, failure, f"t{ref}", final=True)
         return self.orchestrator.handle(saga_id, event, known)
 
     def completed(self) -> Any:
@@ -190,8 +190,8 @@ class TestOneWrite:
     def test_a_success_costs_no_further_command(self, played: Played) -> None:
         result = played.saga.delay(**CONTEXT)
         played.succeed(result.id, 0, {})
-        slot, known = played.claimed(result.id, 1)
-        event = StepSucceeded(played.orchestrator.store.now(), slot, f"t{slot}", Values({}))
+        ref, known = played.claimed(result.id, 1)
+        event = StepSucceeded(played.orchestrator.store.now(), ref, f"t{ref}", Values({}))
         revision = known.revision
 
         execution = played.orchestrator.handle(result.id, event, known)

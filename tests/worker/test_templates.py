@@ -88,11 +88,11 @@ class TestTheSame:
         saga_id, _, _ = written["headers"]["root_id"].partition("~")
         runtime = runtime_of(post.app)
         execution = runtime.orchestrator.load(saga_id)
-        slot = execution.slot(0)
-        assert slot is not None
+        ref = execution.ref(0)
+        assert ref is not None
         dispatcher: Any = runtime.orchestrator.dispatcher
 
-        send(post.app, dispatcher.request(execution, Dispatch(slot)))
+        send(post.app, dispatcher.request(execution, Dispatch(ref)))
 
         made = message(post.site.client.lpop("celery"))  # type: ignore[arg-type]
         assert written == made

@@ -9,7 +9,7 @@ import pytest
 
 from celery_saga import Saga, SagaResult
 from celery_saga.core.events import MessageState
-from celery_saga.core.execution import Direction, Slot
+from celery_saga.core.execution import Direction, StepRef
 from celery_saga.messaging.broker import lacks_exchange
 from celery_saga.messaging.inspection import strangers
 from celery_saga.runtime import runtime_of
@@ -144,9 +144,9 @@ def test_an_exchange_that_nobody_declared(site: Site) -> None:
     saga.local_step(late, name="b")
     result = saga.commit().delay()
     dispatcher = runtime_of(site.app).orchestrator.dispatcher
-    slot = Slot(0, Direction.FORWARD, 1)
+    ref = StepRef((0,), Direction.FORWARD, 1)
 
-    assert dispatcher.not_sent(result.execution, slot) is MessageState.NOWHERE
+    assert dispatcher.not_sent(result.execution, ref) is MessageState.NOWHERE
     found = site.saga(("a", late)).delay()
-    assert dispatcher.not_sent(found.execution, slot) is None
+    assert dispatcher.not_sent(found.execution, ref) is None
     assert not lacks_exchange(site.app, "nobody"), "of this broker one cannot ask that"

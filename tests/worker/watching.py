@@ -37,7 +37,7 @@ class Watch:
         return [row for row in list(self.state.tasks.values()) if row.name == name]
 
     def rows(self, saga_id: str) -> dict[str, Any]:
-        """Slot -> row of the tasks of a saga."""
+        """StepRef -> row of the tasks of a saga."""
         mine = f"{saga_id}~"
         tasks = list(self.state.tasks.items())
         return {key.removeprefix(mine): task for key, task in tasks if key.startswith(mine)}
@@ -51,8 +51,8 @@ class Watch:
     def dead_links(self, saga_id: str) -> list[tuple[str, str, str]]:
         """Roots and parents of a saga's tasks that the table does not have."""
         return [
-            (slot, link, target)
-            for slot, row in self.rows(saga_id).items()
+            (ref, link, target)
+            for ref, row in self.rows(saga_id).items()
             for link, target in (("root", row.root_id), ("parent", row.parent_id))
             if target and target not in self.state.tasks
         ]

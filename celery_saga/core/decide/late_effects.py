@@ -25,13 +25,13 @@ _UNDO_BEGAN = frozenset(
 
 def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     """Take note of an effect, known or possible, whose report nobody waits for."""
-    slot = event.slot
-    step = execution.at_step(slot)
-    if step is None or slot.direction is Direction.BACKWARD or slot.epoch > step.epoch:
+    ref = event.ref
+    step = execution.at_step(ref)
+    if step is None or ref.direction is Direction.BACKWARD or ref.epoch > step.epoch:
         return Decision(execution)
     if not event.token or event.token in step.reported:
         return Decision(execution)
-    if execution.plan.steps[slot.step].read_only:
+    if execution.plan.steps[ref.step].read_only:
         return Decision(execution)
     unsettled = execution.status is not SagaStatus.COMPLETED
     by_hand = step.status is StepStatus.SKIPPED or not unsettled
@@ -41,9 +41,9 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
         return Decision(_counted(execution, event)) if unsettled else Decision(execution)
     if by_hand:
         return _after_an_operator(execution, event)
-    if execution.plan.steps[slot.step].compensation is None:
+    if execution.plan.steps[ref.step].compensation is None:
         # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
-        return Decision(execution.with_step(slot.step, reported=(*step.reported, event.token)))
+        return Decision(execution.with_step(ref.step, reported=(*step.reported, event.token)))
     execution = _counted(execution, event)
     if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
         execution = _with_own_result(execution, event)
@@ -54,29 +54,29 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
 
 def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
     """Its compensation, which had to do without its result, has it from now on."""
-    kept = {**(execution.steps[event.slot.step].kept or {}), **own_result(execution, event)}
-    return execution.with_step(event.slot.step, kept=kept or None)
+    kept = {**(execution.steps[event.ref.step].kept or {}), **own_result(execution, event)}
+    return execution.with_step(event.ref.step, kept=kept or None)
 
 
 def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
-    step = execution.steps[event.slot.step]
-    return execution.with_step(event.slot.step, effect=True, reported=(*step.reported, event.token))
+    step = execution.steps[event.ref.step]
+    return execution.with_step(event.ref.step, effect=True, reported=(*step.reported, event.token))
 
 
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     """A person has said how the step or the saga ended: tell one, and change nothing else."""
-    step = execution.steps[event.slot.step]
+    step = execution.steps[event.ref.step]
     resolved = any(note.what == "resolve" for note in execution.history)
     if step.status is not StepStatus.SKIPPED and not resolved:
         return Decision(execution)  # it completed by itself
-    execution = execution.with_step(event.slot.step, reported=(*step.reported, event.token))
+    execution = execution.with_step(event.ref.step, reported=(*step.reported, event.token))
     execution = noted(execution, event.at, "late effect", detail=step.name)
     text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"
     return Decision(execution, (Alert("saga-orphan-effect", text),))
 
 
 def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
-    index = event.slot.step
+    index = event.ref.step
     step = execution.steps[index]
     in_flight = step.outstanding is Direction.BACKWARD
     began = step.status in _UNDO_BEGAN

@@ -40,7 +40,7 @@ from celery_saga.core.execution import (
     Failure,
     SagaExecution,
     SagaStepExecution,
-    Slot,
+    StepRef,
     StepStatus,
 )
 
@@ -53,13 +53,13 @@ UNKNOWN_TASK_DELAY, UNKNOWN_TASK_DELAY_MAX = 5.0, 60.0
 def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None:
     """The step that a report is about, if the report comes from whoever has the say there.
 
-    A report with a token needs that claim. An unclaimed slot of the same epoch accepts one too: the
+    A report with a token needs that claim. An unclaimed ref of the same epoch accepts one too: the
     store lost the claim (it came back from an older state), and nobody else has taken the step.
     A report without a token comes from the main process of the worker that held the message; it
     counts for a claim of that worker and for no claim at all.
     """
-    step = execution.at_step(event.slot)
-    if step is None or execution.slot(event.slot.step) != event.slot:
+    step = execution.at_step(event.ref)
+    if step is None or execution.ref(event.ref.step) != event.ref:
         return None
     if step.claim is None:
         return step
@@ -71,11 +71,11 @@ def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None
 
 def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decision:
     """The step's task returned."""
-    index, step = event.slot.step, current(execution, event)
+    index, step = event.ref.step, current(execution, event)
     if step is None:
         return late_effect(execution, event)
     execution = with_result(execution, event)
-    if event.slot.direction is Direction.BACKWARD:
+    if event.ref.direction is Direction.BACKWARD:
         return _undone(execution, index, step, event.at)
     execution = execution.with_step(
         index,
@@ -118,24 +118,24 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
         return Decision(execution)  # a copy of a message that was retried since
     if not event.failure.step:  # a worker's main process knows the task's id alone
         event = replace(event, failure=replace(event.failure, step=step.name))
-    if event.slot.direction is Direction.BACKWARD:
-        return _undo_attempt_failed(execution, event.slot, event.failure, event.at, event.final)
+    if event.ref.direction is Direction.BACKWARD:
+        return _undo_attempt_failed(execution, event.ref, event.failure, event.at, event.final)
     return _forward_failed(execution, event)
 
 
 def _undo_attempt_failed(
-    execution: SagaExecution, slot: Slot, failure: Failure, at: float, final: bool
+    execution: SagaExecution, ref: StepRef, failure: Failure, at: float, final: bool
 ) -> Decision:
-    step, call = execution.steps[slot.step], call_of(execution, slot.step, slot.direction)
+    step, call = execution.steps[ref.step], call_of(execution, ref.step, ref.direction)
     attempts = step.attempts + 1
-    execution = execution.with_step(slot.step, attempts=attempts, undo_error=failure, revised=None)
+    execution = execution.with_step(ref.step, attempts=attempts, undo_error=failure, revised=None)
     if final or (call.max_attempts is not None and attempts >= call.max_attempts):
-        return undo_failed(execution, slot.step, failure, at)
-    return wait(execution, slot.step, at + call.delay(attempts))
+        return undo_failed(execution, ref.step, failure, at)
+    return wait(execution, ref.step, at + call.delay(attempts))
 
 
 def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
-    index, at = event.slot.step, event.at
+    index, at = event.ref.step, event.at
     step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
     possible = event.effect and not execution.plan.steps[index].read_only
     attempts, effect = step.attempts + 1, step.effect or possible
@@ -180,7 +180,7 @@ def _run_again_or_stuck(
 def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     """Celery sends the task again; until then nobody holds the step."""
     if event.lost:
-        execution = _may_have_happened(execution, event.slot)
+        execution = _may_have_happened(execution, event.ref)
     step = current(execution, event)
     if step is None or event.retries < step.retries:
         return Decision(execution)
@@ -188,10 +188,10 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         return Decision(execution)  # it was given back before
     if event.lost and event.retries == step.retries:
         return Decision(execution)  # the next delivery has claimed it already
-    if execution.unwind is not None and event.slot.direction is Direction.FORWARD:
-        return turn_back(withdrawn(execution, event.slot.step), execution.unwind, event.at)
+    if execution.unwind is not None and event.ref.direction is Direction.FORWARD:
+        return turn_back(withdrawn(execution, event.ref.step), execution.unwind, event.at)
     execution = execution.with_step(
-        event.slot.step,
+        event.ref.step,
         claim=None,
         retries=event.retries,
         revised=_revised(step, event),
@@ -215,13 +215,13 @@ def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] 
     return {**before, **new, **parts} or None
 
 
-def _may_have_happened(execution: SagaExecution, slot: Slot) -> SagaExecution:
-    step = execution.at_step(slot)
-    if step is None or step.effect or execution.slot(slot.step) != slot:
+def _may_have_happened(execution: SagaExecution, ref: StepRef) -> SagaExecution:
+    step = execution.at_step(ref)
+    if step is None or step.effect or execution.ref(ref.step) != ref:
         return execution
-    if execution.plan.steps[slot.step].read_only:
+    if execution.plan.steps[ref.step].read_only:
         return execution
-    return execution.with_step(slot.step, effect=True)
+    return execution.with_step(ref.step, effect=True)
 
 
 def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
@@ -229,22 +229,22 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     step = current(execution, event)
     if step is None or (step.claim is None and not event.started):
         return Decision(execution)
-    slot, at, claim = event.slot, event.at, step.claim
-    call = call_of(execution, slot.step, slot.direction)
+    ref, at, claim = event.ref, event.at, step.claim
+    call = call_of(execution, ref.step, ref.direction)
     failure = _lost(step, began=claim is not None)
     lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
-    execution = execution.with_step(slot.step, lost=lost, claim=None, outstanding=None)
+    execution = execution.with_step(ref.step, lost=lost, claim=None, outstanding=None)
     began = at if claim is None else claim.at
-    if slot.direction is Direction.BACKWARD:
+    if ref.direction is Direction.BACKWARD:
         if capped:
-            return undo_failed(execution, slot.step, failure, at)
-        return run_again(execution, slot.step, slot.direction, at, began)
-    execution = with_possible_effect(execution, slot.step, claim is not None)
-    execution = execution.with_step(slot.step, error=failure)
-    bound, effect = from_pivot_on(execution, slot.step), execution.steps[slot.step].effect
+            return undo_failed(execution, ref.step, failure, at)
+        return run_again(execution, ref.step, ref.direction, at, began)
+    execution = with_possible_effect(execution, ref.step, claim is not None)
+    execution = execution.with_step(ref.step, error=failure)
+    bound, effect = from_pivot_on(execution, ref.step), execution.steps[ref.step].effect
     if (call.rerun or bound or not effect) and not capped and execution.unwind is None:
-        return run_again(execution, slot.step, slot.direction, at, began)
-    return outcome_unknown(execution, slot.step, failure, at)
+        return run_again(execution, ref.step, ref.direction, at, began)
+    return outcome_unknown(execution, ref.step, failure, at)
 
 
 def _lost(step: SagaStepExecution, began: bool) -> Failure:
@@ -260,7 +260,7 @@ def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
         return Decision(execution)
     failed = StepFailed(
         event.at,
-        event.slot,
+        event.ref,
         event.failure,
         instance=event.instance,
         effect=step.claim is not None,
@@ -270,14 +270,14 @@ def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
 
 def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     """Offer the task again, slower each time; after the grace a person is needed."""
-    index, step = event.slot.step, current(execution, event)
+    index, step = event.ref.step, current(execution, event)
     if step is None or step.claim is not None:
         return Decision(execution)
     since = step.unknown_since if step.unknown_since is not None else event.at
-    task = call_of(execution, index, event.slot.direction).task
+    task = call_of(execution, index, event.ref.direction).task
     if event.at - since >= execution.plan.unknown_task_grace:
         failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
-        return never_sent(execution, event.slot, failure, event.at)
+        return never_sent(execution, event.ref, failure, event.at)
     delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
     until = event.at + delay
     execution = execution.with_step(index, unknown_since=since, not_before=until)

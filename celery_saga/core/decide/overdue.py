@@ -50,14 +50,14 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     deadline = execution.deadline
     if deadline is not None and event.at >= deadline:
         return _deadline_passed(execution, event.at)
-    step, slot = execution.steps[execution.position], execution.slot(execution.position)
+    step, ref = execution.steps[execution.position], execution.ref(execution.position)
     if step.not_before is not None and event.at < step.not_before:
         return Decision(look_at(execution, step.not_before))
-    if slot is None:
+    if ref is None:
         return _send_what_waited(execution, step, event.at)
     if step.claim is not None:
         return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
-    return on_unclaimed(execution, step, slot, event)
+    return on_unclaimed(execution, step, ref, event)
 
 
 def _announced_again(execution: SagaExecution, at: float) -> Decision:

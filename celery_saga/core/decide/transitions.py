@@ -14,7 +14,7 @@ from celery_saga.core.execution import (
     SagaExecution,
     SagaStatus,
     SagaStepExecution,
-    Slot,
+    StepRef,
     StepStatus,
     evolved,
 )
@@ -91,18 +91,18 @@ def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution
     or removed is kept in their records, if they may still run. Most changes concern none of them,
     and nothing else of the saga is looked at then.
     """
-    slot, readers = event.slot, execution.plan.readers
+    ref, readers = event.ref, execution.plan.readers
     changed = [*event.update, *event.remove]
     for key in changed:
         for index in readers.get(key, ()):
-            if index != slot.step and _may_be_undone(execution, index, event):
+            if index != ref.step and _may_be_undone(execution, index, event):
                 execution = _keeping(execution, index, key, event)
     return execution.with_values(event.update, event.remove)
 
 
 def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str | None]:
     """What a step's compensation reads of a result that may not be in the context any more."""
-    reads = execution.plan.steps[event.slot.step].compensation_reads
+    reads = execution.plan.steps[event.ref.step].compensation_reads
     update = values_of(event.update)
     merged = {key: update.text(key) for key in reads if key in update}
     return {**merged, **values_of(event.own).texts()}
@@ -112,7 +112,7 @@ def _may_be_undone(execution: SagaExecution, index: int, event: StepSucceeded) -
     """Whether a step's compensation may run after what another step reports."""
     if execution.direction is Direction.FORWARD:
         pivot = execution.plan.pivot
-        return index < event.slot.step and (pivot is None or event.slot.step < pivot)
+        return index < event.ref.step and (pivot is None or event.ref.step < pivot)
     return execution.steps[index].epoch > 0
 
 
@@ -145,7 +145,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         started_at=step.started_at if step.started_at is not None else at,
     )
     execution = due_soon(evolved(execution, position=index), at)
-    return Decision(execution, (Dispatch(Slot(index, direction, step.epoch + 1)),))
+    return Decision(execution, (Dispatch(StepRef((index,), direction, step.epoch + 1)),))
 
 
 def run_again(
@@ -278,21 +278,21 @@ def outcome_unknown(execution: SagaExecution, index: int, failure: Failure, at: 
     return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
 
 
-def given_up(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
     """The task was sent often enough; whoever took it may have run it."""
-    if slot.direction is Direction.BACKWARD:
-        return undo_failed(execution, slot.step, failure, at)
-    execution = with_possible_effect(execution, slot.step, True)
-    execution = execution.with_step(slot.step, outstanding=None, error=failure)
-    return outcome_unknown(execution, slot.step, failure, at)
+    if ref.direction is Direction.BACKWARD:
+        return undo_failed(execution, ref.step, failure, at)
+    execution = with_possible_effect(execution, ref.step, True)
+    execution = execution.with_step(ref.step, outstanding=None, error=failure)
+    return outcome_unknown(execution, ref.step, failure, at)
 
 
-def never_sent(execution: SagaExecution, slot: Slot, failure: Failure, at: float) -> Decision:
+def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
     """The task cannot be had from any worker: a person has to see to that."""
-    if slot.direction is Direction.BACKWARD:
-        return undo_failed(execution, slot.step, failure, at)
+    if ref.direction is Direction.BACKWARD:
+        return undo_failed(execution, ref.step, failure, at)
     execution = execution.with_step(
-        slot.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
+        ref.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
     )
     return stuck(execution, failure, at)
 

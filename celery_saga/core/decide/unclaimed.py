@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from celery_saga.core.decide.transitions import LOOK_AGAIN, given_up, look_at, never_sent
 from celery_saga.core.events import Decision, Dispatch, Looked, MessageState
-from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, Slot
+from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, StepRef
 from celery_saga.core.plan import Plan
 
 #: A message that may still wait is sent again after this many seconds, doubling with each further
@@ -47,15 +47,15 @@ def most_resends(plan: Plan) -> int:
 
 
 def on_unclaimed(
-    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
+    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Looked
 ) -> Decision:
-    """Wait for the message, send it again under the same slot, or give it up."""
+    """Wait for the message, send it again under the same ref, or give it up."""
     at, since = event.at, step.expected_at if step.expected_at is not None else event.at
     if step.not_before is not None:
-        return _send_again(execution, step, slot, at)  # the task was unknown; offer it again
+        return _send_again(execution, step, ref, at)  # the task was unknown; offer it again
     seldom = step.unclaimed < MISSED_OFTEN
     if event.message is MessageState.LOST and seldom and at >= since:  # its countdown is kept
-        return _send_again(execution, step, slot, at, missed=1)
+        return _send_again(execution, step, ref, at, missed=1)
     if at < since + LOOK_AGAIN:
         return Decision(look_at(execution, since + LOOK_AGAIN))
     if event.message in _MISSED:
@@ -63,14 +63,14 @@ def on_unclaimed(
         if at < since + delay:
             return Decision(look_at(execution, since + delay))
         if event.message not in _COUNTED:
-            return _send_again(execution, step, slot, at)
+            return _send_again(execution, step, ref, at)
         if step.unclaimed >= most_resends(execution.plan):
-            return _give_up(execution, step, slot, event)
-        return _send_again(execution, step, slot, at, missed=1)
+            return _give_up(execution, step, ref, event)
+        return _send_again(execution, step, ref, at, missed=1)
     if event.message in _DELAYS:
         first, most = _DELAYS[event.message]
         if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
-            return _send_again(execution, step, slot, at)
+            return _send_again(execution, step, ref, at)
     return Decision(look_at(execution, at + LOOK_AGAIN))
 
 
@@ -82,25 +82,25 @@ def resend_delay(missed: int) -> float:
 
 
 def _send_again(
-    execution: SagaExecution, step: SagaStepExecution, slot: Slot, at: float, missed: int = 0
+    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, at: float, missed: int = 0
 ) -> Decision:
     execution = execution.with_step(
-        slot.step,
+        ref.step,
         expected_at=at,
         republished=step.republished + 1,
         unclaimed=step.unclaimed + missed,
         not_before=None,
     )
-    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(slot, step.retries),))
+    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(ref, step.retries),))
 
 
 def _give_up(
-    execution: SagaExecution, step: SagaStepExecution, slot: Slot, event: Looked
+    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Looked
 ) -> Decision:
     """Somebody took it each time, and may have run the task; or it never reached anybody."""
     sent = f"its message was sent {step.unclaimed + 1} times"
     if event.message is MessageState.NOWHERE:
         text = f"{sent} and reached no queue: look at the task's routes and its apply_async()"
-        return never_sent(execution, slot, Failure("NotSent", text, step.name), event.at)
+        return never_sent(execution, ref, Failure("NotSent", text, step.name), event.at)
     text = f"{sent} and no worker claimed the step: do all workers of its queue know the saga?"
-    return given_up(execution, slot, Failure("NeverClaimed", text, step.name), event.at)
+    return given_up(execution, ref, Failure("NeverClaimed", text, step.name), event.at)

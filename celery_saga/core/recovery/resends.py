@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, MessageState
-from celery_saga.core.execution import SagaExecution, Slot
+from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import Dispatcher
 
 log = logging.getLogger("celery_saga")
@@ -32,7 +32,7 @@ _WHY = {
 
 class _Resend(NamedTuple):
     execution: SagaExecution
-    slot: Slot
+    ref: StepRef
     queue: str
     message: MessageState
     holder: str
@@ -62,13 +62,13 @@ class Resends:
             message: what was found of its message.
             holder: the worker that had it, if that is known.
         """
-        slot = before.slot(before.position)
-        if slot is None or after.slot(after.position) != slot or message not in _WHY:
+        ref = before.ref(before.position)
+        if ref is None or after.ref(after.position) != ref or message not in _WHY:
             return
-        times = after.steps[slot.step].unclaimed
-        if times >= TELL_FROM and times > before.steps[slot.step].unclaimed:
-            queue = self._dispatcher.queue_of(after, slot)
-            self._new.append(_Resend(after, slot, queue, message, holder))
+        times = after.steps[ref.step].unclaimed
+        if times >= TELL_FROM and times > before.steps[ref.step].unclaimed:
+            queue = self._dispatcher.queue_of(after, ref)
+            self._new.append(_Resend(after, ref, queue, message, holder))
 
     def tell(self) -> None:
         """Log them; and once a minute ask who consumes their queues and does not know of sagas."""
@@ -99,13 +99,13 @@ class Resends:
                 self._dispatcher.alert(queues[queue].execution, Alert(FOREIGN_WORKER, text))
 
     def _log(self, each: _Resend) -> None:
-        execution, slot = each.execution, each.slot
-        step, workers = execution.steps[slot.step], self._strangers.get(each.queue, ())
+        execution, ref = each.execution, each.ref
+        step, workers = execution.steps[ref.step], self._strangers.get(each.queue, ())
         who = each.holder or ", ".join(sorted(workers)) or "not known"
         log.warning(
             "saga %s: task %s of step %r is sent again, time %d: %s (queue: %s; worker: %s)",
             execution.saga_id,
-            call_of(execution, slot.step, slot.direction).task,
+            call_of(execution, ref.step, ref.direction).task,
             step.name,
             step.unclaimed,
             _WHY[each.message],

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from celery_saga.core.decide.unclaimed import QUEUED_DELAY
 from celery_saga.core.events import ClaimVoided, Looked, MessageState
-from celery_saga.core.execution import SagaExecution, Slot
+from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Backlog, Pulse
 from celery_saga.core.recovery.other_apps import Neighbours
@@ -121,10 +121,10 @@ class Sweeper:
         execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
         if execution is None or self._is_anothers(execution):
             return None
-        slot = None if execution.settled else execution.slot(execution.position)
-        if slot is None or execution.steps[slot.step].claim is not None:
+        ref = None if execution.settled else execution.ref(execution.position)
+        if ref is None or execution.steps[ref.step].claim is not None:
             return execution, None
-        return execution, self._orchestrator.dispatcher.queue_of(execution, slot)
+        return execution, self._orchestrator.dispatcher.queue_of(execution, ref)
 
     def _state(
         self,
@@ -135,12 +135,12 @@ class Sweeper:
         backlog: Backlog,
     ) -> MessageState:
         """What is known of a saga's message; without a ``queue`` there is none to look for."""
-        slot = None if queue is None else execution.slot(execution.position)
-        if slot is None or queue is None:
+        ref = None if queue is None else execution.ref(execution.position)
+        if ref is None or queue is None:
             return MessageState.UNSEEN
-        task_id = slot.task_id(execution.saga_id)
+        task_id = ref.task_id(execution.saga_id)
         # Each time that it is sent it is expected anew, and may be missed anew.
-        message = task_id, execution.steps[slot.step].expected_at
+        message = task_id, execution.steps[ref.step].expected_at
         waiting = backlog.waiting.get(queue)
         missing = waiting is not None and task_id not in waiting
         if task_id in holders or not missing:
@@ -181,17 +181,17 @@ class Sweeper:
         new = {tag: task_id for tag, task_id in given_away.items() if tag not in self._deliveries}
         self._deliveries = frozenset(given_away)
         for task_id in new.values():
-            found = None if task_id in holders else Slot.parse(task_id)
+            found = None if task_id in holders else StepRef.parse(task_id)
             if found is not None:
                 self.guarded(self._lost, *found)
 
     def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
         """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
-        slot = execution.slot(execution.position)
+        ref = execution.ref(execution.position)
         unseen = event.message is MessageState.QUEUED and queue == ""
-        missed = slot is not None and (unseen or event.message is MessageState.GONE)
-        if slot is not None and missed and execution.steps[slot.step].republished:
-            known = self._orchestrator.dispatcher.not_sent(execution, slot)
+        missed = ref is not None and (unseen or event.message is MessageState.GONE)
+        if ref is not None and missed and execution.steps[ref.step].republished:
+            known = self._orchestrator.dispatcher.not_sent(execution, ref)
             event = Looked(event.at, known or event.message)
         try:
             self._act(execution, event)
@@ -245,7 +245,7 @@ class Sweeper:
         claims = self._store.claims_of(instance)
         done = [self.guarded(self.void, *claim, instance) for claim in claims]
         for task_id, holder in self._store.holders().items():
-            found = Slot.parse(task_id) if holder == instance else None
+            found = StepRef.parse(task_id) if holder == instance else None
             if found is not None:
                 done.append(self.guarded(self._lost, *found, instance))
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
@@ -275,18 +275,18 @@ class Sweeper:
             return False
         return True
 
-    def void(self, saga_id: str, slot: Slot, instance: str) -> None:
-        """The claim of ``instance`` on ``slot`` is void; a saga that is gone needs nothing."""
+    def void(self, saga_id: str, ref: StepRef, instance: str) -> None:
+        """The claim of ``instance`` on ``ref`` is void; a saga that is gone needs nothing."""
         try:
-            event = ClaimVoided(self._store.now(), slot, instance=instance)
+            event = ClaimVoided(self._store.now(), ref, instance=instance)
             self._orchestrator.handle(saga_id, event)
         except SagaExecutionNotFoundException:
             log.info("saga %s is gone, its claim with it", saga_id)
 
-    def _lost(self, saga_id: str, slot: Slot, holder: str = "") -> None:
+    def _lost(self, saga_id: str, ref: StepRef, holder: str = "") -> None:
         """The worker that had the message is dead, and had not started it."""
         execution = self._store.load(saga_id)
-        if execution is None or execution.slot(slot.step) != slot:
+        if execution is None or execution.ref(ref.step) != ref:
             return
-        if execution.steps[slot.step].claim is None:
+        if execution.steps[ref.step].claim is None:
             self._act(execution, Looked(self._store.now(), MessageState.LOST), holder)

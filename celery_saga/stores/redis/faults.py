@@ -12,7 +12,7 @@ from typing import Any
 
 from celery_saga.core.checkpoint import head_from_dict, record_from, step_from_dict
 from celery_saga.core.context import codec
-from celery_saga.core.execution import Claim, Note, SagaExecution, Slot
+from celery_saga.core.execution import Claim, Note, SagaExecution, StepRef
 from celery_saga.core.plan import Plan
 from celery_saga.errors import UnreadableCheckpoint, UnsupportedCheckpoint
 
@@ -56,11 +56,11 @@ def _check(saga_id: str, name: str, text: str) -> None:
             return
 
 
-def _slot(text: str) -> None:
-    slot, _, retries = text.partition(" ")
+def _ref(text: str) -> None:
+    ref, _, retries = text.partition(" ")
     int(retries)
-    if Slot.parse(f"saga~{slot}") is None:
-        raise ValueError(f"{slot!r} is no slot")
+    if StepRef.parse(f"saga~{ref}") is None:
+        raise ValueError(f"{ref!r} is no ref")
 
 
 #: How fields are read, by their names; others are texts.
@@ -70,6 +70,6 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     r"h": lambda text: [Note(**note) for note in json.loads(text)],
     r"s\d+": lambda text: step_from_dict(json.loads(text), name="", retries=0, claim=None),
     r"k\d+": lambda text: Claim(**json.loads(text)),
-    r"o\d+": _slot,
+    r"o\d+": _ref,
     r"(?s:c:.*)": codec.loads,
 }

@@ -17,7 +17,7 @@ from celery_saga.core.execution import (
     Note,
     SagaExecution,
     SagaStepExecution,
-    Slot,
+    StepRef,
     from_parts,
 )
 from celery_saga.core.plan import Plan
@@ -47,13 +47,13 @@ class Change:
         set: field, value, field, value...
         places: the same for places of keys; a key that has a place keeps it.
         delete: fields to drop.
-        given_up: claims that end with this save, each with its slot.
+        given_up: claims that end with this save, each with its ref.
     """
 
     set: list[Any] = field(default_factory=list)
     places: list[Any] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
-    given_up: list[tuple[Claim, Slot]] = field(default_factory=list)
+    given_up: list[tuple[Claim, StepRef]] = field(default_factory=list)
 
 
 def creation(execution: SagaExecution) -> list[Any]:
@@ -62,12 +62,12 @@ def creation(execution: SagaExecution) -> list[Any]:
     for place, (key, value) in enumerate(values_of(execution.values).texts().items()):
         fields += [f"c:{key}", value, f"n:{key}", place]
     for index, step in enumerate(execution.steps):
-        slot, record = execution.slot(index), record_to_dict(step, leave_out=_APART)
+        ref, record = execution.ref(index), record_to_dict(step, leave_out=_APART)
         if not record:
             continue  # a step without a record is pending and untouched
         fields += [f"s{index}", _dumps(record)]
-        if slot is not None:
-            fields += [f"o{index}", f"{slot} {step.retries}"]
+        if ref is not None:
+            fields += [f"o{index}", f"{ref} {step.retries}"]
     if execution.run:
         fields += ["run", execution.run]  # the scripts look for it there
     return [*fields, "h", _history(execution.history)]
@@ -83,7 +83,7 @@ def changes(before: SagaExecution, after: SagaExecution) -> Change:
     for index, new in _known(after.steps):
         old = before.steps[index]
         if new is not old:
-            _step_changes(change, index, old, new, before.slot(index), after.slot(index))
+            _step_changes(change, index, old, new, before.ref(index), after.ref(index))
     return change
 
 
@@ -111,8 +111,8 @@ def _step_changes(
     index: int,
     old: SagaStepExecution,
     new: SagaStepExecution,
-    was: Slot | None,
-    now: Slot | None,
+    was: StepRef | None,
+    now: StepRef | None,
 ) -> None:
     change.set += [f"s{index}", _dumps(record_to_dict(new, leave_out=_APART))]
     if now is not None:
@@ -149,10 +149,10 @@ class Part:
         return [len(self.records), *self.records, *(f"c:{key}" for key in self.keys)]
 
 
-def part_for(plan: Plan, slot: Slot) -> Part | None:
+def part_for(plan: Plan, ref: StepRef) -> Part | None:
     """What a step that succeeds needs, and its successor; ``None``: all of it is needed."""
-    index, steps = slot.step, plan.steps
-    if slot.direction is Direction.FORWARD:
+    index, steps = ref.step, plan.steps
+    if ref.direction is Direction.FORWARD:
         own, after = steps[index].action, index + 1 if index + 1 < len(steps) else None
         call = steps[after].action if after is not None else None
     else:

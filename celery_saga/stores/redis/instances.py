@@ -20,7 +20,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from celery_saga.core.ports import REMEMBERED, Pulse
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.stores.redis import scripts
@@ -116,7 +116,7 @@ class RedisBoots:
         seconds, micros, mine, claims, *dead = answer
         self._set_clock(seconds, micros)
         at = int(seconds) + int(micros) / 1e6
-        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine), _slots(claims))
+        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine), _refs(claims))
 
     def holders(self) -> dict[str, str]:
         found = self._ask(lambda client: client.hgetall(self._key("held")))
@@ -129,15 +129,15 @@ class RedisBoots:
         found = self._ask(lambda client: client.zrangebyscore(key, now, "+inf"))
         return frozenset(boot.decode() for boot in found)
 
-    def claims_of(self, instance: str) -> list[tuple[str, Slot]]:
+    def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
         found = self._ask(lambda client: client.smembers(self._key("claims", instance)))
-        return list(_slots(found))
+        return list(_refs(found))
 
-    def forget(self, instance: str, claims: Collection[tuple[str, Slot]] = ()) -> None:
+    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         ended, key = {instance: self.now() - 0.001}, self._key("claims", instance)
         self._ask(lambda client: client.zadd(self._key("instances"), ended, lt=True))
         self._ask(lambda client: client.hdel(self._key("held"), instance))
-        members = [slot.task_id(saga_id) for saga_id, slot in claims]
+        members = [ref.task_id(saga_id) for saga_id, ref in claims]
         if members:
             self._ask(lambda client: client.srem(key, *members))
 
@@ -161,8 +161,8 @@ def _task_ids(held: bytes) -> list[str]:
         return []
 
 
-def _slots(members: Iterable[bytes]) -> tuple[tuple[str, Slot], ...]:
-    """Task ids as saga ids and slots, in one order."""
+def _refs(members: Iterable[bytes]) -> tuple[tuple[str, StepRef], ...]:
+    """Task ids as saga ids and refs, in one order."""
     texts = (member.decode(errors="replace") for member in members)
-    found = (parsed for text in texts if (parsed := Slot.parse(text)))
+    found = (parsed for text in texts if (parsed := StepRef.parse(text)))
     return tuple(sorted(found, key=str))

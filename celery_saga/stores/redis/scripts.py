@@ -13,7 +13,7 @@ head      status, position, deadline... as JSON
 plan      the frozen plan, written once
 h         history, JSON
 s<i>      record of step i, JSON
-o<i>      slot of step i that is sent and not over, and the highest Celery retry count seen for it:
+o<i>      ref of step i that is sent and not over, and the highest Celery retry count seen for it:
           ``f2~1 0``; absent otherwise
 k<i>      the claim on it, JSON
 z         characters of all context values
@@ -74,7 +74,7 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 """
 )
 
-# KEYS: saga hash. ARGV: step index, slot, retries, token, instance, prefix of all keys, '1' if the
+# KEYS: saga hash. ARGV: step index, ref, retries, token, instance, prefix of all keys, '1' if the
 # plan is known, run; then, to read a part: how many records, their fields, other fields.
 # Answers {reason, claim or ''}, or {'newer', version} where nobody here can read the saga, or
 # {'ok', JSON of seconds and microseconds, whole saga}, or for a part one text, because it is parsed
@@ -83,15 +83,15 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 CLAIM = (
     WHOLE
     + """
-local i, slot, token = ARGV[1], ARGV[2], ARGV[4]
+local i, ref, token = ARGV[1], ARGV[2], ARGV[4]
 local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run', unpack(ARGV, 10))
 local time, rev, out, held = redis.call('TIME'), found[1], found[2], found[3]
 if not rev then return {'unknown saga', ''} end
 if (found[4] or '') ~= ARGV[8] then return {'stale', ''} end
-if not out or string.sub(out, 1, #slot + 1) ~= slot .. ' ' then return {'stale', held or ''} end
+if not out or string.sub(out, 1, #ref + 1) ~= ref .. ' ' then return {'stale', held or ''} end
 local claim = held and cjson.decode(held)
 if not (claim and claim.token == token) then
-  local retries, seen = tonumber(ARGV[3]), tonumber(string.sub(out, #slot + 2))
+  local retries, seen = tonumber(ARGV[3]), tonumber(string.sub(out, #ref + 2))
   if retries < seen or (claim and retries == seen) then return {'claimed', held or ''} end
   local head = found[5] or redis.call('HGET', KEYS[1], 'head') or ''
   local version = tonumber(string.match(head, '"version":%s*(%d+)') or 0)
@@ -99,13 +99,13 @@ if not (claim and claim.token == token) then
     + str(SCHEMA_VERSION)
     + """ then return {'newer', version} end
   local claims = ARGV[6] .. 'claims:'
-  local task = string.sub(KEYS[1], #ARGV[6] + #'execution:' + 1) .. '~' .. slot
+  local task = string.sub(KEYS[1], #ARGV[6] + #'execution:' + 1) .. '~' .. ref
   if claim then redis.call('SREM', claims .. claim.instance, task) end
   held = '{"token":' .. cjson.encode(token) .. ',"instance":' .. cjson.encode(ARGV[5]) ..
     ',"retries":' .. ARGV[3] .. ',"at":' .. string.format('%s.%06d', time[1], time[2]) .. '}'
   rev = tonumber(rev) + 1
   redis.call('HSET', KEYS[1], 'rev', rev, 'k' .. i, held)
-  if retries ~= seen then redis.call('HSET', KEYS[1], 'o' .. i, slot .. ' ' .. ARGV[3]) end
+  if retries ~= seen then redis.call('HSET', KEYS[1], 'o' .. i, ref .. ' ' .. ARGV[3]) end
   redis.call('SADD', claims .. ARGV[5], task)
 end
 if #ARGV == 8 then
@@ -121,7 +121,7 @@ return table.concat(answer, string.char(0))
 
 # KEYS: saga hash, due. ARGV: prefix of all keys, due score | '-' | '', seconds to live | 'persist'
 # | '', channel or '', retention of the status keys or '', run; then lists of: field, value... to
-# set, beginning with the new revision and the token; messages; fields to delete; boot, slot... of
+# set, beginning with the new revision and the token; messages; fields to delete; boot, ref... of
 # claims that end; field, value... to set if they are new; result; old status keys; new ones. The
 # result is nothing, or: text, '1' if the context comes behind it, text behind that; then the length
 # and the parts of each command, which ends in the text. Answers {1} when saved (also by this token
@@ -228,11 +228,11 @@ for j = 1, #flat, 2 do fields[flat[j]] = flat[j + 1] end
 if ARGV[2] ~= '' and fields.rev ~= ARGV[2] then return 0 end
 for name, value in pairs(fields) do
   local step = string.match(name, '^k(%d+)$')
-  local slot = step and string.match(fields['o' .. step] or '', '^%S+')
-  if slot then
+  local ref = step and string.match(fields['o' .. step] or '', '^%S+')
+  if ref then
     local read, claim = pcall(cjson.decode, value)
     if read and type(claim) == 'table' and claim.instance then
-      redis.call('SREM', ARGV[3] .. claim.instance, ARGV[1] .. '~' .. slot)
+      redis.call('SREM', ARGV[3] .. claim.instance, ARGV[1] .. '~' .. ref)
     end
   end
 end

@@ -23,7 +23,7 @@ from celery_saga.core.execution import (
     Direction,
     SagaExecution,
     SagaStatus,
-    Slot,
+    StepRef,
     evolved,
 )
 from celery_saga.core.plan import Plan
@@ -166,16 +166,16 @@ class RedisStore(RedisBoots):
         return self._whole(saga_id, found, context=context) if found else None
 
     def claim(
-        self, saga_id: str, slot: Slot, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
         known = self._plans.get(plan or "")
-        part = known.part(slot) if known else None
+        part = known.part(ref) if known else None
         answer = self._run_on(
             saga_id,
             scripts.CLAIM,
             [
-                slot.step,
-                str(slot),
+                ref.step,
+                str(ref),
                 claim.retries,
                 claim.token,
                 claim.instance,
@@ -222,7 +222,7 @@ class RedisStore(RedisBoots):
         ttl = ""
         if _is_over(after) is not _is_over(before):
             ttl = self._expires if _is_over(after) else "persist"
-        ended = [part for claim, slot in change.given_up for part in (claim.instance, str(slot))]
+        ended = [part for claim, ref in change.given_up for part in (claim.instance, str(ref))]
         due = ""
         if before.due_at != after.due_at:
             due = "-" if after.due_at is None else repr(after.due_at)
@@ -317,10 +317,10 @@ class _KnownPlan:
         self.plan = plan
         self._parts: dict[tuple[int, Direction], Part | None] = {}
 
-    def part(self, slot: Slot) -> Part | None:
-        where = (slot.step, slot.direction)
+    def part(self, ref: StepRef) -> Part | None:
+        where = (ref.step, ref.direction)
         if where not in self._parts:
-            self._parts[where] = part_for(self.plan, slot)
+            self._parts[where] = part_for(self.plan, ref)
         return self._parts[where]
 
 

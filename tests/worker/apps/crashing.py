@@ -2,8 +2,8 @@
 
 Store and orchestrator, dispatcher and revokes are wrapped from outside. A place is an event, what
 its save does, and when: ``StepSucceeded f1 before save`` is the save that sends the second step.
-What a save does is the slot that it sends, the status in which it settles the saga, or ``nothing``.
-What is published or told comes after a save of the same thread. A claim's place is its slot
+What a save does is the ref that it sends, the status in which it settles the saga, or ``nothing``.
+What is published or told comes after a save of the same thread. A claim's place is its ref
 (``f0 before claim``), and what a worker writes of itself is a place of the saga ``boots``.
 
 The process's role stands before each of its places.
@@ -21,7 +21,7 @@ import redis
 from celery import signals
 
 from celery_saga.core.context.lazy import NotLoaded
-from celery_saga.core.execution import SagaExecution, Slot, evolved
+from celery_saga.core.execution import SagaExecution, StepRef, evolved
 from celery_saga.core.ports import Pulse
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.wrapping import app, wrap_orchestrators
@@ -54,8 +54,8 @@ def what(before: SagaExecution | None, after: SagaExecution) -> str:
     """What the save of ``after`` does, in a word."""
     if after.settled and (before is None or before.status is not after.status):
         return after.status.value
-    slot = after.slot(after.position)
-    return f"{slot.direction}{slot.step}" if slot and _sends(before, after) else "nothing"
+    ref = after.ref(after.position)
+    return f"{ref.direction}{ref.step}" if ref and _sends(before, after) else "nothing"
 
 
 def _sends(before: SagaExecution | None, after: SagaExecution) -> bool:
@@ -86,10 +86,10 @@ class DyingStore:
         _now.saga, _now.place = after.saga_id, f"{event} {what(before, after)}"
         return self._write(after.saga_id, _now.place, "save", *call, **options)
 
-    def claim(self, saga_id: str, slot: Slot, *args: Any, **options: Any) -> Any:
-        where = f"{slot.direction}{slot.step}"
+    def claim(self, saga_id: str, ref: StepRef, *args: Any, **options: Any) -> Any:
+        where = f"{ref.direction}{ref.step}"
         call = self._store.claim
-        return self._write(saga_id, where, "claim", call, saga_id, slot, *args, **options)
+        return self._write(saga_id, where, "claim", call, saga_id, ref, *args, **options)
 
     def delete(self, saga_id: str, *args: Any) -> Any:
         return self._write(saga_id, "", "delete", self._store.delete, saga_id, *args)
@@ -156,7 +156,7 @@ def named(handle: Any) -> Any:
 
 @signals.task_postrun.connect
 def before_the_ack(task_id: str = "", **kwargs: Any) -> None:
-    found = Slot.parse(task_id)
+    found = StepRef.parse(task_id)
     if found is not None and getattr(_now, "saga", "") == found[0]:
         die_if_told(found[0], f"{_now.place} before the ack")
 

@@ -15,7 +15,7 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager
 from celery_saga.core.events import StepSucceeded
-from celery_saga.core.execution import Claim, Slot
+from celery_saga.core.execution import Claim, StepRef
 from celery_saga.core.ports import Pulse, Refused
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.runtime import runtime_of
@@ -48,10 +48,10 @@ def cancel(at: float, saga_id: str) -> bool:
     return result.cancel("race", by="racer")
 
 
-def commit(at: float, saga_id: str, slot: str) -> bool:
+def commit(at: float, saga_id: str, ref: str) -> bool:
     """What a worker does whose step has returned: the step was claimed well before."""
     orchestrator = runtime_of(app).orchestrator
-    _, place = Slot.parse(f"{saga_id}~{slot}") or ("", None)
+    _, place = StepRef.parse(f"{saga_id}~{ref}") or ("", None)
     assert place is not None
     known = orchestrator.claim(saga_id, place, Claim(f"token of {saga_id}", "boot"))
     assert not isinstance(known, Refused), known

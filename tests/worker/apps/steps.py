@@ -48,7 +48,7 @@ def undo(hold=(), fail=()):
 
 @shared_task
 def nap(seconds):
-    """A task of no saga that keeps a slot busy."""
+    """A task of no saga that keeps a ref busy."""
     time.sleep(seconds)
 
 

@@ -16,7 +16,7 @@ from celery import Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
 
 from celery_saga import saga_info
-from celery_saga.core.execution import Slot
+from celery_saga.core.execution import StepRef
 from tests.worker.apps.journal import is_first_body, note, remember, wait_at
 
 #: Seconds that a body takes which is longer than the limits in these tests.
@@ -39,7 +39,7 @@ def _retries_in_vain(task: Any) -> None:
 
 def _declines_at_first(task: Any) -> None:
     """In the engine's first attempt; it has no other before the body begins."""
-    found = Slot.parse(task.request.id)
+    found = StepRef.parse(task.request.id)
     assert found is not None
     if found[1].epoch == (1 if found[1].direction.value == "f" else 2):
         raise ValueError("not yet")
@@ -189,7 +189,7 @@ def stillborn(self, ways=None):
 
 def _before(task: Any, kwargs: Any) -> None:
     """What happens before the body begins: ``before a/f`` in the context."""
-    found = Slot.parse(task.request.id)
+    found = StepRef.parse(task.request.id)
     if found is not None:
         way = (kwargs.get("ways") or {}).get(f"before a/{found[1].direction}")
         if way:
