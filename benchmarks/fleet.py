@@ -23,7 +23,7 @@ from celery_saga.testing.processes import ManagedProcess
 #: The folder from which ``benchmarks`` can be imported.
 PROJECT = Path(__file__).resolve().parents[1]
 #: Seconds without any news from the tasks after which a run has failed.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 #: Ends that are fetched at once.
 FETCH = 500
 
@@ -139,7 +139,7 @@ class Station:
         """
         found: list[End] = []
         while len(found) < count:
-            answer: Any = self._ends.blmpop(PATIENCE, 1, key, direction="LEFT", count=FETCH)
+            answer: Any = self._ends.blmpop(TIMEOUT, 1, key, direction="LEFT", count=FETCH)
             if answer is None:
                 log = self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
                 raise BenchmarkError(

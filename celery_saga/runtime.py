@@ -124,12 +124,12 @@ class Runtime:
 
     def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
-        patience = float(self.app.conf.saga_commit_patience)
+        store_timeout = float(self.app.conf.saga_store_timeout)
         mask_also(self.app.conf.saga_mask_keys or ())  # for contexts, which know no app
         store = new_store(self.app, self.storage, self._memory)
         settlement = Settlement(self.app, store)
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)
-        return Orchestrator(store, dispatcher, patience, errands)
+        return Orchestrator(store, dispatcher, store_timeout, errands)
 
     @property
     def unfinished(self) -> deque[str]:

@@ -18,8 +18,8 @@ DEFAULTS: dict[str, Any] = {
     "saga_compensation_max_attempts": 5,
     # Seconds for which a task that no worker knows is offered again.
     "saga_unknown_task_grace": 600.0,
-    # Seconds for which a step's report waits for a store that is away.
-    "saga_commit_patience": 60.0,
+    # Seconds for which a step's report is repeated while the store is unavailable.
+    "saga_store_timeout": 60.0,
     # Seconds between two heartbeats of a worker, and after which a silent one counts as dead.
     "saga_heartbeat": 2.0,
     "saga_heartbeat_ttl": 6.0,

@@ -78,7 +78,7 @@ class Chains:
     """
 
     app = "benchmarks.chaos.chain"
-    patience = 60.0
+    timeout = 60.0
 
     def __init__(self, broker: str, store: str) -> None:
         self._app = _make_app(broker, store)

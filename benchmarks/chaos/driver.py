@@ -201,14 +201,14 @@ class _Run:
             time.sleep(POLL)
         for saga_id in ended:
             self._waits.append(now - self._under_way.pop(saga_id))
-        patience = self._engine.patience
-        for saga_id in [key for key, since in self._under_way.items() if now - since > patience]:
+        timeout = self._engine.timeout
+        for saga_id in [key for key, since in self._under_way.items() if now - since > timeout]:
             self._given_up += 1
             del self._under_way[saga_id]
 
     def _settle_down(self, ledger: Ledger) -> None:
         """Wait until no body runs any more, and no saga is on its way."""
-        give_up = time.monotonic() + self._engine.patience
+        give_up = time.monotonic() + self._engine.timeout
         length, since = len(ledger), time.monotonic()
         while time.monotonic() < give_up:
             time.sleep(POLL)

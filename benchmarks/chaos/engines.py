@@ -31,7 +31,7 @@ class Engine(Protocol):
     #: The module of the workers' app.
     app: str
     #: Seconds that an order has to settle.
-    patience: float
+    timeout: float
 
     def start(self, order: Order) -> None:
         """Start it; once more with the same id is the same."""
@@ -63,7 +63,7 @@ class Sagas:
     """
 
     app = "benchmarks.chaos.worker"
-    patience = 180.0
+    timeout = 180.0
 
     def __init__(self, broker: str, store: str) -> None:
         self._app = make_app(broker, store)

@@ -24,7 +24,7 @@ from tests.worker.proxy import Proxy
 PROJECT = Path(__file__).resolve().parents[2]
 
 #: Seconds that the first workers have to come up.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class ChaosError(Exception):
@@ -188,7 +188,7 @@ class Stage:
         return env
 
     def _wait_until_ready(self) -> None:
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TIMEOUT
         while not all(" ready." in worker.said() for worker in self.workers):
             for worker in self.workers:
                 if not worker.alive or time.monotonic() > give_up:

@@ -22,21 +22,21 @@ from celery_saga.testing.embedded import EmbeddedValkey
 from celery_saga.testing.processes import ManagedProcess
 
 #: Seconds after which what is awaited has gone wrong.
-PATIENCE = 180.0
+TIMEOUT = 180.0
 #: Seconds between two looks at something that is awaited; no measured time depends on it.
 LOOK = 0.02
 
 
-def until(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+def until(what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
     """The condition's first true value.
 
     Raises:
         BenchmarkError: it stays false.
     """
-    give_up = time.monotonic() + patience
+    give_up = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > give_up:
-            raise BenchmarkError(f"{what}: not within {patience:g} seconds")
+            raise BenchmarkError(f"{what}: not within {timeout:g} seconds")
         time.sleep(LOOK)
     return value
 

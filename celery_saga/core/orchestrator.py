@@ -33,7 +33,7 @@ from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.failures import recorded, text_of
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Dispatcher, Outbox, Refused, Store
-from celery_saga.core.retry import patiently
+from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import (
     OutboxRefused,
     SagaExecutionNotFoundException,
@@ -58,8 +58,8 @@ class Orchestrator:
     Args:
         store: keeps the executions.
         dispatcher: sends the steps.
-        patience: seconds for which a store that is away is tried again, where nothing else could
-            keep the news.
+        store_timeout: seconds for which a call of an unavailable store is retried, where nothing
+            else could keep the outcome.
         errands: takes over announcements, for those who must not wait for a result backend.
     """
 
@@ -67,12 +67,12 @@ class Orchestrator:
         self,
         store: Store,
         dispatcher: Dispatcher,
-        patience: float = 60.0,
+        store_timeout: float = 60.0,
         errands: Errands | None = None,
     ) -> None:
         self.store = store
         self.dispatcher = dispatcher
-        self.patience = patience
+        self.store_timeout = store_timeout
         self._errands = errands
 
     def start(
@@ -127,7 +127,7 @@ class Orchestrator:
     ) -> SagaExecution | Refused:
         """Take a ref before its body runs, waiting out a store that is away."""
         take = partial(self.store.claim, saga_id, ref, claim, plan, run)
-        return patiently(take, patience=self.patience)
+        return retry_while_unavailable(take, timeout=self.store_timeout)
 
     def handle(
         self,
@@ -135,18 +135,18 @@ class Orchestrator:
         event: Event,
         known: SagaExecution | None = None,
         *,
-        patience: float = 0.0,
+        timeout: float = 0.0,
     ) -> SagaExecution:
         """Let ``event`` have its effect; ``known`` saves a load if it is still the newest.
 
         Args:
-            patience: seconds for which a store that is away is tried again.
+            timeout: seconds for which a call of an unavailable store is retried.
 
         Raises:
             SagaError: the decision's refusal of a request.
             SagaExecutionNotFoundException: the saga is gone.
         """
-        return self.change(saga_id, event, known, patience=patience)[0]
+        return self.change(saga_id, event, known, timeout=timeout)[0]
 
     def change(
         self,
@@ -154,7 +154,7 @@ class Orchestrator:
         event: Event,
         known: SagaExecution | None = None,
         *,
-        patience: float = 0.0,
+        timeout: float = 0.0,
         run: str | None = None,
     ) -> tuple[SagaExecution, bool]:
         """As :meth:`handle`; and whether it was this call that changed the saga.
@@ -162,25 +162,25 @@ class Orchestrator:
         Args:
             run: that of the saga, if the event names one.
         """
-        patient = partial(patiently, patience=patience)
-        execution = known or patient(partial(self._of_run, saga_id, run))
+        retried = partial(retry_while_unavailable, timeout=timeout)
+        execution = known or retried(partial(self._of_run, saga_id, run))
         newest = partial(self._of_run, saga_id, execution.run)
         while True:
             try:
                 decision = decide(execution, event)
                 requests, told = self._requests(decision), self._told(decision)
             except NotLoaded:
-                execution = patient(newest)
+                execution = retried(newest)
                 continue
             if decision.refusal is not None:
                 raise decision.refusal
             if decision.execution is execution:
                 return execution, False
             write = partial(self.store.save, execution, token=secrets.token_hex(8))
-            saved, left = self._with_outbox(decision.execution, requests, told, write, patience)
+            saved, left = self._with_outbox(decision.execution, requests, told, write, timeout)
             if saved is not None:
                 return self._carry_out(saved, decision.commands, left), True
-            execution = patient(newest)
+            execution = retried(newest)
 
     def _of_run(self, saga_id: str, run: str | None) -> SagaExecution:
         """The saga, unless it is gone and another one has its id."""
@@ -195,7 +195,7 @@ class Orchestrator:
         requests: list[Request],
         told: Outbox | None,
         write: Callable[..., T],
-        patience: float = 0.0,
+        timeout: float = 0.0,
     ) -> tuple[T, list[Request]]:
         """Write, with the messages or result if the store can do both; what is left to be sent."""
         with_it, outbox = after, told
@@ -204,12 +204,12 @@ class Orchestrator:
         elif requests:
             outbox = self.dispatcher.outbox([request for _, request in requests])
         if outbox is None:
-            return patiently(partial(write, after), patience), requests
+            return retry_while_unavailable(partial(write, after), timeout), requests
         try:
-            return patiently(partial(write, with_it, outbox=outbox), patience), []
+            return retry_while_unavailable(partial(write, with_it, outbox=outbox), timeout), []
         except OutboxRefused:
             self.dispatcher.outbox_failed()
-            return patiently(partial(write, after), patience), requests
+            return retry_while_unavailable(partial(write, after), timeout), requests
         except StoreUnavailable:
             self.dispatcher.outbox_failed()
             raise

@@ -1,4 +1,4 @@
-"""Waiting out a store that is away."""
+"""Retry a call while the store is unavailable."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from celery_saga.errors import StoreUnavailable
 
 T = TypeVar("T")
 
-#: Pauses between two attempts at a store that is away, in seconds; the last one repeats.
-PATIENCE_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+#: Pauses between two attempts, in seconds; the last one repeats.
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-def patiently(call: Callable[[], T], patience: float) -> T:
-    """Repeat ``call`` while the store is away, for ``patience`` seconds."""
-    give_up, tried = time.monotonic() + patience, 0
+def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
+    """Repeat ``call`` while the store is unavailable, for ``timeout`` seconds.
+
+    Raises:
+        StoreUnavailable: it was unavailable for longer.
+    """
+    deadline, attempts = time.monotonic() + timeout, 0
     while True:
         try:
             return call()
         except StoreUnavailable:
-            pause = PATIENCE_STEPS[min(tried, len(PATIENCE_STEPS) - 1)]
-            if time.monotonic() + pause > give_up:
+            pause = PAUSES[min(attempts, len(PAUSES) - 1)]
+            if time.monotonic() + pause > deadline:
                 raise
             time.sleep(pause)
-            tried += 1
+            attempts += 1

@@ -18,7 +18,7 @@ from celery_saga.messaging.results import START
 log = logging.getLogger("celery_saga")
 
 #: Seconds for which the recovery of a worker waits for each of its two questions.
-PATIENCE = 1.0
+ANSWER_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def strangers(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[s
         with open_connection(app) as connection:
             consumed = {
                 answer.node: queues_of(answer.said).intersection(queues)
-                for answer in ask(app, connection, "active_queues", PATIENCE)
+                for answer in ask(app, connection, "active_queues", ANSWER_TIMEOUT)
             }
             nodes = sorted(node for node, some in consumed.items() if some)
             if not nodes:
                 return {}
-            for answer in ask(app, connection, "registered", PATIENCE, nodes, builtins=True):
+            for answer in ask(app, connection, "registered", ANSWER_TIMEOUT, nodes, builtins=True):
                 if isinstance(answer.said, list) and START not in tasks_of(answer.said):
                     for queue in consumed.get(answer.node, ()):
                         found.setdefault(queue, set()).add(answer.node)

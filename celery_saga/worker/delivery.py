@@ -11,7 +11,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
-from celery_saga.core.retry import patiently
+from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.messaging.headers import HEADER
 from celery_saga.messaging.publisher import header_of, mark_of
@@ -47,7 +47,7 @@ def recognized(app: Celery, request: Any) -> tuple[str, StepRef] | None:
         return None  # no store, no sagas: somebody's own id
     try:
         load = partial(orchestrator.store.load, saga_id)
-        execution = patiently(load, patience=orchestrator.patience)
+        execution = retry_while_unavailable(load, timeout=orchestrator.store_timeout)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if execution is None or not _was_sent(execution, ref, request.task):

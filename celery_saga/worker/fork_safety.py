@@ -22,7 +22,7 @@ from typing import Any
 
 #: Seconds for which a fork waits: a call that takes longer waits for a server that is away, and
 #: the worker must go on.
-PATIENCE = 2.0
+WAIT_TIMEOUT = 2.0
 
 
 class _Gate:
@@ -39,7 +39,7 @@ class _Gate:
             yield  # a call in a call, for whose end a fork waits already
             return
         with self._changed:
-            self._changed.wait_for(lambda: not self._forking, PATIENCE)
+            self._changed.wait_for(lambda: not self._forking, WAIT_TIMEOUT)
             self._calls += 1
         self._mine.inside = True
         try:
@@ -53,7 +53,7 @@ class _Gate:
     def close(self) -> None:
         self._changed.acquire()
         self._forking = True
-        self._changed.wait_for(lambda: not self._calls, PATIENCE)
+        self._changed.wait_for(lambda: not self._calls, WAIT_TIMEOUT)
 
     def open(self) -> None:
         self._forking = False

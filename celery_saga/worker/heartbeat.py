@@ -151,7 +151,7 @@ class Heart:
             # is not this one that has the claim, the next looks will find that out.
             return
         try:
-            self._shell.change(saga_id, event, patience=self._shell.patience, run=run)
+            self._shell.change(saga_id, event, timeout=self._shell.store_timeout, run=run)
         except SagaExecutionNotFoundException:
             log.info("news of saga %s, which is gone", saga_id)
         except UnreadableCheckpoint as error:

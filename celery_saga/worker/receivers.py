@@ -35,7 +35,7 @@ from celery_saga.core.events import (
 )
 from celery_saga.core.execution import Failure, StepRef
 from celery_saga.core.failures import recorded
-from celery_saga.core.retry import patiently
+from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.messaging.publisher import header_of
 from celery_saga.runtime import installed
@@ -123,9 +123,9 @@ def _report(app: Celery, request: Any, make: Make) -> None:
         return
     (saga_id, ref), orchestrator = found, runtime.orchestrator
     try:
-        now = patiently(orchestrator.store.now, orchestrator.patience)
+        now = retry_while_unavailable(orchestrator.store.now, orchestrator.store_timeout)
         event, run = make(now, ref, runtime.instance), _run(request)
-        orchestrator.change(saga_id, event, patience=orchestrator.patience, run=run)
+        orchestrator.change(saga_id, event, timeout=orchestrator.store_timeout, run=run)
     except SagaExecutionNotFoundException:
         log.info("task %s has failed, and its saga is gone", request.id)
     except StoreUnavailable:

@@ -32,7 +32,7 @@ from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef,
 from celery_saga.core.failures import class_names, recorded
 from celery_saga.core.plan import PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
-from celery_saga.core.retry import patiently
+from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -229,7 +229,7 @@ class _Delivery:
         except NotLoaded:
             # Close to the limit: what the update replaces has to be known.
             load = partial(self._orchestrator.load, self._execution.saga_id)
-            found = patiently(load, self._orchestrator.patience)
+            found = retry_while_unavailable(load, self._orchestrator.store_timeout)
             values_of(found.values).changed(update, remove).check_size(limit)
 
     def _merged(self, result: Any) -> dict[str, Any]:
@@ -293,7 +293,7 @@ class _Delivery:
     def _report(self, event: Event) -> None:
         saga_id, orchestrator = self._execution.saga_id, self._orchestrator
         change = partial(
-            orchestrator.change, saga_id, event, self._execution, patience=orchestrator.patience
+            orchestrator.change, saga_id, event, self._execution, timeout=orchestrator.store_timeout
         )
         try:
             try:

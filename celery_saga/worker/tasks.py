@@ -12,7 +12,7 @@ from celery.exceptions import Reject
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
 from celery_saga.core.execution import SagaStatus
-from celery_saga.core.retry import patiently
+from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.messaging.callbacks import origin
@@ -91,7 +91,7 @@ def start(
     told = origin(self.app, definition, origin_of(request))
     make = partial(make, ignore_result=request.ignore_result, origin=told)
     try:
-        patiently(make, runtime.orchestrator.patience)
+        retry_while_unavailable(make, runtime.orchestrator.store_timeout)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise started(saga_id)

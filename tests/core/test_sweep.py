@@ -91,7 +91,7 @@ class Fixture:
         self.now = 1_000.0
         self.store = MemoryStore(lambda: self.now)
         self.queue = Queue()
-        orchestrator = Orchestrator(self.store, self.queue, patience=0.0)
+        orchestrator = Orchestrator(self.store, self.queue, store_timeout=0.0)
         for number in range(5):
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)

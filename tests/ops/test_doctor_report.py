@@ -210,7 +210,7 @@ class TestOffset:
         assert Offset(9, 10).since(Offset(4, 6)) == Offset(3, 6)
 
 
-class TestPatience:
+class TestAnswerTimeout:
     def test_an_answer(self):
         assert within(5, lambda: 7) == 7
         assert within(5, lambda: None) is None

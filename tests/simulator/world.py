@@ -67,7 +67,7 @@ class World:
         self._weather = Weather(self)
         self.store = FarStore(lambda: self.clock, self._weather, self)
         self.broker = self.store.broker = Broker(self._weather, schedule.outbox)
-        self.orchestrator = Orchestrator(self.store, self.broker, patience=0.0)
+        self.orchestrator = Orchestrator(self.store, self.broker, store_timeout=0.0)
         self.workers: list[Worker] = []
         self.ledgers = {
             f"s{i}": Ledger(plan_of(shape, max_redeliveries=2))

@@ -125,7 +125,7 @@ class Twin:
 
     def __init__(self, store: Store) -> None:
         self.outlet = Outlet()
-        self.orchestrator = Orchestrator(store, self.outlet, patience=0)
+        self.orchestrator = Orchestrator(store, self.outlet, store_timeout=0)
         self.store = store
         self.read: dict[str, SagaExecution] = {}
 

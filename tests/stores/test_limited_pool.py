@@ -151,7 +151,7 @@ def test_every_call_waits_for_a_busy_pool(
 def test_a_pool_that_stays_busy_names_its_setting(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_pool, "BUSY_PATIENCE", 0.05)
+    monkeypatch.setattr(redis_pool, "BUSY_TIMEOUT", 0.05)
     client = make(1)
     ours = client.connection_pool.get_connection()
 

@@ -32,7 +32,7 @@ class Picky(Task):
 @pytest.fixture
 def app() -> Iterator[Celery]:
     app = Celery("before", broker="memory://", set_as_current=False)
-    app.conf.update(saga_store_url="memory://", saga_commit_patience=0.2)
+    app.conf.update(saga_store_url="memory://", saga_store_timeout=0.2)
     SagaManager(app)
     yield app
     app.close()

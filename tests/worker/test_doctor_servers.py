@@ -236,8 +236,8 @@ class TestServersThatAreAway:
         assert [found.roles for found in report.facts.servers] == [("broker",)]
 
     def test_servers_that_take_connections_and_never_answer(self, monkeypatch):
-        monkeypatch.setattr(gathering_store, "PATIENCE", 1.0)
-        monkeypatch.setattr(gathering_broker, "PATIENCE", 1.0)
+        monkeypatch.setattr(gathering_store, "ANSWER_TIMEOUT", 1.0)
+        monkeypatch.setattr(gathering_broker, "ANSWER_TIMEOUT", 1.0)
         with serving() as server:
             os.kill(server.process.pid, signal.SIGSTOP)
             try:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.worker
 POOLS = ["prefork", "threads", "solo", "gevent"]
 DONE, UNDONE = "COMPLETED", "COMPENSATED"
 
-#: Seconds of ``saga_commit_patience`` where the store is a server of its own.
-PATIENCE = 6.0
+#: Seconds of ``saga_store_timeout`` where the store is a server of its own.
+STORE_TIMEOUT = 6.0
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Servers:
         options = ("-P", pool, "-c", "4", "-Q", pool)
         settings: dict[str, Any] = {"saga_store_url": through}
         if self.broker is not self.store:
-            settings["saga_commit_patience"] = PATIENCE
+            settings["saga_store_timeout"] = STORE_TIMEOUT
         self.workers[pool] = self.site.start(*options, app="tests.worker.apps.table", **settings)
 
     def supervise_until(self, results: list[SagaResult]) -> None:
@@ -174,7 +174,7 @@ class TestStoreAway:
         return cls.run(servers, lambda results: None)
 
     @pytest.mark.parametrize(("pool", "row"), CAST)
-    def test_for_less_than_the_patience(self, servers, short, pool, row):
+    def test_for_less_than_the_timeout(self, servers, short, pool, row):
         result = short[pool, row]
         undone = (UNDONE, ["a/f", "b/f", "a/c"])
         assert servers.ledger(result) == (undone if "undo" in row else (DONE, ["a/f", "b/f"]))

@@ -16,7 +16,7 @@ from tests.worker.test_pools import POOLS
 
 pytestmark = pytest.mark.worker
 
-FEW = {"redis_max_connections": 1, "saga_commit_patience": 5.0}
+FEW = {"redis_max_connections": 1, "saga_store_timeout": 5.0}
 
 
 def chain_of_three(app: Any) -> Saga:

@@ -85,7 +85,7 @@ class TestRedelivery:
 
     def test_a_store_that_is_away(self, site):
         with EmbeddedValkey() as store:
-            apart = {"saga_store_url": store.url(0), "saga_commit_patience": 0.5}
+            apart = {"saga_store_url": store.url(0), "saga_store_timeout": 0.5}
             worker = site.worker(app=CANVAS, **apart)
             site.app.conf.update(**apart)
             store.kill()

@@ -21,7 +21,7 @@ from redis.sentinel import SentinelConnectionPool
 T = TypeVar("T")
 
 #: Seconds for which a connection of a pool is waited for.
-BUSY_PATIENCE = 30.0
+BUSY_TIMEOUT = 30.0
 
 #: The pauses between two looks at a pool that has none free, in seconds: the first, and the last.
 PAUSES = 0.001, 0.05
@@ -50,7 +50,7 @@ def when_free(call: Callable[[], T]) -> T:
         redis.exceptions.RedisError: of the call; for a pool that stays busy, one that names the
             settings of its limit.
     """
-    give_up = time.monotonic() + BUSY_PATIENCE
+    give_up = time.monotonic() + BUSY_TIMEOUT
     pause, longest = PAUSES
     while True:
         try:
@@ -60,7 +60,7 @@ def when_free(call: Callable[[], T]) -> T:
                 raise
             if time.monotonic() + pause > give_up:
                 raise ConnectionError(
-                    f"all connections of the pool were in use for {BUSY_PATIENCE:g} seconds: "
+                    f"all connections of the pool were in use for {BUSY_TIMEOUT:g} seconds: "
                     f"raise redis_max_connections (of the result backend), max_connections= in "
                     f"saga_store_url, or max_connections in broker_transport_options"
                 ) from error

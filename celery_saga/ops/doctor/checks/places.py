@@ -25,7 +25,7 @@ def store(facts: Facts) -> Iterator[Finding]:
             Level.ERROR,
             f"the store cannot be used: {facts.store.problem}",
             "no saga starts, and those on their way stand still; bodies that end meanwhile report "
-            "for saga_commit_patience, and then count as unknown",
+            "for saga_store_timeout, and then count as unknown",
             Where.APP,
             "saga_store_url",
             "the URL of a server that answers and lets this user run scripts",

@@ -19,7 +19,7 @@ from celery_saga.ops.doctor.facts import BrokerFacts, Server, Worker
 from celery_saga.runtime import Runtime
 
 #: Seconds that the broker has for its own answers.
-PATIENCE = 15.0
+ANSWER_TIMEOUT = 15.0
 
 #: Workers are asked so many questions, one after the other.
 QUESTIONS = 3
@@ -47,10 +47,10 @@ def gather_broker(runtime: Runtime, store: Store | None, timeout: float) -> Brok
         return Brokered(facts)
     facts = _tried(facts, lambda: _one_write(runtime, store, facts))
     try:
-        server = within(PATIENCE, lambda: _server(runtime, facts))
+        server = within(ANSWER_TIMEOUT, lambda: _server(runtime, facts))
         # Each answer starts the timeout anew.
-        patience = PATIENCE + QUESTIONS * 10 * timeout
-        workers = within(patience, lambda: _workers(runtime, facts, timeout))
+        limit = ANSWER_TIMEOUT + QUESTIONS * 10 * timeout
+        workers = within(limit, lambda: _workers(runtime, facts, timeout))
     except Exception as error:
         return Brokered(replace(facts, problem=_text(error)))
     return Brokered(facts, server, workers)
@@ -58,7 +58,7 @@ def gather_broker(runtime: Runtime, store: Store | None, timeout: float) -> Brok
 
 def _tried(facts: BrokerFacts, ask: Callable[[], BrokerFacts]) -> BrokerFacts:
     try:
-        return within(PATIENCE, ask)
+        return within(ANSWER_TIMEOUT, ask)
     except Exception as error:  # every transport has errors of its own
         return replace(facts, problem=_text(error))
 

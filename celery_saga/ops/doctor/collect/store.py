@@ -24,7 +24,7 @@ from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis.instances import guarded
 
 #: Seconds that the store has for all its answers.
-PATIENCE = 15.0
+ANSWER_TIMEOUT = 15.0
 
 #: Stuck sagas that are counted.
 COUNTED = 10_000
@@ -48,7 +48,7 @@ def gather_store(runtime: Runtime, limit: int) -> Stored:
 
 def _asked(facts: StoreFacts, ask: Callable[[], Stored]) -> Stored:
     try:
-        return within(PATIENCE, ask)
+        return within(ANSWER_TIMEOUT, ask)
     except SetupError as error:
         return Stored(replace(facts, problem=str(error)))
     except (StoreError, NoAnswer) as error:
