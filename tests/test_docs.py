@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import inspect
 import json
 import re
+import runpy
 from collections.abc import Iterator
+from configparser import ConfigParser
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 import celery_saga
-from celery_saga.core.execution import StepStatus
+from celery_saga import errors
+from celery_saga.core.execution import SagaStatus, StepStatus
+from celery_saga.core.state import SETTLED
+from celery_saga.definition.operations import CallOptions, LocalOptions
+from celery_saga.messaging.outcome import STATES
 from celery_saga.ops.doctor import examine
 from celery_saga.ops.doctor.checks import CHECKS
 from celery_saga.ops.doctor.findings import Where
+from celery_saga.settings import DEFAULTS
 from tests.core.test_decide import TABLE as TRANSITIONS
 from tests.ops.ailing import WELL
 from tests.ops.doctor_cases import CASES
@@ -28,9 +38,9 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
 
 def named() -> Iterator[tuple[str, str, str]]:
     """Document, file and name (``test_x`` or ``TestY::test_x``) of each test that is named."""
-    for document in sorted((ROOT / "docs").glob("*.md")):
+    for document in sorted((ROOT / "docs").rglob("*.md")):
         for file, name in _TEST.findall(document.read_text()):
-            yield document.name, file, name
+            yield document.relative_to(ROOT / "docs").as_posix(), file, name
 
 
 @cache
@@ -160,3 +170,230 @@ def test_the_doctors_document_is_as_described() -> None:
     finding = next(each for _, _, facts, _ in CASES for each in examine(facts).findings)
     assert described["findings"][0].keys() == finding.to_dict().keys()
     assert all(f"`{where}`" in " ".join(text.split()) for where in Where)
+
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [
+    *PAGES,
+    *ROOT.glob("*.md"),
+    ROOT / "example_project/README.md",
+    ROOT / "benchmarks/README.md",
+]
+
+_CODE = re.compile(r"```.*?```", re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def path_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def links_of(page: Path) -> list[str]:
+    return _LINK.findall(_CODE.sub("", page.read_text()))
+
+
+@cache
+def anchors_of(page: Path) -> frozenset[str]:
+    """The anchors that GitHub and its like give to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", _CODE.sub("", page.read_text()), re.MULTILINE)
+    bare = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return frozenset(heading.replace(" ", "-") for heading in bare)
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    text = f"\n{(DOCS / page).read_text()}".split(f"\n{heading}\n", 1)[1]
+    lines = [line for line in text.split("\n#")[0].splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+class TestLinks:
+    @pytest.mark.parametrize("page", TEXTS, ids=path_of)
+    def test_every_relative_link_leads_to_a_file_and_a_heading(self, page: Path) -> None:
+        broken = []
+        for link in links_of(page):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors_of(target)):
+                broken.append(link)
+        assert broken == []
+
+    def test_the_index_has_every_page(self) -> None:
+        linked = {
+            (DOCS / link.partition("#")[0]).resolve() for link in links_of(DOCS / "README.md")
+        }
+        assert set(PAGES) - {DOCS / "README.md"} <= linked
+
+    def test_on_pypi_no_link_leads_nowhere(self) -> None:
+        shown = runpy.run_path(str(ROOT / "setup.py"))["for_pypi"](README.read_text())
+        links = _LINK.findall(shown)
+        assert links
+        assert all(link.startswith("https://") for link in links)
+        assert "`docs/guarantees.md`" in shown
+        assert "```mermaid" not in shown
+
+
+class TestReadme:
+    def test_it_is_short(self) -> None:
+        assert len(README.read_text().splitlines()) <= 200
+
+    def test_its_commands_are_those_of_ci(self) -> None:
+        script = (ROOT / ".ci" / "run").read_text()
+        (test,) = re.findall(r"^    (python3 -m venv .* && \S*tox run)$", README.read_text(), re.M)
+        (example,) = re.findall(
+            r"^    python3 -m venv .* && (\S*tox run -e \w+)$", README.read_text(), re.M
+        )
+        assert test in script
+        assert example in script
+
+
+class TestSettings:
+    def test_all_are_listed_with_their_defaults(self) -> None:
+        rows = rows_of("reference/settings.md", "# Settings")[1:]
+        listed = {names_in(row[0])[0]: ast.literal_eval(names_in(row[1])[0]) for row in rows}
+        assert listed == DEFAULTS
+
+
+class TestStatuses:
+    def test_of_a_saga(self) -> None:
+        rows = rows_of("reference/statuses.md", "## Of a saga")[1:]
+        assert [names_in(row[0])[0] for row in rows] == [status.value for status in SagaStatus]
+        for status, row in zip(SagaStatus, rows, strict=True):
+            assert names_in(row[2]) == [STATES[status]]
+            assert (row[3] == "yes") is (status in SETTLED)
+
+    def test_of_a_step(self) -> None:
+        rows = rows_of("reference/statuses.md", "## Of a step")[1:]
+        assert [names_in(row[0])[0] for row in rows] == [status.value for status in StepStatus]
+
+    def test_the_diagram_is_the_state_machines(self) -> None:
+        text = (DOCS / "reference" / "statuses.md").read_text()
+        drawn = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
+        assert drawn == set(changes())
+
+
+def changes() -> Iterator[tuple[str, str]]:
+    """Each change of a saga's status in the table of the state machine."""
+    for row in TRANSITIONS:
+        for before, after in pairwise(row.play().seen):
+            if before.status is not after.status:
+                yield before.status.value, after.status.value
+
+
+class TestOptionsOfAStep:
+    def test_all_are_listed(self) -> None:
+        rows = rows_of("reference/steps.md", "## Options of a step")
+        listed = [name for row in rows for name in names_in(row[0])]
+        assert sorted(listed) == sorted(LocalOptions.__optional_keys__)
+
+    def test_those_of_a_compensation(self) -> None:
+        text = (DOCS / "reference" / "steps.md").read_text()
+        (sentence,) = re.findall(r"`\.on_failure\(task, \.\.\.\)` takes ([^.]+)\.", text)
+        rows = rows_of("reference/steps.md", "## Options of a step")
+        of_messages = [name for row in rows[-3:] for name in names_in(row[0])]
+        assert {*names_in(sentence), *of_messages} == {*CallOptions.__optional_keys__, "parameters"}
+
+
+#: Every exception, other names included.
+ERRORS = sorted(
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, (errors.SagaError, Warning))
+)
+
+
+def exceptions_listed() -> dict[str, list[str]]:
+    """The exceptions of the reference, other names included, with their attributes."""
+    found = {}
+    for line in (DOCS / "reference" / "exceptions.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| `") and names_in(cells[0])[0] in ERRORS:
+            for name in names_in(cells[0]):
+                found[name] = names_in(cells[1]) if len(cells) == 3 else []
+    return found
+
+
+def attributes_of(error: type[BaseException]) -> set[str]:
+    """What the instances of an exception have beside ``args``: what its constructor takes."""
+    made = error.__init__  # of Exception itself it has no signature
+    taken = inspect.signature(made).parameters if isinstance(made, FunctionType) else ()
+    own = set(taken) - {"self"}
+    public = {name for name in dir(error) if name[0] != "_" and name not in dir(Exception)}
+    return own | public
+
+
+class TestExceptions:
+    def test_all_are_listed(self) -> None:
+        assert sorted(exceptions_listed()) == ERRORS
+
+    @pytest.mark.parametrize("name", ERRORS)
+    def test_with_their_attributes(self, name: str) -> None:
+        assert set(exceptions_listed()[name]) == attributes_of(getattr(errors, name))
+
+    def test_what_is_said_of_their_bases(self) -> None:
+        text = (DOCS / "reference" / "exceptions.md").read_text()
+        said = re.findall(r"^\| `(\w+)`.* An? `(\w+)` \|$", text, re.MULTILINE)
+        assert len(said) > 6
+        for name, base in said:
+            assert issubclass(
+                getattr(errors, name), getattr(errors, base, getattr(builtins, base, ()))
+            )
+
+
+class TestApi:
+    TEXT = (DOCS / "reference" / "api.md").read_text()
+
+    def test_every_public_name_is_listed(self) -> None:
+        named = set(re.findall(r"\w+", " ".join(names_in(self.TEXT)))) | {*exceptions_listed()}
+        assert set(celery_saga.__all__) <= named
+
+    @pytest.mark.parametrize(
+        ("heading", "cls"),
+        [("## Sagas", celery_saga.Saga), ("## The manager", celery_saga.SagaManager)],
+    )
+    def test_every_public_method_is_listed_and_exists(self, heading: str, cls: type) -> None:
+        rows = rows_of("reference/api.md", heading)
+        own = [
+            row[0] for row in rows if f"`{cls.__name__}." in row[0] or f" {cls.__name__}." in row[0]
+        ]
+        listed = set(re.findall(r"\.(\w+)", " ".join(own)))
+        public = {name for name in dir(cls) if not name.startswith("_")}
+        assert listed <= public | {"app"}
+        assert public - listed <= {"own_app", "prepared", "callable_name", "warned"}
+
+    @pytest.mark.parametrize("name", ["SagaExecution", "SagaStepExecution"])
+    def test_the_attributes_of_a_run_exist(self, name: str) -> None:
+        (sentence,) = re.findall(rf"^Of a `{name}`: (.*?)\n\n", self.TEXT, re.DOTALL | re.MULTILINE)
+        cls = getattr(celery_saga, name)
+        known = {*dir(cls), *cls.__dataclass_fields__}
+        assert {each.removesuffix("()") for each in names_in(sentence)} <= known
+
+    def test_the_extras_are_those_of_the_distribution(self) -> None:
+        config = ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        rows = rows_of("reference/api.md", "## Extras of the distribution")[1:]
+        assert {names_in(row[0])[0] for row in rows} == {*config["options.extras_require"]}
+
+    def test_the_members_of_a_result_are_listed_and_exist(self) -> None:
+        rows = rows_of("reference/sagas.md", "## `SagaResult`")[1:]
+        listed = {name.partition("(")[0] for row in rows for name in names_in(row[0])}
+        public = {name for name in dir(celery_saga.SagaResult) if not name.startswith("_")}
+        own = {"id", "created"}  # set in the constructor
+        assert listed <= public | own
+        assert public | own <= listed | {"TimeoutError", "supports_native_join", "maybe_reraise"}
+
+    def test_the_options_of_a_start_are_listed(self) -> None:
+        rows = rows_of("reference/sagas.md", "## Starting")[1:]
+        listed = [name for row in rows for name in names_in(row[0])]
+        taken = inspect.signature(celery_saga.Saga.apply_async).parameters.values()
+        assert sorted(listed) == sorted(
+            each.name for each in taken if each.kind is each.KEYWORD_ONLY
+        )
