@@ -22,7 +22,7 @@ def mask_words(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if tiers.is_left_to_ci(item.path):
+        if tiers.is_left_to_ci(item.path, tiers.pool_of(item)):
             item.add_marker(pytest.mark.ci)
 
 

@@ -27,7 +27,7 @@ from tests.architecture import (
     tree,
     unit_of,
 )
-from tests.tiers import LEFT_TO_CI, is_left_to_ci
+from tests.tiers import LEFT_TO_CI, ON_PREFORK, is_left_to_ci
 
 #: The floors, from the ground up. A unit may import what is on its own floor or below; folders that
 #: share a floor do not know each other.
@@ -271,3 +271,11 @@ def test_what_is_left_to_ci_is_there(pattern: str) -> None:
     found = list(Path(__file__).parent.glob(pattern))
     assert found
     assert all(is_left_to_ci(path) for path in found if path.is_file())
+
+
+@pytest.mark.parametrize("pattern", ON_PREFORK)
+def test_rows_on_prefork_stay(pattern: str) -> None:
+    found = list(Path(__file__).parent.glob(pattern))
+    assert found
+    assert all(is_left_to_ci(path, "threads") for path in found)
+    assert not any(is_left_to_ci(path, "prefork") for path in found)

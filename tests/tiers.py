@@ -8,6 +8,8 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+
 _TESTS = Path(__file__).parent
 
 #: Files -> what they show in full; the default run shows a part of it elsewhere.
@@ -28,10 +30,29 @@ LEFT_TO_CI = {
     "worker/test_barrier.py": "the barrier under workers that die",
 }
 
+#: Files -> their tables, of which the default run has the rows on prefork.
+ON_PREFORK = {
+    "worker/test_failure_table*.py": "what a body, a worker and a server may do",
+    "worker/test_canvas.py": "sagas in canvases",
+    "worker/test_limited_connections.py": "a pool of connections that is used up",
+    "worker/test_terminate.py": "a cancel that ends the running body",
+}
 
-def is_left_to_ci(file: Path) -> bool:
-    """Whether the tests of a file are left out by the default run."""
+#: Celery's, that of most users first.
+POOLS = ("prefork", "threads", "solo", "gevent")
+
+
+def is_left_to_ci(file: Path, pool: str = "") -> bool:
+    """Whether the tests of a file, or its rows on this pool, are left out by the default run."""
     if _TESTS not in file.parents:
         return False
     name = file.relative_to(_TESTS).as_posix()
-    return any(fnmatch(name, pattern) for pattern in LEFT_TO_CI)
+    left = [*LEFT_TO_CI, *(ON_PREFORK if pool in POOLS[1:] else ())]
+    return any(fnmatch(name, pattern) for pattern in left)
+
+
+def pool_of(item: pytest.Item) -> str:
+    """The pool that a row names, as the ids ``threads-late`` and ``solo early`` do; or none."""
+    row = getattr(item, "callspec", None)
+    words = [part.partition(" ")[0] for part in row.id.split("-")] if row is not None else []
+    return next((word for word in words if word in POOLS), "")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from celery_saga.testing.embedded import EmbeddedValkey
+from tests import tiers
 from tests.helpers import wait_for
 from tests.worker.deployment import Deployment
 from tests.worker.harness import Journal, Site, leftovers
@@ -134,6 +135,13 @@ def sites(
     finally:
         for site in found.values():
             site.close()
+
+
+@pytest.fixture(scope="module")
+def pools(request: pytest.FixtureRequest) -> list[str]:
+    """Those of which rows of this module are to be run; the others need no worker."""
+    found = {tiers.pool_of(item) for item in request.session.items if item.path == request.path}
+    return [pool for pool in tiers.POOLS if pool in found]
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,12 @@ import pytest
 from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
+from tests.tiers import POOLS
 from tests.worker.apps import ways as tasks
 from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
 
 pytestmark = pytest.mark.worker
-
-POOLS = ["prefork", "threads", "solo", "gevent"]
 
 #: An undo is tried twice, almost at once.
 UNDO = {"max_attempts": 2, "retry_backoff": 0.05}
@@ -85,11 +84,11 @@ class Table:
 
 
 @pytest.fixture(scope="module")
-def tables(journal, folder) -> Iterator[dict[str, Table]]:
-    """A worker of each pool, on a database of its own."""
+def tables(journal, folder, pools) -> Iterator[dict[str, Table]]:
+    """A worker of each pool that is wanted, on a database of its own."""
     with EmbeddedValkey() as server:
         found = {}
-        for database, pool in enumerate(POOLS):
+        for database, pool in enumerate(pools):
             site = Site(server.url(database), journal, folder)
             # So that the main process, however slow, tells of the end of a task before the heart
             # misses it.
@@ -268,7 +267,7 @@ class TestBodiesThatAreCutOff:
     @classmethod
     def sagas(cls, tables) -> dict[tuple[str, str, str, int], SagaResult]:
         found = {}
-        for pool in ("prefork", "threads", "gevent"):
+        for pool in tables.keys() - {"solo"}:
             on = tables[pool]
             for way, row, number in itertools.product(cls.WAYS, cls.ROWS, range(2)):
                 task = getattr(tasks, row)
@@ -355,13 +354,13 @@ class TestLimits:
     @classmethod
     def sagas(cls, tables) -> dict[Any, SagaResult]:
         found = {}
-        for (pool, kind), (limit, _) in cls.CUT.items():
-            on = tables[pool]
+        for pool, kind in [row for row in cls.CUT if row[0] in tables]:
+            on, (limit, _) = tables[pool], cls.CUT[pool, kind]
             found[pool, kind, "step"] = on.start(f="endless", options=limit)
             undo = on.start(c="endless", end="declines", undo_options=limit)
             found[pool, kind, "undo"] = undo
-        for pool, limit in cls.NOT_CUT.items():
-            found[pool] = tables[pool].start(f="long", options=limit)
+        for pool in cls.NOT_CUT.keys() & tables.keys():
+            found[pool] = tables[pool].start(f="long", options=cls.NOT_CUT[pool])
         return found
 
     @pytest.mark.parametrize(("on", "kind"), CUT, indirect=["on"])

@@ -14,13 +14,13 @@ from celery_saga import Saga, SagaResult
 from celery_saga.runtime import runtime_of
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
+from tests.tiers import POOLS
 from tests.worker.apps import ways as tasks
 from tests.worker.harness import Journal, Site, Worker
 from tests.worker.proxy import Proxy
 
 pytestmark = pytest.mark.worker
 
-POOLS = ["prefork", "threads", "solo", "gevent"]
 DONE, UNDONE = "COMPLETED", "COMPENSATED"
 
 #: Seconds of ``saga_store_timeout`` where the store is a server of its own.
@@ -72,6 +72,10 @@ class Servers:
 
         wait_for(over, 60, interval=0.1)
 
+    def cast(self) -> list[tuple[str, str]]:
+        """The rows of the workers."""
+        return [(pool, row) for pool, row in CAST if pool in self.workers]
+
     def now(self) -> float:
         """The store's time."""
         return runtime_of(self.site.app).store.now()
@@ -82,7 +86,7 @@ class Servers:
 
 
 @contextmanager
-def running(journal: Journal, folder: Path, apart: bool) -> Iterator[Servers]:
+def running(journal: Journal, folder: Path, pools: list[str], apart: bool) -> Iterator[Servers]:
     """Servers, and workers that reach the store through a proxy; the test itself does not."""
     with ExitStack() as stack:
         store = stack.enter_context(EmbeddedValkey(append_only=True))
@@ -94,7 +98,7 @@ def running(journal: Journal, folder: Path, apart: bool) -> Iterator[Servers]:
         site.app.conf.saga_store_url = store.url()
         site.settings["saga_heartbeat_ttl"] = 6.0  # none is to be taken for dead after an outage
         found = Servers(site, store, broker, proxy, {})
-        for pool in POOLS:
+        for pool in pools:
             found.run_worker(pool)
         for worker in found.workers.values():
             worker.wait_until_ready()
@@ -102,16 +106,16 @@ def running(journal: Journal, folder: Path, apart: bool) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="module")
-def servers(journal, folder) -> Iterator[Servers]:
+def servers(journal, folder, pools) -> Iterator[Servers]:
     """Broker and store apart: checkpoint and message are two writes."""
-    with running(journal, folder, apart=True) as found:
+    with running(journal, folder, pools, apart=True) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def one_server(journal, folder) -> Iterator[Servers]:
+def one_server(journal, folder, pools) -> Iterator[Servers]:
     """Broker and store on one server: checkpoint and message are one write."""
-    with running(journal, folder, apart=False) as found:
+    with running(journal, folder, pools, apart=False) as found:
         yield found
 
 
@@ -154,7 +158,7 @@ class TestStoreAway:
     ) -> dict[tuple[str, str], SagaResult]:
         """Let the bodies end while the store is away, and give it back after ``away``."""
         results = {}
-        for pool, row in CAST:
+        for pool, row in servers.cast():
             task, ways = BODIES[row]
             results[pool, row] = servers.start(pool, task, **ways)
         for (_, row), result in results.items():
@@ -211,9 +215,10 @@ class TestBrokerAway:
         """Of every pool: a saga whose next step cannot be sent, one whose start is due meanwhile,
         and one whose step runs on all the time.
         """
-        next_step = {pool: servers.start(pool, af="held") for pool in POOLS}
-        running = {pool: servers.start(pool, af="held") for pool in POOLS if pool != "solo"}
-        due = {pool: servers.start(pool, times={"countdown": 1}) for pool in POOLS}
+        pools = list(servers.workers)
+        next_step = {pool: servers.start(pool, af="held") for pool in pools}
+        running = {pool: servers.start(pool, af="held") for pool in pools if pool != "solo"}
+        due = {pool: servers.start(pool, times={"countdown": 1}) for pool in pools}
         for result in [*next_step.values(), *running.values()]:
             servers.journal.wait(result.id, "began")
         servers.broker.kill()
@@ -258,7 +263,7 @@ class TestOneServerAway:
     def outage(cls, one_server):
         results = {
             (pool, row): one_server.start(pool, *BODIES[row][:1], **BODIES[row][1])
-            for pool, row in CAST
+            for pool, row in one_server.cast()
         }
         for (_, row), result in results.items():
             one_server.journal.wait(result.id, "began", 3 if "undo" in row else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import signal
 import sys
@@ -49,15 +50,20 @@ def name_of(part: Part) -> str:
 
 
 @contextmanager
-def scene(
+def _scene(
     arena: Arena,
+    pools: Sequence[str],
     parts: Sequence[Part],
     act: Callable[[Victim], None],
     way: str = "held once",
     **settings: float,
 ) -> Iterator[dict[str, Victim]]:
-    """Start a worker for each part, let all begin their bodies, and then ``act`` upon each."""
+    """Start a worker for each part, let all begin their bodies, and then ``act`` upon each.
+
+    Parts of pools that are not wanted are left out.
+    """
     cast = {}
+    parts = [part for part in parts if part[0] in pools]
     for part in parts:
         pool, rows = part
         cast[name_of(part)] = victim(arena, pool, len(rows), **settings)
@@ -74,6 +80,11 @@ def scene(
     for found in cast.values():
         found.leave()
     expect_no_leftovers(arena[0])
+
+
+@pytest.fixture(scope="module")
+def scene(arena, pools):
+    return functools.partial(_scene, arena, pools)
 
 
 def kill(found: Victim) -> None:
@@ -124,8 +135,8 @@ class TestKilled:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cast(cls, arena):
-        with scene(arena, cls.PARTS, kill) as cast:
+    def cast(cls, scene):
+        with scene(cls.PARTS, kill) as cast:
             yield cast
 
     @parts(*PARTS)
@@ -174,8 +185,8 @@ class TestBodiesThatEndTheirWorker:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def died(cls, arena):
-        with scene(arena, cls.DIES, nothing, "dies") as cast:
+    def died(cls, scene):
+        with scene(cls.DIES, nothing, "dies") as cast:
             yield cast
 
     @parts(*DIES)
@@ -184,8 +195,8 @@ class TestBodiesThatEndTheirWorker:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def exited(cls, arena):
-        with scene(arena, cls.EXITS, nothing, "exits") as cast:
+    def exited(cls, scene):
+        with scene(cls.EXITS, nothing, "exits") as cast:
             yield cast
 
     @parts(*EXITS)
@@ -194,8 +205,8 @@ class TestBodiesThatEndTheirWorker:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def starved(cls, arena):
-        with scene(arena, cls.NO_MEMORY, nothing, "out of memory") as cast:
+    def starved(cls, scene):
+        with scene(cls.NO_MEMORY, nothing, "out of memory") as cast:
             yield cast
 
     @parts(*NO_MEMORY)
@@ -224,8 +235,8 @@ class TestColdShutdown:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cast(cls, arena):
-        with scene(arena, cls.PARTS, quit) as cast:
+    def cast(cls, scene):
+        with scene(cls.PARTS, quit) as cast:
             yield cast
 
     @parts(*PARTS)
@@ -234,8 +245,8 @@ class TestColdShutdown:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def threads(cls, arena):
-        with scene(arena, cls.THREADS, quit_and_let_end) as cast:
+    def threads(cls, scene):
+        with scene(cls.THREADS, quit_and_let_end) as cast:
             yield cast
 
     @parts(*THREADS)
@@ -259,9 +270,9 @@ class TestSoftShutdown:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def ended(cls, arena):
+    def ended(cls, scene):
         act = quit_and_let_end
-        with scene(arena, cls.IN_TIME, act, worker_soft_shutdown_timeout=5) as cast:
+        with scene(cls.IN_TIME, act, worker_soft_shutdown_timeout=5) as cast:
             yield cast
 
     @parts(*IN_TIME)
@@ -270,8 +281,8 @@ class TestSoftShutdown:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cut_off(cls, arena):
-        with scene(arena, cls.OVER_TIME, quit, worker_soft_shutdown_timeout=0.5) as cast:
+    def cut_off(cls, scene):
+        with scene(cls.OVER_TIME, quit, worker_soft_shutdown_timeout=0.5) as cast:
             yield cast
 
     @parts(*OVER_TIME)
@@ -280,9 +291,9 @@ class TestSoftShutdown:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def waited_for(cls, arena):
+    def waited_for(cls, scene):
         act, limit = quit_and_let_end_late, {"worker_soft_shutdown_timeout": 0.5}
-        with scene(arena, cls.NOT_CUT_OFF, act, **limit) as cast:
+        with scene(cls.NOT_CUT_OFF, act, **limit) as cast:
             yield cast
 
     @parts(*NOT_CUT_OFF)
