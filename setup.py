@@ -11,18 +11,18 @@ from pathlib import Path
 
 from setuptools import setup
 
-_DIAGRAM = re.compile(r"```mermaid\n.*?```\n\n", re.DOTALL)
+_PICTURE = re.compile(r"```mermaid\n.*?```\n\n|^!\[[^\]]*\]\([^)]*\)\n\n", re.DOTALL | re.MULTILINE)
 _RELATIVE_LINK = re.compile(r"\[([^\]]+)\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 
 
 def for_pypi(readme: str) -> str:
-    """The README without links that lead nowhere and without diagrams, which PyPI does not draw."""
+    """The README without links that lead nowhere, and without pictures, which PyPI lacks."""
 
     def resolved(link: re.Match[str]) -> str:
         text, path = link.groups()
         return text if text.strip("`") == path.rstrip("/") else f"{text} (`{path}`)"
 
-    return _RELATIVE_LINK.sub(resolved, _DIAGRAM.sub("", readme))
+    return _RELATIVE_LINK.sub(resolved, _PICTURE.sub("", readme))
 
 
 if __name__ == "__main__":
