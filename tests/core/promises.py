@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from celery_saga.core import events as ev
 from celery_saga.core.context.data import PartialValues
@@ -23,12 +24,23 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import Plan
 from tests.core.worlds import BACKWARD, FORWARD, Body, World, key_of_record, told
+from tests.invariants import Invariant
 
 BOOM = Failure("Boom", "it broke")
 #: Long enough for every delay to be over.
 LONG = 100_000.0
 
 _UNSUCCESSFUL = frozenset({StepStatus.UNKNOWN, StepStatus.FAILED, StepStatus.PENDING})
+
+
+class Complaint(NamedTuple):
+    """An invariant that is broken, and by what."""
+
+    invariant: Invariant
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.text}"
 
 
 @dataclass
@@ -38,6 +50,8 @@ class Found:
     worlds: int = 0
     transitions: int = 0
     checks: int = 0
+    #: What was looked at, broken or not.
+    checked: set[Invariant] = field(default_factory=set)
     #: Reports for which the step and the next one were enough to decide on.
     enough: int = 0
     statuses: set[SagaStatus] = field(default_factory=set)
@@ -57,8 +71,8 @@ class Promises:
         self._read_only = [step.read_only for step in plan.steps]
         self._probed: set[object] = set()
         self.found = Found()
-        #: Promises that were found broken, and not noted yet.
-        self.complaints: list[str] = []
+        #: Invariants that were found broken, with what was seen, and not noted yet.
+        self.complaints: list[Complaint] = []
 
     def after(self, world: World, event: ev.Event, body: Body | None = None) -> World:
         """The world after the state machine has been told of ``event``, checked."""
@@ -66,37 +80,56 @@ class Promises:
         try:
             decision = decide(before, event)
         except Exception as error:
-            self.complaints.append(f"decide raised {error!r}")
+            self.require(Invariant.DECIDE_IS_TOTAL, False, f"decide raised {error!r}")
             return world
         if body is not None and not isinstance(event, ev.StepSucceeded):
-            self._same(decision.execution, event, "a second copy of a report did something")
+            self._same(
+                decision.execution,
+                event,
+                Invariant.CLAIM_FOR_REPORT,
+                "a second copy of a report did something",
+            )
         then = world._replace(execution=decision.execution)
         self._check_answer(before, event, decision)
         if body is not None:
             self._check_parts(before, body.ref, event, decision)
         then = self._in_debt(world, then, event, body)
         self._check_announced(before, event, decision)
+        if isinstance(event, ev.ClaimVoided) and body is not None and body.ref.direction is FORWARD:
+            self._check_once(decision.execution, event.ref.step)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.ref)
         self.check(world, then, event)
         return then
 
+    def _check_once(self, after: SagaExecution, index: int) -> None:
+        """What became of a step whose claim is void."""
+        again = after.steps[index].status in (StepStatus.RUNNING, StepStatus.WAITING)
+        once = not (self._plan.steps[index].action.rerun or self._read_only[index])
+        before_pivot = self._plan.pivot is None or index < self._plan.pivot
+        text = "an early-ack step is run again"
+        self.require(Invariant.AT_MOST_ONCE, not (again and once and before_pivot), text)
+
     def _check_answer(self, before: SagaExecution, event: ev.Event, decision: ev.Decision) -> None:
         """What single events have to lead to, whatever else happens."""
         after, pivot = decision.execution, self._plan.pivot
         if isinstance(event, ev.CancelRequested) and after is not before:
             early = pivot is None or before.steps[pivot].epoch == 0
-            self.require(early, "a saga was cancelled after its pivot was sent")
+            self.require(Invariant.PIVOT, early, "a saga was cancelled after its pivot was sent")
         elif isinstance(event, ev.StepFailed) and event.final and after is not before:
             over = after.settled or after.direction is BACKWARD
-            self.require(over, "a final failure was not final")
+            self.require(Invariant.CAPS, over, "a final failure was not final")
         elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
             ref, step = before.ref(before.position), before.steps[before.position]
             waits = ref is not None and step.claim is None and after.ref(ref.step) == ref
             if ref and waits and after.deadline == before.deadline and event.at > LONG:
                 again = ev.Dispatch(ref, step.retries)
-                self.require(again in decision.commands, "a message that is gone stays so")
+                self.require(
+                    Invariant.SENT_AGAIN,
+                    again in decision.commands,
+                    "a message that is gone stays so",
+                )
 
     def _check_announced(
         self, before: SagaExecution, event: ev.Event, decision: ev.Decision
@@ -106,14 +139,20 @@ class Promises:
         said = [command for command in decision.commands if isinstance(command, ev.Announce)]
         again_stuck = times_stuck(after) > times_stuck(before)  # at another step, by a skip
         if after.settled and (again_stuck or not before.settled):
-            self.require(said == [ev.Announce(after.status)], "a saga settled in silence")
+            self.require(
+                Invariant.RESULT, said == [ev.Announce(after.status)], "a saga settled in silence"
+            )
             wanted = before.wants_result or before.origin is not None
-            self.require(after.result_pending is wanted, "a result is forgotten, or unwanted")
+            self.require(
+                Invariant.RESULT,
+                after.result_pending is wanted,
+                "a result is forgotten, or unwanted",
+            )
         elif said and before.status is after.status:
             again = ev.Announce(after.status, again=True)
             older = isinstance(event, ev.ResultStored) and event.status is not after.status
             reason = before.result_pending or older
-            self.require(said == [again] and reason, "announced for nothing")
+            self.require(Invariant.RESULT, said == [again] and reason, "announced for nothing")
 
     def _check_parts(
         self, before: SagaExecution, ref: StepRef, event: ev.Event, decision: ev.Decision
@@ -132,6 +171,9 @@ class Promises:
             parts = decide(evolved(before, steps=steps, values=nothing, history=UNREAD), event)
         except NotLoaded:
             return
+        except Exception as error:
+            text = f"decide raised {error!r} on parts of a saga"
+            return self.require(Invariant.DECIDE_IS_TOTAL, False, text)
         self.found.enough += 1
         after = decision.execution
         read = dict(steps.items()) | dict(parts.execution.steps.items())
@@ -140,7 +182,9 @@ class Promises:
             parts.execution, steps=tuple(merged), values=before.values, history=before.history
         )
         same = (whole, parts.commands) == (after, decision.commands)
-        self.require(same, "parts of a saga decide otherwise than the whole")
+        self.require(
+            Invariant.DECIDE_IS_TOTAL, same, "parts of a saga decide otherwise than the whole"
+        )
 
     def _in_debt(self, world: World, then: World, event: ev.Event, body: Body | None) -> World:
         """What the state machine has to know now: an effect, reported or unknown, or an undo."""
@@ -163,20 +207,38 @@ class Promises:
 
     def _sent(self, before: SagaExecution, then: World, ref: StepRef) -> World:
         old, step = before.steps[ref.step], then.execution.steps[ref.step]
-        self.require(then.execution.ref(ref.step) == ref, "what was sent is not outstanding")
+        self.require(
+            Invariant.SAVED_BEFORE_SENT,
+            then.execution.ref(ref.step) == ref,
+            "what was sent is not outstanding",
+        )
         again = before.ref(ref.step) == ref
-        self.require(again or ref.epoch == old.epoch + 1, "a dispatch without a new epoch")
+        self.require(
+            Invariant.NEW_EPOCH,
+            again or ref.epoch == old.epoch + 1,
+            "a dispatch without a new epoch",
+        )
         paused = then.execution.status is SagaStatus.PAUSED
-        self.require(again or not paused, "a paused saga sent a step")
+        self.require(Invariant.PAUSE, again or not paused, "a paused saga sent a step")
         if ref.direction is FORWARD:
-            self.require(again or before.unwind is None, "a step was sent after the cancel")
+            self.require(
+                Invariant.CANCEL, again or before.unwind is None, "a step was sent after the cancel"
+            )
             return then
         running = [body.token for body in then.bodies if body.state == "running"]
         running = [token for token in running if token.startswith("f")]
-        self.require(not running, f"an undo was sent while {running} had the claim")
+        self.require(
+            Invariant.NO_COMPENSATION_UNDER_CLAIM,
+            not running,
+            f"an undo was sent while {running} had the claim",
+        )
+        truth = then.truth[ref.step]
         if not again:
             self._check_order(then, ref.step)
-        truth = then.truth[ref.step]
+            never_claimed = step.error is not None and step.error.type == "NeverClaimed"
+            reason = truth.debt is not None or never_claimed
+            text = f"step {ref.step} left nothing behind and is undone"
+            self.require(Invariant.COMPENSATED_FOR_A_REASON, reason, text)
         return told(then, ref.step, truth._replace(sent=max(truth.sent, step.undo_round)))
 
     def _check_order(self, world: World, index: int) -> None:
@@ -184,59 +246,100 @@ class Promises:
             truth, step = world.truth[above], world.execution.steps[above]
             left_out = truth.late or step.status is StepStatus.COMPENSATION_FAILED
             owed = self._undoable[above] and truth.debt is not None and not left_out
-            self.require(not owed, f"step {index} was undone before step {above}")
+            self.require(
+                Invariant.REVERSE_ORDER, not owed, f"step {index} was undone before step {above}"
+            )
 
     def check(self, world: World, then: World, event: ev.Event | None) -> None:
         before, after = world.execution, then.execution
         self.found.checks += 1
         outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
-        self.require(len(outstanding) <= 1, "two steps are outstanding")
+        self.require(Invariant.ONE_ACTIVE_STEP, len(outstanding) <= 1, "two steps are outstanding")
         if outstanding:
             here = outstanding == [after.position]
-            self.require(here, "the outstanding step is not the position")
-            self.require(not after.settled, "a settled saga has an outstanding step")
+            self.require(
+                Invariant.ONE_ACTIVE_STEP, here, "the outstanding step is not the position"
+            )
+            self.require(
+                Invariant.SETTLED_STAYS, not after.settled, "a settled saga has an outstanding step"
+            )
         for old, new in zip(before.steps, after.steps, strict=True):
-            self.require(new.epoch >= old.epoch, "an epoch went down")
+            self.require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
             if new.epoch == old.epoch and new.outstanding is not None:
-                self.require(new.outstanding is old.outstanding, "two dispatches under one epoch")
+                self.require(
+                    Invariant.NEW_EPOCH,
+                    new.outstanding is old.outstanding,
+                    "two dispatches under one epoch",
+                )
+        self._check_counts(world, then)
         if before.direction is FORWARD and after.direction is BACKWARD:
             self._check_turn(then)
         elif after.direction is FORWARD and after.unwind is not None:
             awaited = outstanding and after.steps[after.position].claim is not None
-            self.require(awaited, "nobody has the claim, and the saga does not go back")
+            self.require(
+                Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
+            )
         if after.status not in SETTLED:
-            self.require(after.due_at is not None, "nobody will look at it again")
+            self.require(
+                Invariant.SETTLES, after.due_at is not None, "nobody will look at it again"
+            )
         else:
             looked_at = after.due_at is not None
-            self.require(looked_at is after.result_pending, "a settled saga is looked at")
-        self.require(after.settled or not after.result_pending, "the result of a saga that runs")
+            self.require(
+                Invariant.RESULT, looked_at is after.result_pending, "a settled saga is looked at"
+            )
+        self.require(
+            Invariant.RESULT,
+            after.settled or not after.result_pending,
+            "the result of a saga that runs",
+        )
         if before.origin is not None and after.origin is None:
             stored = isinstance(event, ev.ResultStored)
-            self.require(stored, "the callers were forgotten before they were told")
+            self.require(
+                Invariant.CALLERS, stored, "the callers were forgotten before they were told"
+            )
         if before.status is not after.status:
             self._check_status(then, before.status, event)
+
+    def _check_counts(self, world: World, then: World) -> None:
+        """How often a step is run and sent again, and in how many rounds it is undone."""
+        most = self._plan.max_redeliveries
+        for index, step in enumerate(then.execution.steps):
+            self.require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
+            sent = step.unclaimed <= 2 * (most + 1)
+            self.require(Invariant.CAPS, sent, "a message was sent too often")
+            old, new = world.truth[index], then.truth[index]
+            late = step.undo_round <= max(old.sent, old.debt or 0, new.debt or 0)
+            self.require(Invariant.LATE_EFFECT, late, "a new round without a late effect")
 
     def _check_turn(self, world: World) -> None:
         """No way back from a pivot that has taken effect, or may have."""
         pivot = self._plan.pivot
         if pivot is not None and not world.by_hand:
             owed = [truth.debt is not None for truth in world.truth[pivot:]]
-            self.require(not any(owed), "the saga went back after its pivot")
+            self.require(Invariant.PIVOT, not any(owed), "the saga went back after its pivot")
 
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
         execution = world.execution
         if was in TERMINAL:
             reported = isinstance(event, (ev.StepSucceeded, ev.StepFailed))
             back = was is SagaStatus.COMPENSATED and reported
-            self.require(back, f"{was} became {execution.status}")
+            self.require(Invariant.SETTLED_STAYS, back, f"{was} became {execution.status}")
+        if was is SagaStatus.PAUSED and not execution.settled:
+            asked = isinstance(event, (ev.ResumeRequested, ev.CancelRequested))
+            self.require(Invariant.PAUSE, asked, "a pause ended by itself")
         if was is SagaStatus.STUCK:
             verbs = (ev.RetryRequested, ev.SkipRequested, ev.ResolveRequested, ev.CancelRequested)
-            self.require(isinstance(event, verbs), f"STUCK became {execution.status} by itself")
+            self.require(
+                Invariant.SETTLED_STAYS,
+                isinstance(event, verbs),
+                f"STUCK became {execution.status} by itself",
+            )
         if execution.status is SagaStatus.COMPLETED and not world.by_hand:
             for step, truth in zip(execution.steps, world.truth, strict=True):
                 done = step.status is StepStatus.SUCCEEDED and truth.standing
                 skipped = step.status is StepStatus.SKIPPED
-                self.require(done or skipped, "COMPLETED, but not all of it")
+                self.require(Invariant.COMPLETED, done or skipped, "COMPLETED, but not all of it")
         elif execution.status is SagaStatus.COMPENSATED:
             self._check_compensated(world)
         elif execution.status is SagaStatus.STUCK and execution.direction is BACKWARD:
@@ -246,22 +349,34 @@ class Promises:
         loose = {body.ref.step for body in world.bodies if body.state == "loose"}
         for index, truth in enumerate(world.truth):
             if self._undoable[index]:
-                self.require(truth.debt is None, f"COMPENSATED, but step {index} was not undone")
+                broken = Invariant.LATE_EFFECT if truth.late else Invariant.COMPENSATED
+                undone = truth.debt is None
+                self.require(broken, undone, f"COMPENSATED, but step {index} was not undone")
                 hidden = index in loose
-                self.require(not truth.standing or hidden, f"COMPENSATED, but step {index} stands")
+                self.require(
+                    Invariant.COMPENSATED,
+                    not truth.standing or hidden,
+                    f"COMPENSATED, but step {index} stands",
+                )
             elif world.execution.steps[index].status in _UNSUCCESSFUL:
                 owed = truth.debt is not None and not truth.late and not self._read_only[index]
-                self.require(not owed, f"COMPENSATED, but step {index} may stand")
+                self.require(
+                    Invariant.COMPENSATED, not owed, f"COMPENSATED, but step {index} may stand"
+                )
 
     def _check_stuck(self, world: World) -> None:
         """Only undos that failed are left out, and steps that have none."""
         steps = world.execution.steps
         failed = any(step.status is StepStatus.COMPENSATION_FAILED for step in steps)
-        self.require(failed or world.execution.unresolved(), "STUCK for nothing")
+        self.require(Invariant.STUCK, failed or world.execution.unresolved(), "STUCK for nothing")
         for index, step in enumerate(world.execution.steps):
             owed = self._undoable[index] and world.truth[index].debt is not None
             failed = step.status is StepStatus.COMPENSATION_FAILED
-            self.require(failed or not owed, f"STUCK, but the undo of step {index} was not tried")
+            self.require(
+                Invariant.STUCK,
+                failed or not owed,
+                f"STUCK, but the undo of step {index} was not tried",
+            )
 
     def probe(self, world: World) -> None:
         """Reports that are stale or were counted before change nothing, whenever they come."""
@@ -272,10 +387,16 @@ class Promises:
                 event: ev.Event = ev.StepFailed(at, ref, BOOM, token, effect=True)
             else:
                 event = ev.StepSucceeded(at, ref, token)
-            self._same(execution, event, f"a report of {token} that was counted did something")
+            self._same(
+                execution,
+                event,
+                Invariant.CLAIM_FOR_REPORT,
+                f"a report of {token} that was counted did something",
+            )
         head = key_of_record(execution)
         for index, step in enumerate(execution.steps):
-            key = (head, index == execution.position, index, step.epoch, key_of_record(step))
+            here, claimed_by = index == execution.position, step.claim and step.claim.token
+            key = (head, here, index, step.epoch, claimed_by, key_of_record(step))
             if key not in self._probed:
                 self._probed.add(key)
                 for epoch in range(1, step.epoch + 1):
@@ -298,21 +419,33 @@ class Promises:
         if newest and execution.steps[ref.step].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
-            self._same(execution, event, f"a stale {type(event).__name__} did something")
+            invariant = Invariant.CLAIM_FOR_REPORT
+            if newest and isinstance(event, (ev.ClaimVoided, ev.StepRevoked)):
+                invariant = Invariant.CLAIM_KEPT
+            text = f"a stale {type(event).__name__} did something"
+            self._same(execution, event, invariant, text)
         step = execution.steps[ref.step]
         if not newest or step.claim is not None:
             retries = step.retries if newest else 9
             taken = claimed(execution, ref, Claim("stranger", "w", retries, at))
-            self.require(taken is None, "a stale or second message got the claim")
+            self.require(
+                Invariant.CLAIM_BEFORE_BODY,
+                taken is None,
+                "a stale or second message got the claim",
+            )
 
-    def require(self, condition: object, text: str) -> None:
+    def require(self, invariant: Invariant, condition: object, text: str) -> None:
+        self.found.checked.add(invariant)
         if not condition:
-            self.complaints.append(text)
+            self.complaints.append(Complaint(invariant, text))
 
-    def _same(self, execution: SagaExecution, event: ev.Event, text: str) -> None:
+    def _same(
+        self, execution: SagaExecution, event: ev.Event, invariant: Invariant, text: str
+    ) -> None:
         self.found.checks += 1
         decision = decide(execution, event)
-        self.require(decision.execution is execution and not decision.commands, text)
+        same = decision.execution is execution and not decision.commands
+        self.require(invariant, same, text)
 
 
 def time_after(execution: SagaExecution, later: float = 1.0) -> float:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from celery_saga.core import events as ev
@@ -38,7 +38,7 @@ from celery_saga.core.execution import (
     claimed,
 )
 from celery_saga.core.plan import Plan
-from tests.core.promises import BOOM, LONG, Found, Promises, time_after
+from tests.core.promises import BOOM, LONG, Complaint, Found, Promises, time_after
 from tests.core.worlds import (
     FORWARD,
     Body,
@@ -51,10 +51,19 @@ from tests.core.worlds import (
     took_effect,
     without,
 )
+from tests.invariants import Invariant
 
 
 class Violation(Exception):
-    """The state machine broke a promise."""
+    """The state machine broke invariants.
+
+    Args:
+        broken: each, with the shortest history that does it.
+    """
+
+    def __init__(self, broken: Mapping[Complaint, str]) -> None:
+        super().__init__("\n\n".join(f"{each}:\n{way}" for each, way in broken.items()))
+        self.invariants = {each.invariant for each in broken}
 
 
 class Walk:
@@ -76,16 +85,16 @@ class Walk:
         execution = SagaExecution.create("s", plan, {}, at=0.0, deadline=until)
         execution = replace(execution, wants_result=result, origin={} if result else None)
         self._first = World(execution, (Truth(),) * len(plan.steps), bounds)
-        #: Promise that is broken -> history.
-        self.broken: dict[str, str] = {}
+        #: What is broken -> history.
+        self.broken: dict[Complaint, str] = {}
         self._came_from: dict[object, tuple[object, str]] = {}
         self._continued: dict[object, object] = {}
 
-    def run(self) -> Found:
-        """Walk through all worlds.
+    def run(self, until: Invariant | None = None) -> Found:
+        """Walk through all worlds, or until this invariant is found broken.
 
         Raises:
-            Violation: names each promise that is broken, with the shortest history that does it.
+            Violation: names each invariant that is broken, with the shortest history that does it.
         """
         key: object = key_of(self._first)
         self._came_from[key] = (None, "")
@@ -96,6 +105,8 @@ class Walk:
             self.found.step_statuses.update(step.status for step in world.execution.steps)
             self._promises.probe(world)
             self._note(key, "then a report that comes late")
+            if until in {complaint.invariant for complaint in self.broken}:
+                break
             for label, then, fair in self._moves(world):
                 self._note(key, label)
                 after = key_of(then)
@@ -131,18 +142,19 @@ class Walk:
             label, world, _ = generator.choice(fair if fair and generator.random() < 0.7 else moves)
             self._came_from[length] = (length - 1, label)
         self._complain()
-        self._promises.require(world.execution.settled, "a saga never settles")
+        settled = world.execution.settled
+        self._promises.require(Invariant.SETTLES, settled, "a saga never settles")
         self._note(length - 1, "and nothing bad any more")
         self._complain()
         return length
 
     def _complain(self) -> None:
         if self.broken:
-            raise Violation("\n\n".join(f"{text}:\n{way}" for text, way in self.broken.items()))
+            raise Violation(self.broken)
 
     def _note(self, key: object, label: str) -> None:
-        for text in self._promises.complaints:
-            self.broken.setdefault(text, "\n".join([*self._way_to(key), label]))
+        for complaint in self._promises.complaints:
+            self.broken.setdefault(complaint, "\n".join([*self._way_to(key), label]))
         self._promises.complaints.clear()
 
     def _way_to(self, key: object) -> list[str]:
@@ -162,7 +174,7 @@ class Walk:
                 way.add(key)
                 key = self._continued[key]
                 if key in way:
-                    self._promises.complaints.append("a saga never settles")
+                    self._promises.require(Invariant.SETTLES, False, "a saga never settles")
                     self._note(start, "and nothing bad any more")
                     break
             settles |= way

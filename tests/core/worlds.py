@@ -152,6 +152,8 @@ def _renumbered(world: World) -> list[dict[int, int]]:
     epochs = [{0, step.epoch} for step in world.execution.steps]
     for ref, *_ in (*world.bodies, *world.heard):
         epochs[ref.step].add(ref.epoch)
+    for used, step in zip(epochs, world.execution.steps, strict=True):
+        used.update(_parts_of(token)[0] for token in step.reported)
     return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
 
 
@@ -176,8 +178,13 @@ def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) ->
 
 
 def _token_key(token: str, epochs: dict[int, int]) -> tuple[int, str]:
+    epoch, retries = _parts_of(token)
+    return epochs[epoch], retries
+
+
+def _parts_of(token: str) -> tuple[int, str]:
     epoch, retries = token.partition("~")[2].split("/")
-    return epochs[int(epoch)], retries
+    return int(epoch), retries
 
 
 def key_of_record(record: Any) -> tuple[Any, ...]:

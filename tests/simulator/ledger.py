@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 
 from celery_saga.core.execution import (
@@ -16,14 +16,19 @@ from celery_saga.core.execution import (
     StepStatus,
 )
 from celery_saga.core.plan import Plan
+from tests.invariants import Invariant
 from tests.simulator.network import Message
 
 
 class Broken(BaseException):
-    """A promise was broken; the text says which, without details that differ between runs.
+    """An invariant was broken; the text says how, without details that differ between runs.
 
     The engine goes on after errors of all kinds, but not after this one.
     """
+
+    def __init__(self, invariant: Invariant, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
 
 
 @dataclass(eq=False)
@@ -35,6 +40,7 @@ class Body:
         happened: whether it did what it is for.
         with_claim: whether it had the claim at that moment.
         ending: whether it is about to report.
+        retried: whether Celery sends its task again, by the body's own wish.
         heard: whether its report reached the store.
         in_time: whether it had the claim then.
     """
@@ -46,6 +52,7 @@ class Body:
     happened: bool = False
     with_claim: bool = False
     ending: bool = False
+    retried: bool = False
     heard: bool = False
     in_time: bool | None = None
 
@@ -65,6 +72,15 @@ class StepTruth:
     undone: set[str] = field(default_factory=set)
     #: How many bodies told of an effect when their claim was void already.
     late: int = 0
+    #: Bodies of the step itself that were begun since an operator had a hand in it.
+    begun: list[Body] = field(default_factory=list)
+    #: Tokens of claims on the step itself, and of those the ones that were given back with the
+    #: word that nothing was left behind.
+    claims: set[str] = field(default_factory=set)
+    clean: set[str] = field(default_factory=set)
+    #: Which round a key stood for, of either direction, and the other way round.
+    rounds: dict[str, tuple[Direction, int]] = field(default_factory=dict)
+    keys: dict[tuple[Direction, int], str] = field(default_factory=dict)
 
 
 class Ledger:
@@ -75,12 +91,80 @@ class Ledger:
     """
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._undoable = [step.compensation is not None for step in plan.steps]
         self._read_only = [step.read_only for step in plan.steps]
         self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot
         self.steps = [StepTruth() for _ in plan.steps]
         self.seen: SagaExecution | None = None
-        self.checks = 0
+        #: Statuses in which it was settled, in a checkpoint that was saved.
+        self.ends: set[SagaStatus] = set()
+        #: What was looked at, and how often.
+        self.checks: Counter[Invariant] = Counter()
+
+    def created(
+        self, before: SagaExecution | None, answer: tuple[SagaExecution, bool], same: bool
+    ) -> None:
+        """The store has answered to a start.
+
+        Args:
+            before: what had the id.
+            same: whether it is that start which made it, repeated.
+        """
+        execution, created = answer
+        taken = before is not None and not same
+        text = "a second start made a second saga"
+        self._require(Invariant.ONE_SAGA, not (taken and created), text)
+        self._require(Invariant.ONE_SAGA, before is None or execution is before, text)
+
+    def claimed(self, ref: StepRef, token: str) -> None:
+        """The store has given a claim."""
+        if ref.direction is Direction.FORWARD:
+            self.steps[ref.step].claims.add(token)
+
+    def sends(self, message: Message, now: SagaExecution | None) -> None:
+        """A message goes out; ``now`` is the saga's checkpoint at that moment."""
+        ref = message.ref
+        saved = now is not None and now.steps[ref.step].epoch >= ref.epoch
+        self._require(Invariant.SAVED_BEFORE_SENT, saved, "a message went out before its save")
+
+    def publishes(self, status: SagaStatus) -> None:
+        """A result is stored, and callers are told."""
+        self._require(Invariant.RESULT, status in self.ends, "a result came before its save")
+
+    def begins(self, body: Body, now: SagaExecution) -> None:
+        """A body is about to run; ``now`` is the saga's checkpoint at that moment."""
+        ref, truth = body.ref, self.steps[body.ref.step]
+        held = now.steps[ref.step].claim
+        has_claim = held is not None and held.token == body.claim.token
+        newest = now.ref(ref.step) == ref
+        self._require(Invariant.CLAIM_BEFORE_BODY, has_claim and newest, "a body has no claim")
+        self._check_key(body, now)
+        if ref.direction is Direction.FORWARD:
+            self._check_rerun(ref.step)
+            truth.begun.append(body)
+            return
+        error = now.steps[ref.step].error
+        never_claimed = error is not None and error.type == "NeverClaimed"
+        possible = never_claimed or truth.claims - truth.clean
+        text = "a step that left nothing behind is undone"
+        self._require(Invariant.COMPENSATED_FOR_A_REASON, possible, text)
+
+    def _check_key(self, body: Body, now: SagaExecution) -> None:
+        truth, step = self.steps[body.ref.step], now.steps[body.ref.step]
+        forward = body.ref.direction is Direction.FORWARD
+        turn = body.ref.direction, step.round if forward else step.undo_round
+        same = truth.keys.setdefault(turn, body.key) == body.key
+        self._require(Invariant.IDEMPOTENCY_KEY, same, "a round has two keys")
+        only = truth.rounds.setdefault(body.key, turn) == turn
+        self._require(Invariant.IDEMPOTENCY_KEY, only, "two rounds have one key")
+
+    def _check_rerun(self, index: int) -> None:
+        """A step that is promised to run at most once ran before, and nobody knows how it ended."""
+        once = not (self._plan.steps[index].action.rerun or self._read_only[index])
+        if once and index < self._pivot:
+            known = all(body.retried or body.in_time for body in self.steps[index].begun)
+            self._require(Invariant.AT_MOST_ONCE, known, "an early-ack step was run again")
 
     def happens(self, body: Body, now: SagaExecution) -> None:
         """A body does what it is for; ``now`` is the saga's checkpoint at that moment."""
@@ -101,17 +185,29 @@ class Ledger:
         for above in range(index + 1, len(self.steps)):
             body = self.steps[above].standing
             late = body is None or not body.with_claim or now.steps[above].status in left
-            self._require(late or not self._undoable[above], "an undo ran before a later step's")
-            self._require(late or above < self._pivot, "an undo ran after the pivot")
+            self._require(
+                Invariant.REVERSE_ORDER,
+                late or not self._undoable[above],
+                "an undo ran before a later step's",
+            )
+            self._require(
+                Invariant.PIVOT, late or above < self._pivot, "an undo ran after the pivot"
+            )
 
-    def told(self, body: Body, before: SagaExecution, effect: bool) -> None:
+    def told(self, body: Body, before: SagaExecution, after: SagaExecution, effect: bool) -> None:
         """A body's report has changed ``before``; ``effect`` is whether it told of one."""
         body.heard = True
+        truth, claim = self.steps[body.ref.step], before.steps[body.ref.step].claim
         if body.in_time is None:
-            claim = before.steps[body.ref.step].claim
             body.in_time = claim is not None and claim.token == body.claim.token
             if effect and not body.in_time:
-                self.steps[body.ref.step].late += 1
+                truth.late += 1
+            if body.in_time and not effect and body.ref.direction is Direction.FORWARD:
+                truth.clean.add(body.claim.token)
+        others = claim is not None and claim.token != body.claim.token
+        kept = after.steps[body.ref.step].claim == claim
+        text = "a report ended the claim of another"
+        self._require(Invariant.CLAIM_FOR_REPORT, kept or not others, text)
 
     def see(self, after: SagaExecution, by_hand: bool) -> None:
         """Hold a checkpoint against the one before it, and against the truth.
@@ -125,6 +221,11 @@ class Ledger:
         before, self.seen = self.seen, after
         if before is after:
             return
+        if after.settled:
+            self.ends.add(after.status)
+        if by_hand:
+            for truth in self.steps:
+                truth.begun.clear()
         self._check_form(after)
         if before is not None:
             self._check_change(before, after, by_hand)
@@ -133,74 +234,110 @@ class Ledger:
 
     def _check_form(self, after: SagaExecution) -> None:
         outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
-        self._require(len(outstanding) <= 1, "two steps are outstanding")
-        self._require(outstanding in ([], [after.position]), "not the position is outstanding")
+        self._require(Invariant.ONE_ACTIVE_STEP, len(outstanding) <= 1, "two steps are outstanding")
+        self._require(
+            Invariant.ONE_ACTIVE_STEP,
+            outstanding in ([], [after.position]),
+            "not the position is outstanding",
+        )
         if after.status in SETTLED:
-            self._require(not outstanding, "a settled saga has an outstanding step")
+            self._require(
+                Invariant.SETTLED_STAYS, not outstanding, "a settled saga has an outstanding step"
+            )
             looked_at = after.due_at is not None
-            self._require(looked_at is after.result_pending, "its result is not looked after")
+            self._require(
+                Invariant.RESULT,
+                looked_at is after.result_pending,
+                "its result is not looked after",
+            )
         else:
-            self._require(after.due_at is not None, "nobody will look at it again")
+            self._require(
+                Invariant.SETTLES, after.due_at is not None, "nobody will look at it again"
+            )
+        most = self._plan.max_redeliveries
         for step, truth in zip(after.steps, self.steps, strict=True):
+            self._require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
+            sent = step.unclaimed <= 2 * (most + 1)
+            self._require(Invariant.CAPS, sent, "a message was sent too often")
             late = step.undo_round <= truth.late
-            self._require(late, "an undo began a new round without a late effect")
+            self._require(
+                Invariant.LATE_EFFECT, late, "an undo began a new round without a late effect"
+            )
 
     def _check_change(self, before: SagaExecution, after: SagaExecution, by_hand: bool) -> None:
-        self._require(after.revision > before.revision, "the revision did not rise")
+        self._require(
+            Invariant.REVISION, after.revision > before.revision, "the revision did not rise"
+        )
         for old, new in zip(before.steps, after.steps, strict=True):
-            self._require(new.epoch >= old.epoch, "an epoch went down")
+            self._require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
             same = old.outstanding is None or new.outstanding in (None, old.outstanding)
-            self._require(same or new.epoch > old.epoch, "a new dispatch has an old epoch")
+            self._require(
+                Invariant.NEW_EPOCH,
+                same or new.epoch > old.epoch,
+                "a new dispatch has an old epoch",
+            )
             if new.epoch > old.epoch and new.outstanding is not None:
                 forward = new.outstanding is Direction.FORWARD
-                self._require(not (forward and before.unwind), "a step was sent after the cancel")
+                self._require(
+                    Invariant.CANCEL,
+                    not (forward and before.unwind),
+                    "a step was sent after the cancel",
+                )
                 paused = before.status is after.status is SagaStatus.PAUSED
-                self._require(not paused, "a paused saga sent a step")
+                self._require(Invariant.PAUSE, not paused, "a paused saga sent a step")
         if before.status is after.status or by_hand:
             return
         if before.status is SagaStatus.STUCK:
-            self._require(False, "a stuck saga went on by itself")
+            self._require(Invariant.SETTLED_STAYS, False, "a stuck saga went on by itself")
         if before.status in TERMINAL:
             told = [step.reported for step in before.steps] != [s.reported for s in after.steps]
             back = before.status is SagaStatus.COMPENSATED and told
-            self._require(back, "a terminal saga went on without a late effect")
+            self._require(
+                Invariant.SETTLED_STAYS, back, "a terminal saga went on without a late effect"
+            )
 
     def check_status(self, execution: SagaExecution) -> None:
         """Hold the saga's status against the truth."""
         if any(note.what == "resolve" for note in execution.history):
             return
         if execution.status is SagaStatus.COMPLETED:
-            self._require(execution.unwind is None, "COMPLETED after a cancel")
+            self._require(Invariant.COMPLETED, execution.unwind is None, "COMPLETED after a cancel")
             for step, truth in zip(execution.steps, self.steps, strict=True):
                 there = step.status is StepStatus.SUCCEEDED and truth.standing is not None
                 skipped = step.status is StepStatus.SKIPPED
-                self._require(there or skipped, "COMPLETED, and an effect is not there")
+                self._require(
+                    Invariant.COMPLETED, there or skipped, "COMPLETED, and an effect is not there"
+                )
         elif execution.status is SagaStatus.COMPENSATED:
-            for index, step in self._not_undone(execution):
-                skipped = step is StepStatus.SKIPPED
-                self._require(skipped, "COMPENSATED, and an effect is there", index)
+            for index, step in enumerate(execution.steps):
+                body = self.steps[index].standing
+                late = body is not None and not body.with_claim
+                invariant = Invariant.LATE_EFFECT if late else Invariant.COMPENSATED
+                gone = step.status is StepStatus.SKIPPED or not self._stands(execution, index)
+                self._require(invariant, gone, "COMPENSATED, and an effect is there", index)
         elif execution.status is SagaStatus.STUCK and execution.direction is Direction.BACKWARD:
-            for index, step in self._not_undone(execution):
-                tried = step is StepStatus.COMPENSATION_FAILED or not self._undoable[index]
-                self._require(tried, "STUCK, and an undo was not tried", index)
+            for index, step in enumerate(execution.steps):
+                failed = step.status is StepStatus.COMPENSATION_FAILED
+                tried = failed or not self._undoable[index] or not self._stands(execution, index)
+                self._require(Invariant.STUCK, tried, "STUCK, and an undo was not tried", index)
 
-    def _not_undone(self, execution: SagaExecution) -> Iterator[tuple[int, StepStatus]]:
-        """Steps whose effect is there, and which the engine could know of.
+    def _stands(self, execution: SagaExecution, index: int) -> bool:
+        """Whether a step's effect is there, and should not be, and the engine could know of it.
 
         One that succeeded and has no undo needs none.
 
         It cannot know of an effect that came when the claim was void already, from a body that
         never told.
         """
-        for index, truth in enumerate(self.steps):
-            body = truth.standing
-            status = execution.steps[index].status
-            known = body is not None and (body.with_claim or (body.heard and self._undoable[index]))
-            needs_none = status is StepStatus.SUCCEEDED or self._read_only[index]
-            if known and (self._undoable[index] or not needs_none):
-                yield index, status
+        body = self.steps[index].standing
+        if body is None or not (body.with_claim or (body.heard and self._undoable[index])):
+            return False
+        succeeded = execution.steps[index].status is StepStatus.SUCCEEDED
+        return self._undoable[index] or not (succeeded or self._read_only[index])
 
-    def _require(self, condition: object, promise: str, step: int | None = None) -> None:
-        self.checks += 1
+    def _require(
+        self, invariant: Invariant, condition: object, text: str, step: int | None = None
+    ) -> None:
+        self.checks[invariant] += 1
         if not condition:
-            raise Broken(promise if step is None else f"{promise} (step {step})")
+            raise Broken(invariant, text if step is None else f"{text} (step {step})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from celery_saga.core.events import Alert, Dispatch
@@ -42,8 +41,25 @@ class Bystanders(Protocol):
     def struck(self, fault: Fault) -> None:
         """A fault came to pass."""
 
+    def created(
+        self, before: SagaExecution | None, answer: tuple[SagaExecution, bool], same: bool
+    ) -> None:
+        """The store has answered to a start; ``same``: it is the one that made ``before``."""
+
+    def claimed(self, saga_id: str, ref: StepRef, token: str) -> None:
+        """The store has given a claim."""
+
+    def replaced(self, old: SagaExecution, before: SagaExecution) -> None:
+        """A checkpoint that was decided upon ``before`` takes the place of ``old``."""
+
     def saved(self, before: SagaExecution, after: SagaExecution) -> None:
         """The store has put ``after`` in the place of ``before``."""
+
+    def sends(self, message: Message) -> None:
+        """A message goes out."""
+
+    def publishes(self, execution: SagaExecution) -> None:
+        """A result is stored, and callers are told."""
 
 
 class Weather:
@@ -99,8 +115,8 @@ class Weather:
 class Broker:
     """Keeps messages in no order, and takes them from the orchestrator."""
 
-    def __init__(self, weather: Weather, outbox: bool) -> None:
-        self._weather = weather
+    def __init__(self, weather: Weather, world: Bystanders, outbox: bool) -> None:
+        self._weather, self._world = weather, world
         self._with_store = outbox
         self.queue: list[Message] = []
         #: Every message that was ever sent; any of them may come again.
@@ -112,6 +128,7 @@ class Broker:
 
     def send(self, message: Message) -> None:
         """Into the queue."""
+        self._world.sends(message)
         self.queue.append(message)
         self.sent.append(message)
 
@@ -147,6 +164,7 @@ class Broker:
     def tell(self, execution: SagaExecution) -> None:
         """Into the result backend, and to the callers."""
         saga_id = execution.saga_id
+        self._world.publishes(execution)
         self.results[saga_id] = execution.status
         self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
 
@@ -182,23 +200,31 @@ class FarStore(MemoryStore):
     def __init__(self, clock: Callable[[], float], weather: Weather, world: Bystanders) -> None:
         super().__init__(clock)
         self._weather, self._world = weather, world
-        self.broker = Broker(weather, False)
+        self._creations: dict[str, str] = {}
+        self.broker = Broker(weather, world, False)
 
     def create(
         self, execution: SagaExecution, token: str, outbox: Any = None
     ) -> tuple[SagaExecution, bool]:
         def write() -> tuple[SagaExecution, bool]:
-            fresh = self.load(execution.saga_id) is None
-            created = super(FarStore, self).create(execution, token)
-            self._push(outbox if fresh else None)
-            return created
+            before = self.load(execution.saga_id)
+            answer = super(FarStore, self).create(execution, token)
+            same = self._creations.setdefault(execution.saga_id, token) == token
+            self._world.created(before, answer, same)
+            self._push(outbox if before is None else None)
+            return answer
 
         return self._write(write, outbox)
 
     def claim(
         self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
     ) -> SagaExecution | Refused:
-        write = partial(super().claim, saga_id, ref, claim, plan, run)
+        def write() -> SagaExecution | Refused:
+            answer = super(FarStore, self).claim(saga_id, ref, claim, plan, run)
+            if not isinstance(answer, Refused):
+                self._world.claimed(saga_id, ref, claim.token)
+            return answer
+
         return self._write(write, None)
 
     def save(
@@ -208,7 +234,8 @@ class FarStore(MemoryStore):
             old = self.load(before.saga_id)
             saved = super(FarStore, self).save(before, after, token)
             fresh = saved is not old and saved is self.load(before.saga_id)
-            if saved is not None and fresh:
+            if saved is not None and old is not None and fresh:
+                self._world.replaced(old, before)
                 self._world.saved(before, saved)
                 self._push(outbox)
             return saved

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_saga.core.recovery import sweep
+from tests.invariants import Invariant
 from tests.simulator.ledger import Broken
 from tests.simulator.schedule import Schedule, draw, shorten
 from tests.simulator.world import World
@@ -68,17 +69,30 @@ def clock_of(world: World) -> Iterator[None]:
         sweep.time = before
 
 
-def broken_by(schedule: Schedule) -> tuple[str, World]:
-    """The promise that a run breaks, if it does, and the world afterwards."""
+class Outcome(NamedTuple):
+    """What came of one schedule.
+
+    Args:
+        broken: what went wrong, in words; empty if nothing did.
+        invariant: the one that was broken; ``None``: none, or an error broke the run off.
+    """
+
+    world: World
+    broken: str = ""
+    invariant: Invariant | None = None
+
+
+def outcome_of(schedule: Schedule) -> Outcome:
+    """Run a schedule."""
     world = World(schedule)
     try:
         with clock_of(world):
             world.run()
     except Broken as broken:
-        return str(broken), world
+        return Outcome(world, str(broken), broken.invariant)
     except Exception as error:
-        return f"{type(error).__name__}: {error}", world
-    return "", world
+        return Outcome(world, f"{type(error).__name__}: {error}")
+    return Outcome(world)
 
 
 def run(seeds: Iterable[int]) -> str:
@@ -90,15 +104,15 @@ def run(seeds: Iterable[int]) -> str:
     with quiet():
         for seed in seeds:
             schedule = draw(seed)
-            promise, world = broken_by(schedule)
-            TOTALS.add(1, int(bool(promise)), world.counts, world.longest)
-            if promise:
-                return _explained(schedule, promise)
+            world, broken, _ = outcome_of(schedule)
+            TOTALS.add(1, int(bool(broken)), world.counts, world.longest)
+            if broken:
+                return _explained(schedule, broken)
     return ""
 
 
-def _explained(schedule: Schedule, promise: str) -> str:
-    short = shorten(schedule, lambda other: broken_by(other)[0] == promise)
+def _explained(schedule: Schedule, broken: str) -> str:
+    short = shorten(schedule, lambda other: outcome_of(other).broken == broken)
     world = World(short, trace=True)
     error = ""
     try:
@@ -121,6 +135,10 @@ def _dull(line: str) -> bool:
     return line.endswith(" beats")
 
 
+def _checks() -> int:
+    return sum(count for name, count in TOTALS.counts.items() if name.startswith("checked "))
+
+
 def report() -> str:
     """What was run so far, in a few lines."""
     if not TOTALS.seeds:
@@ -133,7 +151,7 @@ def report() -> str:
     sums = {part: sum(int(each.split()[-1]) for each in each_of) for part, each_of in parts.items()}
     return "\n".join(
         [
-            f"{TOTALS.seeds} seeds, {TOTALS.failed} failed; {TOTALS.counts['checks']} checks",
+            f"{TOTALS.seeds} seeds, {TOTALS.failed} failed; {_checks()} checks",
             f"{sums['event']} events: {', '.join(parts['event'])}",
             f"{sums['fault']} faults at writes: {', '.join(parts['fault'])}",
             f"{sums['ended']} sagas: {', '.join(parts['ended'])}; {', '.join(parts['met'])}; "

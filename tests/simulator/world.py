@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from celery_saga.core import events as ev
-from celery_saga.core.decide.unclaimed import resend_delay
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Pulse, Refused
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
+from tests.invariants import Invariant
 from tests.simulator.ledger import Body, Broken, Ledger
 from tests.simulator.network import Broker, Died, FarStore, Message, Weather
 from tests.simulator.schedule import Event, Fault, Schedule
@@ -66,7 +66,7 @@ class World:
         self._trace = trace
         self._weather = Weather(self)
         self.store = FarStore(lambda: self.clock, self._weather, self)
-        self.broker = self.store.broker = Broker(self._weather, schedule.outbox)
+        self.broker = self.store.broker = Broker(self._weather, self, schedule.outbox)
         self.orchestrator = Orchestrator(self.store, self.broker, store_timeout=0.0)
         self.workers: list[Worker] = []
         self.ledgers = {
@@ -79,11 +79,13 @@ class World:
         self.longest = 0.0
         self._set_back = 0
         self._described: dict[str, str] = {}
+        self._checks: Counter[Invariant] = Counter()
         self._booted = self._claims = self._starts = 0
         self._actor: Worker | None = None
         self._by_hand = False
         self._reporting: tuple[Body, bool] | None = None
         self._reports: list[tuple[Body, _Report]] = []
+        self._retried: list[tuple[Worker, Message]] = []
         for _ in range(2):
             self._boot()
 
@@ -91,7 +93,7 @@ class World:
         """Let all events happen, then nothing bad any more, until all sagas are settled.
 
         Raises:
-            Broken: a promise was.
+            Broken: an invariant was.
         """
         for event in self.schedule.events:
             self._happen(event)
@@ -107,21 +109,29 @@ class World:
                 self.counts[f"ended {execution.status}"] += 1
                 self.counts["met lost attempts"] += sum(step.lost for step in execution.steps)
                 self.counts["met late effects"] += sum(step.undo_round for step in execution.steps)
-        self.counts["checks"] += sum(ledger.checks for ledger in self.ledgers.values())
+        self._count_checks()
+
+    def _count_checks(self) -> None:
+        for checks in (self._checks, *(ledger.checks for ledger in self.ledgers.values())):
+            self.counts.update({f"checked {each}": count for each, count in checks.items()})
+
+    def _require(self, invariant: Invariant, condition: object, text: str) -> None:
+        self._checks[invariant] += 1
+        if not condition:
+            raise Broken(invariant, text)
 
     def _check_result(self, execution: SagaExecution) -> None:
         """The result is that of the end; callers are told of it, of one end and mostly once."""
         result = self.broker.results.get(execution.saga_id)
         told = self.broker.told.get(execution.saga_id, 0)
         if not self.schedule.result:
-            if result or told:
-                raise Broken("an unwanted result")
+            self._require(Invariant.RESULT, not result and not told, "an unwanted result")
             return
-        if result is not execution.status:
-            raise Broken("the result is not that of the end")
+        last = result is execution.status
+        self._require(Invariant.RESULT, last, "the result is not that of the end")
         quiet = all(event.fault is None for event in self.schedule.events)
-        if not told or (quiet and told > 1):
-            raise Broken("callers were not told once")
+        once = told == 1 or (told > 1 and not quiet)
+        self._require(Invariant.CALLERS, once, "callers were not told once")
         self.counts["met callers told again"] += told - 1
 
     def say(self, text: str) -> None:
@@ -146,8 +156,8 @@ class World:
             self.say(f"  ... {error}")
         finally:
             self._actor, self._by_hand, self._reporting = before
-            self._look()
             self._weather.forecast(fault)
+        self._look()
 
     def meanwhile(self, others: Sequence[Event]) -> None:
         """Others act in the midst of an event."""
@@ -161,12 +171,54 @@ class World:
         self.counts[f"fault {fault.kind}"] += 1
         self.say(f"  ... {fault.kind}")
 
+    def created(
+        self, before: SagaExecution | None, answer: tuple[SagaExecution, bool], same: bool
+    ) -> None:
+        """The store has answered to a start."""
+        self.ledgers[answer[0].saga_id].created(before, answer, same)
+
+    def claimed(self, saga_id: str, ref: StepRef, token: str) -> None:
+        """The store has given a claim."""
+        self.ledgers[saga_id].claimed(ref, token)
+
+    def replaced(self, old: SagaExecution, before: SagaExecution) -> None:
+        """A checkpoint takes the place of another."""
+        same, text = old.revision == before.revision, "a checkpoint replaced one unseen"
+        self._require(Invariant.REVISION, same, text)
+
     def saved(self, before: SagaExecution, after: SagaExecution) -> None:
         """Somebody's news have changed a saga."""
         if self._reporting is not None:
             body, effect = self._reporting
-            self.ledgers[before.saga_id].told(body, before, effect)
+            self.ledgers[before.saga_id].told(body, before, after, effect)
         self._see(after)
+        self._check_compensation(before, after)
+
+    def _check_compensation(self, before: SagaExecution, after: SagaExecution) -> None:
+        """None is sent while a step runs on a worker that is alive."""
+        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
+            ref = after.ref(index)
+            sent = ref is not None and ref.direction is Direction.BACKWARD
+            if sent and new.epoch > old.epoch:
+                runs = self._runs(after.saga_id, Direction.FORWARD)
+                text = "a compensation was sent while a step runs"
+                self._require(Invariant.NO_COMPENSATION_UNDER_CLAIM, not runs, text)
+
+    def _runs(self, saga_id: str, direction: Direction | None = None) -> bool:
+        """Whether a body of the saga runs on a worker that nobody may take for dead."""
+        return any(
+            body.message.saga_id == saga_id and direction in (None, body.ref.direction)
+            for worker, body in self._bodies()
+            if not worker.suspected
+        )
+
+    def sends(self, message: Message) -> None:
+        """A message goes out."""
+        self.ledgers[message.saga_id].sends(message, self.store.load(message.saga_id))
+
+    def publishes(self, execution: SagaExecution) -> None:
+        """A result is stored, and callers are told."""
+        self.ledgers[execution.saga_id].publishes(execution.status)
 
     def _see(self, execution: SagaExecution) -> None:
         if self._trace:
@@ -196,8 +248,8 @@ class World:
         """A step on a live worker is never rerun, however long it runs."""
         if not body.ending:
             step = self._now(body.message.saga_id).steps[body.ref.step]
-            if step.claim is None or step.claim.token != body.claim.token:
-                raise Broken("a body on a live worker lost its claim")
+            kept = step.claim is not None and step.claim.token == body.claim.token
+            self._require(Invariant.CLAIM_KEPT, kept, "a body on a live worker lost its claim")
 
     def _now(self, saga_id: str) -> SagaExecution:
         found = self.store.load(saga_id)
@@ -222,9 +274,9 @@ class World:
         )
 
     def _ask(self, make: Callable[[float], ev.Event], pick: int, by_hand: bool = True) -> None:
-        saga_id = list(self.ledgers)[pick % len(self.ledgers)]
+        event = make(self.clock)
+        saga_id = self._asked_for(pick, type(event))
         if self.store.load(saga_id) is not None:
-            event = make(self.clock)
             self.say(f"an operator: {type(event).__name__} {saga_id}")
             self._by_hand = by_hand
             try:
@@ -233,6 +285,18 @@ class World:
                 raise
             except SagaError as refusal:
                 self.say(f"  refused: {refusal}")
+
+    def _asked_for(self, pick: int, verb: type) -> str:
+        """A saga for which that makes sense, if there is one; now and then any."""
+        of_stuck = verb in (ev.RetryRequested, ev.SkipRequested)
+        fit = [
+            saga_id
+            for saga_id in self.ledgers
+            if (found := self.store.load(saga_id)) is not None
+            and (found.status is SagaStatus.STUCK if of_stuck else not found.settled)
+        ]
+        asked = fit if fit and pick % 4 else list(self.ledgers)
+        return asked[pick % len(asked)]
 
     # The broker's ways.
 
@@ -356,7 +420,11 @@ class World:
             return None
         self.say(f"{worker.instance} begins {message}")
         key = taken.idempotency_key(message.ref.step, message.ref.direction)
-        worker.bodies.append(Body(message, claim, taken, key))
+        body = Body(message, claim, taken, key)
+        alone = not self._runs(message.saga_id)
+        self._require(Invariant.CLAIM_BEFORE_BODY, alone, "two bodies of a saga run at once")
+        self.ledgers[message.saga_id].begins(body, self._now(message.saga_id))
+        worker.bodies.append(body)
         return None
 
     def _forget_task(self, pick: int) -> bool | None:
@@ -415,10 +483,11 @@ class World:
             self._take_effect(body)
         elif body.happened and how in ("fail", "final", "retry", "requeue"):
             return False  # that would be a task which breaks its word
-        body.ending = True
+        body.ending, body.retried = True, how == "retry"
         self.say(f"{worker.instance}: {body.message} ends: {how}")
         retries = body.message.retries + (how == "retry")
         if how in ("retry", "requeue"):
+            self._retried.append((worker, body.message))
             self.broker.send(Message(body.message.saga_id, body.ref, retries))
         self._report(worker, body, self._outcome(body, how, retries))
         return None
@@ -448,7 +517,9 @@ class World:
                 worker.bodies.remove(body)
 
     def _report_again(self, pick: int) -> bool | None:
-        """Somebody did not get the answer to a report, and repeats it."""
+        """Somebody did not get the answer to a report, and repeats it; or news come late."""
+        if pick % 2 and self._retried:
+            return self._tell_of_retried(pick)
         if not self._reports:
             return False
         body, event = self._reports[pick % len(self._reports)]
@@ -474,6 +545,18 @@ class World:
         if pick % 3 == 1:
             event = ev.StepFailed(self.clock, body.ref, BOOM, instance=worker.instance, effect=True)
         self.orchestrator.handle(body.message.saga_id, event)
+        return None
+
+    def _tell_of_retried(self, pick: int) -> bool | None:
+        """A child has died that gave its task back to Celery; another may run that by now."""
+        worker, message = self._retried[-1 - pick // 2 % min(2, len(self._retried))]
+        here = [body.message for body in worker.bodies]
+        if worker not in self.workers or worker.deaf or _same_ref(message, here):
+            return False  # the heart says nothing while its worker runs the ref
+        self._actor = worker
+        self.say(f"{worker.instance}: the child is gone that gave {message} back")
+        event = ev.ClaimVoided(self.clock, message.ref, instance=worker.instance)
+        self.orchestrator.handle(message.saga_id, event)
         return None
 
     # Time.
@@ -502,7 +585,10 @@ class World:
             if self._is_over():
                 return
             self._round()
-        raise Broken("a saga never settles")
+        found = [self.store.load(saga_id) for saga_id in self.ledgers]
+        pending = [each for each in found if each and each.settled and each.result_pending]
+        self._require(Invariant.RESULT, not pending, "a result is never published")
+        raise Broken(Invariant.SETTLES, "a saga never settles")
 
     def _is_over(self) -> bool:
         executions = [self.store.load(saga_id) for saga_id in self.ledgers]
@@ -543,14 +629,20 @@ class World:
         still = self.clock - since - self._set_back
         self.longest = max(self.longest, still)
         # A message that was missed again and again is sent more seldom, found at the next look.
-        if still > max(STILL, resend_delay(step.unclaimed) + LOOKS):
-            raise Broken("a saga does not move")
+        pause = min(60.0, 4.0 * 2.0 ** max(0, step.unclaimed - 1))
+        moves = still <= max(STILL, pause + LOOKS)
+        self._require(Invariant.SENT_AGAIN, moves, "a saga does not move")
 
     def _happened(self, kind: str) -> bool:
         self._actor = None
         happened = _EVENTS[kind](self, 0) is not False
         self._look()
         return happened
+
+
+def _same_ref(message: Message, others: Sequence[Message]) -> bool:
+    wanted = message.saga_id, message.ref
+    return any((other.saga_id, other.ref) == wanted for other in others)
 
 
 def _tells_of_effect(event: _Report) -> bool:

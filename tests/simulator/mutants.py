@@ -1,0 +1,484 @@
+"""Known bugs that a test puts into the engine; there is no switch for them in the engine itself.
+
+A mutant that no checker notices is a hole in the checker. Each names the invariant that it breaks,
+and the checker that has to say so: the simulator, within so many seeds, or the walk through all
+states of one small saga.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from celery_saga.core import events as ev
+from celery_saga.core.context.lazy import NotLoaded, PartialSteps
+from celery_saga.core.decide import _HANDLERS
+from celery_saga.core.decide.late_effects import _reopen, late_effect
+from celery_saga.core.decide.operators import give_up_forward
+from celery_saga.core.decide.outcomes import current
+from celery_saga.core.decide.overdue import _announced_again, _left_to_tell
+from celery_saga.core.decide.transitions import (
+    call_of,
+    from_pivot_on,
+    go_back,
+    go_forward,
+    look_at,
+    next_undo,
+    outcome_unknown,
+    past_pivot,
+    send,
+    stuck,
+    turn_back,
+    undo_failed,
+    with_possible_effect,
+)
+from celery_saga.core.decide.unclaimed import most_resends, on_unclaimed
+from celery_saga.core.execution import (
+    Claim,
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStatus,
+    SagaStepExecution,
+    StepRef,
+    StepStatus,
+    claimed,
+    evolved,
+)
+from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.stores.memory import MemoryStore
+from tests.core.worlds import Bounds
+from tests.invariants import Invariant
+
+FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
+
+NOTHING = Bounds(0, 0, 0, 0)
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Way:
+    """A walk through all states of one saga."""
+
+    shape: str
+    bounds: Mapping[str, int] = field(default_factory=dict)
+    result: bool = False
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A known bug.
+
+    Args:
+        breaks: the invariant that a checker has to name.
+        seeds: within so many the simulator finds it; 0: it is not asked.
+        way: on this the walk finds it; ``None``: it is not asked.
+    """
+
+    name: str
+    put_in: Callable[[Patch], None]
+    breaks: Invariant
+    seeds: int
+    way: Way | None
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(
+    breaks: Invariant, *, seeds: int = 0, way: Way | None = None
+) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Takes a function that puts a bug into the engine into the list."""
+
+    def note(put_in: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        name = put_in.__name__.replace("_", " ")
+        MUTANTS.append(Mutant(name, put_in, breaks, seeds, way))
+        return put_in
+
+    return note
+
+
+def way(shape: str, *, result: bool = False, **bounds: int) -> Way:
+    """A walk with nothing but what is named."""
+    return Way(shape, bounds, result)
+
+
+def instead(patch: Patch, original: Callable[..., Any], other: Callable[..., Any]) -> None:
+    """Put ``other`` in the place of a function of the engine, wherever that was imported."""
+    found = 0
+    for name, module in list(sys.modules.items()):
+        ours = name.startswith(("celery_saga", "tests.")) and name != __name__
+        for key, value in list(vars(module).items()) if ours else ():
+            if value is original:
+                patch.setattr(module, key, other)
+                found += 1
+    assert found, f"nobody uses {original}"
+
+
+def answer(
+    patch: Patch,
+    event: type,
+    other: Callable[[Callable[..., ev.Decision], SagaExecution, Any], ev.Decision],
+) -> None:
+    """Have ``other`` answer to a kind of event; it is given the real answer as a function."""
+    real = _HANDLERS[event]
+    patch.setitem(_HANDLERS, event, lambda execution, it: other(real, execution, it))
+
+
+# Steps and claims.
+
+
+@mutant(Invariant.ONE_ACTIVE_STEP, seeds=100, way=way("a b c"))
+def two_compensations_at_once(patch: Patch) -> None:
+    def send_two(
+        execution: SagaExecution, index: int, direction: Direction, at: float
+    ) -> ev.Decision:
+        decision = send(execution, index, direction, at)
+        rest = evolved(decision.execution, reach=index - 1)
+        other = next_undo(rest) if direction is BACKWARD else None
+        if other is None:
+            return decision
+        more = send(decision.execution, other, direction, at)
+        both = evolved(more.execution, position=index)
+        return ev.Decision(both, decision.commands + more.commands)
+
+    instead(patch, send, send_two)
+
+
+@mutant(Invariant.CLAIM_BEFORE_BODY, seeds=100, way=way("a"))
+def a_duplicate_gets_the_claim(patch: Patch) -> None:
+    def give(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
+        if execution.ref(ref.step) == ref:
+            execution = execution.with_step(ref.step, claim=None)
+        return claimed(execution, ref, claim)
+
+    instead(patch, claimed, give)
+
+
+@mutant(Invariant.CLAIM_BEFORE_BODY, seeds=200, way=way("a", voids=1))
+def a_stale_message_gets_the_claim(patch: Patch) -> None:
+    def give(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
+        newest = execution.ref(ref.step)
+        same = newest is not None and newest.direction is ref.direction
+        return claimed(execution, newest if same and newest else ref, claim)
+
+    instead(patch, claimed, give)
+
+
+@mutant(Invariant.CLAIM_FOR_REPORT, seeds=1000, way=way("a", voids=1, zombies=1))
+def a_report_without_the_claim_counts(patch: Patch) -> None:
+    def anybody(execution: SagaExecution, event: Any) -> SagaStepExecution | None:
+        step = execution.at_step(event.ref)
+        return step if step and execution.ref(event.ref.step) == event.ref else None
+
+    instead(patch, current, anybody)
+
+
+@mutant(Invariant.CLAIM_KEPT, seeds=2000, way=way("a"))
+def a_claim_without_its_worker_instance(patch: Patch) -> None:
+    """What any worker's main process says of a step ends the claim of another worker's."""
+
+    def any_instance(execution: SagaExecution, event: Any) -> SagaStepExecution | None:
+        step = execution.at_step(event.ref)
+        if step and step.claim and not getattr(event, "token", "") and hasattr(event, "instance"):
+            event = replace(event, instance=step.claim.instance)
+        return current(execution, event)
+
+    instead(patch, current, any_instance)
+
+
+@mutant(Invariant.NEW_EPOCH, seeds=100, way=way("a"))
+def a_dispatch_under_an_old_epoch(patch: Patch) -> None:
+    def send_so(
+        execution: SagaExecution, index: int, direction: Direction, at: float
+    ) -> ev.Decision:
+        old, decision = execution.steps[index], send(execution, index, direction, at)
+        if not old.epoch:
+            return decision
+        after = decision.execution.with_step(index, epoch=old.epoch)
+        return ev.Decision(after, (ev.Dispatch(StepRef((index,), direction, old.epoch)),))
+
+    instead(patch, send, send_so)
+
+
+@mutant(Invariant.REVISION, seeds=100)
+def no_fence(patch: Patch) -> None:
+    """A checkpoint replaces whatever is there."""
+    save = MemoryStore.save
+
+    def overwrite(
+        self: MemoryStore, before: SagaExecution, after: SagaExecution, *args: Any, **kwargs: Any
+    ) -> SagaExecution | None:
+        newest = self.load(before.saga_id)
+        if newest is not None:
+            before = replace(before, revision=newest.revision)
+        return save(self, before, after, *args, **kwargs)
+
+    patch.setattr(MemoryStore, "save", overwrite)
+
+
+@mutant(Invariant.SAVED_BEFORE_SENT, seeds=20)
+def published_before_it_is_saved(patch: Patch) -> None:
+    write = Orchestrator._with_outbox
+
+    def publish_first(
+        self: Orchestrator, after: SagaExecution, requests: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        for _, request in requests:
+            self.dispatcher.publish(request)
+        return write(self, after, [], *args, **kwargs)
+
+    patch.setattr(Orchestrator, "_with_outbox", publish_first)
+
+
+@mutant(Invariant.DECIDE_IS_TOTAL, way=way("a b c"))
+def an_unread_step_looks_like_a_new_one(patch: Patch) -> None:
+    read = PartialSteps.__getitem__
+
+    def guess(self: PartialSteps[Any], place: Any) -> Any:
+        try:
+            return read(self, place)
+        except NotLoaded:
+            return SagaStepExecution("?")
+
+    def guess_all(self: PartialSteps[Any]) -> Iterator[Any]:
+        return (guess(self, place) for place in range(len(self)))
+
+    patch.setattr(PartialSteps, "__getitem__", guess)
+    patch.setattr(PartialSteps, "__iter__", guess_all)
+
+
+# Compensations.
+
+
+@mutant(Invariant.REVERSE_ORDER, seeds=100, way=way("a b"))
+def the_order_is_not_reversed(patch: Patch) -> None:
+    def first_undo(execution: SagaExecution) -> int | None:
+        for index, step in enumerate(execution.steps):
+            if execution.plan.steps[index].compensation is not None and step.undoable:
+                return index
+        return None
+
+    instead(patch, next_undo, first_undo)
+
+
+@mutant(Invariant.NO_COMPENSATION_UNDER_CLAIM, seeds=400, way=way("a b", cancels=1))
+def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
+    def at_once(execution: SagaExecution, failure: Failure, at: float) -> ev.Decision:
+        index = execution.position
+        step = execution.steps[index]
+        if step.claim is None or execution.direction is BACKWARD:
+            return give_up_forward(execution, failure, at)
+        changes = {"claim": None, "outstanding": None, "status": StepStatus.UNKNOWN}
+        execution = execution.with_step(index, **changes, effect=True)
+        return turn_back(evolved(execution, deadline=None), failure, at)
+
+    instead(patch, give_up_forward, at_once)
+
+
+@mutant(Invariant.PIVOT, seeds=600, way=way("a b* c"))
+def the_pivot_is_ignored(patch: Patch) -> None:
+    instead(patch, past_pivot, lambda execution: False)
+    instead(patch, from_pivot_on, lambda execution, index: False)
+
+
+@mutant(Invariant.COMPENSATED_FOR_A_REASON, seeds=100, way=way("a"))
+def a_step_that_failed_cleanly_is_undone(patch: Patch) -> None:
+    answer(
+        patch,
+        ev.StepFailed,
+        lambda real, execution, event: real(execution, replace(event, effect=True)),
+    )
+
+
+@mutant(Invariant.COMPENSATED, seeds=300, way=way("a!", voids=1))
+def an_unknown_outcome_is_not_undone(patch: Patch) -> None:
+    instead(patch, with_possible_effect, lambda execution, index, began: execution)
+
+
+@mutant(Invariant.AT_MOST_ONCE, seeds=200, way=way("a!", voids=1))
+def an_early_ack_step_is_run_again(patch: Patch) -> None:
+    def late_ack(execution: SagaExecution, index: int, direction: Direction) -> Any:
+        return replace(call_of(execution, index, direction), rerun=True)
+
+    instead(patch, call_of, late_ack)
+
+
+@mutant(Invariant.LATE_EFFECT, seeds=2000, way=way("a!", voids=1, zombies=1))
+def a_late_effect_is_ignored(patch: Patch) -> None:
+    instead(patch, late_effect, lambda execution, event: ev.Decision(execution))
+
+
+@mutant(Invariant.LATE_EFFECT, seeds=100, way=way("a b", voids=1))
+def each_dispatch_of_a_compensation_is_a_round(patch: Patch) -> None:
+    def send_anew(
+        execution: SagaExecution, index: int, direction: Direction, at: float
+    ) -> ev.Decision:
+        step = execution.steps[index]
+        if direction is BACKWARD and step.forward_epoch:
+            execution = execution.with_step(index, undo_round=step.undo_round + 1)
+        return send(execution, index, direction, at)
+
+    instead(patch, send, send_anew)
+
+
+@mutant(Invariant.IDEMPOTENCY_KEY, seeds=400)
+def no_round(patch: Patch) -> None:
+    def same(self: SagaExecution, index: int, direction: Direction) -> str:
+        return f"{self.saga_id}/{self.steps[index].name}/{direction}"
+
+    patch.setattr(SagaExecution, "idempotency_key", same)
+
+
+@mutant(Invariant.IDEMPOTENCY_KEY, seeds=100)
+def a_key_for_each_epoch(patch: Patch) -> None:
+    key = SagaExecution.idempotency_key
+
+    def of_epoch(self: SagaExecution, index: int, direction: Direction) -> str:
+        return f"{key(self, index, direction)}/{self.steps[index].epoch}"
+
+    patch.setattr(SagaExecution, "idempotency_key", of_epoch)
+
+
+@mutant(Invariant.CANCEL, seeds=600, way=way("a b", cancels=1))
+def a_cancel_of_a_running_step_is_forgotten(patch: Patch) -> None:
+    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
+        wanted = execution.unwind
+        if wanted is None or index == len(execution.steps):
+            return go_forward(execution, index, at)
+        decision = go_forward(evolved(execution, unwind=None), index, at)
+        return replace(decision, execution=evolved(decision.execution, unwind=wanted))
+
+    instead(patch, go_forward, onwards)
+
+
+@mutant(Invariant.PAUSE, seeds=300, way=way("a b", pauses=1))
+def a_pause_is_ignored(patch: Patch) -> None:
+    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
+        paused = execution.status is SagaStatus.PAUSED
+        if not paused or index == len(execution.steps):
+            return go_forward(execution, index, at)
+        decision = go_forward(evolved(execution, status=SagaStatus.RUNNING), index, at)
+        return replace(decision, execution=evolved(decision.execution, status=SagaStatus.PAUSED))
+
+    instead(patch, go_forward, onwards)
+
+
+@mutant(Invariant.PAUSE, way=way("a b", pauses=1))
+def a_step_ends_the_pause(patch: Patch) -> None:
+    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
+        if execution.status is SagaStatus.PAUSED:
+            execution = evolved(execution, status=SagaStatus.RUNNING)
+        return go_forward(execution, index, at)
+
+    instead(patch, go_forward, onwards)
+
+
+# Ends.
+
+
+@mutant(Invariant.COMPLETED, seeds=400, way=way("a! b", voids=1))
+def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
+    def done(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
+        execution = execution.with_step(index, status=StepStatus.SUCCEEDED, ended_at=at)
+        return go_forward(execution, index + 1, at)
+
+    instead(patch, outcome_unknown, done)
+
+
+@mutant(Invariant.STUCK, seeds=1000, way=way("a b c"))
+def a_compensation_that_fails_stops_the_others(patch: Patch) -> None:
+    def stop(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
+        changes = {"outstanding": None, "claim": None, "not_before": None, "undo_error": failure}
+        failed = StepStatus.COMPENSATION_FAILED
+        return stuck(execution.with_step(index, status=failed, **changes), failure, at)
+
+    instead(patch, undo_failed, stop)
+
+
+@mutant(Invariant.SETTLED_STAYS, way=way("a b!", voids=1, zombies=1))
+def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
+    def go_on(execution: SagaExecution, event: Any) -> ev.Decision:
+        decision = _reopen(execution, event)
+        if decision.execution.status is not SagaStatus.STUCK:
+            return decision
+        return go_back(look_at(decision.execution, event.at + 4), event.at)
+
+    instead(patch, _reopen, go_on)
+
+
+@mutant(Invariant.RESULT, seeds=20)
+def a_result_is_published_before_it_is_saved(patch: Patch) -> None:
+    told = Orchestrator._told
+
+    def publish_first(self: Orchestrator, decision: ev.Decision) -> Any:
+        if any(isinstance(each, ev.Announce) for each in decision.commands):
+            self.dispatcher.announce(decision.execution)
+        return told(self, decision)
+
+    patch.setattr(Orchestrator, "_told", publish_first)
+
+
+@mutant(Invariant.RESULT, seeds=600)
+def a_result_is_published_but_once(patch: Patch) -> None:
+    instead(patch, _announced_again, lambda execution, at: ev.Decision(execution))
+
+
+@mutant(Invariant.CALLERS, seeds=1000)
+def callers_are_told_of_each_end(patch: Patch) -> None:
+    instead(patch, _left_to_tell, lambda execution, status: execution.origin)
+
+
+# What has to go on.
+
+
+@mutant(Invariant.SENT_AGAIN, seeds=100, way=way("a"))
+def a_lost_message_is_never_sent_again(patch: Patch) -> None:
+    def wait(
+        execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: ev.Looked
+    ) -> ev.Decision:
+        return ev.Decision(look_at(execution, event.at + 4))
+
+    instead(patch, on_unclaimed, wait)
+
+
+@mutant(Invariant.CAPS, way=way("a", losses=10))
+def a_message_is_sent_again_without_end(patch: Patch) -> None:
+    instead(patch, most_resends, lambda plan: 1_000_000)
+
+
+@mutant(Invariant.CAPS, seeds=2000, way=way("a", voids=3))
+def a_lost_step_is_run_again_without_end(patch: Patch) -> None:
+    def uncapped(real: Any, execution: SagaExecution, event: ev.ClaimVoided) -> ev.Decision:
+        plan = execution.plan
+        without = evolved(execution, plan=replace(plan, max_redeliveries=1_000_000))
+        decision = real(without, event)
+        if decision.execution is without:
+            return ev.Decision(execution)
+        return replace(decision, execution=evolved(decision.execution, plan=plan))
+
+    answer(patch, ev.ClaimVoided, uncapped)
+
+
+@mutant(Invariant.SETTLES, seeds=20, way=way("a"))
+def nobody_looks_again(patch: Patch) -> None:
+    instead(patch, look_at, lambda execution, when: evolved(execution, due_at=None))
+
+
+# Starts.
+
+
+@mutant(Invariant.ONE_SAGA, seeds=20)
+def a_second_start_makes_a_second_saga(patch: Patch) -> None:
+    create = MemoryStore.create
+
+    def overwrite(self: MemoryStore, execution: SagaExecution, *args: Any, **kwargs: Any) -> Any:
+        self.delete(execution.saga_id)
+        return create(self, execution, *args, **kwargs)
+
+    patch.setattr(MemoryStore, "create", overwrite)
