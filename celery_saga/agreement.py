@@ -60,14 +60,14 @@ def check_start(runtime: Runtime) -> None:
 
 def place_of(runtime: Runtime) -> str:
     """Where this process keeps sagas, in words; without a password."""
-    conf = runtime.app.conf
-    url = runtime.storage if runtime.storage is not None else conf.saga_store_url
+    settings = runtime.settings
+    url = runtime.storage if runtime.storage is not None else settings.store_url
     if url is None:
-        name, url = "result_backend", conf.result_backend
+        name, url = "result_backend", runtime.app.conf.result_backend
     else:
         name = "saga_store_url" if runtime.storage is None else "SagaManager(storage=)"
     shown = maybe_sanitize_url(url) if isinstance(url, str) else type(url).__name__
-    return f"{name} = {shown!r}, saga_key_prefix = {conf.saga_key_prefix!r}"
+    return f"{name} = {shown!r}, saga_key_prefix = {settings.key_prefix!r}"
 
 
 def tell_of_unknown_saga(runtime: Runtime, saga_id: str, ref: StepRef, task: str) -> None:

@@ -96,7 +96,7 @@ class Operators:
         handle, update = self._handle(saga_id), encoded(context or {})
         if update:
             after = handle.execution.with_values(update)
-            encoded(after.values).check_size(self._runtime.context_limit)
+            encoded(after.values).check_size(self._runtime.settings.context_limit)
         return self._settle(handle, RetryRequested(self._now(), _who(by), update))
 
     def skip(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:

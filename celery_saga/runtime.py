@@ -27,6 +27,7 @@ from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.messaging.publisher import CeleryDispatcher
 from celery_saga.messaging.redis.publish import RedisOutbox
 from celery_saga.messaging.redis.result import Settlement
+from celery_saga.settings import Settings
 from celery_saga.stores.factory import new_store
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis.pool import when_free
@@ -124,12 +125,12 @@ class Runtime:
 
     def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
-        store_timeout = float(self.app.conf.saga_store_timeout)
-        mask_also(self.app.conf.saga_mask_keys or ())  # for contexts, which know no app
+        settings = self.settings
+        mask_also(settings.mask_keys or ())  # for contexts, which know no app
         store = new_store(self.app, self.storage, self._memory)
         settlement = Settlement(self.app, store)
         dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)
-        return Orchestrator(store, dispatcher, store_timeout, errands)
+        return Orchestrator(store, dispatcher, settings.store_timeout, errands)
 
     @property
     def unfinished(self) -> deque[str]:
@@ -140,10 +141,13 @@ class Runtime:
         return found
 
     @property
-    def context_limit(self) -> int | None:
-        """Characters that a context may have, as JSON."""
-        limit: int | None = self.app.conf.saga_context_limit
-        return limit
+    def settings(self) -> Settings:
+        """The app's settings.
+
+        Raises:
+            SetupError: one of them is wrong.
+        """
+        return Settings.of(self.app)
 
     def token(self, ref: StepRef) -> str:
         """A new owner token: instance, process, counter, and the ref of the message behind it."""

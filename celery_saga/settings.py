@@ -1,36 +1,242 @@
-"""The settings, all of them named ``saga_*`` on the Celery app."""
+"""The settings of an app's sagas: typed, checked, read once."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from math import isfinite
 from typing import Any
 
+from celery_saga.errors import SetupError
+
+log = logging.getLogger("celery_saga")
+
+#: What all names of settings begin with in the configuration of a Celery app.
+PREFIX = "saga_"
+
+#: Similarity, 0 to 1, from which on an unknown name is taken for a misspelt one.
+TYPO = 0.8
+
+_ATTRIBUTE = "_celery_saga_settings"
+
+#: Stands for a setting that is not in a mapping, where ``None`` is a value.
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one app. Each is ``saga_<name>`` in the app's configuration.
+
+    *Seconds* are an ``int``, a ``float`` or a ``timedelta``. A number as text, as environment
+    variables have it, is refused: Celery does not convert such texts either.
+
+    Attributes:
+        store_url: str or None; where checkpoints are kept: ``redis://``, ``rediss://``,
+            ``redis+socket://`` or ``memory://``. None: in the result backend.
+        key_prefix: str; all Redis keys begin with it.
+        result_expires: seconds, 0 or more; how long sagas that ended are kept. 0: for ever. None:
+            as Celery's setting ``result_expires`` says.
+        max_redeliveries: int, 0 or more; how often a step whose outcome is unknown is run again.
+        compensation_max_attempts: int, 1 or more; attempts of a compensation before its failure is
+            final, unless its step says otherwise. None: no limit.
+        unknown_task_grace: seconds, 0 or more; how long a task that no worker has is sent again.
+        store_timeout: seconds, 0 or more; how long the report of a step is repeated while the
+            store is unavailable.
+        heartbeat: seconds, more than 0; the time between two heartbeats of a worker.
+        heartbeat_ttl: seconds, more than ``heartbeat``; a worker without a heartbeat for that long
+            counts as dead. Three heartbeats or more are advisable.
+        sweep_limit: int, 1 or more; sagas that one sweep checks.
+        context_limit: int, 1 or more; characters of all values of a context as JSON. None: no
+            limit.
+        context_inline_limit: int, 0 or more; characters of a context up to which a step that takes
+            the whole context gets it in its message. Above, it gets a reference.
+        store_step_results: bool; each step's result is stored as a Celery result too.
+        mask_keys: a word or a list of words, not empty; values under keys that contain one of them
+            are masked wherever they are shown. None: the default words.
+    """
+
+    store_url: str | None = None
+    key_prefix: str = "saga:"
+    result_expires: float | None = None
+    max_redeliveries: int = 3
+    compensation_max_attempts: int | None = 5
+    unknown_task_grace: float = 600.0
+    store_timeout: float = 60.0
+    heartbeat: float = 2.0
+    heartbeat_ttl: float = 6.0
+    sweep_limit: int = 1000
+    context_limit: int | None = 4 * 1024 * 1024
+    context_inline_limit: int = 64 * 1024
+    store_step_results: bool = False
+    mask_keys: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, app: Any) -> Settings:
+        """The settings of a Celery app; they are read anew when one of them was changed.
+
+        ``result_expires`` is resolved: it is None no more.
+
+        Raises:
+            SetupError: a setting is not what it must be; the text names each one, what is
+                expected and what was found.
+        """
+        conf = app.conf
+        given = _given(conf)
+        found: tuple[Any, tuple[Any, ...], Settings] | None = getattr(app, _ATTRIBUTE, None)
+        if found is not None and found[0] is conf and found[1] == given:
+            return found[2]
+        settings, problems = cls.read(conf)
+        if problems:
+            raise SetupError("; ".join(problems.values()))
+        for name, nearest in misspelt(conf).items():
+            log.warning("the setting %s is unknown and has no effect: is %s meant?", name, nearest)
+        setattr(app, _ATTRIBUTE, (app.conf, _given(app.conf), settings))
+        return settings
+
+    @classmethod
+    def read(cls, conf: Any) -> tuple[Settings, dict[str, str]]:
+        """The settings in a configuration, and the wrong ones, each with what is wrong with it.
+
+        Where one cannot be understood, its default takes its place.
+        """
+        values: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        for name, check in _CHECKS.items():
+            source, value = f"{PREFIX}{name}", conf.get(PREFIX + name, DEFAULTS[PREFIX + name])
+            if name == "result_expires" and value is None:
+                source = name
+                value = conf.get(source) or 0  # 0 and None: for ever
+            try:
+                values[name] = check(value)
+            except ValueError as error:
+                problems[source] = f"{source}: expected {error}, found {_shown(value)}"
+        settings = cls(**values)
+        if settings.heartbeat_ttl <= settings.heartbeat and not problems:
+            problems["saga_heartbeat_ttl"] = (
+                f"saga_heartbeat_ttl: expected more than saga_heartbeat, which is "
+                f"{settings.heartbeat:g} seconds, found {settings.heartbeat_ttl:g}: a live worker "
+                f"would count as dead between two heartbeats; three heartbeats are advisable"
+            )
+        return settings, problems
+
+
 #: Defaults; each may be overridden in the app's configuration like any setting of Celery's.
-DEFAULTS: dict[str, Any] = {
-    # Where checkpoints live, redis://, rediss:// or redis+socket://; None: in the result backend.
-    "saga_store_url": None,
-    # Prefix of all Redis keys.
-    "saga_key_prefix": "saga:",
-    # Seconds for which terminal sagas are kept; 0: for ever; None: as result_expires says.
-    "saga_result_expires": None,
-    # How often a step whose outcome is unknown is run again.
-    "saga_max_redeliveries": 3,
-    # Attempts at a compensation before it has failed for good, unless the step says otherwise.
-    "saga_compensation_max_attempts": 5,
-    # Seconds for which a task that no worker knows is offered again.
-    "saga_unknown_task_grace": 600.0,
-    # Seconds for which a step's report is repeated while the store is unavailable.
-    "saga_store_timeout": 60.0,
-    # Seconds between two heartbeats of a worker, and after which a silent one counts as dead.
-    "saga_heartbeat": 2.0,
-    "saga_heartbeat_ttl": 6.0,
-    # How many sagas one pass of the sweep looks at.
-    "saga_sweep_limit": 1000,
-    # Characters of all values of a context as JSON: more is refused; None: no limit.
-    "saga_context_limit": 4 * 1024 * 1024,
-    # Up to so many, a step that takes the whole context gets it in its message; above, a reference.
-    "saga_context_inline_limit": 64 * 1024,
-    # Keep each step's result as a Celery result too.
-    "saga_store_step_results": False,
-    # Words: values under keys that contain one of them are masked wherever they are shown.
-    "saga_mask_keys": None,
+DEFAULTS: dict[str, Any] = {PREFIX + each.name: each.default for each in fields(Settings)}
+
+
+def misspelt(conf: Any) -> dict[str, str]:
+    """Unknown names in a configuration that look like those of settings -> the nearest one.
+
+    Only names that begin like a setting's are looked at: the configuration may be a module, which
+    has names for other purposes too.
+    """
+    conf.finalize()
+    prefix: str = conf.prefix or ""
+    found: dict[str, str] = {}
+    for name in {key for each in conf.maps[:-1] for key in each if isinstance(key, str)}:
+        bare = name.lower().removeprefix(prefix.lower())
+        read = name in (bare, _as_cased(bare, prefix))
+        if not bare.startswith(PREFIX) or (bare in DEFAULTS and read):
+            continue
+        for nearest in get_close_matches(bare, DEFAULTS, 1, TYPO):
+            found[name] = _as_cased(nearest, prefix)
+    return found
+
+
+def _as_cased(name: str, prefix: str) -> str:
+    """A setting's name as it is written in a configuration with this namespace."""
+    return prefix + name.upper() if prefix.isupper() else prefix + name
+
+
+def _given(conf: Any) -> tuple[Any, ...]:
+    """The values that were set on the configuration itself: those that can change later."""
+    get = conf.changes.get
+    return tuple([get(name, _ABSENT) for name in _READ])
+
+
+#: What is read: ours, and what ours refer to.
+_READ = (*DEFAULTS, "result_expires")
+
+
+def _shown(value: Any) -> str:
+    """A value for an error text; not more of a text than its type, which may be a password."""
+    if isinstance(value, str):
+        return f"the str {value!r}" if value.replace(".", "", 1).isdigit() else "a str"
+    if value is None or isinstance(value, (bool, int, float, timedelta)):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a str")
+    return value
+
+
+def _url(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a URL as a str, or None")
+    return value
+
+
+def _seconds(value: Any, more: str = "0 or more") -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not isfinite(value) or value < 0 or (not value and more != "0 or more"):
+        raise ValueError(f"seconds, {more}, as a number or timedelta")
+    return float(value)
+
+
+def _period(value: Any) -> float:
+    return _seconds(value, "more than 0")
+
+
+def _whole(least: int, optional: bool = False) -> Callable[[Any], int | None]:
+    def checked(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"an int, {least} or more{', or None: no limit' * optional}")
+        return value
+
+    return checked
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, (bool, int)) or value not in (0, 1):
+        raise ValueError("True or False")
+    return bool(value)
+
+
+def _words(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    words = (value,) if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple, set, frozenset)) or not all(
+        isinstance(word, str) and word.strip() for word in words
+    ):
+        raise ValueError("a word or a list of words, or None")
+    return tuple(words)
+
+
+#: How each setting is checked: returns its value, or raises ValueError with what is expected.
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "store_url": _url,
+    "key_prefix": _text,
+    "result_expires": _seconds,
+    "max_redeliveries": _whole(0),
+    "compensation_max_attempts": _whole(1, optional=True),
+    "unknown_task_grace": _seconds,
+    "store_timeout": _seconds,
+    "heartbeat": _period,
+    "heartbeat_ttl": _period,
+    "sweep_limit": _whole(1),
+    "context_limit": _whole(1, optional=True),
+    "context_inline_limit": _whole(0),
+    "store_step_results": _flag,
+    "mask_keys": _words,
 }

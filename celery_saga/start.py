@@ -48,7 +48,7 @@ def opening(
     if not eager and not runtime.app.conf.task_always_eager:
         check_start(runtime)
     values = encoded(context)
-    values.check_size(runtime.context_limit)
+    values.check_size(runtime.settings.context_limit)
     _check_first_step(plan, values)
     return values
 

@@ -28,6 +28,7 @@ from celery_saga.definition.tasks.declarations import (
 )
 from celery_saga.definition.tasks.routes import filled
 from celery_saga.errors import DefinitionError
+from celery_saga.settings import Settings
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
@@ -47,12 +48,12 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         for index, step in enumerate(steps)
     )
     warn_of(definition, built)
-    conf = app.conf
+    settings = Settings.of(app)
     return Plan(
         definition.name,
         built,
-        max_redeliveries=conf.saga_max_redeliveries,
-        unknown_task_grace=float(conf.saga_unknown_task_grace),
+        max_redeliveries=settings.max_redeliveries,
+        unknown_task_grace=settings.unknown_task_grace,
     )
 
 
@@ -84,7 +85,7 @@ def _plan_step(
         attempts = step.action.options.get("max_attempts")
     compensation = None
     if step.compensation is not None:
-        limit = app.conf.saga_compensation_max_attempts
+        limit = Settings.of(app).compensation_max_attempts
         attempts_back = step.compensation.options.get("max_attempts", limit)
         compensation = target.call(step.compensation, "compensation", True, attempts_back)
         given = {key: step.action.options.get(key) for key in ("queue", "priority")}

@@ -14,6 +14,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from celery_saga.core.ports import Backlog
+from celery_saga.settings import Settings
 
 log = logging.getLogger("celery_saga")
 
@@ -110,7 +111,7 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             some = frozenset(queues) - empty - long
             waiting = {name: _waiting(connection, name) for name in some}
             # Two heartbeats, because one may be late.
-            until = time.time() - 2 * float(app.conf.saga_heartbeat)
+            until = time.time() - 2 * Settings.of(app).heartbeat
             return Backlog(
                 empty,
                 _given_away(connection, until),

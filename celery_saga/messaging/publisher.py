@@ -38,6 +38,7 @@ from celery_saga.messaging.recording import added_to, recorder
 from celery_saga.messaging.redis.publish import RedisOutbox, arguments, remember, send
 from celery_saga.messaging.redis.result import Settlement
 from celery_saga.messaging.results import announce
+from celery_saga.settings import Settings
 
 log = logging.getLogger("celery_saga")
 
@@ -152,15 +153,15 @@ class CeleryDispatcher:
 
     @cached_property
     def _inline_limit(self) -> int:
-        return int(self._app.conf.saga_context_inline_limit)
+        return Settings.of(self._app).context_inline_limit
 
     @cached_property
     def _store_results(self) -> bool:
-        return bool(self._app.conf.saga_store_step_results)
+        return Settings.of(self._app).store_step_results
 
     @cached_property
     def _mask_keys(self) -> frozenset[str]:
-        keys = self._app.conf.saga_mask_keys
+        keys = Settings.of(self._app).mask_keys
         return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
 
     def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from celery.backends.redis import RedisBackend
 
 from celery_saga.core.ports import Store
 from celery_saga.errors import SetupError
+from celery_saga.settings import Settings
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 
@@ -59,10 +60,11 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
     """
     if storage is not None and not isinstance(storage, str):
         return storage
-    conf = app.conf
-    prefix: str = conf.saga_key_prefix
-    options: dict[str, Any] = {"prefix": prefix, "expires": _expires(conf)}
-    url = storage if storage is not None else conf.saga_store_url
+    settings = Settings.of(app)
+    # 0 is for ever, as for Celery's own results
+    options: dict[str, Any] = {"expires": settings.result_expires or None}
+    options["prefix"] = settings.key_prefix
+    url = storage if storage is not None else settings.store_url
     if url is None:
         backend: Any = app.backend
         if not isinstance(backend, RedisBackend):
@@ -70,7 +72,7 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
         # An app has a backend for each thread, with connections of its own that live until the
         # garbage collector finds them. All threads share this one's; closing it is not for us.
         client = backend.client
-        options["prefix"] = _backend_prefix(app) + prefix
+        options["prefix"] = _backend_prefix(app) + settings.key_prefix
         return RedisStore(lambda: client, **options)
     if _checked_url("saga_store_url", url) == "memory://":
         return memory
@@ -106,11 +108,3 @@ def _driver_url(url: str) -> str:
     for word in ("REQUIRED", "OPTIONAL", "NONE"):
         url = url.replace(f"ssl_cert_reqs=CERT_{word}", f"ssl_cert_reqs={word.lower()}")
     return url
-
-
-def _expires(conf: Any) -> float | None:
-    expires = conf.saga_result_expires
-    if expires is None:
-        expires = conf.result_expires
-    seconds = float(getattr(expires, "total_seconds", lambda: expires)() or 0)
-    return seconds or None  # 0 is for ever, as for Celery's own results

@@ -55,14 +55,14 @@ class Heart:
     """
 
     def __init__(self, runtime: Runtime, worker: Any = None) -> None:
-        conf = runtime.app.conf
+        settings = runtime.settings
         self.instance = runtime.instance
         self._runtime, self._rates = runtime, RateLimited(worker)
-        self._every = float(conf.saga_heartbeat)
-        self._ttl = float(conf.saga_heartbeat_ttl)
+        self._every = settings.heartbeat
+        self._ttl = settings.heartbeat_ttl
         # When all stand still, another's last beat may have been up to a period before ours.
         self._gap = max(self._ttl - self._every, 1.5 * self._every)
-        self._limit = int(conf.saga_sweep_limit)
+        self._limit = settings.sweep_limit
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._newest: Pulse | None = None
         self._pid = os.getpid()
@@ -270,7 +270,8 @@ class RecoveryStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._starter = _Starter(parent)
         self._runtime = runtime_of(parent.app)
-        self._runtime.store  # noqa: B018 - raises if there is none, in the thread that is here
+        # They raise what is wrong with the set-up, in the thread that is here.
+        self._runtime.settings, self._runtime.store  # noqa: B018
         import_sagas(parent.app)
         verify(parent.app)
         check_used(parent.app, SAGAS)

@@ -16,17 +16,16 @@ from celery.worker.control import inspect_command
 
 from celery_saga import _version
 from celery_saga.runtime import installed
+from celery_saga.settings import PREFIX, Settings
 
 #: The question's name.
 QUESTION = "saga"
 
-#: Settings of the worker's app that are told. None of them holds a secret.
-TOLD = (
-    "saga_heartbeat",
-    "saga_heartbeat_ttl",
-    "saga_key_prefix",
-    "worker_soft_shutdown_timeout",
-)
+#: The worker's own settings that are told. None of them holds a secret.
+TOLD = ("heartbeat", "heartbeat_ttl", "key_prefix")
+
+#: Celery's setting that is told.
+SHUTDOWN = "worker_soft_shutdown_timeout"
 
 
 def versions() -> dict[str, str]:
@@ -40,8 +39,10 @@ def versions() -> dict[str, str]:
 
 
 def told_settings(app: Celery) -> dict[str, Any]:
-    """The settings of :data:`TOLD` as ``app`` has them."""
-    return {name: app.conf[name] for name in TOLD}
+    """The settings that are told, as ``app`` has them: plain numbers and texts."""
+    settings, _ = Settings.read(app.conf)
+    told = {PREFIX + name: getattr(settings, name) for name in TOLD}
+    return {**told, SHUTDOWN: app.conf[SHUTDOWN]}
 
 
 def connect() -> None:

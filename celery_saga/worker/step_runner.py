@@ -221,7 +221,7 @@ class _Delivery:
             return {}
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
-        limit, values = self._runtime.context_limit, values_of(self._execution.values)
+        limit, values = self._runtime.settings.context_limit, values_of(self._execution.values)
         if limit is None or values.size + values_of(update).size <= limit:
             return  # whatever it replaces
         try:

@@ -13,12 +13,12 @@ from celery_saga.stores.memory import MemoryStore
 class Shop:
     """An app whose sagas end as their contexts say, on a clock that the test turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.time = 1_000.0
         self.ran: list[str] = []
         self.fails: set[str] = set()
         self.app = app = Celery("shop", broker="memory://", set_as_current=False)
-        app.conf.update(task_always_eager=True)
+        app.conf.update(task_always_eager=True, **settings)
         self.manager = SagaManager(app, storage=MemoryStore(lambda: self.time))
         take, give_back, pay = map(self.task, ("take", "give_back", "pay"))
         for title in ("orders", "returns"):

@@ -20,6 +20,7 @@ from tests.ops.ailing import (
 )
 
 AWAY = "the saga store does not answer: Connection refused"
+WRONG = {"saga_heartbeat": "saga_heartbeat: expected seconds, found the str '2'"}
 OFF = Offset(9.9, 10.1)
 READ = replace(CHARGE, step="read", task="shop.charge", undoable=False, reruns=False)
 
@@ -30,6 +31,33 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "none",
         ill(store_problem="no store for sagas", store_kind=""),
         [("error", "saga_store_url")],
+    ),
+    (
+        "settings",
+        "wrong",
+        ill(wrong_settings=WRONG),
+        [("error", "saga_heartbeat")],
+    ),
+    (
+        "settings",
+        "misspelt",
+        ill(misspelt_settings={"saga_hartbeat": "saga_heartbeat"}),
+        [("warning", "saga_heartbeat")],
+    ),
+    (
+        "store",
+        "not asked",
+        ill(wrong_settings=WRONG, store_problem=WRONG["saga_heartbeat"], store_kind=""),
+        [],
+    ),
+    (
+        "heartbeat",
+        "told as a wrong setting",
+        ill(
+            settings={**SETTINGS, "saga_heartbeat_ttl": 2.0},
+            wrong_settings={"saga_heartbeat_ttl": "saga_heartbeat_ttl: expected 3, found 2"},
+        ),
+        [],
     ),
     ("store", "memory", ill(store_kind="memory"), [("error", "saga_store_url")]),
     ("store", "away", ill(store_problem=AWAY), [("error", "saga_store_url")]),

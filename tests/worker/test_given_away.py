@@ -17,7 +17,7 @@ pytestmark = pytest.mark.worker
 
 
 def test_they_are_sent_again_although_the_queue_is_not_empty(site):
-    killed = site.worker("-c", "1", saga_heartbeat=600)
+    killed = site.worker("-c", "1", saga_heartbeat=8, saga_heartbeat_ttl=9)
     busy = site.app.send_task(nap.name, (600,))
     wait_for(lambda: busy.id in killed.text())
     results = [site.saga(("a", late, undo), ("b", late)).delay() for _ in range(3)]
@@ -98,7 +98,8 @@ def test_the_brokers_books(site):
     def given_away() -> list[str]:
         return sorted(backlog(site.app, []).given_away.values())
 
-    site.app.conf.saga_heartbeat = 0
+    soon = {"saga_heartbeat": 1e-6}
+    site.app.conf.update(soon)
     assert given_away() == []
     result = site.saga(("a", late)).delay(hold=["a/f"])
     plain = site.app.send_task(nap.name, (0.1,))
@@ -108,9 +109,9 @@ def test_the_brokers_books(site):
     wait_for(lambda: backlog(site.app, ["celery"]).empty == {"celery"})
 
     wait_for(lambda: given_away() == sorted([f"{result.id}~f0~1", plain.id]))
-    site.app.conf.saga_heartbeat = 3600
+    site.app.conf.update(saga_heartbeat=3600, saga_heartbeat_ttl=7200)
     assert given_away() == []
 
-    site.app.conf.saga_heartbeat = 0
+    site.app.conf.update(soon)
     site.journal.open(result.id, "a/f")
     wait_for(lambda: given_away() == [])

@@ -48,7 +48,14 @@ def started(pool: str, **settings: object) -> str:
             id="no JSON",
         ),
         pytest.param(
-            {**MEMORY, "saga_heartbeat": "often"}, "ValueError: could not convert", id="no number"
+            {**MEMORY, "saga_heartbeat": "often"},
+            "SetupError: saga_heartbeat: expected seconds, more than 0, as a number or timedelta",
+            id="no number",
+        ),
+        pytest.param(
+            {**MEMORY, "saga_heartbeat": 6, "saga_heartbeat_ttl": 6},
+            "SetupError: saga_heartbeat_ttl: expected more than saga_heartbeat",
+            id="dead between two heartbeats",
         ),
     ],
 )

@@ -224,6 +224,8 @@ class Facts:
     Args:
         app: the app's name.
         settings: of this process, as workers tell theirs, and ``saga_sweep_limit``.
+        wrong_settings: name -> what is wrong with it; in this process.
+        misspelt_settings: unknown name -> the setting that it looks like.
         versions: of this process.
         start_queue: where messages go that start a saga.
         results_private: whether results of tasks go to the process alone that sent the task.
@@ -236,6 +238,8 @@ class Facts:
 
     app: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    wrong_settings: Mapping[str, str] = field(default_factory=dict)
+    misspelt_settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     start_queue: str = "celery"
     results_private: bool = False

@@ -9,6 +9,7 @@ from celery_saga.ops.doctor.checks.fleet import (
     heartbeat,
     node_names,
     plugin,
+    settings,
     shutdown,
     versions,
     workers,
@@ -32,6 +33,7 @@ Check = Callable[[Facts], Iterable[Finding]]
 #: All of them, in the order in which they are told.
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
+        "settings": settings,
         "store": store,
         "broker": broker,
         "results": results,

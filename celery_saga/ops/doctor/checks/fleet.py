@@ -154,9 +154,35 @@ def _mixed(
         )
 
 
+def settings(facts: Facts) -> Iterator[Finding]:
+    """Settings of this process that are refused, and unknown ones that look like them."""
+    for name, problem in facts.wrong_settings.items():
+        yield Finding(
+            Level.ERROR,
+            problem,
+            "no worker with this configuration starts, no saga can be started, and the doctor "
+            "cannot look into the store",
+            Where.APP,
+            name,
+            problem.partition("expected ")[2].partition(", found")[0],
+            (name,),
+        )
+    for name, nearest in facts.misspelt_settings.items():
+        yield Finding(
+            Level.WARNING,
+            f"the setting {name} is unknown and has no effect",
+            f"if {nearest} is meant, that has its default value",
+            Where.APP,
+            nearest,
+            f"the value of {name}",
+            (name,),
+        )
+
+
 def heartbeat(facts: Facts) -> Iterator[Finding]:
     """Heartbeats that leave no room for a late one."""
-    yield from _heartbeat("this process", facts.settings)
+    if "saga_heartbeat_ttl" not in facts.wrong_settings:  # check "settings" says so
+        yield from _heartbeat("this process", facts.settings)
     for worker in facts.workers:
         if worker.plugin:
             yield from _heartbeat(worker.node, worker.plugin.settings)

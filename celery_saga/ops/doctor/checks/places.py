@@ -10,6 +10,8 @@ from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
 
 def store(facts: Facts) -> Iterator[Finding]:
     """No store, one that lives in one process, or one that cannot be used."""
+    if facts.wrong_settings:
+        return  # the store was not asked: check "settings" says why
     if facts.store.kind == "memory":
         yield Finding(
             Level.ERROR,

@@ -20,6 +20,7 @@ from celery_saga.ops.doctor.collect.servers import once
 from celery_saga.ops.doctor.collect.store import gather_store
 from celery_saga.ops.doctor.facts import Facts
 from celery_saga.runtime import runtime_of
+from celery_saga.settings import Settings, misspelt
 from celery_saga.worker.remote_control import told_settings, versions
 
 
@@ -38,12 +39,15 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
     app.loader.import_default_modules()
     app.finalize()
     import_sagas(app)
+    settings, wrong = Settings.read(app.conf)
     stored = gather_store(runtime, limit)
     broker = gather_broker(runtime, None if stored.facts.problem else runtime.store, timeout)
     duties, broken = gather_duties(runtime, stored.live)
     return Facts(
         app=app.main or "",
-        settings={**told_settings(app), "saga_sweep_limit": app.conf.saga_sweep_limit},
+        settings={**told_settings(app), "saga_sweep_limit": settings.sweep_limit},
+        wrong_settings=wrong,
+        misspelt_settings=misspelt(app.conf),
         versions=versions(),
         start_queue=queue_of(app, Call(START)),
         results_private=isinstance(app.backend, RPCBackend),
