@@ -139,12 +139,15 @@ class Claim:
         instance: the boot of the worker that holds it.
         retries: Celery's retry count of the claiming message; a higher one takes over.
         at: store time of the claim, seconds since the epoch.
+        enclosing_task: id of the task that runs the step inside itself, as a task does that starts
+            an eager saga; empty: the step runs as a task of its own.
     """
 
     token: str
     instance: str
     retries: int = 0
     at: float = 0.0
+    enclosing_task: str = ""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,20 @@ class StoreContract(BootContract, GoneContract):
         mine = Claim("token", "boot")
         assert store.claim(first.saga_id, ref, mine) == store.claim(first.saga_id, ref, mine)
 
+    def test_a_claim_keeps_its_enclosing_task(self, store: Store) -> None:
+        first = create(store)
+        ref = first.ref(0)
+        assert ref is not None
+        granted(store.claim(first.saga_id, ref, Claim("token", "boot", enclosing_task="outer")))
+        loaded = store.load(first.saga_id)
+        assert loaded is not None
+        kept = loaded.steps[0].claim
+        assert kept is not None
+        assert (kept.token, kept.enclosing_task) == ("token", "outer")
+        refused = store.claim(first.saga_id, ref, Claim("other", "boot"))
+        assert isinstance(refused, Refused)
+        assert refused.owner == kept
+
     def test_a_later_retry_takes_over_and_an_earlier_does_not(self, store: Store) -> None:
         first = create(store)
         granted(claim(store, first, "one", retries=1))

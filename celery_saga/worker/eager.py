@@ -1,7 +1,7 @@
-"""Tasks that run steps inside of themselves: those of an eager saga.
+"""Enclosing tasks: tasks that run steps inside themselves, those of an eager saga.
 
-The worker has no request for such a step. Its claim names the task round it, its *host*, and stands
-while the worker has that one: also under prefork, where the main process sees nothing of a body.
+The worker has no request for such a step. Its claim names the enclosing task, and is valid while
+the worker has that one: also under prefork, where the main process sees nothing of a body.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from typing import Any
 from celery_saga.core.execution import Claim, StepRef
 from celery_saga.runtime import Runtime
 
-#: Between a token and the host's id; no instance and no ref has it.
-_INSIDE = "@"
-
-#: Id of the task that a worker runs in this call.
-_host: ContextVar[str] = ContextVar("celery_saga_host", default="")
+#: Id of the task that a worker runs in this context.
+_enclosing: ContextVar[str] = ContextVar("celery_saga_enclosing_task", default="")
 
 
-class inside:
-    """Run a task; ``request`` is Celery's. One that runs eagerly is itself inside of another.
+class enclosing_task:
+    """A context in which a task encloses the steps that run in it; ``request`` is Celery's.
 
-    A class, and no generator: it is round every task of the app.
+    A task that runs eagerly is enclosed itself: it changes nothing. This is a class, not a
+    generator, because it is entered for every task of the app.
     """
 
     __slots__ = ("_id", "_token")
@@ -32,11 +30,11 @@ class inside:
 
     def __enter__(self) -> None:
         if self._id is not None:
-            self._token = _host.set(self._id)
+            self._token = _enclosing.set(self._id)
 
     def __exit__(self, *error: object) -> None:
         if self._id is not None:
-            _host.reset(self._token)
+            _enclosing.reset(self._token)
 
 
 def new_claim(runtime: Runtime, request: Any, ref: StepRef) -> Claim:
@@ -44,13 +42,8 @@ def new_claim(runtime: Runtime, request: Any, ref: StepRef) -> Claim:
     token, instance, retries = runtime.token(ref), runtime.instance, request.retries or 0
     if not request.is_eager:
         return Claim(token, instance, retries)
-    if host := _host.get():
-        return Claim(f"{token}{_INSIDE}{host}", instance, retries)
-    # No task is round it, so its worker, if it is one, cannot tell when it has ended. As in any
-    # other client nobody judges it.
+    if enclosing := _enclosing.get():
+        return Claim(token, instance, retries, enclosing_task=enclosing)
+    # No task encloses it, so its worker, if it is one, cannot tell when it has ended. Like a claim
+    # of any other client it does not expire.
     return Claim(token, f"client-{instance.removeprefix('client-')}", retries)
-
-
-def host_of(claim: Claim | None) -> str:
-    """Id of the task inside of which a claim's step runs; empty: it runs by itself."""
-    return "" if claim is None else claim.token.partition(_INSIDE)[2]

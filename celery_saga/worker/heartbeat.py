@@ -38,7 +38,6 @@ from celery_saga.errors import (
 )
 from celery_saga.runtime import News, Runtime, runtime_of
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.worker.eager import host_of
 from celery_saga.worker.fork_safety import Unforked, unforked_log
 from celery_saga.worker.hook import verify
 from celery_saga.worker.rate_limits import RateLimited, snapshot
@@ -203,14 +202,15 @@ class Heart:
         self._absent = absent
 
     def _void_own(self, saga_id: str, ref: StepRef) -> None:
-        if not self._runs_inside(saga_id, ref):
+        if not self._in_enclosing_task(saga_id, ref):
             self._sweeper.void(saga_id, ref, self.instance)
 
-    def _runs_inside(self, saga_id: str, ref: StepRef) -> bool:
+    def _in_enclosing_task(self, saga_id: str, ref: StepRef) -> bool:
         """Whether a step of an eager saga runs in a task that this worker has."""
         execution = self._shell.store.load(saga_id, context=False)
         step = None if execution is None else execution.at_step(ref)
-        return step is not None and host_of(step.claim) in _task_ids()[1]
+        claim = None if step is None else step.claim
+        return claim is not None and claim.enclosing_task in _task_ids()[1]
 
 
 def _task_ids() -> tuple[set[str], set[str]]:

@@ -29,7 +29,7 @@ from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
 from celery_saga.messaging.events import TellingRequest
 from celery_saga.runtime import runtime_of
 from celery_saga.worker.delivery import delivery_of, keep_ours, recognized
-from celery_saga.worker.eager import inside
+from celery_saga.worker.eager import enclosing_task
 from celery_saga.worker.receivers import body_cut_off
 from celery_saga.worker.step_runner import run_step
 
@@ -82,7 +82,7 @@ def around(inner: Any) -> Call:
         _running[id(request)] = request
         try:
             delivery = delivery_of(request) or recognized(task.app, request)
-            with inside(request):
+            with enclosing_task(request):
                 if delivery is None:
                     return _by_itself(body, args, kwargs)
                 return _as_step(task, request, delivery, body, args, kwargs)

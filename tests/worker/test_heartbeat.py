@@ -18,7 +18,7 @@ from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import runtime_of
 from celery_saga.stores import memory
 from celery_saga.worker import heartbeat
-from celery_saga.worker.eager import inside
+from celery_saga.worker.eager import enclosing_task
 from celery_saga.worker.heartbeat import Heart
 from tests.helpers import wait_for
 
@@ -319,7 +319,7 @@ class TestStepsOfEagerSagas:
     def test_one_that_a_task_of_the_worker_runs(self, app, worker):
         worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
         ran = []
-        with inside(outer):
+        with enclosing_task(outer):
             saga = self.run(app, lambda: ran.append(self.looks(app, 6)))
         assert (saga.status.value, len(ran), saga.steps[0].lost) == ("COMPLETED", 1, 0)
 
@@ -337,7 +337,7 @@ class TestStepsOfEagerSagas:
                 worker.clear()  # its process has been lost, and this here is a ghost
                 self.looks(app, 6)
 
-        with inside(outer):
+        with enclosing_task(outer):
             saga = self.run(app, lose)
         assert saga.steps[0].lost == 1
 
@@ -345,7 +345,7 @@ class TestStepsOfEagerSagas:
         worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
         runtime = runtime_of(app)
         seen: list[Any] = []
-        with inside(outer):
+        with enclosing_task(outer):
             self.run(app, lambda: seen.extend(runtime.store.claims_of(runtime.instance)))
         assert len(seen) == 1, "a dead boot's claims are void, and this was one of them"
 

@@ -182,6 +182,7 @@ class RedisStore(RedisBoots):
                 self._prefix,
                 "1" if known else "",
                 run,
+                claim.enclosing_task,
                 *(part.fields if part else ()),
             ],
         )
