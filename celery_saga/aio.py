@@ -22,7 +22,7 @@ from celery_saga.core.ports import Store
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException
 from celery_saga.messaging.outcome import failure_of
 from celery_saga.runtime import Runtime
-from celery_saga.saga import Saga
+from celery_saga.saga import Saga, start_request, started
 
 #: How many threads wait.
 WAITERS = 32
@@ -74,7 +74,7 @@ async def run(
         assert_will_not_block()
 
     def start() -> SagaExecution:
-        return saga.prepared(runtime.app, context, **options)().execution
+        return started(start_request(saga, runtime.app, context, **options)).execution
 
     execution = await asyncio.to_thread(start)
     if pause_on_disk:

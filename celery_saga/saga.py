@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from celery import Celery, Signature, Task, current_app
@@ -11,6 +12,7 @@ from celery.local import Proxy
 
 from celery_saga import agreement
 from celery_saga.core.context import codec
+from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT
 from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
@@ -24,16 +26,7 @@ from celery_saga.messaging.callbacks import linked, origin
 from celery_saga.messaging.headers import checked_headers
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
-from celery_saga.start import (
-    ON_DUPLICATE,
-    begin,
-    checked_id,
-    context_values,
-    ends_in,
-    on_commit,
-    opening,
-    starts_in,
-)
+from celery_saga.start import StartRequest, checked_id, context_values, on_commit, start
 
 agreement.connect()
 
@@ -151,7 +144,7 @@ class Saga(SagaDefinition):
         given: dict[str, Any] = {"countdown": countdown, "eta": eta, "deadline": deadline}
         given |= {"queue": queue, "priority": priority, "headers": headers, "saga_id": saga_id}
         given |= {"link": link, "link_error": link_error, "on_duplicate": on_duplicate}
-        return self.prepared(self.app, context, **given)()
+        return started(start_request(self, self.app, context, **given))
 
     def delay_on_commit(self, /, *, using: str | None = None, **context: Any) -> None:
         """As :meth:`delay`, once Django's current transaction is committed; see below."""
@@ -181,47 +174,8 @@ class Saga(SagaDefinition):
             SetupError: Django is not installed, or not configured in this process.
             SagaError, ValueError, TypeError: as :meth:`apply_async`.
         """
-        on_commit(self.prepared(self.app, context, **options), using)
-
-    def prepared(
-        self,
-        app: Celery,
-        context: Mapping[str, Any] | None,
-        *,
-        saga_id: str | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        deadline: float | timedelta | datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        headers: Mapping[str, Any] | None = None,
-        link: Any = None,
-        link_error: Any = None,
-        on_duplicate: str = "return",
-    ) -> Callable[[], SagaResult]:
-        """What starts a run on ``app`` when it is called; all mistakes are found before."""
-        if on_duplicate not in ON_DUPLICATE:
-            raise ValueError(
-                f"on_duplicate: expected 'return', 'return_any' or 'raise', found {on_duplicate!r}"
-            )
-        runtime, routing = runtime_of(app), _routing(queue, priority)
-        plan = runtime.plan(self, **routing)
-        values = opening(runtime, plan, context_values(context))
-        named = None if saga_id is None else checked_id("saga_id", saga_id)
-        given: dict[str, Any] = {"on_duplicate": on_duplicate, "headers": checked_headers(headers)}
-        given["origin"] = origin(app, self, linked(app, link, link_error) or None)
-
-        def times() -> dict[str, float | None]:
-            start = starts_in(app, countdown, eta)
-            return {"countdown": start, "deadline": ends_in(app, deadline, start)}
-
-        times()
-
-        def start() -> SagaResult:
-            given_id, created = begin(runtime, plan, values, named, times(), **given)
-            return SagaResult(runtime, given_id, created=created)
-
-        return start
+        request = start_request(self, self.app, context, **options)
+        on_commit(partial(started, request), using)
 
     def s(self, /, **context: Any) -> Signature[Any]:
         """The start of a run with this context, as a signature for canvas and beat.
@@ -266,6 +220,44 @@ class Saga(SagaDefinition):
         return _Start(
             results.START, kwargs=given, options=options, immutable=immutable, app=self.app
         )
+
+
+def start_request(
+    saga: Saga,
+    app: Celery,
+    context: Mapping[str, Any] | None,
+    *,
+    saga_id: str | None = None,
+    countdown: float | None = None,
+    eta: datetime | None = None,
+    deadline: float | timedelta | datetime | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    headers: Mapping[str, Any] | None = None,
+    link: Any = None,
+    link_error: Any = None,
+    on_duplicate: str = "return",
+) -> StartRequest:
+    """The checked request for a run on ``app``; arguments as of :meth:`Saga.apply_async`."""
+    runtime = runtime_of(app)
+    return StartRequest(
+        runtime,
+        runtime.plan(saga, **_routing(queue, priority)),
+        encoded(context_values(context)),
+        None if saga_id is None else checked_id("saga_id", saga_id),
+        countdown,
+        eta,
+        deadline,
+        on_duplicate,
+        headers=checked_headers(headers),
+        callbacks=origin(app, saga, linked(app, link, link_error) or None),
+    )
+
+
+def started(request: StartRequest) -> SagaResult:
+    """Carry out a start; the handle of its run."""
+    saga_id, created = start(request)
+    return SagaResult(request.runtime, saga_id, created=created)
 
 
 class _Start(Signature[Any]):

@@ -1,4 +1,4 @@
-"""The start of a run, whoever asks for it."""
+"""The start of a run: one checked request, from a call, a message or an eager task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from math import isfinite
 from typing import Any
@@ -16,7 +17,7 @@ from celery.utils.time import maybe_make_aware
 
 from celery_saga.agreement import check_start
 from celery_saga.core import info
-from celery_saga.core.context.data import Values, encoded
+from celery_saga.core.context.data import Values
 from celery_saga.core.context.saga_context import checked_key
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Looked, MessageState
@@ -35,80 +36,120 @@ ON_DUPLICATE = ("return", "return_any", "raise")
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def opening(
-    runtime: Runtime, plan: Plan, context: Mapping[str, Any], eager: bool = False
-) -> Values:
-    """What a run begins with, checked and encoded.
-
-    Raises:
-        SetupError: no worker would find it.
-        UnserializableValue, ContextTooLarge: it cannot be stored.
-        MissingInput: the first step needs a key that it lacks.
-    """
-    if not eager and not runtime.app.conf.task_always_eager:
-        check_start(runtime)
-    values = encoded(context)
-    values.check_size(runtime.settings.context_limit)
-    _check_first_step(plan, values)
-    return values
-
-
-def begin(
-    runtime: Runtime,
-    plan: Plan,
-    values: Values,
-    saga_id: str | None,
-    times: Mapping[str, Any],
-    *,
-    on_duplicate: str = "return",
-    opened_with: Values | None = None,
-    ignore_result: bool | None = False,
-    origin: Mapping[str, Any] | None = None,
-    headers: Mapping[str, Any] | None = None,
-    eager: bool = False,
-) -> tuple[str, bool]:
-    """Start a run; its id, and whether this call has created it.
+@dataclass(frozen=True)
+class StartRequest:
+    """The start of one run, checked when it is made; :func:`start` carries it out.
 
     Args:
-        values, saga_id: of :func:`opening`; its id, ``None``: a new one.
-        times: ``countdown`` and ``deadline`` in seconds.
-        on_duplicate: of :data:`ON_DUPLICATE`; SagaAlreadyExists: it does not allow this one.
-        opened_with: what of the values makes a second start the same one; by default all of them.
-        ignore_result: whether it is to have no Celery result.
-        origin: what its callers want to be told, as plain JSON.
+        runtime: the engine of the app that it runs on.
+        plan: the run's plan; ``queue`` and ``priority`` of a call are in it.
+        context: what the run begins with.
+        saga_id: its id; None: a new one.
+        countdown: seconds, or a timedelta, until the first step is sent.
+        eta: the time for that; a naive one is in UTC.
+        deadline: seconds, a timedelta or a datetime by which it must be past its pivot or ended.
+        on_duplicate: what a taken id means, one of :data:`ON_DUPLICATE`.
         headers: of the message or call that starts it; Celery's own are left out.
+        callbacks: of its callers and its definition, as plain JSON: see
+            :func:`celery_saga.messaging.callbacks.origin`.
+        ignore_result: whether it is to have no Celery result.
+        opened_with: the values by which a second start is recognized as the same one; by default
+            the whole context.
         eager: whether to run it to its end here and now.
+
+    Raises:
+        SetupError: no worker would find the run, or a setting is wrong.
+        UnserializableValue, ContextTooLarge: the context cannot be stored.
+        MissingInput: the first step needs a key that the context lacks.
+        ValueError: another argument is not what it should be.
     """
-    wanted = not eager and results.wanted(runtime.app, ignore_result)
-    dropped = wanted and saga_id is not None and runtime.drop_old_result(saga_id)
-    run = secrets.token_hex(4) if saga_id else ""
-    saga_id = saga_id or str(uuid.uuid4())
-    digest = (values if opened_with is None else opened_with).digest if run else ""
-    fields = {"wants_result": wanted, "origin": origin, "run": run, "opened_with": digest}
-    fields |= {"headers": users_headers(headers) or None, **_lineage(runtime)}
-    execution, created = _created(runtime, plan, saga_id, values, {**times, **fields}, eager)
+
+    runtime: Runtime
+    plan: Plan
+    context: Values
+    saga_id: str | None = None
+    countdown: float | timedelta | None = None
+    eta: datetime | None = None
+    deadline: float | timedelta | datetime | None = None
+    on_duplicate: str = "return"
+    headers: Mapping[str, Any] | None = None
+    callbacks: Mapping[str, Any] | None = None
+    ignore_result: bool | None = False
+    opened_with: Values | None = None
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_duplicate not in ON_DUPLICATE:
+            raise ValueError(
+                f"on_duplicate: expected 'return', 'return_any' or 'raise', found "
+                f"{self.on_duplicate!r}"
+            )
+        if not self.eager and not self.runtime.app.conf.task_always_eager:
+            check_start(self.runtime)
+        self.context.check_size(self.runtime.settings.context_limit)
+        _check_first_step(self.plan, self.context)
+        if self.saga_id is not None:
+            checked_id("saga_id", self.saga_id)
+        self.times()
+
+    def times(self) -> dict[str, float | None]:
+        """``countdown`` and ``deadline`` in seconds from now.
+
+        Raises:
+            ValueError: one of the times is not what it should be, or is over.
+        """
+        app = self.runtime.app
+        begins = _starts_in(app, self.countdown, self.eta)
+        return {"countdown": begins, "deadline": _ends_in(app, self.deadline, begins)}
+
+    @property
+    def digest(self) -> str:
+        """What tells this start from another one with the same id."""
+        return (self.context if self.opened_with is None else self.opened_with).digest
+
+
+def start(request: StartRequest) -> tuple[str, bool]:
+    """Start a run; its id, and whether this call has created it.
+
+    Raises:
+        SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
+        StoreUnavailable: the store is unavailable; the same request may be carried out again.
+        ValueError: its deadline has passed meanwhile.
+    """
+    runtime, times = request.runtime, request.times()
+    wanted = not request.eager and results.wanted(runtime.app, request.ignore_result)
+    named = request.saga_id is not None
+    saga_id = request.saga_id or str(uuid.uuid4())
+    dropped = wanted and named and runtime.drop_old_result(saga_id)
+    digest = request.digest if named else ""
+    fields = {
+        **times,
+        **_lineage(runtime),
+        "wants_result": wanted,
+        "origin": request.callbacks,
+        "headers": users_headers(request.headers) or None,
+        "run": secrets.token_hex(4) if named else "",
+        "opened_with": digest,
+    }
+    execution, created = _created(request, saga_id, fields)
     if not created:
         if dropped and execution.settled and not execution.result_pending:
             # It was started and ended meanwhile, and what was dropped was its own.
             results.announce(runtime.app, execution)
-        _check_duplicate(execution, plan.saga, digest, on_duplicate)
+        _check_duplicate(execution, request.plan.saga, digest, request.on_duplicate)
     return saga_id, created
 
 
 def _created(
-    runtime: Runtime,
-    plan: Plan,
-    saga_id: str,
-    values: Values,
-    given: Mapping[str, Any],
-    eager: bool,
+    request: StartRequest, saga_id: str, fields: Mapping[str, Any]
 ) -> tuple[SagaExecution, bool]:
-    here = eager or runtime.app.conf.task_always_eager
+    runtime = request.runtime
+    here = request.eager or runtime.app.conf.task_always_eager
     if here:
         runtime.verify(runtime.app)  # no worker starts here that would have looked
-    with run_here(saga_id if eager else ""):
+    with run_here(saga_id if request.eager else ""):
         execution, created = runtime.orchestrator.start(
-            plan, saga_id, values, token=uuid.uuid4().hex, **given
+            request.plan, saga_id, request.context, token=uuid.uuid4().hex, **fields
         )
         if created and here:
             _finish_eagerly(runtime, saga_id)
@@ -201,7 +242,7 @@ def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
         raise MissingInput(key, first.name, first.action.task)
 
 
-def starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
+def _starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
     """Seconds until the first step is sent; ``None``: at once. A time that is over is now.
 
     Args:
@@ -226,7 +267,7 @@ def starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
     return max(_from_now(app, eta), 0.0)
 
 
-def ends_in(app: Celery, deadline: Any, start: float | None) -> float | None:
+def _ends_in(app: Celery, deadline: Any, start: float | None) -> float | None:
     """Seconds until the way forward is given up; ``None``: never.
 
     Args:

@@ -21,7 +21,7 @@ from celery_saga.messaging.headers import STAMPS
 from celery_saga.messaging.outcome import failure_of
 from celery_saga.messaging.results import START, origin_of
 from celery_saga.runtime import Runtime, runtime_of
-from celery_saga.start import begin, checked_id, context_values, opening
+from celery_saga.start import StartRequest, checked_id, context_values, start
 
 
 def declare_tasks(app: Celery) -> None:
@@ -29,7 +29,7 @@ def declare_tasks(app: Celery) -> None:
     declare: Any = app.task
     # The message may be taken twice: its id is the saga's, and an id is taken once.
     declare(
-        start,
+        start_task,
         bind=True,
         name=START,
         shared=False,
@@ -55,7 +55,7 @@ def _sent_without_secrets(
     return super(type(self), self).apply_async(args, kwargs, *more, **options)
 
 
-def start(
+def start_task(
     self: Any, *previous: Any, saga: str, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Start the saga of that name; the task's id becomes the saga's id, and its result the saga's.
@@ -75,26 +75,44 @@ def start(
     Raises:
         SagaAlreadyExists: another saga has this id, or one with another context.
     """
-    request, runtime = self.request, runtime_of(self.app)
-    saga_id = checked_id(f"the task id, which is the id of the saga {saga!r}", request.id)
-    definition = _find(runtime, saga, request.is_eager)
-    plan = runtime.plan(definition)
-    named = context_values(context)
-    values = opening(runtime, plan, _merged(saga, previous, named), request.is_eager)
-    # A result before it is not compared: the task that gave it may be delivered twice as well, and
-    # answer otherwise, and it is the same link of the same chain.
-    same: dict[str, Any] = {"opened_with": encoded(named), "headers": _headers_of(request)}
-    make = partial(begin, runtime, plan, values, saga_id, {}, **same)
-    if request.is_eager:
-        make(eager=True, origin=origin(self.app, definition))
+    runtime = runtime_of(self.app)
+    asked = _asked(runtime, self.request, saga, previous, context)
+    saga_id = str(asked.saga_id)
+    if asked.eager:
+        start(asked)
         return _finished(runtime, saga_id)
-    told = origin(self.app, definition, origin_of(request))
-    make = partial(make, ignore_result=request.ignore_result, origin=told)
     try:
-        retry_while_unavailable(make, runtime.orchestrator.store_timeout)
+        retry_while_unavailable(partial(start, asked), runtime.orchestrator.store_timeout)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise started(saga_id)
+
+
+def _asked(
+    runtime: Runtime,
+    request: Any,
+    name: str,
+    previous: tuple[Any, ...],
+    context: Mapping[str, Any] | None,
+) -> StartRequest:
+    """The start that a message, or an eager call, asks for."""
+    saga_id = checked_id(f"the task id, which is the id of the saga {name!r}", request.id)
+    eager = bool(request.is_eager)
+    definition = _find(runtime, name, eager)
+    named = context_values(context)
+    return StartRequest(
+        runtime,
+        runtime.plan(definition),
+        encoded(_merged(name, previous, named)),
+        saga_id,
+        headers=_headers_of(request),
+        callbacks=origin(runtime.app, definition, None if eager else origin_of(request)),
+        ignore_result=request.ignore_result,
+        # A result before it is not compared: the task that gave it may be delivered twice as well,
+        # and answer otherwise, and it is the same link of the same chain.
+        opened_with=encoded(named),
+        eager=eager,
+    )
 
 
 def _headers_of(request: Any) -> dict[str, Any]:

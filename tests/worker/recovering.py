@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_saga import Saga
-from celery_saga.core.context.data import Values
+from celery_saga.core.context.data import encoded
 from celery_saga.runtime import runtime_of
-from celery_saga.start import begin
+from celery_saga.start import StartRequest, start
 from celery_saga.testing.processes import ManagedProcess
 from tests.worker.apps import crashing_steps as tasks
 from tests.worker.crashes import order
@@ -98,7 +98,8 @@ class Path:
         callback = tasks.told.s(saga_id)
         plan = runtime.plan(self.saga(site))
         origin = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
-        return begin(runtime, plan, Values(self.context), saga_id, {}, origin=origin)
+        request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=origin)
+        return start(request)
 
 
 def _placed(options: Mapping[str, Any], queue: str) -> dict[str, Any]:
