@@ -87,7 +87,7 @@ def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:
 
 def _without_messages(execution: SagaExecution, at: float) -> SagaExecution:
     """Overdue, so that the first look sends it again; a retry of Celery's keeps its time."""
-    step = execution.steps[execution.position]
-    if step.outstanding is None or (step.expected_at or 0.0) > at:
-        return execution
-    return execution.with_step(execution.position, expected_at=0.0)
+    for ref in execution.active:
+        if (execution.steps[ref.step].expected_at or 0.0) <= at:
+            execution = execution.with_step(ref.step, expected_at=0.0)
+    return execution

@@ -292,7 +292,7 @@ class SagaResult(ResultBase):
         orchestrator = self._runtime.orchestrator
         event = CancelRequested(orchestrator.store.now(), by, reason)
         after, changed = orchestrator.change(self.id, event, self.execution)
-        running = after.ref(after.position)
+        running = after.first_active
         forward = running is not None and running.direction is Direction.FORWARD
         if terminate and running and forward and after.unwind is not None:
             control = self._runtime.app.control

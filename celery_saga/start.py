@@ -199,7 +199,10 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
     """
     orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
     while not (execution := orchestrator.load(saga_id)).settled:
-        step, ref = execution.steps[execution.position], execution.ref(execution.position)
+        index = execution.current
+        if index is None:
+            return
+        step, ref = execution.steps[index], execution.ref(index)
         # What was sent again and not taken would not be taken the next time either.
         in_vain = ref is None or step.claim is not None or step.republished > 0
         if execution.status is SagaStatus.PAUSED or (step.not_before is None and in_vain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -14,6 +14,7 @@ from celery_saga.core.state import (
     Failure,
     SagaStatus,
     SagaStepExecution,
+    StepRef,
     StepStatus,
     of_fields,
 )
@@ -38,10 +39,42 @@ def _claim(data: Mapping[str, Any]) -> Claim:
     return Claim(**data)
 
 
+def _refs(texts: Sequence[str]) -> tuple[StepRef, ...]:
+    return tuple(map(StepRef.of, texts))
+
+
+def journal_to_text(journal: Sequence[tuple[int, ...]]) -> str:
+    """Paths as one short text: ``0-41,43,2.0.3``; of a saga without branches it hardly grows."""
+    runs: list[list[int] | str] = []
+    for path in journal:
+        last = runs[-1] if runs else None
+        if len(path) > 1:
+            runs.append(".".join(map(str, path)))
+        elif isinstance(last, list) and last[1] + 1 == path[0]:
+            last[1] = path[0]
+        else:
+            runs.append([path[0], path[0]])
+    return ",".join(
+        run if isinstance(run, str) else f"{run[0]}-{run[1]}" if run[0] < run[1] else str(run[0])
+        for run in runs
+    )
+
+
+def journal_of_text(text: str) -> tuple[tuple[int, ...], ...]:
+    """The reverse of :func:`journal_to_text`."""
+    found: list[tuple[int, ...]] = []
+    for run in filter(None, text.split(",")):
+        first, _, last = run.partition("-")
+        if last:
+            found += [(index,) for index in range(int(first), int(last) + 1)]
+        else:
+            found.append(tuple(map(int, first.split("."))))
+    return tuple(found)
+
+
 #: How fields are read that JSON does not hold as they are.
 _OF_STEP: Readers = {
     "status": StepStatus,
-    "outstanding": Direction,
     "claim": _claim,
     "reported": tuple,
     "error": _failure,
@@ -50,6 +83,8 @@ _OF_STEP: Readers = {
 _OF_HEAD: Readers = {
     "status": SagaStatus,
     "direction": Direction,
+    "active": _refs,
+    "journal": journal_of_text,
     "unwind": _failure,
     "error": _failure,
 }
@@ -114,7 +149,12 @@ HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "
 
 def head_to_dict(execution: Any) -> dict[str, Any]:
     """A ``SagaExecution`` without its bulky parts (plan, context, steps, history)."""
-    return {"version": SCHEMA_VERSION, **record_to_dict(execution, leave_out=HEAD_LEAVES_OUT)}
+    head = {"version": SCHEMA_VERSION, **record_to_dict(execution, leave_out=HEAD_LEAVES_OUT)}
+    if execution.active:
+        head["active"] = list(map(str, execution.active))
+    if execution.journal:
+        head["journal"] = journal_to_text(execution.journal)
+    return head
 
 
 def head_from_dict(saga_id: str, head: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,8 +64,9 @@ class SagaExecution:
         steps: one record a step, in the plan's order.
         status: see :class:`SagaStatus`.
         direction: forward, or backward once the unwind began.
-        position: index of the step that is due, running or being undone.
-        reach: no step above this index has an effect that an undo could take back; ``None``: any.
+        active: the dispatches that are sent and not over yet; without branches one at most.
+        journal: paths of the steps with a compensation whose effects stand or may stand, in the
+            order in which these became known; the rollback takes them from its end.
         revision: raised by every saved change; a save names the one that it read.
         unwind: why the saga is to go back as soon as no forward claim is alive.
         error: why it failed.
@@ -93,8 +94,8 @@ class SagaExecution:
     steps: Sequence[SagaStepExecution] = ()
     status: SagaStatus = SagaStatus.CREATED
     direction: Direction = Direction.FORWARD
-    position: int = 0
-    reach: int | None = None
+    active: tuple[StepRef, ...] = ()
+    journal: tuple[tuple[int, ...], ...] = ()
     revision: int = 0
     unwind: Failure | None = None
     error: Failure | None = None
@@ -124,7 +125,7 @@ class SagaExecution:
     ) -> SagaExecution:
         """A new run; nothing of it is sent or saved yet."""
         steps = tuple([of_fields(SagaStepExecution, {"name": step.name}) for step in plan.steps])
-        new = cls(saga_id, plan, Values(values), steps, reach=-1, deadline=deadline)
+        new = cls(saga_id, plan, Values(values), steps, deadline=deadline)
         return evolved(new, created_at=at, updated_at=at)
 
     def __repr__(self) -> str:
@@ -207,8 +208,42 @@ class SagaExecution:
 
     def ref(self, index: int) -> StepRef | None:
         """The ref of step ``index`` if its task is sent and not over yet."""
-        step = self.steps[index]
-        return StepRef((index,), step.outstanding, step.epoch) if step.outstanding else None
+        for ref in self.active:
+            if ref.path == (index,):
+                return ref
+        return None
+
+    @property
+    def first_active(self) -> StepRef | None:
+        """The dispatch that is on its way, if one is; without branches there is no second one."""
+        return self.active[0] if self.active else None
+
+    @property
+    def next_compensation(self) -> int | None:
+        """Index of the step that is compensated next; ``None``: none is left.
+
+        The last one on the journal, but for those whose compensation has failed for good: they keep
+        their places, for an operator who has them tried again.
+        """
+        for (index,) in reversed(self.journal):
+            if self.steps[index].status is not StepStatus.COMPENSATION_FAILED:
+                return index
+        return None
+
+    @property
+    def current(self) -> int | None:
+        """Index of the step at which the run is: sent, waiting, or the next one to be sent.
+
+        ``None``: there is none left in its direction.
+        """
+        if self.active:
+            return self.active[0].step
+        if self.direction is Direction.BACKWARD:
+            return self.next_compensation
+        for index, step in enumerate(self.steps):
+            if step.status not in (StepStatus.SUCCEEDED, StepStatus.SKIPPED):
+                return index
+        return None
 
     @property
     def root(self) -> str:
@@ -222,12 +257,29 @@ class SagaExecution:
 
     def with_step(self, index: int, **changes: Any) -> SagaExecution:
         """This execution with some fields of one step replaced."""
-        step, steps, reach = evolved(self.steps[index], **changes), self.steps, self.reach
-        if reach is not None and index > reach and step.undoable:
-            reach = index
+        old, steps = self.steps[index], self.steps
+        new = evolved(old, **changes)
         if isinstance(steps, PartialSteps):
-            return evolved(self, steps=steps.replacing(index, step), reach=reach)
-        return evolved(self, steps=(*steps[:index], step, *steps[index + 1 :]), reach=reach)
+            steps = steps.replacing(index, new)
+        else:
+            steps = (*steps[:index], new, *steps[index + 1 :])
+        journal = self.journal
+        if old.effect is not new.effect and self.plan.steps[index].compensation is not None:
+            path = (index,)
+            journal = tuple(each for each in journal if each != path)
+            journal += (path,) if new.effect else ()
+        return evolved(self, steps=steps, journal=journal)
+
+    def sent(self, ref: StepRef, **changes: Any) -> SagaExecution:
+        """This execution with a dispatch that is on its way from now on; it has no claim yet."""
+        active = (*(each for each in self.active if each.path != ref.path), ref)
+        changed = self.with_step(ref.step, epoch=ref.epoch, claim=None, **changes)
+        return evolved(changed, active=active)
+
+    def ended(self, index: int, **changes: Any) -> SagaExecution:
+        """This execution with the dispatch of a step over, and its claim with it."""
+        active = tuple(each for each in self.active if each.path != (index,))
+        return evolved(self.with_step(index, claim=None, **changes), active=active)
 
     def with_values(self, update: Mapping[str, Any], remove: Collection[str] = ()) -> SagaExecution:
         """This execution with keys of its context set and deleted."""
@@ -272,8 +324,9 @@ def _check_whole(execution: SagaExecution) -> None:
         raise ValueError(f"{execution.saga_id!r} is no saga id")
     if [step.name for step in execution.steps] != names or not names:
         raise ValueError("its steps are not those of its plan")
-    if execution.position not in range(len(names)):
-        raise ValueError(f"{execution.position!r} is no step's position")
+    paths = {(index,) for index in range(len(names))}
+    if not paths.issuperset([*execution.journal, *(ref.path for ref in execution.active)]):
+        raise ValueError("it names steps that its plan does not have")
 
 
 def from_parts(

@@ -36,7 +36,7 @@ def execution_lines(execution: Any) -> Iterator[str]:
             yield f"  {_line(f'failed{at}: {failure}')}"
             break
     length = len(execution.plan.steps)
-    first = max(0, min(execution.position - STEPS // 2, length - STEPS))
+    first = max(0, min(_centre(execution) - STEPS // 2, length - STEPS))
     if first:
         yield f"  ... ({first} more before)"
     for index in range(first, min(first + STEPS, length)):
@@ -44,6 +44,19 @@ def execution_lines(execution: Any) -> Iterator[str]:
     if first + STEPS < length:
         yield f"  ... ({length - first - STEPS} more behind)"
     yield f"  context: {_line(_keys(execution.values))}>"
+
+
+def _centre(execution: Any) -> int:
+    """Index of the step that matters most: where the run is, else where it failed, else the end."""
+    try:
+        current: int | None = None if execution.settled else execution.current
+    except NotLoaded:
+        current = None
+    if current is not None:
+        return current
+    names = [step.name for step in execution.plan.steps]
+    failed = execution.error.step if execution.error is not None else ""
+    return names.index(failed) if failed in names else len(names) - 1
 
 
 def _step(execution: Any, index: int) -> str:

@@ -112,6 +112,18 @@ class StepRef(NamedTuple):
         """The index of the step in a plan without branches."""
         return self.path[0]
 
+    @classmethod
+    def of(cls, text: str) -> StepRef:
+        """The reverse of ``str()``.
+
+        Raises:
+            ValueError: it is no reference's text.
+        """
+        found = cls.parse(f"saga~{text}")
+        if found is None:
+            raise ValueError(f"{text!r} is not a step reference")
+        return found[1]
+
     def task_id(self, saga_id: str) -> str:
         """``<saga>~<f|c><path>~<epoch>``, such as ``7f3a~f2~1``; a longer path has dots."""
         return f"{saga_id}~{self}"
@@ -169,7 +181,6 @@ class SagaStepExecution:
     Args:
         name: the step's name.
         status: see :class:`StepStatus`.
-        outstanding: direction of the task that is sent and not over yet.
         epoch: of the newest dispatch, over both directions; 0 before the first.
         forward_epoch: of the newest forward dispatch, once the undo was dispatched.
         claim: who runs it.
@@ -198,7 +209,6 @@ class SagaStepExecution:
 
     name: str
     status: StepStatus = StepStatus.PENDING
-    outstanding: Direction | None = None
     epoch: int = 0
     forward_epoch: int = 0
     claim: Claim | None = None

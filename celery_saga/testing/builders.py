@@ -50,7 +50,7 @@ def claim(
     store: Store, execution: SagaExecution, instance: str = "boot", retries: int = 0
 ) -> SagaExecution | Refused:
     """Claim the ref that is due, under a token of its own."""
-    ref = execution.ref(execution.position)
+    ref = execution.first_active
     assert ref is not None
     mine = Claim(uuid.uuid4().hex, instance, retries)
     return store.claim(execution.saga_id, ref, mine, run=execution.run)
@@ -58,9 +58,9 @@ def claim(
 
 def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:
     """The claimed step succeeds, and that is saved."""
-    step = execution.steps[execution.position]
-    ref = execution.ref(execution.position)
+    ref = execution.first_active
     assert ref is not None
+    step = execution.steps[ref.step]
     assert step.claim is not None
     event = StepSucceeded(store.now(), ref, step.claim.token, update)
     saved = save(store, execution, decide(execution, event).execution)

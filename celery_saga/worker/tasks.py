@@ -11,6 +11,7 @@ from celery.exceptions import Reject
 
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
+from celery_saga.core.decide.transitions import name_of_current
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
@@ -152,7 +153,7 @@ def _merged(name: str, previous: tuple[Any, ...], given: Mapping[str, Any]) -> M
 def _finished(runtime: Runtime, saga_id: str) -> dict[str, Any]:
     execution = runtime.orchestrator.load(saga_id)
     if not execution.settled:
-        task = execution.plan.steps[execution.position].name
+        task = name_of_current(execution)
         raise SagaExecutionException(
             f"saga {saga_id!r} cannot be run to its end in this process: step {task!r} was sent to "
             f"the broker, because its task is not declared here"

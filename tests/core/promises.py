@@ -121,7 +121,8 @@ class Promises:
             over = after.settled or after.direction is BACKWARD
             self.require(Invariant.CAPS, over, "a final failure was not final")
         elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
-            ref, step = before.ref(before.position), before.steps[before.position]
+            ref = before.first_active
+            step = before.steps[ref.step if ref else 0]
             waits = ref is not None and step.claim is None and after.ref(ref.step) == ref
             if ref and waits and after.deadline == before.deadline and event.at > LONG:
                 again = ev.Dispatch(ref, step.retries)
@@ -253,29 +254,26 @@ class Promises:
     def check(self, world: World, then: World, event: ev.Event | None) -> None:
         before, after = world.execution, then.execution
         self.found.checks += 1
-        outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
-        self.require(Invariant.ONE_ACTIVE_STEP, len(outstanding) <= 1, "two steps are outstanding")
-        if outstanding:
-            here = outstanding == [after.position]
+        self.require(Invariant.ONE_ACTIVE_STEP, len(after.active) <= 1, "two steps are outstanding")
+        for ref in after.active:
+            newest = ref.epoch == after.steps[ref.step].epoch
             self.require(
-                Invariant.ONE_ACTIVE_STEP, here, "the outstanding step is not the position"
+                Invariant.ONE_ACTIVE_STEP, newest, "an older dispatch of a step is outstanding"
             )
             self.require(
                 Invariant.SETTLED_STAYS, not after.settled, "a settled saga has an outstanding step"
             )
-        for old, new in zip(before.steps, after.steps, strict=True):
+        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
             self.require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
-            if new.epoch == old.epoch and new.outstanding is not None:
-                self.require(
-                    Invariant.NEW_EPOCH,
-                    new.outstanding is old.outstanding,
-                    "two dispatches under one epoch",
-                )
+            now = after.ref(index)
+            if new.epoch == old.epoch and now is not None:
+                same = now == before.ref(index)
+                self.require(Invariant.NEW_EPOCH, same, "two dispatches under one epoch")
         self._check_counts(world, then)
         if before.direction is FORWARD and after.direction is BACKWARD:
             self._check_turn(then)
         elif after.direction is FORWARD and after.unwind is not None:
-            awaited = outstanding and after.steps[after.position].claim is not None
+            awaited = any(after.steps[ref.step].claim is not None for ref in after.active)
             self.require(
                 Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
             )
@@ -395,7 +393,7 @@ class Promises:
             )
         head = key_of_record(execution)
         for index, step in enumerate(execution.steps):
-            here, claimed_by = index == execution.position, step.claim and step.claim.token
+            here, claimed_by = index == execution.current, step.claim and step.claim.token
             key = (head, here, index, step.epoch, claimed_by, key_of_record(step))
             if key not in self._probed:
                 self._probed.add(key)
@@ -450,5 +448,6 @@ class Promises:
 
 def time_after(execution: SagaExecution, later: float = 1.0) -> float:
     """A time after all that is in the execution; ``later`` in seconds."""
-    step = execution.steps[execution.position]
-    return later + max(execution.updated_at, step.not_before or 0.0 if later > 1 else 0.0)
+    index = execution.current
+    not_before = None if index is None else execution.steps[index].not_before
+    return later + max(execution.updated_at, not_before or 0.0 if later > 1 else 0.0)

@@ -200,7 +200,7 @@ class Walk:
 
     def _deliveries(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution = world.execution
-        ref = execution.ref(execution.position)
+        ref = execution.first_active
         if ref is None:
             return
         step = execution.steps[ref.step]
@@ -319,7 +319,8 @@ class Walk:
         if execution.settled:
             yield from self._result_stored(world)
             return
-        step, ref = execution.steps[execution.position], execution.ref(execution.position)
+        ref = execution.first_active
+        step = execution.steps[ref.step if ref else 0]
         fair = execution.status is not SagaStatus.PAUSED and ref is None
         states = [ev.MessageState.GONE]
         if ref is not None and step.claim is None:
@@ -338,10 +339,10 @@ class Walk:
     def _looked(self, world: World, looked: ev.Looked) -> World:
         """The world after a look; a message that is lost is found the next time."""
         before, then = world.execution, self._tell(world, looked)
-        index, after = before.position, then.execution
-        if after.ref(index) is None or after.ref(index) != before.ref(index):
+        ref, after = before.first_active, then.execution
+        if ref is None or after.first_active != ref:
             return then
-        found = after.with_step(index, unclaimed=before.steps[index].unclaimed)
+        found = after.with_step(ref.step, unclaimed=before.steps[ref.step].unclaimed)
         return then._replace(execution=found)
 
     def _missed(self, world: World, ref: StepRef) -> Iterator[tuple[str, World, bool]]:

@@ -115,6 +115,7 @@ _PRESENCE = frozenset(
 _IGNORED = frozenset(
     {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
+    | {"active"}
 )
 
 _GETTERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
@@ -135,7 +136,7 @@ def key_of(world: World) -> object:
         _usable(world.left, execution.direction is BACKWARD, over),
         tuple((*_ref_key(body.ref, epochs), *body[1:]) for body in world.bodies),
         frozenset((*_ref_key(ref, epochs), *rest) for ref, *rest in world.heard),
-        world.retried is not None and world.retried == execution.ref(execution.position),
+        world.retried is not None and world.retried == execution.first_active,
         world.by_hand,
     )
 
@@ -150,7 +151,8 @@ def _usable(left: Bounds, backward: bool, over: bool) -> Bounds:
 def _renumbered(world: World) -> list[dict[int, int]]:
     """For each step, the epochs that are in use, to their ranks."""
     epochs = [{0, step.epoch} for step in world.execution.steps]
-    for ref, *_ in (*world.bodies, *world.heard):
+    known = [ref for ref, *_ in (*world.bodies, *world.heard)]
+    for ref in (*known, *world.execution.active):
         epochs[ref.step].add(ref.epoch)
     for used, step in zip(epochs, world.execution.steps, strict=True):
         used.update(_parts_of(token)[0] for token in step.reported)
@@ -165,6 +167,7 @@ def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) ->
     """The execution without its times and texts."""
     return (
         key_of_record(execution),
+        tuple(_ref_key(ref, epochs) for ref in execution.active),
         tuple(
             (
                 key_of_record(step),

@@ -117,9 +117,8 @@ def looked_for(app, options, routes, of_task) -> str:
     saga = Saga("away", app=app)
     saga.local_step(step, **options)
     plan = runtime_of(app).plan(saga.commit())
-    execution = SagaExecution.create("away", plan, {}, at=0.0).with_step(
-        0, epoch=1, outstanding=Direction.FORWARD
-    )
+    ref = StepRef((0,), Direction.FORWARD, 1)
+    execution = SagaExecution.create("away", plan, {}, at=0.0).sent(ref)
     return CeleryDispatcher(app).queue_of(execution, execution.ref(0))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from celery_saga import Saga
-from celery_saga.core.execution import Direction, Failure, SagaExecution, StepStatus
+from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
 from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits, still_needed
 from celery_saga.runtime import runtime_of
 from tests.definition.building import new_app, plan_of
@@ -160,7 +160,7 @@ class TestStillNeeded:
         assert self.needed(run.with_step(0, status=StepStatus.COMPENSATED, effect=False)) == set()
 
     def test_a_step_that_runs_while_the_saga_is_to_go_back(self, run):
-        run = run.with_step(0, status=StepStatus.RUNNING, outstanding=Direction.FORWARD)
+        run = run.sent(StepRef((0,), Direction.FORWARD, 1), status=StepStatus.RUNNING)
         run = replace(run, unwind=Failure("Cancelled", ""))
 
         assert self.needed(run) == {("reserve", "f")}

@@ -233,16 +233,18 @@ class Ledger:
             self.check_status(after)
 
     def _check_form(self, after: SagaExecution) -> None:
-        outstanding = [i for i, step in enumerate(after.steps) if step.outstanding is not None]
-        self._require(Invariant.ONE_ACTIVE_STEP, len(outstanding) <= 1, "two steps are outstanding")
         self._require(
-            Invariant.ONE_ACTIVE_STEP,
-            outstanding in ([], [after.position]),
-            "not the position is outstanding",
+            Invariant.ONE_ACTIVE_STEP, len(after.active) <= 1, "two steps are outstanding"
         )
+        for ref in after.active:
+            self._require(
+                Invariant.ONE_ACTIVE_STEP,
+                ref.epoch == after.steps[ref.step].epoch,
+                "an older dispatch of a step is outstanding",
+            )
         if after.status in SETTLED:
             self._require(
-                Invariant.SETTLED_STAYS, not outstanding, "a settled saga has an outstanding step"
+                Invariant.SETTLED_STAYS, not after.active, "a settled saga has an outstanding step"
             )
             looked_at = after.due_at is not None
             self._require(
@@ -268,16 +270,17 @@ class Ledger:
         self._require(
             Invariant.REVISION, after.revision > before.revision, "the revision did not rise"
         )
-        for old, new in zip(before.steps, after.steps, strict=True):
+        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
             self._require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
-            same = old.outstanding is None or new.outstanding in (None, old.outstanding)
+            was, now = before.ref(index), after.ref(index)
+            same = was is None or now is None or was.direction is now.direction
             self._require(
                 Invariant.NEW_EPOCH,
                 same or new.epoch > old.epoch,
                 "a new dispatch has an old epoch",
             )
-            if new.epoch > old.epoch and new.outstanding is not None:
-                forward = new.outstanding is Direction.FORWARD
+            if new.epoch > old.epoch and now is not None:
+                forward = now.direction is Direction.FORWARD
                 self._require(
                     Invariant.CANCEL,
                     not (forward and before.unwind),

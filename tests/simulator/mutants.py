@@ -27,7 +27,6 @@ from celery_saga.core.decide.transitions import (
     go_back,
     go_forward,
     look_at,
-    next_undo,
     outcome_unknown,
     past_pivot,
     send,
@@ -139,13 +138,11 @@ def two_compensations_at_once(patch: Patch) -> None:
         execution: SagaExecution, index: int, direction: Direction, at: float
     ) -> ev.Decision:
         decision = send(execution, index, direction, at)
-        rest = evolved(decision.execution, reach=index - 1)
-        other = next_undo(rest) if direction is BACKWARD else None
-        if other is None:
+        below = [place for (place,) in execution.journal if place != index]
+        if direction is FORWARD or not below:
             return decision
-        more = send(decision.execution, other, direction, at)
-        both = evolved(more.execution, position=index)
-        return ev.Decision(both, decision.commands + more.commands)
+        more = send(decision.execution, below[-1], direction, at)
+        return ev.Decision(more.execution, decision.commands + more.commands)
 
     instead(patch, send, send_two)
 
@@ -200,8 +197,8 @@ def a_dispatch_under_an_old_epoch(patch: Patch) -> None:
         old, decision = execution.steps[index], send(execution, index, direction, at)
         if not old.epoch:
             return decision
-        after = decision.execution.with_step(index, epoch=old.epoch)
-        return ev.Decision(after, (ev.Dispatch(StepRef((index,), direction, old.epoch)),))
+        ref = StepRef((index,), direction, old.epoch)
+        return ev.Decision(decision.execution.sent(ref), (ev.Dispatch(ref),))
 
     instead(patch, send, send_so)
 
@@ -258,24 +255,21 @@ def an_unread_step_looks_like_a_new_one(patch: Patch) -> None:
 
 @mutant(Invariant.REVERSE_ORDER, seeds=100, way=way("a b"))
 def the_order_is_not_reversed(patch: Patch) -> None:
-    def first_undo(execution: SagaExecution) -> int | None:
-        for index, step in enumerate(execution.steps):
-            if execution.plan.steps[index].compensation is not None and step.undoable:
-                return index
-        return None
+    def first(execution: SagaExecution) -> int | None:
+        left = [place for (place,) in execution.journal if execution.steps[place].undoable]
+        return left[0] if left else None
 
-    instead(patch, next_undo, first_undo)
+    patch.setattr(SagaExecution, "next_compensation", property(first))
 
 
 @mutant(Invariant.NO_COMPENSATION_UNDER_CLAIM, seeds=400, way=way("a b", cancels=1))
 def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
     def at_once(execution: SagaExecution, failure: Failure, at: float) -> ev.Decision:
-        index = execution.position
-        step = execution.steps[index]
-        if step.claim is None or execution.direction is BACKWARD:
+        ref = execution.first_active
+        claimed_now = ref is not None and execution.steps[ref.step].claim is not None
+        if ref is None or not claimed_now or execution.direction is BACKWARD:
             return give_up_forward(execution, failure, at)
-        changes = {"claim": None, "outstanding": None, "status": StepStatus.UNKNOWN}
-        execution = execution.with_step(index, **changes, effect=True)
+        execution = execution.ended(ref.step, status=StepStatus.UNKNOWN, effect=True)
         return turn_back(evolved(execution, deadline=None), failure, at)
 
     instead(patch, give_up_forward, at_once)

@@ -622,8 +622,9 @@ class World:
         if state != before:
             self._moved[execution.saga_id] = state, self.clock
             return
-        step = execution.steps[execution.position]
-        since = max(since, step.not_before or 0.0, step.expected_at or 0.0)
+        if execution.current is not None:
+            step = execution.steps[execution.current]
+            since = max(since, step.not_before or 0.0, step.expected_at or 0.0)
         if execution.status is SagaStatus.CREATED:
             since = max(since, execution.due_at or 0.0)
         still = self.clock - since - self._set_back

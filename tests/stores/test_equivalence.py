@@ -109,13 +109,14 @@ def plain(execution: SagaExecution | None) -> Any:
     steps = [
         {each.name: getattr(step, each.name) for each in fields(step) if each.name not in left_out}
         # The retry count is kept for as long as a message is out.
-        | {"claimed": bool(step.claim), "retries": step.outstanding and step.retries}
-        for step in execution.steps
+        | {"claimed": bool(step.claim), "retries": execution.ref(index) and step.retries}
+        for index, step in enumerate(execution.steps)
     ]
     notes = [(note.what, note.by, note.detail) for note in execution.history]
     return (
         list(execution.values.items()), steps, execution.status, execution.direction,
-        execution.position, execution.revision, execution.unwind, execution.error, notes,
+        execution.active, execution.journal, execution.revision,
+        execution.unwind, execution.error, notes,
         execution.wants_result, execution.result_pending, execution.origin,
     )  # fmt: skip
 
@@ -189,7 +190,7 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
         tokens: list[str] = []
         for number in range(EVENTS):
             execution = twins[0].orchestrator.load(saga_id)
-            now = execution.ref(execution.position)
+            now = execution.first_active
             refs = [ref for ref in (now,) if ref] * 3 + [StepRef((0,), Direction.FORWARD, 1)]
             if now and dice.random() < 0.4:
                 token, retries = f"token-{number}", dice.choice([0, 0, 1])

@@ -36,7 +36,7 @@ def random_history(seed: int, length: int = 40) -> Iterator[SagaExecution]:
     for number in range(length):
         execution = twin.orchestrator.load(saga_id)
         yield execution
-        now = execution.ref(execution.position)
+        now = execution.first_active
         refs = [ref for ref in (now,) if ref] * 3 + [StepRef((0,), Direction.FORWARD, 1)]
         if now and dice.random() < 0.4:
             twin.claim(saga_id, now, f"token-{number}", dice.choice([0, 0, 1]), plan)
@@ -119,7 +119,10 @@ class TestRefused:
             lambda raw: {**raw, "status": "GREAT"},
             lambda raw: {**raw, "mood": "good"},
             lambda raw: {**raw, "saga_id": 7},
-            lambda raw: {**raw, "position": 1},
+            lambda raw: {**raw, "active": ["f1~1"]},
+            lambda raw: {**raw, "active": ["f1"]},
+            lambda raw: {**raw, "journal": "0-1"},
+            lambda raw: {**raw, "journal": "all"},
         ],
     )
     def test_what_is_no_export(self, damage: Any) -> None:

@@ -227,7 +227,7 @@ class Mains:
             self.site.kill_child(line)
         else:
             execution = result.execution
-            ref = execution.ref(execution.position)
+            ref = execution.first_active
             self.site.app.control.revoke(ref.task_id(result.id), terminate=True)
 
 

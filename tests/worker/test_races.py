@@ -88,7 +88,7 @@ def messages(site) -> Counter[str]:
 def claim(site, result, boot: str = "boot") -> None:
     runtime = runtime_of(site.app)
     execution = result.execution
-    ref = execution.ref(execution.position)
+    ref = execution.first_active
     runtime.store.claim(result.id, ref, Claim(f"token of {result.id}", boot))
 
 

@@ -78,7 +78,8 @@ def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFail
 def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     index = event.ref.step
     step = execution.steps[index]
-    in_flight = step.outstanding is Direction.BACKWARD
+    ref = execution.ref(index)
+    in_flight = ref is not None and ref.direction is Direction.BACKWARD
     began = step.status in _UNDO_BEGAN
     if isinstance(event, StepSucceeded):
         execution = with_result(execution, event)

@@ -14,9 +14,10 @@ from celery_saga.core.decide.transitions import (
     go_back,
     go_forward,
     look_at,
+    name_of_current,
     noted,
     past_pivot,
-    send,
+    resume_forward,
     times_stuck,
     turn_back,
 )
@@ -71,7 +72,7 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
         pivot = execution.plan.steps[execution.plan.pivot or 0].name
         return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
-    failure = Failure("Cancelled", event.reason, execution.steps[execution.position].name)
+    failure = Failure("Cancelled", event.reason, name_of_current(execution))
     if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
         execution = evolved(execution, status=SagaStatus.RUNNING)
     return give_up_forward(execution, failure, event.at)
@@ -79,14 +80,14 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
 
 def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """Turn back now if no claim is alive; otherwise when the claimed step has had its say."""
-    index = execution.position
-    step = execution.steps[index]
+    index = execution.current
     if execution.direction is Direction.BACKWARD:
         return Decision(execution)
     execution = look_at(evolved(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
-    if step.claim is not None:
+    if any(execution.steps[ref.step].claim is not None for ref in execution.active):
         return Decision(execution)
-    if step.outstanding is not None or step.status is StepStatus.WAITING:
+    waits = index is not None and execution.steps[index].status is StepStatus.WAITING
+    if index is not None and (execution.active or waits):
         # Nobody has started it: the message becomes stale, its claim will be refused.
         execution = withdrawn(execution, index)
     return turn_back(execution, failure, at)
@@ -96,12 +97,8 @@ def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
     """The execution with the unclaimed message of step ``index`` made stale."""
     step = execution.steps[index]
     status = StepStatus.FAILED if step.error else StepStatus.PENDING
-    return execution.with_step(
-        index,
-        outstanding=None,
-        claim=None,
-        not_before=None,
-        status=StepStatus.UNKNOWN if step.effect else status,
+    return execution.ended(
+        index, not_before=None, status=StepStatus.UNKNOWN if step.effect else status
     )
 
 
@@ -129,16 +126,13 @@ def _go_on(execution: SagaExecution, at: float) -> Decision:
     backward = execution.direction is Direction.BACKWARD
     status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
     execution = look_at(evolved(execution, status=status), at + LOOK_AGAIN)
-    step = execution.steps[execution.position]
-    if step.outstanding is not None:
+    if execution.active:
         return Decision(execution)
-    if step.not_before is not None and at < step.not_before:
-        return Decision(look_at(execution, step.not_before))
-    if backward:
-        return go_back(execution, at)
-    if step.status is StepStatus.WAITING and execution.unwind is None:
-        return send(execution, execution.position, Direction.FORWARD, at)
-    return go_forward(execution, execution.position, at)
+    index = execution.current
+    until = None if index is None else execution.steps[index].not_before
+    if until is not None and at < until:
+        return Decision(look_at(execution, until))
+    return go_back(execution, at) if backward else resume_forward(execution, at)
 
 
 def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
@@ -155,9 +149,10 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
             execution = execution.with_step(
                 index, status=StepStatus.COMPENSATING, attempts=0, lost=0
             )
-    if execution.direction is Direction.FORWARD:
+    here = execution.current
+    if execution.direction is Direction.FORWARD and here is not None:
         execution = evolved(execution, error=None).with_step(
-            execution.position, status=StepStatus.PENDING, attempts=0, lost=0
+            here, status=StepStatus.PENDING, attempts=0, lost=0
         )
     return _go_on(execution, event.at)
 
@@ -184,8 +179,8 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     if not _is_stuck(execution, event):
         return _refused(execution, "skip")
     execution = noted(execution, event.at, "skip", event.by)
-    if execution.direction is Direction.FORWARD:
-        index = execution.position
+    index = execution.current
+    if execution.direction is Direction.FORWARD and index is not None:
         execution = execution.with_step(index, status=StepStatus.SKIPPED)
         execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
         execution = look_at(execution, event.at + LOOK_AGAIN)

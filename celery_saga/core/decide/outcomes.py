@@ -77,11 +77,9 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     execution = with_result(execution, event)
     if event.ref.direction is Direction.BACKWARD:
         return _undone(execution, index, step, event.at)
-    execution = execution.with_step(
+    execution = execution.ended(
         index,
         status=StepStatus.SUCCEEDED,
-        outstanding=None,
-        claim=None,
         revised=None,
         effect=True,
         reported=(*step.reported, event.token),
@@ -95,11 +93,9 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
 def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: float) -> Decision:
     """An undo returned; an effect that was reported meanwhile needs another round."""
     again = step.reopened
-    execution = execution.with_step(
+    execution = execution.ended(
         index,
         status=StepStatus.COMPENSATED,
-        outstanding=None,
-        claim=None,
         revised=None,
         effect=again,
         reopened=False,
@@ -140,14 +136,12 @@ def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     possible = event.effect and not execution.plan.steps[index].read_only
     attempts, effect = step.attempts + 1, step.effect or possible
     told = (event.token,) if possible and event.token else ()
-    execution = execution.with_step(
+    execution = execution.ended(
         index,
         attempts=attempts,
         effect=effect,
         reported=step.reported + told,
         error=event.failure,
-        outstanding=None,
-        claim=None,
         revised=None,
     )
     tries_left = call.max_attempts is None or attempts < call.max_attempts
@@ -233,7 +227,7 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     call = call_of(execution, ref.step, ref.direction)
     failure = _lost(step, began=claim is not None)
     lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
-    execution = execution.with_step(ref.step, lost=lost, claim=None, outstanding=None)
+    execution = execution.ended(ref.step, lost=lost)
     began = at if claim is None else claim.at
     if ref.direction is Direction.BACKWARD:
         if capped:

@@ -13,9 +13,10 @@ from celery_saga.core.decide.transitions import (
     go_back,
     go_forward,
     look_at,
+    name_of_current,
     noted,
     past_pivot,
-    send,
+    resume_forward,
     times_stuck,
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
@@ -24,8 +25,6 @@ from celery_saga.core.execution import (
     Direction,
     SagaExecution,
     SagaStatus,
-    SagaStepExecution,
-    StepStatus,
     evolved,
 )
 
@@ -50,11 +49,12 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     deadline = execution.deadline
     if deadline is not None and event.at >= deadline:
         return _deadline_passed(execution, event.at)
-    step, ref = execution.steps[execution.position], execution.ref(execution.position)
+    if not execution.active:
+        return _send_what_waited(execution, event.at)
+    ref = execution.active[0]
+    step = execution.steps[ref.step]
     if step.not_before is not None and event.at < step.not_before:
         return Decision(look_at(execution, step.not_before))
-    if ref is None:
-        return _send_what_waited(execution, step, event.at)
     if step.claim is not None:
         return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
     return on_unclaimed(execution, step, ref, event)
@@ -99,7 +99,7 @@ def _left_to_tell(execution: SagaExecution, status: SagaStatus) -> Mapping[str, 
 
 
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
-    failure = deadline_failure(execution)
+    failure = deadline_failure(name_of_current(execution))
     if not past_pivot(execution):
         return give_up_forward(execution, failure, at)
     execution = noted(evolved(execution, deadline=None), at, "deadline passed after the pivot")
@@ -107,12 +107,14 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
 
 
-def _send_what_waited(execution: SagaExecution, step: SagaStepExecution, at: float) -> Decision:
+def _send_what_waited(execution: SagaExecution, at: float) -> Decision:
+    index = execution.current
+    until = None if index is None else execution.steps[index].not_before
+    if until is not None and at < until:
+        return Decision(look_at(execution, until))
     execution = look_at(execution, at + LOOK_AGAIN)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
     if execution.direction is Direction.BACKWARD:
         return go_back(execution, at)
-    if step.status is StepStatus.WAITING:
-        return send(execution, execution.position, Direction.FORWARD, at)
-    return go_forward(execution, execution.position, at)
+    return resume_forward(execution, at)

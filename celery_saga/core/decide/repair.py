@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from celery_saga.core.decide.operators import retryable
-from celery_saga.core.decide.transitions import past_pivot, unknown_effect
+from celery_saga.core.decide.transitions import name_of_current, past_pivot, unknown_effect
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
 
 
@@ -41,7 +41,7 @@ def _of_a_stuck_saga(execution: SagaExecution) -> Obstacle:
     unresolved = execution.unresolved() if execution.direction is Direction.BACKWARD else None
     if unresolved is not None:
         return Obstacle(unresolved.name, unknown_effect(unresolved).message)
-    name = execution.steps[execution.position].name
+    name = name_of_current(execution)
     if execution.direction is Direction.FORWARD and execution.error is not None:
         name = execution.error.step or name
     return Obstacle(name, str(execution.error or ""))

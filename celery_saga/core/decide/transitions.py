@@ -129,13 +129,11 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
     """Dispatch a step in a new epoch; its inputs are known to be there."""
     step = execution.steps[index]
     forward = direction is Direction.FORWARD
-    execution = execution.with_step(
-        index,
+    ref = StepRef((index,), direction, step.epoch + 1)
+    execution = execution.sent(
+        ref,
         status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
-        outstanding=direction,
-        epoch=step.epoch + 1,
         forward_epoch=0 if forward else step.forward_epoch or step.epoch,
-        claim=None,
         retries=0,
         expected_at=at,
         republished=0,
@@ -144,8 +142,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         unknown_since=None,
         started_at=step.started_at if step.started_at is not None else at,
     )
-    execution = due_soon(evolved(execution, position=index), at)
-    return Decision(execution, (Dispatch(StepRef((index,), direction, step.epoch + 1)),))
+    return Decision(due_soon(execution, at), (Dispatch(ref),))
 
 
 def run_again(
@@ -172,9 +169,19 @@ def _pace(lost: int) -> float:
 
 def wait(execution: SagaExecution, index: int, until: float) -> Decision:
     """Nothing is sent before ``until``; the sweep sends it then."""
-    execution = execution.with_step(index, outstanding=None, claim=None, not_before=until)
+    execution = execution.ended(index, not_before=until)
     due = until if execution.due_at is None else min(until, execution.due_at)
-    return Decision(look_at(evolved(execution, position=index), due))
+    return Decision(look_at(execution, due))
+
+
+def resume_forward(execution: SagaExecution, at: float) -> Decision:
+    """Send the step that waits for its time, or the next one."""
+    index = execution.current
+    if index is None:
+        return go_forward(execution, len(execution.steps), at)
+    if execution.steps[index].status is StepStatus.WAITING and execution.unwind is None:
+        return send(execution, index, Direction.FORWARD, at)
+    return go_forward(execution, index, at)
 
 
 def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
@@ -183,9 +190,8 @@ def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
         return go_back(execution, at)
     if index == len(execution.steps):
         return end(execution, SagaStatus.COMPLETED, at)
-    execution = evolved(execution, position=index)
     if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
-        return turn_back(execution, deadline_failure(execution), at)
+        return turn_back(execution, deadline_failure(execution.plan.steps[index].name), at)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
     execution = evolved(execution, status=SagaStatus.RUNNING)
@@ -194,18 +200,21 @@ def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
     if key is None:
         return send(execution, index, Direction.FORWARD, at)
     failure = missing_input(execution, index, key, call)
-    execution = execution.with_step(
-        index, status=StepStatus.FAILED, outstanding=None, error=failure, ended_at=at
-    )
+    execution = execution.ended(index, status=StepStatus.FAILED, error=failure, ended_at=at)
     if past_pivot(execution):
         return stuck(execution, failure, at)
     return turn_back(execution, failure, at)
 
 
-def deadline_failure(execution: SagaExecution) -> Failure:
-    """The record of a deadline that passed."""
-    name = execution.steps[execution.position].name
+def deadline_failure(name: str) -> Failure:
+    """The record of a deadline that passed before the step of that name ended."""
     return Failure("DeadlineExceeded", f"the deadline passed before step {name!r} ended", name)
+
+
+def name_of_current(execution: SagaExecution) -> str:
+    """The name of the step at which the run is; empty: there is none."""
+    index = execution.current
+    return "" if index is None else execution.plan.steps[index].name
 
 
 def missing_input(execution: SagaExecution, index: int, key: str, call: Call) -> Failure:
@@ -233,12 +242,14 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         error=execution.error or execution.unwind,
         deadline=None,
     )
-    while (index := next_undo(execution)) is not None:
-        execution = evolved(execution, reach=index)
+    while (index := execution.next_compensation) is not None:
         if status is SagaStatus.PAUSED:
-            return Decision(evolved(execution, position=index))
-        if execution.steps[index].status is not StepStatus.COMPENSATING:
+            return Decision(execution)
+        step = execution.steps[index]
+        if step.status is not StepStatus.COMPENSATING:
             execution = execution.with_step(index, attempts=0, lost=0, revised=None)
+        elif step.not_before is not None and at < step.not_before:
+            return wait(execution, index, step.not_before)  # a late effect was undone meanwhile
         call = call_of(execution, index, Direction.BACKWARD)
         key = call.missing(execution.inputs_of(index, Direction.BACKWARD))
         if key is None:
@@ -246,15 +257,6 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
         failure = missing_input(execution, index, key, call)
         execution = _with_failed_undo(execution, index, failure)
     return _end_of_unwind(execution, at)
-
-
-def next_undo(execution: SagaExecution) -> int | None:
-    """Index of the last step whose effect stands and can be undone; ``None`` if none is left."""
-    reach = len(execution.steps) - 1 if execution.reach is None else execution.reach
-    for index in range(reach, -1, -1):
-        if execution.plan.steps[index].compensation is not None and execution.steps[index].undoable:
-            return index
-    return None
 
 
 def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
@@ -283,7 +285,7 @@ def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float
     if ref.direction is Direction.BACKWARD:
         return undo_failed(execution, ref.step, failure, at)
     execution = with_possible_effect(execution, ref.step, True)
-    execution = execution.with_step(ref.step, outstanding=None, error=failure)
+    execution = execution.ended(ref.step, error=failure)
     return outcome_unknown(execution, ref.step, failure, at)
 
 
@@ -291,20 +293,13 @@ def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: flo
     """The task cannot be had from any worker: a person has to see to that."""
     if ref.direction is Direction.BACKWARD:
         return undo_failed(execution, ref.step, failure, at)
-    execution = execution.with_step(
-        ref.step, status=StepStatus.FAILED, outstanding=None, not_before=None, error=failure
-    )
+    execution = execution.ended(ref.step, status=StepStatus.FAILED, not_before=None, error=failure)
     return stuck(execution, failure, at)
 
 
 def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:
-    return execution.with_step(
-        index,
-        status=StepStatus.COMPENSATION_FAILED,
-        outstanding=None,
-        claim=None,
-        not_before=None,
-        undo_error=failure,
+    return execution.ended(
+        index, status=StepStatus.COMPENSATION_FAILED, not_before=None, undo_error=failure
     )
 
 

@@ -62,8 +62,8 @@ class Resends:
             message: what was found of its message.
             holder: the worker that had it, if that is known.
         """
-        ref = before.ref(before.position)
-        if ref is None or after.ref(after.position) != ref or message not in _WHY:
+        ref = before.first_active
+        if ref is None or after.first_active != ref or message not in _WHY:
             return
         times = after.steps[ref.step].unclaimed
         if times >= TELL_FROM and times > before.steps[ref.step].unclaimed:

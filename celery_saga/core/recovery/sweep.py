@@ -121,7 +121,7 @@ class Sweeper:
         execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
         if execution is None or self._is_anothers(execution):
             return None
-        ref = None if execution.settled else execution.ref(execution.position)
+        ref = None if execution.settled else execution.first_active
         if ref is None or execution.steps[ref.step].claim is not None:
             return execution, None
         return execution, self._orchestrator.dispatcher.queue_of(execution, ref)
@@ -135,7 +135,7 @@ class Sweeper:
         backlog: Backlog,
     ) -> MessageState:
         """What is known of a saga's message; without a ``queue`` there is none to look for."""
-        ref = None if queue is None else execution.ref(execution.position)
+        ref = None if queue is None else execution.first_active
         if ref is None or queue is None:
             return MessageState.UNSEEN
         task_id = ref.task_id(execution.saga_id)
@@ -187,7 +187,7 @@ class Sweeper:
 
     def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
         """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
-        ref = execution.ref(execution.position)
+        ref = execution.first_active
         unseen = event.message is MessageState.QUEUED and queue == ""
         missed = ref is not None and (unseen or event.message is MessageState.GONE)
         if ref is not None and missed and execution.steps[ref.step].republished:

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery_saga.core.context.masking import masked
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
+from celery_saga.core.decide.transitions import name_of_current
 from celery_saga.core.execution import SagaExecution
 from celery_saga.ops.cli.shared import age, cut, moment, printable, table
 
@@ -17,7 +18,7 @@ def brief(execution: SagaExecution) -> dict[str, Any]:
     ``step`` is the one that it failed at, or else the one where it is.
     """
     obstacle = obstacle_of(execution)
-    here = "" if execution.settled else execution.plan.steps[execution.position].name
+    here = "" if execution.settled else name_of_current(execution)
     return {
         "id": execution.saga_id,
         "saga": execution.name,

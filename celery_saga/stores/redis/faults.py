@@ -59,8 +59,7 @@ def _check(saga_id: str, name: str, text: str) -> None:
 def _ref(text: str) -> None:
     ref, _, retries = text.partition(" ")
     int(retries)
-    if StepRef.parse(f"saga~{ref}") is None:
-        raise ValueError(f"{ref!r} is no ref")
+    StepRef.of(ref)
 
 
 #: How fields are read, by their names; others are texts.

@@ -180,9 +180,10 @@ def partly(
     """
     known = {key: text for key, text in zip(part.keys, texts, strict=True) if text}
     revision, claim, head, size, own, *after = records
+    active = {StepRef.of(text).step for text in head.get("active", ())}
     steps = {part.steps[0]: _read_step(plan, part.steps[0], own, claim["retries"], claim)}
     for index, record in zip(part.steps[1:], after, strict=True):
-        if not (record and "outstanding" in record):  # then it would have more than a record
+        if index not in active:  # then it would have more than a record
             steps[index] = _read_step(plan, index, record, 0, None)
     return from_parts(
         saga_id,

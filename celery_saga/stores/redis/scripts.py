@@ -9,7 +9,7 @@ rev       revision
 run       what tells this saga from others of its id, absent where the id was drawn for it
 by        token of the call that created it
 w         token of the last call that saved; claims come after it
-head      status, position, deadline... as JSON
+head      status, active, journal, deadline... as JSON
 plan      the frozen plan, written once
 h         history, JSON
 s<i>      record of step i, JSON

@@ -54,7 +54,7 @@ def what(before: SagaExecution | None, after: SagaExecution) -> str:
     """What the save of ``after`` does, in a word."""
     if after.settled and (before is None or before.status is not after.status):
         return after.status.value
-    ref = after.ref(after.position)
+    ref = after.first_active
     return f"{ref.direction}{ref.step}" if ref and _sends(before, after) else "nothing"
 
 
@@ -62,7 +62,8 @@ def _sends(before: SagaExecution | None, after: SagaExecution) -> bool:
     if before is None:
         return True
     try:
-        old, new = before.steps[after.position], after.steps[after.position]
+        index = after.active[0].step
+        old, new = before.steps[index], after.steps[index]
     except NotLoaded:
         return True  # only what is sent is touched and was not read
     return new.epoch > old.epoch or new.republished > old.republished

@@ -68,7 +68,8 @@ def still_needed(execution: SagaExecution) -> Iterator[tuple[int, bool]]:
     """Steps whose task may still be sent: index, and whether it is the compensation."""
     forward = execution.direction is Direction.FORWARD and execution.unwind is None
     for index, record in enumerate(execution.steps):
-        if (forward and record.status in _AHEAD) or record.outstanding is Direction.FORWARD:
+        ref = execution.ref(index)
+        if (forward and record.status in _AHEAD) or (ref and ref.direction is Direction.FORWARD):
             yield index, False
         if record.status not in _DONE_WITH and (forward or record.undoable):
             yield index, True
