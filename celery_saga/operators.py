@@ -93,7 +93,7 @@ class Operators:
         Raises:
             UnserializableValue, ContextTooLarge: the context cannot be stored with these keys.
         """
-        handle, update = self._handle(saga_id), encoded(context or {})
+        handle, update = self._handle(saga_id), encoded(context or {}, self._runtime.codec)
         if update:
             after = handle.execution.with_values(update)
             encoded(after.values).check_size(self._runtime.settings.context_limit)

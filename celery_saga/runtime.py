@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from celery import Celery, states
 
 from celery_saga.core.background import Errands
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.masking import mask_also
 from celery_saga.core.events import Event
 from celery_saga.core.execution import StepRef
@@ -92,6 +93,8 @@ class Runtime:
         #: This boot of this process. A worker draws a new one before it makes its pool, and the
         #: pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
+        #: Between values of contexts and texts, in checkpoints and messages.
+        self.codec = JSON
         self._memory = MemoryStore()
         self._count = itertools.count(1)
         self._made: tuple[int, Orchestrator | None] = (0, None)
@@ -127,9 +130,11 @@ class Runtime:
         """An orchestrator with a store connection of its own; see there for ``errands``."""
         settings = self.settings
         mask_also(settings.mask_keys or ())  # for contexts, which know no app
-        store = new_store(self.app, self.storage, self._memory)
+        store = new_store(self.app, self.storage, self._memory, self.codec)
         settlement = Settlement(self.app, store)
-        dispatcher = CeleryDispatcher(self.app, RedisOutbox(self.app, store), settlement)
+        dispatcher = CeleryDispatcher(
+            self.app, RedisOutbox(self.app, store), settlement, self.codec
+        )
         return Orchestrator(store, dispatcher, settings.store_timeout, errands)
 
     @property

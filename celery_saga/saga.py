@@ -11,7 +11,7 @@ from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
 from celery_saga import agreement
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import check
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT
 from celery_saga.definition import functions
@@ -212,7 +212,7 @@ class Saga(SagaDefinition):
                 "one with Saga('name')"
             )
         values = context_values(context)
-        codec.check(values, "context")
+        check(values, "context")
         given = {"saga": self._name, "context": values}
         # As of a step that takes the whole context. Which words are to be masked is not known yet:
         # signatures are made while modules are imported, and that must not read the configuration.
@@ -243,7 +243,7 @@ def start_request(
     return StartRequest(
         runtime,
         runtime.plan(saga, **_routing(queue, priority)),
-        encoded(context_values(context)),
+        encoded(context_values(context), runtime.codec),
         None if saga_id is None else checked_id("saga_id", saga_id),
         countdown,
         eta,

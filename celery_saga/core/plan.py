@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.data import Values
 
 Style = Literal["context", "inputs"]
@@ -105,10 +105,10 @@ class Call:
         """This call as a retry changed it: :func:`celery_saga.messaging.retries.revision_of`."""
         inputs, args = self.inputs, self.args
         if "kwargs" in by:
-            given = codec.loads(json.dumps(by["kwargs"]))
+            given = JSON.loads(json.dumps(by["kwargs"]))
             inputs = tuple(Input(param, const=value) for param, value in given.items())
         if "args" in by:
-            args = tuple(codec.loads(json.dumps(by["args"])))
+            args = tuple(JSON.loads(json.dumps(by["args"])))
         options = {**self.options, **by.get("options", {})}
         return replace(self, inputs=inputs, args=args, options=options)
 
@@ -129,7 +129,7 @@ class Call:
                 if item.path[0] in context:
                     texts[item.param] = context.text(str(item.path[0]))
             elif (value := item.read(context)) is not _MISSING:
-                texts[item.param] = codec.dumps(value, item.param)
+                texts[item.param] = context.codec.dumps(value, item.param)
         return texts
 
     def delay(self, attempts: int) -> float:
@@ -197,7 +197,7 @@ class Plan:
     @cached_property
     def text(self) -> str:
         """The plan as JSON; what makes two plans differ makes their texts differ."""
-        return codec.dumps(_to_dict(self), "plan")
+        return JSON.dumps(_to_dict(self), "plan")
 
     @cached_property
     def hash(self) -> str:
@@ -219,7 +219,7 @@ class Plan:
     @classmethod
     def from_text(cls, text: str) -> Plan:
         """The plan that :attr:`text` was made from."""
-        data = codec.loads(text)
+        data = JSON.loads(text)
         steps = tuple(_step_from_dict(step) for step in data.pop("steps"))
         return cls(steps=steps, **data)
 

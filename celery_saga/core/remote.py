@@ -144,7 +144,7 @@ class SagaResponse:
         return self._uuid
 
     def to_dict(self) -> dict[str, Any]:
-        """The response as data for :func:`celery_saga.core.context.codec.dumps`.
+        """The response as data for :meth:`celery_saga.core.context.codec.Codec.dumps`.
 
         ``{"content": ..., "related_services": [str, ...], "status": int, "uuid": ...}``
         """

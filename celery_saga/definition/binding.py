@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.plan import Input, Style
 from celery_saga.definition.tasks.signatures import parameters_of, unknown
@@ -299,4 +299,4 @@ def _input(where: str, name: str, source: Any, param: inspect.Parameter | None =
 
 def _constant(where: str, name: str, value: Any) -> Input:
     """The constant as it comes back from a plan; later changes to the caller's object are lost."""
-    return Input(name, const=codec.loads(codec.dumps(value, f"{where}, constant {name!r}")))
+    return Input(name, const=JSON.loads(JSON.dumps(value, f"{where}, constant {name!r}")))

@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import SerializationError
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.masking import (
     CONTEXT,
@@ -69,6 +69,7 @@ class CeleryDispatcher:
         app: the Celery app whose tasks, routes and broker are used.
         outbox: how the store sends messages with a checkpoint, where that may be possible.
         settlement: how it stores results with one.
+        codec: writes the arguments that are not in a checkpoint.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class CeleryDispatcher:
         app: Celery,
         outbox: RedisOutbox | None = None,
         settlement: Settlement | None = None,
+        codec: Codec = JSON,
     ) -> None:
-        self._app = app
+        self._app, self._codec = app, codec
         self._outbox, self._settlement = outbox, settlement
         self._here = threading.local()
         #: Task ids of messages which this process could not send when it last tried.
@@ -91,7 +93,7 @@ class CeleryDispatcher:
         values = values_of(execution.values)
         kwargs = call.texts(execution.inputs_of(ref.step, ref.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
-        args += [codec.dumps(value) for value in call.args[len(args) :]]
+        args += [self._codec.dumps(value) for value in call.args[len(args) :]]
         options: dict[str, Any] = {
             **call.options,
             "task_id": ref.task_id(execution.saga_id),
@@ -121,7 +123,7 @@ class CeleryDispatcher:
         Hohpe and Woolf's claim check.
         """
         if values.size > self._inline_limit:
-            return codec.dumps({"saga_context": saga_id})
+            return JSON.dumps({"saga_context": saga_id})
         return values.json()
 
     def _kwargsrepr(
@@ -343,7 +345,7 @@ def _shown(text: str) -> Any:
     kind = text[0]
     if kind in "{[":
         if len(text) <= VALUE_REPR and text.startswith('{"__type__"'):
-            return str(codec.loads(text))  # a date and the like
+            return str(JSON.loads(text))  # a date and the like
         return f"<{'dict' if kind == '{' else 'list'}, {len(text)} bytes>"
     if len(text) > VALUE_REPR:
         return text[1:VALUE_REPR] + "..."

@@ -8,6 +8,7 @@ import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
 
+from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.ports import Store
 from celery_saga.errors import SetupError
 from celery_saga.settings import Settings
@@ -48,12 +49,15 @@ def checked(storage: Any) -> str | Store:
     )
 
 
-def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> Store:
+def new_store(
+    app: Celery, storage: str | Store | None, memory: MemoryStore, codec: Codec = JSON
+) -> Store:
     """The store of ``app``, with a connection of its own where it has one.
 
     Args:
         storage: a store, which is used as it is, or a URL that goes before ``saga_store_url``.
         memory: what ``memory://`` stands for in this process.
+        codec: reads the values that the store has as texts.
 
     Raises:
         SetupError: the app has no store that can compare and swap.
@@ -62,7 +66,7 @@ def new_store(app: Celery, storage: str | Store | None, memory: MemoryStore) -> 
         return storage
     settings = Settings.of(app)
     # 0 is for ever, as for Celery's own results
-    options: dict[str, Any] = {"expires": settings.result_expires or None}
+    options: dict[str, Any] = {"expires": settings.result_expires or None, "codec": codec}
     options["prefix"] = settings.key_prefix
     url = storage if storage is not None else settings.store_url
     if url is None:

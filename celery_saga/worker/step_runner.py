@@ -198,7 +198,7 @@ class _Delivery:
         if self._context is not None:
             return self._context_changes(result)
         # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
-        return returned(self._merged(result)), []
+        return returned(self._merged(result), self._runtime.codec), []
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of the result the step's compensation reads and the context does not get."""
@@ -211,7 +211,8 @@ class _Delivery:
         try:
             names = [key for key in found if isinstance(key, str)]
             known = {returned_key(key): found[key] for key in names}
-            return returned({key: known[key] for key in keys if key in known})
+            own = {key: known[key] for key in keys if key in known}
+            return returned(own, self._runtime.codec)
         except UnserializableValue:
             if self._call.returns is not False:
                 raise
@@ -251,9 +252,9 @@ class _Delivery:
                 "a SagaContext, a mapping, None or True",
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
-        after = returned(result)
+        after = returned(result, self._runtime.codec)
         texts, _, gone = after.since(values_of(self._execution.values))
-        return Values(texts=texts), gone
+        return Values(texts=texts, codec=after.codec), gone
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
         kind, failure = type(error), recorded(error, self._step.name)

@@ -104,14 +104,14 @@ def _asked(
     return StartRequest(
         runtime,
         runtime.plan(definition),
-        encoded(_merged(name, previous, named)),
+        encoded(_merged(name, previous, named), runtime.codec),
         saga_id,
         headers=_headers_of(request),
         callbacks=origin(runtime.app, definition, None if eager else origin_of(request)),
         ignore_result=request.ignore_result,
         # A result before it is not compared: the task that gave it may be delivered twice as well,
         # and answer otherwise, and it is the same link of the same chain.
-        opened_with=encoded(named),
+        opened_with=encoded(named, runtime.codec),
         eager=eager,
     )
 

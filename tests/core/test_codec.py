@@ -25,6 +25,7 @@ from kombu.serialization import dumps as kombu_dumps
 from kombu.serialization import loads as kombu_loads
 
 from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.errors import SagaError, UnserializableValue
 
@@ -33,7 +34,7 @@ UTC = timezone.utc
 
 
 def through_codec(value: Any) -> Any:
-    return codec.loads(codec.dumps(value))
+    return JSON.loads(JSON.dumps(value))
 
 
 def through_message(value: Any) -> Any:
@@ -101,7 +102,7 @@ class TestRoundTrip:
     def test_text_and_message_hold_the_same(self, value: Any) -> None:
         _, _, body = kombu_dumps(value, serializer="json")
 
-        assert json.loads(codec.dumps(value)) == json.loads(body)
+        assert json.loads(JSON.dumps(value)) == json.loads(body)
 
     @pytest.mark.parametrize(
         "value",
@@ -150,8 +151,8 @@ class TestRoundTrip:
         assert_same(through_message(value), value)
 
     def test_the_text_is_compact_json(self) -> None:
-        assert codec.dumps({"a": [1, 2.5], "b": None}) == '{"a":[1,2.5],"b":null}'
-        assert codec.dumps(date(2024, 1, 2)) == '{"__type__":"date","__value__":"2024-01-02"}'
+        assert JSON.dumps({"a": [1, 2.5], "b": None}) == '{"a":[1,2.5],"b":null}'
+        assert JSON.dumps(date(2024, 1, 2)) == '{"__type__":"date","__value__":"2024-01-02"}'
 
     def test_values_side_by_side_may_be_one_object(self) -> None:
         part = {"a": [1]}
@@ -299,7 +300,7 @@ def refusal(value: Any, path: str = "context") -> str:
     with pytest.raises(UnserializableValue) as refused:
         codec.check(value, path)
     with pytest.raises(UnserializableValue) as refused_by_dumps:
-        codec.dumps(value, path)
+        JSON.dumps(value, path)
     assert str(refused_by_dumps.value) == str(refused.value)
     return str(refused.value)
 
@@ -409,7 +410,7 @@ class TestDepthAndCycles:
         sys.set_int_max_str_digits(640)
         try:
             with pytest.raises(UnserializableValue, match=r"^value: cannot be stored .*640"):
-                codec.dumps([10**700])
+                JSON.dumps([10**700])
         finally:
             sys.set_int_max_str_digits(before)
 
@@ -435,4 +436,4 @@ class TestDepthAndCycles:
 )
 def test_text_of_another_origin_is_a_value_error(text: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        codec.loads(text)
+        JSON.loads(text)

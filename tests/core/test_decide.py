@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celery_saga.core import checkpoint
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.lazy import UNREAD
 from celery_saga.core.decide import decide
@@ -155,15 +155,15 @@ def test_every_execution_comes_back_from_its_checkpoint(row: Row) -> None:
 
 def through_checkpoint(execution: SagaExecution) -> SagaExecution:
     """The execution as a store would give it back: every part through JSON text."""
-    steps = [codec.dumps(checkpoint.record_to_dict(step)) for step in execution.steps]
-    notes = [codec.dumps(checkpoint.record_to_dict(note)) for note in execution.history]
+    steps = [JSON.dumps(checkpoint.record_to_dict(step)) for step in execution.steps]
+    notes = [JSON.dumps(checkpoint.record_to_dict(note)) for note in execution.history]
     return from_parts(
         execution.saga_id,
-        codec.loads(codec.dumps(checkpoint.head_to_dict(execution))),
+        JSON.loads(JSON.dumps(checkpoint.head_to_dict(execution))),
         plan=Plan.from_text(execution.plan.text),
         values=Values(texts=Values(execution.values).texts()),
-        steps=tuple(checkpoint.step_from_dict(codec.loads(text)) for text in steps),
-        history=tuple(Note(**codec.loads(text)) for text in notes),
+        steps=tuple(checkpoint.step_from_dict(JSON.loads(text)) for text in steps),
+        history=tuple(Note(**JSON.loads(text)) for text in notes),
         revision=execution.revision,
     )
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.remote import SagaRequest, SagaResponse, SagaResponseStatus
 
@@ -177,7 +177,7 @@ class TestResponse:
 
 @pytest.mark.parametrize("message", [*REQUESTS, *RESPONSES], ids=repr)
 def test_a_message_comes_back_equal_from_its_data(message: SagaRequest | SagaResponse) -> None:
-    data = codec.loads(codec.dumps(message.to_dict()))
+    data = JSON.loads(JSON.dumps(message.to_dict()))
 
     assert type(message).from_dict(data) == message
     assert type(message).from_dict(data).to_dict() == message.to_dict()

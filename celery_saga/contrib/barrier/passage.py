@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 from celery_saga.contrib.barrier.statements import Statements
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON, as_returned
 from celery_saga.core.info import SagaInfo, step_info
 from celery_saga.errors import BarrierPassedTwice, BlockedByUndo, SetupError
 
@@ -88,7 +88,7 @@ def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
     yield passage
     if passage and passage.result is not None:
         # As the saga will take it from the step that returns it.
-        text = codec.dumps(codec.as_returned(passage.result, "result"), "result")
+        text = JSON.dumps(as_returned(passage.result, "result"), "result")
         execute(sql.keep, (text, _own_key(info)))
 
 
@@ -165,4 +165,4 @@ class _Gate:
     def _rows(self, *keys: str) -> dict[str, Any]:
         """The results of those of the keys that are there."""
         found = self._execute(self._sql.find, keys).fetchall()
-        return {key: None if text is None else codec.loads(text) for key, text in found}
+        return {key: None if text is None else JSON.loads(text) for key, text in found}

@@ -53,48 +53,60 @@ _encode = kombu_json.JSONEncoder(separators=(",", ":"), check_circular=False).en
 _MARKER = {"__type__", "__value__"}
 
 
-def dumps(value: Any, path: str = "") -> str:
-    """``value`` as compact JSON text.
+class Codec:
+    """How values become JSON text and back: in checkpoints, and in the messages made of them.
 
-    Args:
-        value: see the module's list; it is checked first.
-        path: how to call the value in an error, such as ``context['order']``.
-
-    Raises:
-        UnserializableValue: something in it cannot come back as it was; names the key path.
+    Each app has one, ``Runtime.codec``: its store, its publisher and its step runner use it. What
+    knows no app uses :data:`JSON`. A text goes from a checkpoint into a message as it is, where
+    Celery reads it as JSON: a subclass may write other texts, as long as they are JSON.
     """
-    check(value, path)
-    try:
-        return _encode(value)
-    except (ValueError, RecursionError) as error:
-        # Left over: a process with a lowered int limit, or with its stack nearly used up.
-        raise UnserializableValue(path or "value", f"cannot be stored ({error})") from error
+
+    __slots__ = ()
+
+    def dumps(self, value: Any, path: str = "") -> str:
+        """``value`` as compact JSON text.
+
+        Args:
+            value: see the module's list; it is checked first.
+            path: how to call the value in an error, such as ``context['order']``.
+
+        Raises:
+            UnserializableValue: something in it cannot come back as it was; names the key path.
+        """
+        check(value, path)
+        try:
+            return _encode(value)
+        except (ValueError, RecursionError) as error:
+            # Left over: a process with a lowered int limit, or with its stack nearly used up.
+            raise UnserializableValue(path or "value", f"cannot be stored ({error})") from error
+
+    def loads(self, text: str | bytes) -> Any:
+        """The value that :meth:`dumps` wrote.
+
+        Raises:
+            ValueError: the text is not JSON, or holds what :meth:`dumps` never writes.
+        """
+        try:
+            return kombu_json.loads(text)
+        except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise ValueError(f"not a stored value: {error!r}") from error
+
+    def dumps_item(self, key: str, value: Any) -> str:
+        """One value of a context as JSON text.
+
+        Raises:
+            UnserializableValue: the key or the value cannot be stored; names the key path.
+        """
+        path = f"context{_segment(key)}"
+        try:
+            _check_key(key)
+        except _Refused as refused:
+            raise UnserializableValue(path, *refused.args) from None
+        return self.dumps(value, path)
 
 
-def loads(text: str | bytes) -> Any:
-    """The value that :func:`dumps` wrote.
-
-    Raises:
-        ValueError: the text is not JSON, or holds what :func:`dumps` never writes.
-    """
-    try:
-        return kombu_json.loads(text)
-    except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"not a stored value: {error!r}") from error
-
-
-def encode_item(key: str, value: Any) -> str:
-    """One value of a context as JSON text.
-
-    Raises:
-        UnserializableValue: the key or the value cannot be stored; names the key path.
-    """
-    path = f"context{_segment(key)}"
-    try:
-        _check_key(key)
-    except _Refused as refused:
-        raise UnserializableValue(path, *refused.args) from None
-    return dumps(value, path)
+#: Plain JSON text: of what knows no app, and of what is no value of a user's.
+JSON = Codec()
 
 
 def check_keys(keys: KeysView[str]) -> None:
@@ -256,7 +268,7 @@ def _returned_key(key: Any) -> str:
 
 def _there_and_back(value: Any) -> Any:
     try:
-        return loads(_encode(value))
+        return JSON.loads(_encode(value))
     except RecursionError:
         raise
     except Exception:  # __json__ and the like are the user's

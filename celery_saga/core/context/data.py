@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON, Codec, as_returned, check_keys, returned_key
 from celery_saga.core.context.lazy import NotLoaded, PartialSteps
 from celery_saga.errors import ContextTooLarge, UnreadableCheckpoint, UnserializableValue
 
@@ -27,14 +27,14 @@ class _Entry:
         self._value = value
         self._text = text.decode() if isinstance(text, bytes) else text
 
-    def value(self) -> Any:
+    def value(self, codec: Codec) -> Any:
         if self._value is _UNKNOWN:
             self._value = codec.loads(self._text or "")
         return self._value
 
-    def text(self, key: str) -> str:
+    def text(self, key: str, codec: Codec) -> str:
         if self._text is None:
-            self._text = codec.encode_item(key, self._value)
+            self._text = codec.dumps_item(key, self._value)
         return self._text
 
     def same(self, other: _Entry) -> bool:
@@ -50,6 +50,7 @@ class Values(Mapping[str, Any]):
         values: keys and values.
         texts: keys and JSON texts, as :meth:`texts` gives them.
         owner: the saga from whose record they come.
+        codec: between values and texts; by default that of ``values``.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Values(Mapping[str, Any]):
         *,
         texts: Mapping[str, str | bytes] | None = None,
         owner: str = "",
+        codec: Codec = JSON,
     ) -> None:
         self._entries: dict[str, _Entry]
-        self._owner = owner
+        self._owner, self.codec = owner, codec
         if isinstance(values, Values):
             self._entries, self._owner = dict(values._entries), values._owner
+            self.codec = values.codec
         else:
             self._entries = {key: _Entry(value) for key, value in (values or {}).items()}
         for key, text in (texts or {}).items():
@@ -71,7 +74,7 @@ class Values(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         entry = self._entries[key]
         try:
-            return entry.value()
+            return entry.value(self.codec)
         except ValueError as error:
             if not self._owner:
                 raise
@@ -98,7 +101,7 @@ class Values(Mapping[str, Any]):
         """
         if key not in self:
             raise KeyError(key)
-        return self._entries[key].text(key)
+        return self._entries[key].text(key, self.codec)
 
     def texts(self) -> dict[str, str]:
         """Each value as JSON text.
@@ -106,8 +109,9 @@ class Values(Mapping[str, Any]):
         Raises:
             UnserializableValue: one cannot be stored; names the key path.
         """
-        codec.check_keys(self.keys())
-        return {key: self._entries[key].text(key) for key in self}
+        check_keys(self.keys())
+        codec = self.codec
+        return {key: self._entries[key].text(key, codec) for key in self}
 
     def json(self) -> str:
         """All of it as one JSON object; raises as :meth:`texts`."""
@@ -117,7 +121,8 @@ class Values(Mapping[str, Any]):
     @property
     def size(self) -> int:
         """Characters of all values as JSON text."""
-        return sum([len(entry.text(key)) for key, entry in self._entries.items()])
+        codec = self.codec
+        return sum([len(entry.text(key, codec)) for key, entry in self._entries.items()])
 
     @property
     def digest(self) -> str:
@@ -159,11 +164,11 @@ class Values(Mapping[str, Any]):
         """
         old = before._entries
         texts = {
-            key: entry.text(key)
+            key: entry.text(key, self.codec)
             for key, entry in self._entries.items()
             if key not in old or not entry.same(old[key])
         }
-        codec.check_keys(texts.keys())
+        check_keys(texts.keys())
         return (
             texts,
             [key for key in texts if key not in old],
@@ -192,8 +197,9 @@ class PartialValues(Values):
         absent: Iterable[str] = (),
         size: int = 0,
         owner: str = "",
+        codec: Codec = JSON,
     ) -> None:
-        super().__init__(texts=texts, owner=owner)
+        super().__init__(texts=texts, owner=owner, codec=codec)
         self._absent = frozenset(absent)
         self._removed: frozenset[str] = frozenset()
         self._updated: dict[str, None] = {}
@@ -223,13 +229,14 @@ class PartialValues(Values):
         """Characters of the whole context, or more if what was replaced in it was not read."""
         if not self._updated:
             return self._size
-        texts = {key: self._entries[key].text(key) for key in self._updated}
-        replaced = (self._read[key].text(key) for key in texts if key in self._read)
+        codec = self.codec
+        texts = {key: self._entries[key].text(key, codec) for key in self._updated}
+        replaced = (self._read[key].text(key, codec) for key in texts if key in self._read)
         return self._size + sum(map(len, texts.values())) - sum(map(len, replaced))
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
         """These, with keys set and deleted."""
-        new = PartialValues({}, self._absent, self._size, self._owner)
+        new = PartialValues({}, self._absent, self._size, self._owner, self.codec)
         new._entries, new._read = super().changed(update, remove)._entries, self._read
         gone = frozenset(remove)
         new._updated = {key: None for key in (*self._updated, *update) if key not in gone}
@@ -239,11 +246,11 @@ class PartialValues(Values):
     def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
         """As :meth:`Values.since`; a key that was not read counts as new, it may be."""
         texts = {
-            key: self._entries[key].text(key)
+            key: self._entries[key].text(key, self.codec)
             for key in self._updated
             if key not in before._entries or not self._entries[key].same(before._entries[key])
         }
-        codec.check_keys(texts.keys())
+        check_keys(texts.keys())
         new = [key for key in texts if key not in before._entries]
         return texts, new, list(self._removed)
 
@@ -253,32 +260,32 @@ def values_of(values: Mapping[str, Any]) -> Values:
     return values if isinstance(values, Values) else Values(values)
 
 
-def encoded(values: Mapping[str, Any]) -> Values:
+def encoded(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
     """``values`` as texts alone: what they are made of may change from now on.
 
     Raises:
         UnserializableValue: one cannot be stored; names the key path.
     """
     if isinstance(values, Values):
-        return Values(texts=values.texts())
-    texts = {key: codec.encode_item(key, value) for key, value in values.items()}
-    codec.check_keys(texts.keys())
-    return Values(texts=texts)
+        return Values(texts=values.texts(), codec=values.codec)
+    texts = {key: codec.dumps_item(key, value) for key, value in values.items()}
+    check_keys(texts.keys())
+    return Values(texts=texts, codec=codec)
 
 
-def returned(values: Mapping[str, Any]) -> Values:
+def returned(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
     """As :func:`encoded`, of what a step returned: as Celery's JSON serializer brings it back.
 
     Raises:
         UnserializableValue: the serializer does not take it; names the key path.
     """
     try:
-        return encoded(values)
+        return encoded(values, codec)
     except UnserializableValue:
         pass  # not as it is
-    keys = {key: codec.returned_key(key) for key in values}
+    keys = {key: returned_key(key) for key in values}
     return encoded(
-        {key: codec.as_returned(values[old], f"context[{key!r}]") for old, key in keys.items()}
+        {key: as_returned(values[old], f"context[{key!r}]") for old, key in keys.items()}, codec
     )
 
 

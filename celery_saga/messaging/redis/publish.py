@@ -22,7 +22,7 @@ import redis
 from celery import Celery
 from kombu import Producer
 
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.ports import Push, Store
 from celery_saga.messaging.broker import open_connection
 from celery_saga.messaging.redis.message_cache import Templates
@@ -257,5 +257,5 @@ def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
 
 def arguments(request: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a step, as they arrive."""
-    args = tuple(codec.loads(text) for text in request["args"])
-    return args, {name: codec.loads(text) for name, text in request["kwargs"].items()}
+    args = tuple(JSON.loads(text) for text in request["args"])
+    return args, {name: JSON.loads(text) for name, text in request["kwargs"].items()}

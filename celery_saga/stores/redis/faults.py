@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_saga.core.checkpoint import head_from_dict, record_from, step_from_dict
-from celery_saga.core.context import codec
+from celery_saga.core.context.codec import JSON
 from celery_saga.core.execution import Claim, Note, SagaExecution, StepRef
 from celery_saga.core.plan import Plan
 from celery_saga.errors import UnreadableCheckpoint, UnsupportedCheckpoint
@@ -70,5 +70,5 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     r"s\d+": lambda text: step_from_dict(json.loads(text), name="", retries=0, claim=None),
     r"k\d+": lambda text: Claim(**json.loads(text)),
     r"o\d+": _ref,
-    r"(?s:c:.*)": codec.loads,
+    r"(?s:c:.*)": JSON.loads,
 }

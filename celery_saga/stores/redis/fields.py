@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from celery_saga.core.checkpoint import head_to_dict, record_to_dict, step_from_dict
+from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import PartialValues, Values, values_of
 from celery_saga.core.context.lazy import UNREAD, PartialSteps
 from celery_saga.core.execution import (
@@ -170,13 +171,19 @@ def part_for(plan: Plan, ref: StepRef) -> Part | None:
 
 
 def partly(
-    saga_id: str, plan: Plan, part: Part, records: Sequence[Any], texts: Sequence[str]
+    saga_id: str,
+    plan: Plan,
+    part: Part,
+    records: Sequence[Any],
+    texts: Sequence[str],
+    codec: Codec = JSON,
 ) -> SagaExecution:
     """The execution of which only a part was read.
 
     Args:
         records: revision, claim, and the values of :attr:`Part.records`, out of their JSON.
         texts: those of :attr:`Part.keys`, empty for what is not there.
+        codec: reads them.
     """
     known = {key: text for key, text in zip(part.keys, texts, strict=True) if text}
     revision, claim, head, size, own, *after = records
@@ -185,11 +192,12 @@ def partly(
     for index, record in zip(part.steps[1:], after, strict=True):
         if index not in active:  # then it would have more than a record
             steps[index] = _read_step(plan, index, record, 0, None)
+    absent = frozenset(part.keys).difference(known)
     return from_parts(
         saga_id,
         head,
         plan=plan,
-        values=PartialValues(known, frozenset(part.keys).difference(known), size or 0, saga_id),
+        values=PartialValues(known, absent, size or 0, saga_id, codec),
         steps=PartialSteps(steps, len(plan.steps)),
         history=UNREAD,
         revision=revision,
@@ -197,7 +205,11 @@ def partly(
 
 
 def wholly(
-    saga_id: str, found: Sequence[Any], plan: Plan | None = None, context: bool = True
+    saga_id: str,
+    found: Sequence[Any],
+    plan: Plan | None = None,
+    context: bool = True,
+    codec: Codec = JSON,
 ) -> SagaExecution:
     """The execution as the scripts' ``whole`` gives it.
 
@@ -205,11 +217,12 @@ def wholly(
         found: the records as one JSON object, the plan, then key, text... of the context.
         plan: the plan, if it was not read because it is known.
         context: whether the context was read.
+        codec: reads its values.
     """
     records = json.loads(found[0])
     plan = plan or plan_of(found[1].decode())
     texts = {key.decode(): text for key, text in zip(found[2::2], found[3::2], strict=True)}
-    part = PartialValues({}, size=records.get("z", 0), owner=saga_id)
+    part = PartialValues({}, size=records.get("z", 0), owner=saga_id, codec=codec)
     steps = tuple(
         _read_step(plan, i, records.get(f"s{i}"), _retries(records, i), records.get(f"k{i}"))
         for i in range(len(plan.steps))
@@ -218,7 +231,7 @@ def wholly(
         saga_id,
         records["head"],
         plan=plan,
-        values=Values(texts=texts, owner=saga_id) if context else part,
+        values=Values(texts=texts, owner=saga_id, codec=codec) if context else part,
         steps=steps,
         history=tuple(Note(**note) for note in records.get("h", ())),
         revision=records["rev"],

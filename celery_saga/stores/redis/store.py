@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import redis
 
 from celery_saga.core.checkpoint import SCHEMA_VERSION
+from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import values_of
 from celery_saga.core.execution import (
     TERMINAL,
@@ -62,6 +63,7 @@ class RedisStore(RedisBoots):
             asked once in each thread and process.
         prefix: of every key.
         expires: seconds for which terminal sagas are kept; ``None``: for ever.
+        codec: reads the values of contexts.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class RedisStore(RedisBoots):
         *,
         prefix: str = "saga:",
         expires: float | None = 86400.0,
+        codec: Codec = JSON,
     ) -> None:
         super().__init__(client, prefix)
+        self._codec = codec
         self._expires = "" if expires is None else str(max(1, int(expires)))
         self._plans: dict[str, _KnownPlan] = {}
 
@@ -138,7 +142,7 @@ class RedisStore(RedisBoots):
         self, saga_id: str, found: Sequence[Any], plan: Plan | None = None, context: bool = True
     ) -> SagaExecution:
         try:
-            return wholly(saga_id, found, plan, context)
+            return wholly(saga_id, found, plan, context, self._codec)
         except Exception as error:
             self._explain(saga_id, error)
 
@@ -191,7 +195,7 @@ class RedisStore(RedisBoots):
                 found, *texts = answer.decode().split("\0")
                 seconds, micros, *records = json.loads(found)
                 self._set_clock(seconds, micros)
-                return partly(saga_id, known.plan, part, records, texts)
+                return partly(saga_id, known.plan, part, records, texts, self._codec)
             except Exception as error:
                 self._explain(saga_id, error)
         if answer[0] == b"newer":
