@@ -24,7 +24,7 @@ LEFT_TO_CI = {
     "worker/test_races.py": "two that do the same at once, many times over",
     "worker/test_zombies.py": "processes that were stopped, and go on after their end",
     "worker/test_pools.py": "the pools other than prefork",
-    "worker/test_same_everywhere.py": "the same sagas on all pools, eagerly and in the process",
+    "worker/test_same_everywhere.py": "what a body may do, eagerly, in the process, on two servers",
     "worker/test_starts_from_everywhere.py": "starts from threads, forks, greenlets, web servers",
     "worker/test_sentinel.py": "failovers of servers under Sentinel",
     "worker/test_barrier.py": "the barrier under workers that die",
@@ -32,7 +32,8 @@ LEFT_TO_CI = {
 
 #: Files -> their tables, of which the default run has the rows on prefork.
 ON_PREFORK = {
-    "worker/test_failure_table*.py": "what a body, a worker and a server may do",
+    "worker/test_bodies.py": "what a body may do",
+    "worker/test_failure_table*.py": "what limits, revokes, a worker and a server may do",
     "worker/test_canvas.py": "sagas in canvases",
     "worker/test_limited_connections.py": "a pool of connections that is used up",
     "worker/test_terminate.py": "a cancel that ends the running body",

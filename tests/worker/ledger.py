@@ -12,10 +12,13 @@ from celery.exceptions import TimeoutError
 
 from celery_saga import SagaManager, SagaResult
 from celery_saga.errors import SagaExecutionNotFoundException
-from tests.worker.apps.scenarios import EVERY, build
-from tests.worker.harness import Journal
+from tests.worker.apps.sagas import EVERY, Scenario, build
+from tests.worker.harness import QUICK, Journal
 
 Record = dict[str, Any]
+
+#: Of the apps that run the scenarios.
+SETTINGS = {**QUICK, "saga_unknown_task_grace": 0}
 
 
 def begin(app: Celery, name: str) -> SagaResult:
@@ -59,6 +62,22 @@ def record(journal: Journal, result: SagaResult, timeout: float = 40) -> Record:
         manager = SagaManager(result._runtime.app)
         facts["child"] = record(journal, manager.get(child), timeout)
     return facts
+
+
+def expect(found: Record, scenario: Scenario) -> None:
+    """What is written down of the scenario is what happened."""
+    began = [line for line in found["bodies"] if line["what"] == "began"]
+    assert [f"{line['step']}/{line['direction']}" for line in began] == scenario.began
+    assert found["status"] == scenario.status
+    for line, body in zip(began, scenario.began, strict=True):
+        assert line["idempotency_key"] == f"{line['saga_id']}/{body}/0"
+    errors = [step[key] for step in found["steps"] for key in ("error", "undo error")]
+    text = " ".join(str(error) for error in (found["error"], *errors))
+    assert [word for word in scenario.says if word not in text] == [], text
+    assert scenario.ends in (None, found["context"])
+    assert not scenario.last or scenario.last.items() <= began[-1].items()
+    attempts = tuple(line["attempt"] for line in began)
+    assert not scenario.attempts or attempts[-len(scenario.attempts) :] == scenario.attempts
 
 
 def records(

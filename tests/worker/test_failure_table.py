@@ -15,7 +15,7 @@ from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.tiers import POOLS
-from tests.worker.apps import ways as tasks
+from tests.worker.apps import bodies as tasks
 from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
 
@@ -117,68 +117,14 @@ def only(*pools: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("on", pools, indirect=True)
 
 
-class TestBodies:
-    """What a body does; what becomes of the saga, and the bodies of ``a``."""
+class TestOutOfMemory:
+    """On the other pools it ends the worker: test_failure_table_workers.py.
 
-    STEPS: ClassVar = {
-        "declines": (UNDONE, "f"),
-        "retries": (DONE, "ff"),
-        "retries in vain": (UNDONE, "ff"),
-        "unusable": (UNDONE, "fc"),
-        "ignores": (UNDONE, "f"),
-        "rejects": (UNDONE, "f"),
-        "requeues": (DONE, "ff"),
-        "replaces": (UNDONE, "f"),
-    }
-    UNDOS: ClassVar = {
-        "declines": (STUCK, "fcc"),
-        "retries": (UNDONE, "fcc"),
-        "retries in vain": (STUCK, "fcccc"),
-        "unusable": (UNDONE, "fc"),
-        "ignores": (STUCK, "fcc"),
-        "rejects": (STUCK, "fcc"),
-        "requeues": (UNDONE, "fcc"),
-        "replaces": (STUCK, "fcc"),
-    }
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def sagas(cls, tables) -> dict[tuple[str, str, str], SagaResult]:
-        found = {}
-        for pool, on in tables.items():
-            for way in cls.STEPS:
-                found[pool, "step", way] = on.start(f=way)
-            for way in cls.UNDOS:
-                found[pool, "undo", way] = on.start(c=way, end="declines")
-        return found
-
-    @pytest.mark.parametrize("way", STEPS)
-    def test_a_step_that(self, on, sagas, way):
-        result = sagas[on.pool, "step", way]
-        status, bodies = self.STEPS[way]
-        assert on.ledger(result) == (status, [*bodies])
-        assert self.keys(on, result, "f") == {f"{result.id}/a/f/0"}
-        if way == "replaces":
-            assert "self.replace() inside a step" in result.execution.error.message
-
-    @pytest.mark.parametrize("way", UNDOS)
-    def test_an_undo_that(self, on, sagas, way):
-        result = sagas[on.pool, "undo", way]
-        status, bodies = self.UNDOS[way]
-        assert on.ledger(result) == (status, [*bodies])
-        assert self.keys(on, result, "c") == {f"{result.id}/a/c/0"}
-
-    def keys(self, on, result, direction):
-        """The idempotency keys that the bodies of ``a`` saw."""
-        return {
-            line["idempotency_key"]
-            for line in on.site.journal.said(result.id, "began")
-            if (line["step"], line["direction"]) == ("a", direction)
-        }
+    What else a body may do is in test_bodies.py.
+    """
 
     @only("threads", "gevent")
-    def test_out_of_memory(self, on):
-        """On the other pools it ends the worker: test_failure_table_workers.py."""
+    def test_of_a_step_and_of_an_undo(self, on):
         step = on.start(f="out of memory")
         undo = on.start(c="out of memory", end="declines")
         assert on.ledger(step) == (UNDONE, ["f", "c"])
@@ -374,6 +320,33 @@ class TestLimits:
         result = sagas[on.pool, kind, "undo"]
         assert on.ledger(result) == (STUCK, ["f", "c", "c"])
         assert result.execution.steps[1].undo_error.type == self.CUT[on.pool, kind][1]
+
+    @only("prefork")
+    @pytest.mark.parametrize(
+        ("task", "error"),
+        [
+            (tasks.over_its_soft_limit, "SoftTimeLimitExceeded"),
+            (tasks.over_its_hard_limit, "TimeLimitExceeded"),
+        ],
+        ids=["soft", "hard"],
+    )
+    def test_a_limit_of_the_task_itself(self, on, task, error):
+        result = on.start(task)
+        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert error in result.execution.error.type
+
+    @only("prefork")
+    @pytest.mark.filterwarnings("ignore::celery_saga.errors.DefinitionWarning")
+    def test_an_undo_that_needs_the_answer_which_the_limit_cut_off(self, on):
+        options = {"inputs": ["receipt"]}
+        result = on.start(
+            tasks.over_its_hard_limit,
+            undo="tests.worker.apps.bodies.undo_needs",
+            options={"returns": "receipt"},
+            undo_options=options,
+        )
+        assert on.ledger(result) == (STUCK, ["f"])
+        assert "'receipt'" in result.execution.steps[1].undo_error.message
 
     @only("prefork")
     def test_a_retry_after_the_soft_limit_that_declines_is_undone(self, on):

@@ -15,7 +15,7 @@ from celery_saga.runtime import runtime_of
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.tiers import POOLS
-from tests.worker.apps import ways as tasks
+from tests.worker.apps import bodies as tasks
 from tests.worker.harness import Journal, Site, Worker
 from tests.worker.proxy import Proxy
 

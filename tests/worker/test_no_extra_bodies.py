@@ -15,7 +15,7 @@ import pytest
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
-from tests.worker.apps import ways
+from tests.worker.apps import bodies as tasks
 from tests.worker.apps.steps import early, late, undo
 from tests.worker.harness import QUICK, Site
 from tests.worker.victims import ALL, DONE, ENDED, Victim, hold_all, victim
@@ -94,7 +94,7 @@ def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
     site, broker, _ = apart
     site.worker("-P", "solo", "-Q", "solo", app="tests.worker.apps.table")
     saga = Saga("solo", app=site.app)
-    saga.local_step(ways.early, name="a", queue="solo").on_failure(ways.undo, queue="solo")
+    saga.local_step(tasks.early, name="a", queue="solo").on_failure(tasks.undo, queue="solo")
     result = saga.commit().delay(ways={"a/f": "held"})
     site.journal.wait(result.id, "began")
     broker.kill()

@@ -6,6 +6,7 @@ import pytest
 
 from celery_saga import Saga
 from tests.odd_errors import ODD
+from tests.worker.apps import bodies as tasks
 from tests.worker.apps.constants import QUICK_UNDO
 
 pytestmark = pytest.mark.worker
@@ -21,16 +22,14 @@ def started():
 @pytest.fixture
 def ended(flows, started):
     """The sagas of all odd exceptions run at once; their executions by what was raised."""
-    from tests.worker.apps import outcomes
-
     if not started:
         for what in ODD:
-            saga = Saga("odd errors", app=outcomes.app)
-            saga.local_step(outcomes.do, name="a").on_failure(outcomes.undo, **QUICK_UNDO)
-            saga.local_step(outcomes.do, name="b").on_failure(
-                outcomes.undo_raises_oddly, **QUICK_UNDO, max_attempts=1
+            saga = Saga("odd errors", app=flows.app)
+            saga.local_step(tasks.do, name="a").on_failure(tasks.undo, **QUICK_UNDO)
+            saga.local_step(tasks.do, name="b").on_failure(
+                tasks.raises_oddly, **QUICK_UNDO, max_attempts=1
             )
-            saga.local_step(outcomes.raises_oddly, name="c")
+            saga.local_step(tasks.raises_oddly, name="c")
             started[what] = saga.commit().delay(what=what)
     return started
 
@@ -53,9 +52,7 @@ def test_what_a_step_and_its_compensation_raise_is_recorded(ended, journal, what
 
 
 def test_the_worker_lives(ended, flows):
-    from tests.worker.apps import outcomes
-
     for result in ended.values():
         result.get(timeout=60, propagate=False)
-    saga = Saga("after odd errors", app=outcomes.app, steps=[outcomes.do]).commit()
+    saga = Saga("after odd errors", app=flows.app, steps=[tasks.do]).commit()
     assert saga.delay(value=1).get(timeout=30) == {"value": 1, "do": 1}

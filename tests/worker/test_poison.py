@@ -11,7 +11,7 @@ import pytest
 from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
-from tests.worker.apps import ways as tasks
+from tests.worker.apps import bodies as tasks
 from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
 

@@ -7,16 +7,15 @@ from datetime import datetime
 import pytest
 
 from celery_saga import Saga
+from tests.worker.apps import bodies as tasks
 
 pytestmark = pytest.mark.worker
 
 
 def test_it_comes_back_as_celery_would_bring_it(flows, journal):
-    from tests.worker.apps import outcomes
-
-    saga = Saga("shapes", app=outcomes.app)
-    saga.local_step(outcomes.makes_shapes).on_failure(outcomes.undo_shapes)
-    saga.local_step(outcomes.makes_a_pair, returns="two").on_failure(outcomes.undo)
+    saga = Saga("shapes", app=flows.app)
+    saga.local_step(tasks.makes_shapes).on_failure(tasks.undo_shapes)
+    saga.local_step(tasks.makes_a_pair, returns="two").on_failure(tasks.undo)
     result = saga.commit().delay()
 
     expected = {"pair": [1, 2], "colour": "red", "at": {"1": [datetime(2026, 11, 1)]}}
@@ -26,11 +25,9 @@ def test_it_comes_back_as_celery_would_bring_it(flows, journal):
 
 
 def test_its_compensation_gets_it_so(flows, journal):
-    from tests.worker.apps import outcomes
-
-    saga = Saga("shapes undone", app=outcomes.app)
-    saga.local_step(outcomes.makes_shapes, returns=False).on_failure(outcomes.undo_shapes)
-    saga.local_step(outcomes.ends)
+    saga = Saga("shapes undone", app=flows.app)
+    saga.local_step(tasks.makes_shapes, returns=False).on_failure(tasks.undo_shapes)
+    saga.local_step(tasks.fails)
     result = saga.commit().delay(how="declined")
 
     result.get(timeout=30, propagate=False)
@@ -40,8 +37,6 @@ def test_its_compensation_gets_it_so(flows, journal):
 
 
 def test_a_result_that_its_task_ignores_is_left_out(flows, journal):
-    from tests.worker.apps import outcomes
-
-    saga = Saga("ignored", app=outcomes.app)
-    saga.local_step(outcomes.made_of_things).on_failure(outcomes.undo)
+    saga = Saga("ignored", app=flows.app)
+    saga.local_step(tasks.made_of_things).on_failure(tasks.undo)
     assert saga.commit().delay(value=1).get(timeout=30) == {"value": 1}

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_saga import SagaManager
-from tests.worker.apps.scenarios import INNER, MEMORY, SCENARIOS
-from tests.worker.harness import QUICK, ROOT, Site
-from tests.worker.ledger import begin, record, records
+from celery_saga.testing.embedded import EmbeddedValkey
+from tests.worker.apps.sagas import MEMORY, SCENARIOS
+from tests.worker.harness import ROOT, Site
+from tests.worker.ledger import SETTINGS, begin, expect, record, records
 
 pytestmark = [
     pytest.mark.worker,
@@ -24,45 +26,52 @@ pytestmark = [
 
 EVERYTHING = {**SCENARIOS, "memory": MEMORY}
 WITHOUT_WORKER = [name for name, one in EVERYTHING.items() if not one.workers]
-SETTINGS = {**QUICK, "saga_unknown_task_grace": 0}
+
+
+#: Broker and store: one server, or two, where checkpoint and message are written one by one.
+SERVERS = ["one server", "two servers"]
 
 
 @pytest.fixture(scope="module")
-def real(valkey, journal, folder):
-    """On prefork workers."""
-    site = Site(valkey.url(14), journal, folder)
-    site.settings.update(SETTINGS)
-    site.app.conf.update(SETTINGS)
-    try:
-        site.worker(app="tests.worker.apps.everywhere")
-        found = records(journal, site.app, SCENARIOS)
-        result = begin(site.app, "memory")
-        journal.wait(result.id, "began", 2)
-        # The first ends by itself, sooner or later: nothing is sent to it any more.
-        site.worker(app="tests.worker.apps.everywhere")
-        found["memory"] = record(journal, result)
-    finally:
-        site.close()
-    return found
+def on_workers(valkey, journal, folder):
+    """On prefork workers; once for each of ``SERVERS``."""
+
+    @cache
+    def on_workers(servers):
+        with EmbeddedValkey() as other:
+            site = Site(valkey.url(14), journal, folder)
+            store = {} if servers == "one server" else {"saga_store_url": other.url()}
+            site.settings.update({**SETTINGS, **store})
+            site.app.conf.update(site.settings)
+            try:
+                site.worker("-c", "4", app="tests.worker.apps.everywhere")
+                found = records(journal, site.app, SCENARIOS)
+                result = begin(site.app, "memory")
+                journal.wait(result.id, "began", 2)
+                # The first ends by itself, sooner or later: nothing is sent to it any more.
+                site.worker(app="tests.worker.apps.everywhere")
+                found["memory"] = record(journal, result)
+            finally:
+                site.close()
+        return found
+
+    return on_workers
+
+
+@pytest.fixture(scope="module")
+def real(on_workers):
+    return on_workers("one server")
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_a_prefork_worker_does_what_is_written_down(real, name):
-    expect(real[name], EVERYTHING[name])
+@pytest.mark.parametrize("servers", SERVERS)
+def test_a_prefork_worker_does_what_is_written_down(on_workers, servers, name):
+    expect(on_workers(servers)[name], EVERYTHING[name])
 
 
-@pytest.mark.parametrize("name", [name for name, one in SCENARIOS.items() if "inner" in str(one)])
-def test_the_sagas_that_steps_start(real, name):
-    inner = SCENARIOS[name].context.get("inner", "inner")
-    expect(real[name]["child"], INNER[inner])
-
-
-def expect(found, scenario):
-    began = [line for line in found["bodies"] if line["what"] == "began"]
-    assert [f"{line['step']}/{line['direction']}" for line in began] == scenario.began
-    assert found["status"] == scenario.status
-    for line, body in zip(began, scenario.began, strict=True):
-        assert line["idempotency_key"] == f"{line['saga_id']}/{body}/0"
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_the_same_on_two_servers(on_workers, real, name):
+    assert on_workers("two servers")[name] == real[name]
 
 
 def eager(journal, store, **settings):

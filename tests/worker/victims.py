@@ -12,7 +12,7 @@ from typing import Any
 from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
-from tests.worker.apps import ways as tasks
+from tests.worker.apps import bodies as tasks
 from tests.worker.harness import Journal, Site, Worker
 
 DONE, UNDONE = "COMPLETED", "COMPENSATED"

@@ -9,8 +9,7 @@ app = Celery(
     include=[
         "tests.worker.apps.kinds",
         "tests.worker.apps.elsewhere",
-        "tests.worker.apps.outcomes",
-        "tests.worker.apps.failing",
+        "tests.worker.apps.bodies",
         "tests.worker.apps.results",
         "tests.worker.apps.steps",
         "tests.worker.apps.canvas",

@@ -18,7 +18,7 @@ from celery.contrib.testing.worker import start_worker
 
 from celery_saga import SagaManager
 from tests.helpers import wait_for
-from tests.worker.apps.scenarios import SCENARIOS
+from tests.worker.apps.sagas import SCENARIOS
 from tests.worker.harness import Journal
 from tests.worker.ledger import begin, record, records
 

@@ -1,6 +1,7 @@
-"""Tasks that end in every way that Celery knows; the context says which way a step takes.
+"""Bodies of steps and compensations, which end in every way that Celery knows.
 
-``ways`` in the context maps ``step/direction`` to the name of a way; without one a body returns.
+Of the first part ``ways`` in the context says what a body does: it maps ``step/direction`` to the
+name of a way; without one it returns. Those of the second part do one thing each.
 """
 
 from __future__ import annotations
@@ -9,15 +10,20 @@ import asyncio
 import os
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
+from enum import Enum
 from typing import Any
 
-from celery import Task, chain, chord, group, shared_task
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Task, chain, chord, current_task, group, shared_task
 from celery.exceptions import Ignore, Reject
 
-from celery_saga import saga_info
+from celery_saga import AbortSaga, SagaContext, SagaManager, saga_info, saga_step
 from celery_saga.core.execution import StepRef
-from tests.worker.apps.journal import is_first_body, note, remember, wait_at
+from tests.odd_errors import ODD
+from tests.worker.apps.journal import bodies_of, is_first_body, note, remember, wait_at
 
 #: Seconds that a body takes which is longer than the limits in these tests.
 LONG = 2.5
@@ -269,3 +275,233 @@ def leaf(self, what):
     saga_id, _, _ = request.root_id.partition("~")
     remember(saga_id, "leaf", leaf=what, parent=request.parent_id, known=saga_info().saga_id)
     return what
+
+
+class Unsure(Exception):
+    """It may have happened."""
+
+
+class VeryUnsure(Unsure):
+    pass
+
+
+RAISES: dict[str, Exception] = {
+    "declined": LookupError("declined"),
+    "unsure": Unsure("unsure"),
+    "very unsure": VeryUnsure("very unsure"),
+    "memory": MemoryError("no more"),
+    "soft limit": SoftTimeLimitExceeded(),
+    "abort": AbortSaga("no way"),
+    "ignore": Ignore("ignored"),
+    "reject": Reject("rejected", requeue=False),
+    "requeue": Reject("later", requeue=True),
+}
+
+
+def times() -> int:
+    """How many bodies of this step have begun, this one among them; in both directions."""
+    info = saga_info()
+    assert info is not None
+    return bodies_of(info.step)
+
+
+@shared_task
+def do(value=None):
+    note("began")
+    return value
+
+
+@shared_task(acks_late=True)
+def counted(total=0):
+    note("began")
+    return {"total": total + 1}
+
+
+@shared_task
+async def waited(value=None):
+    note("began")
+    await asyncio.sleep(0)
+    return {"waited": value}
+
+
+@shared_task(acks_late=True)
+def fails(how, failures=1):
+    """Ends as it is told for the first ``failures`` times."""
+    note("began")
+    if times() <= failures:
+        raise RAISES[how]
+
+
+@shared_task(autoretry_for=(LookupError,), retry_kwargs={"countdown": 0, "max_retries": 2})
+def autoretried(how, failures):
+    note("began")
+    if times() <= failures:
+        raise RAISES[how]
+
+
+@shared_task(bind=True, max_retries=2)
+def self_retried(self, failures):
+    note("began")
+    if times() <= failures:
+        raise self.retry(countdown=0.05, exc=LookupError("declined"))
+    return self.request.retries
+
+
+@shared_task
+def unusable():
+    note("began")
+    return {"handle": object()}
+
+
+@shared_task(soft_time_limit=1)
+def over_its_soft_limit():
+    note("began")
+    time.sleep(30)
+
+
+@shared_task(time_limit=1)
+def over_its_hard_limit():
+    note("began")
+    time.sleep(30)
+
+
+class Colour(str, Enum):
+    RED = "red"
+
+
+@shared_task
+def makes_shapes():
+    note("began")
+    return OrderedDict(pair=(1, 2), colour=Colour.RED, at={1: (datetime(2026, 11, 1),)})
+
+
+@shared_task
+def makes_a_pair():
+    note("began")
+    return 1, (2,)
+
+
+@shared_task
+def undo_shapes(pair, colour):
+    note("began", pair=pair, colour=colour)
+
+
+@shared_task(ignore_result=True)
+def made_of_things():
+    note("began")
+    return {"value": "left out", "thing": object()}
+
+
+@shared_task
+def raises_oddly(what):
+    note("began")
+    raise ODD[what][0]()
+
+
+@shared_task
+def needs(something):
+    note("began")
+
+
+@shared_task
+def undo_with(receipt=None, other="default"):
+    note("began", receipt=receipt, other=other)
+    return {"value": "what an undo returns does not count"}
+
+
+@shared_task
+def undo_late():
+    """Succeeds at its third attempt."""
+    note("began")
+    if saga_info().attempt < 3:
+        raise ConnectionError("try again")
+
+
+@shared_task
+def undo_never():
+    note("began")
+    raise PermissionError("the shop is closed")
+
+
+@shared_task(autoretry_for=(ConnectionError,), retry_kwargs={"countdown": 0, "max_retries": 2})
+def undo_autoretried():
+    """Succeeds at the second of its retries by Celery."""
+    note("began")
+    if saga_info().attempt < 3:
+        raise ConnectionError("try again")
+
+
+@shared_task(acks_late=True)
+def undo_as(undo_how):
+    """Ends as it is told for the first time."""
+    note("began")
+    if times() == 2:  # after the step's own body
+        raise RAISES[undo_how]
+
+
+@shared_task(bind=True, max_retries=2)
+def undo_retried(self):
+    note("began")
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.05, exc=LookupError("declined"))
+
+
+@shared_task
+def undo_unusable():
+    note("began")
+    return {"handle": object()}
+
+
+@shared_task(bind=True)
+def replaces(self):
+    note("began")
+    raise self.replace(do.s())
+
+
+@shared_task
+def undo_needs(receipt):
+    note("began", receipt=receipt)
+
+
+@shared_task
+def takes_long():
+    """Until the deadline is over."""
+    note("began")
+    execution = SagaManager(current_task.app).get(saga_info().saga_id).execution
+    while time.time() < execution.deadline + 0.1:
+        time.sleep(0.05)
+
+
+@shared_task
+def cancels():
+    note("began")
+    SagaManager(current_task.app).get(saga_info().saga_id).cancel("by its own step")
+
+
+@saga_step
+def in_place(context: SagaContext) -> None:
+    note("began")
+    context.seen = sorted(context)
+
+
+@saga_step
+def new_context(context: SagaContext) -> SagaContext:
+    note("began")
+    return SagaContext(kept=context.get("kept"), new=True)
+
+
+@saga_step
+def bad_context(context: SagaContext) -> Any:
+    note("began")
+    return 42
+
+
+@saga_step
+def unusable_context(context: SagaContext) -> None:
+    note("began")
+    context.handle = {1, object()}
+
+
+@saga_step
+def undo_in_context(context: SagaContext) -> None:
+    note("began", seen=dict(context))
