@@ -22,7 +22,8 @@ def mask_words(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if tiers.is_left_to_ci(item.path, tiers.pool_of(item)):
+        test = item.nodeid.partition("::")[2]
+        if tiers.is_left_to_ci(item.path, tiers.pool_of(item), test):
             item.add_marker(pytest.mark.ci)
 
 

@@ -268,9 +268,12 @@ def test_errors_survive_pickle_and_celerys_json(error: BaseException) -> None:
 
 @pytest.mark.parametrize("pattern", LEFT_TO_CI)
 def test_what_is_left_to_ci_is_there(pattern: str) -> None:
-    found = list(Path(__file__).parent.glob(pattern))
+    files, _, tests = pattern.partition("::")
+    found = list(Path(__file__).parent.glob(files))
     assert found
-    assert all(is_left_to_ci(path) for path in found if path.is_file())
+    assert all(is_left_to_ci(path, test=tests) for path in found if path.is_file())
+    for word in tests.strip("*").split("::"):
+        assert all(word in path.read_text() for path in found)
 
 
 @pytest.mark.parametrize("pattern", ON_PREFORK)

@@ -12,7 +12,7 @@ import pytest
 
 _TESTS = Path(__file__).parent
 
-#: Files -> what they show in full; the default run shows a part of it elsewhere.
+#: Files, or tests of a file -> what they show in full; the default run shows a part of it.
 LEFT_TO_CI = {
     "chaos/*.py": "nodes that are killed, stopped and cut off at random",
     "worker/test_crash_points*.py": "a kill at each write, in both ways to write",
@@ -28,6 +28,12 @@ LEFT_TO_CI = {
     "worker/test_starts_from_everywhere.py": "starts from threads, forks, greenlets, web servers",
     "worker/test_sentinel.py": "failovers of servers under Sentinel",
     "worker/test_barrier.py": "the barrier under workers that die",
+    "worker/test_recovery.py::TestBusyQueue*": "a message that was taken at the last moment",
+    "worker/test_recovery.py::*started after*": "a worker that comes when another has died",
+    "worker/test_recovery.py::*cold_shutdown*": "the same after a cold shutdown",
+    "worker/test_atomic_publish.py::TestTls*": "a message in the checkpoint's script, over TLS",
+    "worker/test_atomic_publish.py::TestUsers*": "the same for users who may not do all",
+    "worker/test_atomic_publish.py::TestWhileItRuns*": "the same under changes of the server",
 }
 
 #: Files -> their tables, of which the default run has the rows on prefork.
@@ -43,13 +49,14 @@ ON_PREFORK = {
 POOLS = ("prefork", "threads", "solo", "gevent")
 
 
-def is_left_to_ci(file: Path, pool: str = "") -> bool:
-    """Whether the tests of a file, or its rows on this pool, are left out by the default run."""
+def is_left_to_ci(file: Path, pool: str = "", test: str = "") -> bool:
+    """Whether the default run leaves a file out, its rows on a pool, or one of its tests."""
     if _TESTS not in file.parents:
         return False
     name = file.relative_to(_TESTS).as_posix()
     left = [*LEFT_TO_CI, *(ON_PREFORK if pool in POOLS[1:] else ())]
-    return any(fnmatch(name, pattern) for pattern in left)
+    names = (name, f"{name}::{test}")
+    return any(fnmatch(each, pattern) for pattern in left for each in names)
 
 
 def pool_of(item: pytest.Item) -> str:

@@ -134,51 +134,50 @@ class TestText:
         assert "''" not in text
 
     @pytest.mark.parametrize(
-        ("error", "text"),
+        ("error", "words"),
         [
             (
                 errors.MissingInput("total", "pay", "shop.pay"),
-                "step 'pay' cannot run: task 'shop.pay' needs 'total', which the context does not "
-                "hold; pass it at the start, return it from an earlier step, or map it with "
-                "inputs=",
+                ["step 'pay'", "task 'shop.pay'", "needs 'total'", "context", "inputs="],
             ),
             (
                 errors.MissingInput("('vm', 'ip')", "pay", "shop.pay"),
-                "step 'pay' cannot run: task 'shop.pay' needs ('vm', 'ip'), which the context does "
-                "not hold; pass it at the start, return it from an earlier step, or map it with "
-                "inputs=",
+                ["step 'pay'", "task 'shop.pay'", "needs ('vm', 'ip')", "inputs="],
             ),
             (
                 errors.MissingInput("vm.ip", "pay", "shop.pay"),
-                "step 'pay' cannot run: task 'shop.pay' needs 'vm.ip', which the context does not "
-                "hold; a path into a value is a tuple, ('vm', 'ip'); pass it at the start, return "
-                "it from an earlier step, or map it with inputs=",
+                ["needs 'vm.ip'", "path", "tuple", "('vm', 'ip')", "inputs="],
             ),
             (
                 errors.UnserializableValue("context['a'][2]", "a set cannot be stored"),
-                "context['a'][2]: a set cannot be stored",
+                ["context['a'][2]: a set cannot be stored"],
             ),
             (
                 errors.UnserializableValue("context['a']", "a set cannot be stored", "use a list"),
-                "context['a']: a set cannot be stored; use a list",
+                ["context['a']: a set cannot be stored; use a list"],
             ),
             (
                 errors.BadStepResult("charge", "a mapping", "int"),
-                "step 'charge': expected a mapping, found int",
+                ["step 'charge'", "expected a mapping", "found int"],
             ),
             (
                 errors.SagaCompensated("s-1", "charge", "CardDeclined: no"),
-                "saga 's-1' was compensated after it failed at step 'charge': CardDeclined: no",
+                ["saga 's-1'", "compensated", "step 'charge'", "CardDeclined: no"],
             ),
-            (
-                errors.SagaCompensated("s-1", "", "cancelled"),
-                "saga 's-1' was compensated after it failed: cancelled",
-            ),
-            (errors.SagaStuck("s-1", "refund"), "saga 's-1' is stuck at step 'refund'"),
+            (errors.SagaStuck("s-1", "refund"), ["saga 's-1'", "stuck", "step 'refund'"]),
         ],
+        ids=str,
     )
-    def test_of_errors_with_parts(self, error: Exception, text: str) -> None:
-        assert str(error) == text
+    def test_of_errors_with_parts(self, error: Exception, words: list[str]) -> None:
+        assert [word for word in words if word not in str(error)] == [], error
+
+    def test_of_a_saga_that_failed_at_no_step(self) -> None:
+        text = str(errors.SagaCompensated("s-1", "", "cancelled"))
+        assert "cancelled" in text
+        assert "step" not in text
+
+    def test_a_path_that_is_a_tuple_needs_no_hint(self) -> None:
+        assert "tuple" not in str(errors.MissingInput("('vm', 'ip')", "pay", "shop.pay"))
 
 
 class TestJourney:

@@ -88,6 +88,16 @@ def flows(functional_site: Site) -> Iterator[Any]:
 
 
 @pytest.fixture
+def shared(functional_site: Site, flows: Any) -> Site:
+    """The site of that worker, for tests that need only a worker.
+
+    Sagas of other tests have run there; a test brings its own ids and queues, kills no worker and
+    leaves the settings as they are.
+    """
+    return functional_site
+
+
+@pytest.fixture
 def canvas(flows: Any) -> Any:
     """The sagas and tasks of canvases, in the process of the tests."""
     return importlib.import_module("tests.worker.apps.canvas")

@@ -10,15 +10,19 @@ from celery_saga.core.execution import SagaStatus, evolved
 from celery_saga.messaging.progress import track
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
+from tests.worker.harness import Site
 
 pytestmark = pytest.mark.worker
 
 
-@pytest.fixture
-def tracked(site):
-    site.settings = {"task_track_started": True}
+@pytest.fixture(scope="module")
+def tracked(valkey, journal, folder):
+    """One worker for all tests here."""
+    site = Site(valkey.url(14), journal, folder)
+    site.settings["task_track_started"] = True
     site.worker()
-    return site
+    yield site
+    site.close()
 
 
 @pytest.fixture

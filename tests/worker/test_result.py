@@ -29,12 +29,6 @@ from tests.worker.apps.steps import late, undo
 pytestmark = pytest.mark.worker
 
 
-@pytest.fixture
-def shared(functional_site, flows):
-    """The site of the worker that is there already."""
-    return functional_site
-
-
 def some_id():
     return f"id-{uuid.uuid4().hex}"
 

@@ -32,12 +32,6 @@ CANVAS = "tests.worker.apps.functional"
 NO_RETRIES = {"retry_policy": {"max_retries": 0}}
 
 
-@pytest.fixture
-def shared(functional_site, flows):
-    """The site of the worker that is there already."""
-    return functional_site
-
-
 def celery_result(site, saga_id):
     return AsyncResult(saga_id, app=site.app)
 

@@ -15,13 +15,12 @@ pytestmark = pytest.mark.worker
 
 
 class TestStart:
-    def test_a_countdown_is_awaited_without_a_message(self, site):
-        site.worker()
-        result = site.saga(("a", late)).apply_async({}, countdown=4)
+    def test_a_countdown_is_awaited_without_a_message(self, shared):
+        result = shared.saga(("a", late)).apply_async({}, countdown=4)
 
         assert result.status is SagaStatus.CREATED
-        assert site.queued() == 0
-        assert site.settled(result) == "COMPLETED"
+        assert shared.queued() == 0
+        assert shared.settled(result) == "COMPLETED"
         found = result.execution
         assert found.steps[0].started_at - found.created_at >= 4
 
@@ -76,39 +75,45 @@ class TestStart:
 
 class TestDeadline:
     @pytest.mark.parametrize("deadline", [5.0, timedelta(seconds=5)], ids=["seconds", "timedelta"])
-    def test_a_saga_that_is_not_through_by_then_is_undone(self, site, deadline):
-        site.worker()
-        saga = site.saga(("a", late, undo), ("b", late, undo))
+    def test_a_saga_that_is_not_through_by_then_is_undone(self, shared, deadline):
+        saga = shared.saga(("a", late, undo), ("b", late, undo))
         result = saga.apply_async({"hold": ["b/f"]}, deadline=deadline)
-        site.journal.wait(result.id, "began", 2)
+        shared.journal.wait(result.id, "began", 2)
         wait_for(lambda: result.execution.unwind is not None)
         assert result.execution.unwind.type == "DeadlineExceeded"
 
-        site.journal.open(result.id, "b/f")
-        assert site.settled(result) == "COMPENSATED"
-        assert site.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
+        shared.journal.open(result.id, "b/f")
+        assert shared.settled(result) == "COMPENSATED"
+        assert shared.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
+
+
+def consume(site, *queues):
+    """Let the worker serve these queues as well."""
+    (worker,) = site.workers
+    for queue in queues:
+        site.app.control.add_consumer(queue, destination=[worker.name], reply=True, timeout=10)
 
 
 class TestRoutes:
-    def test_queue_and_priority_are_for_steps_that_name_none(self, site):
-        saga = site.saga(("a", late, undo), ("b", late))
-        result = saga.apply_async({}, queue="express", priority=3)
-        (raw,) = site.client.lrange("express", 0, -1) or site.client.lrange(
-            "express\x06\x163", 0, -1
+    def test_queue_and_priority_are_for_steps_that_name_none(self, shared):
+        saga = shared.saga(("a", late, undo), ("b", late))
+        result = saga.apply_async({}, queue="overnight", priority=3)
+        (raw,) = shared.client.lrange("overnight", 0, -1) or shared.client.lrange(
+            "overnight\x06\x163", 0, -1
         )
         assert json.loads(raw)["properties"]["priority"] == 3
         steps = result.execution.plan.steps
-        assert steps[0].compensation.options == {"queue": "express", "priority": 3}
-        assert site.queued() == 0
+        assert steps[0].compensation.options == {"queue": "overnight", "priority": 3}
+        assert shared.queued() == 0
 
-        site.worker("-Q", "express")
-        assert site.settled(result) == "COMPLETED"
+        consume(shared, "overnight")
+        assert shared.settled(result) == "COMPLETED"
         assert saga.delay().execution.plan.steps[0].action.options == {}
 
-    def test_a_compensation_goes_where_its_step_goes(self, site):
+    def test_a_compensation_goes_where_its_step_goes(self, shared):
         """To the queue that the step names, also where the start names another."""
-        site.worker("-Q", "vip,express")
-        saga = Saga("own queues", app=site.app)
+        consume(shared, "vip", "express")
+        saga = Saga("own queues", app=shared.app)
         saga.local_step(late, name="a", queue="vip", priority=6).on_failure(undo)
         saga.local_step(late, name="b").on_failure(undo)
         saga.local_step(late, name="c", queue="vip").on_failure(undo, queue="express")
@@ -121,7 +126,7 @@ class TestRoutes:
             ({"queue": "express", "priority": 3}, {"queue": "express", "priority": 3}),
             ({"queue": "vip", "priority": 3}, {"queue": "express", "priority": 3}),
         ]
-        assert site.settled(result) == "COMPENSATED"
+        assert shared.settled(result) == "COMPENSATED"
 
     def test_a_route_by_names_stays(self, site):
         """No worker consumes the queue of the start, and none the default queue."""
