@@ -11,6 +11,25 @@ from tests import tiers
 from tests.durations import lines
 from tests.simulator.simulator import TOTALS, report
 
+# The fixtures of all folders with tests on real workers.
+from tests.worker.stage import (  # noqa: F401
+    canvas,
+    flows,
+    folder,
+    functional_site,
+    journal,
+    once,
+    pools,
+    pytest_runtest_makereport,
+    servers,
+    shared,
+    site,
+    sites,
+    tag,
+    told,
+    valkey,
+)
+
 
 @pytest.fixture(autouse=True)
 def mask_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
-    if told is not None:  # a process of pytest-xdist
-        told["simulator"] = TOTALS.told()
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a process of pytest-xdist
+        output["simulator"] = TOTALS.told()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -32,4 +32,6 @@ def lines(reports: Iterable[Any]) -> Iterator[str]:
 
 def _place(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
-    return file if file.startswith("tests/worker/") else file.rpartition("/")[0]
+    return (
+        file if file.startswith(("tests/worker/", "tests/promises/")) else file.rpartition("/")[0]
+    )

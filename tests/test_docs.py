@@ -59,6 +59,16 @@ def test_a_named_test_exists(document: str, file: str, name: str) -> None:
     assert name in defined_in(file), f"docs/{document} names {file}::{name}"
 
 
+def test_every_promise_has_a_file() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    text = text.partition("## The promises")[2].partition("\n## ")[0]
+    promised = {int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)}
+    files = (ROOT / "tests" / "promises").glob("test_*.py")
+
+    assert promised == {int(file.name.split("_")[1]) for file in files}
+    assert promised == set(range(1, 15))
+
+
 def test_every_row_of_the_failure_table_names_a_test() -> None:
     _, _, text = (ROOT / "docs" / "guarantees.md").read_text().partition("## The failure table")
     rows = [

@@ -16,8 +16,8 @@ from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.tiers import POOLS
 from tests.worker.apps import bodies as tasks
-from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
+from tests.worker.stage import expect_no_leftovers
 
 pytestmark = pytest.mark.worker
 
@@ -236,7 +236,7 @@ class TestBodiesThatAreCutOff:
 
 
 class TestLostChild:
-    """A body that takes its process along; SIGKILL from outside: test_recovery.py."""
+    """A body that takes its process along; SIGKILL from outside: test_03_unknown_outcomes.py."""
 
     #: Name of the task; what becomes of a step of it, and of an undo.
     ROWS: ClassVar = {

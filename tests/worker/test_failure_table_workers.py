@@ -15,7 +15,7 @@ import pytest
 from celery_saga import Saga
 from tests.helpers import is_gone, wait_for
 from tests.worker.apps import bodies as tasks
-from tests.worker.conftest import expect_no_leftovers
+from tests.worker.stage import expect_no_leftovers
 from tests.worker.victims import (
     ALL,
     DONE,

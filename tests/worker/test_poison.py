@@ -12,8 +12,8 @@ from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import bodies as tasks
-from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
+from tests.worker.stage import expect_no_leftovers
 
 # Later reruns are some seconds apart, and workers are started anew meanwhile.
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(240)]

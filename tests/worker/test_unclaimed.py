@@ -16,8 +16,8 @@ from celery_saga.runtime import runtime_of
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.apps import strange_steps as tasks
 from tests.worker.apps.steps import late, undo
-from tests.worker.conftest import expect_no_leftovers
 from tests.worker.harness import Site, Worker
+from tests.worker.stage import expect_no_leftovers
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(120)]
 

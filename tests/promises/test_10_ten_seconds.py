@@ -1,7 +1,7 @@
 """Children, a worker, or two workers killed at once: in steps, in undos, and between two of them.
 
-``test_recovery.py`` and ``test_failure_table_workers.py`` have the same one by one, with more ways
-to end.
+``test_03_unknown_outcomes.py`` and ``test_failure_table_workers.py`` have the same one by one, with
+more ways to end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from celery_saga import Saga
 from tests.helpers import wait_for
 from tests.worker.apps import bodies as tasks
-from tests.worker.conftest import expect_no_leftovers
+from tests.worker.stage import expect_no_leftovers
 from tests.worker.victims import ALL, DONE, LOST, UNDONE, Arena, Victim, arena_of, hold_all, victim
 
 pytestmark = pytest.mark.worker

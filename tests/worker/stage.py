@@ -1,4 +1,4 @@
-"""Real servers and real workers; what many tests share is started once."""
+"""Fixtures: real servers and real workers; what many tests share is started once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from celery_saga import Saga
 from tests.helpers import wait_for
 from tests.worker.apps import bodies as tasks
-from tests.worker.conftest import expect_no_leftovers
+from tests.worker.stage import expect_no_leftovers
 from tests.worker.victims import ALL, DONE, ENDED, LOST, UNDONE, Arena, Victim, arena_of, hold_all
 from tests.worker.victims import victim as new_victim
 

@@ -1,8 +1,9 @@
 """What looks like a loss and is none: no body runs a second time.
 
-Also: ``test_pools.py`` (a step that keeps the solo pool's whole worker busy), ``test_zombies.py``
-(a worker that is stopped for less than its liveness), ``test_messages_lost_and_doubled.py`` (a
-backlog). ``python -m benchmarks recovery --calm`` runs all of it at default settings.
+Also: ``test_pools.py`` (a step that keeps the solo pool's whole worker busy),
+``test_07_late_effects.py`` (a worker that is stopped for less than its liveness),
+``test_messages_lost_and_doubled.py`` (a backlog).
+``python -m benchmarks recovery --calm`` runs all of it at default settings.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class TestStoreAway:
 
 
 def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
-    """The other pools: ``test_failure_table_servers.py``."""
+    """The other pools: ``test_08_servers_that_are_away.py``."""
     site, broker, _ = apart
     site.worker("-P", "solo", "-Q", "solo", app="tests.worker.apps.table")
     saga = Saga("solo", app=site.app)
