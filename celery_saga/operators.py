@@ -13,7 +13,6 @@ from typing import Any
 
 from celery_saga.core.context.data import encoded
 from celery_saga.core.decide.operators import OfStuckSagas
-from celery_saga.core.decide.transitions import times_stuck
 from celery_saga.core.events import (
     PauseRequested,
     ResolveRequested,
@@ -144,7 +143,7 @@ class Operators:
     def _settle(self, handle: SagaResult, event: OfStuckSagas) -> SagaResult:
         """Ask it of the trouble that the saga has now, and of none that it comes to meanwhile."""
         found = handle.execution
-        event = replace(event, stuck=times_stuck(found))
+        event = replace(event, stuck=found.stuck_count)
         self._runtime.orchestrator.handle(handle.id, event, found)
         return handle
 

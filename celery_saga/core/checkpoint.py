@@ -12,6 +12,7 @@ from celery_saga.core.state import (
     Claim,
     Direction,
     Failure,
+    OperatorRequest,
     SagaStatus,
     SagaStepExecution,
     StepRef,
@@ -41,6 +42,10 @@ def _claim(data: Mapping[str, Any]) -> Claim:
 
 def _refs(texts: Sequence[str]) -> tuple[StepRef, ...]:
     return tuple(map(StepRef.of, texts))
+
+
+def _requests(found: Sequence[Sequence[Any]]) -> tuple[OperatorRequest, ...]:
+    return tuple(OperatorRequest(*each) for each in found)
 
 
 def journal_to_text(journal: Sequence[tuple[int, ...]]) -> str:
@@ -85,6 +90,7 @@ _OF_HEAD: Readers = {
     "direction": Direction,
     "active": _refs,
     "journal": journal_of_text,
+    "last_requests": _requests,
     "unwind": _failure,
     "error": _failure,
 }
@@ -154,6 +160,8 @@ def head_to_dict(execution: Any) -> dict[str, Any]:
         head["active"] = list(map(str, execution.active))
     if execution.journal:
         head["journal"] = journal_to_text(execution.journal)
+    if execution.last_requests:
+        head["last_requests"] = list(map(list, execution.last_requests))
     return head
 
 

@@ -27,6 +27,7 @@ from celery_saga.core.state import (
     Direction,
     Failure,
     Note,
+    OperatorRequest,
     SagaStatus,
     SagaStepExecution,
     StepRef,
@@ -42,6 +43,7 @@ __all__ = [
     "Direction",
     "Failure",
     "Note",
+    "OperatorRequest",
     "SagaExecution",
     "SagaStatus",
     "SagaStepExecution",
@@ -77,7 +79,10 @@ class SagaExecution:
         origin: what its callers want to be told, as JSON (:mod:`celery_saga.messaging.results`).
         headers: of the message that started it, all but Celery's own, as plain JSON; they are on
             every message of it (:mod:`celery_saga.messaging.headers`).
-        history: what operators and exceptional events did.
+        history: what operators and exceptional events did; it is for people, and only appended to.
+        stuck_count: how often it has got stuck.
+        last_requests: of operators, the newest last; no more than a few.
+        resolved_at: store time at which an operator said last how it has ended.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.
         run: drawn for it where its id was given, so that neither messages nor reports of an earlier
@@ -106,6 +111,9 @@ class SagaExecution:
     origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
     headers: Mapping[str, Any] | None = field(default=None, repr=False)  # a token may be in them
     history: tuple[Note, ...] = ()
+    stuck_count: int = 0
+    last_requests: tuple[OperatorRequest, ...] = ()
+    resolved_at: float | None = None
     root_id: str = ""
     parent_id: str = ""
     run: str = ""

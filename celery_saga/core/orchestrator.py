@@ -17,7 +17,6 @@ from celery_saga.core.context.data import encoded, is_whole
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide import decide
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
-from celery_saga.core.decide.transitions import times_stuck
 from celery_saga.core.events import (
     Alert,
     Announce,
@@ -169,6 +168,8 @@ class Orchestrator:
             try:
                 decision = decide(execution, event)
                 requests, told = self._requests(decision), self._told(decision)
+                if decision.execution.history is not execution.history:
+                    iter(decision.execution.history)  # all of it is written: it must have been read
             except NotLoaded:
                 execution = retried(newest)
                 continue
@@ -261,7 +262,7 @@ class Orchestrator:
                 return execution
             self.dispatcher.announce(execution)
             status = execution.status
-            stuck = times_stuck(execution) if status is SagaStatus.STUCK else None
+            stuck = execution.stuck_count if status is SagaStatus.STUCK else None
             stored = ResultStored(self.store.now(), status, stuck)
             return self.handle(saga_id, stored, execution)
         except Exception:

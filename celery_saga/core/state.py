@@ -251,6 +251,14 @@ class Note:
     detail: str = ""
 
 
+class OperatorRequest(NamedTuple):
+    """What identifies a request of an operator: one that is handed in twice is carried out once."""
+
+    at: float
+    verb: str
+    by: str = ""
+
+
 def evolved(record: T, **changes: Any) -> T:
     """As :func:`dataclasses.replace`, without running the constructor (a third of its time)."""
     return of_fields(type(record), record.__dict__ | changes)

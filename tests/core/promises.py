@@ -9,7 +9,6 @@ from celery_saga.core import events as ev
 from celery_saga.core.context.data import PartialValues
 from celery_saga.core.context.lazy import UNREAD, NotLoaded, PartialSteps
 from celery_saga.core.decide import decide
-from celery_saga.core.decide.transitions import times_stuck
 from celery_saga.core.execution import (
     SETTLED,
     TERMINAL,
@@ -138,7 +137,7 @@ class Promises:
         """Who settles, or is looked at with a result that is not stored, is announced."""
         after = decision.execution
         said = [command for command in decision.commands if isinstance(command, ev.Announce)]
-        again_stuck = times_stuck(after) > times_stuck(before)  # at another step, by a skip
+        again_stuck = after.stuck_count > before.stuck_count  # at another step, by a skip
         if after.settled and (again_stuck or not before.settled):
             self.require(
                 Invariant.RESULT, said == [ev.Announce(after.status)], "a saga settled in silence"
@@ -179,9 +178,8 @@ class Promises:
         after = decision.execution
         read = dict(steps.items()) | dict(parts.execution.steps.items())
         merged = [read.get(place, step) for place, step in enumerate(before.steps)]
-        whole = evolved(
-            parts.execution, steps=tuple(merged), values=before.values, history=before.history
-        )
+        history = (*before.history, *parts.execution.history.appended)  # type: ignore[attr-defined]
+        whole = evolved(parts.execution, steps=tuple(merged), values=before.values, history=history)
         same = (whole, parts.commands) == (after, decision.commands)
         self.require(
             Invariant.DECIDE_IS_TOTAL, same, "parts of a saga decide otherwise than the whole"

@@ -16,7 +16,8 @@ from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.lazy import UNREAD
 from celery_saga.core.decide import decide
-from celery_saga.core.events import ResultStored
+from celery_saga.core.decide.operators import KEPT_REQUESTS
+from celery_saga.core.events import PauseRequested, ResultStored
 from celery_saga.core.execution import (
     Direction,
     Note,
@@ -199,6 +200,33 @@ def test_a_refused_request_leaves_the_execution_as_it_is() -> None:
     scenario.play("skip")
     assert scenario.execution is before
     assert scenario.commands == ()
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
+def test_the_history_is_not_read_to_decide(row: Row) -> None:
+    whole, unread = row.play(), Scenario.of(row.shape, **row.limits)
+    unread.execution = evolved(unread.execution, history=UNREAD)
+    unread.play(row.script)
+
+    history: Any = unread.execution.history
+    assert history.appended == whole.execution.history
+    assert evolved(unread.execution, history=whole.execution.history) == whole.execution
+    assert (unread.commands, unread.refusal) == (whole.commands, whole.refusal)
+
+
+def test_a_request_whose_answer_was_lost_is_done_once_whoever_has_asked_for_more_since() -> None:
+    scenario = Scenario.of("a b").play("start, pause, resume, pause, resume")
+    execution, (_, paused, *_) = scenario.execution, scenario.events
+    scenario.decide(paused)
+    assert isinstance(paused, PauseRequested)
+    assert (scenario.execution is execution, scenario.refusal) == (True, "")
+
+
+def test_no_more_than_a_few_requests_are_kept() -> None:
+    scenario = Scenario.of("a b").play("start" + ", pause, resume" * KEPT_REQUESTS)
+    kept = scenario.execution.last_requests
+    assert [each.verb for each in kept] == ["pause", "resume"] * (KEPT_REQUESTS // 2)
+    assert kept[-1].at == scenario.now
 
 
 def test_an_end_is_told_of_a_saga_whose_history_was_not_read() -> None:

@@ -111,11 +111,12 @@ def forgiven(world: World, status: SagaStatus | None = None) -> World:
 #: Fields of which only the presence matters, and fields that do not matter.
 _PRESENCE = frozenset(
     {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at", "origin"}
+    | {"resolved_at"}
 )
 _IGNORED = frozenset(
     {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
-    | {"active"}
+    | {"active", "stuck_count", "last_requests"}
 )
 
 _GETTERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}

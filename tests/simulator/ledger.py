@@ -301,7 +301,7 @@ class Ledger:
 
     def check_status(self, execution: SagaExecution) -> None:
         """Hold the saga's status against the truth."""
-        if any(note.what == "resolve" for note in execution.history):
+        if execution.resolved_at is not None:
             return
         if execution.status is SagaStatus.COMPLETED:
             self._require(Invariant.COMPLETED, execution.unwind is None, "COMPLETED after a cancel")

@@ -16,7 +16,14 @@ import redis
 
 from celery_saga.core import events
 from celery_saga.core.context.data import Values
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
+from celery_saga.core.execution import (
+    TERMINAL,
+    Claim,
+    Direction,
+    Failure,
+    SagaExecution,
+    StepRef,
+)
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.core.ports import Backlog, Store
@@ -118,6 +125,8 @@ def plain(execution: SagaExecution | None) -> Any:
         execution.active, execution.journal, execution.revision,
         execution.unwind, execution.error, notes,
         execution.wants_result, execution.result_pending, execution.origin,
+        execution.stuck_count, [each[1:] for each in execution.last_requests],
+        execution.resolved_at is not None,
     )  # fmt: skip
 
 
@@ -165,6 +174,7 @@ def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) ->
             events.ResumeRequested(at, "me"),
             events.RetryRequested(at, "me", {"missing": 1}),
             events.SkipRequested(at, "me"),
+            events.ResolveRequested(at, dice.choice(sorted(TERMINAL)), "me"),
         ]
     )
 

@@ -53,9 +53,11 @@ def test_every_execution_of_random_histories_comes_back_equal() -> None:
             assert list(back.values) == list(execution.values)
             assert (back.plan.hash, back.raw) == (execution.plan.hash, execution.raw)
             claimed = any(step.claim for step in execution.steps)
-            seen.add((execution.status, claimed, bool(execution.history)))
-    assert {status for status, _, _ in seen} == set(SagaStatus) - {SagaStatus.CREATED}
-    assert {claimed for _, claimed, _ in seen} == {noted for _, _, noted in seen} == {True, False}
+            asked, resolved = bool(execution.last_requests), execution.resolved_at is not None
+            seen.add((execution.status, claimed, bool(execution.history), asked, resolved))
+    statuses, *others = zip(*seen, strict=True)
+    assert set(statuses) == set(SagaStatus) - {SagaStatus.CREATED}
+    assert all(set(each) == {True, False} for each in others)
 
 
 trees = st.recursive(

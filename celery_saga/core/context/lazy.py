@@ -57,10 +57,18 @@ class PartialSteps(Sequence[T]):
 
 
 class _Unread(tuple[Any, ...]):
-    """Stands for a history that was not read."""
+    """Stands for a history that was not read; what is appended to it is known."""
 
     def __iter__(self) -> NoReturn:
         raise NotLoaded("the history")
+
+    def __add__(self, more: tuple[Any, ...]) -> _Unread:
+        return _Unread((*self.appended, *more))
+
+    @property
+    def appended(self) -> tuple[Any, ...]:
+        """What was appended to it."""
+        return tuple(super().__iter__())
 
 
 UNREAD: tuple[Any, ...] = _Unread()

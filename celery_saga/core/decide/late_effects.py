@@ -66,8 +66,7 @@ def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Sag
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     """A person has said how the step or the saga ended: tell one, and change nothing else."""
     step = execution.steps[event.ref.step]
-    resolved = any(note.what == "resolve" for note in execution.history)
-    if step.status is not StepStatus.SKIPPED and not resolved:
+    if step.status is not StepStatus.SKIPPED and execution.resolved_at is None:
         return Decision(execution)  # it completed by itself
     execution = execution.with_step(event.ref.step, reported=(*step.reported, event.token))
     execution = noted(execution, event.at, "late effect", detail=step.name)

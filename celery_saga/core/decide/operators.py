@@ -18,7 +18,6 @@ from celery_saga.core.decide.transitions import (
     noted,
     past_pivot,
     resume_forward,
-    times_stuck,
     turn_back,
 )
 from celery_saga.core.events import (
@@ -34,6 +33,7 @@ from celery_saga.core.execution import (
     TERMINAL,
     Direction,
     Failure,
+    OperatorRequest,
     SagaExecution,
     SagaStatus,
     SagaStepExecution,
@@ -46,9 +46,22 @@ OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
 Request = PauseRequested | ResumeRequested | OfStuckSagas
 
 
+#: A request is handed in again when its save was not confirmed, and something else has changed the
+#: saga since. So many requests of others may have come in between.
+KEPT_REQUESTS = 8
+
+
 def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
-    asked = (event.at, verb, event.by)
-    return any((note.at, note.what, note.by) == asked for note in execution.history)
+    return OperatorRequest(event.at, verb, event.by) in execution.last_requests
+
+
+def _requested(
+    execution: SagaExecution, verb: str, event: Request, detail: str = ""
+) -> SagaExecution:
+    """The execution with a request that is carried out now, and a line of history of it."""
+    request = OperatorRequest(event.at, verb, event.by)
+    kept = (*execution.last_requests, request)[-KEPT_REQUESTS:]
+    return evolved(noted(execution, *request, detail), last_requests=kept)
 
 
 def _refused(execution: SagaExecution, verb: str) -> Decision:
@@ -59,7 +72,7 @@ def _refused(execution: SagaExecution, verb: str) -> Decision:
 def _is_stuck(execution: SagaExecution, event: OfStuckSagas) -> bool:
     """Whether it is stuck, and still at what it was when the operator looked."""
     stuck = execution.status is SagaStatus.STUCK
-    return stuck and event.stuck in (None, times_stuck(execution))
+    return stuck and event.stuck in (None, execution.stuck_count)
 
 
 def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
@@ -108,7 +121,7 @@ def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decis
         return Decision(execution)
     if execution.settled or execution.status is SagaStatus.PAUSED:
         return _refused(execution, "pause")
-    execution = noted(execution, event.at, "pause", event.by)
+    execution = _requested(execution, "pause", event)
     return Decision(evolved(execution, status=SagaStatus.PAUSED))
 
 
@@ -118,7 +131,7 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
         return Decision(execution)
     if execution.status is not SagaStatus.PAUSED:
         return _refused(execution, "resume")
-    execution = noted(execution, event.at, "resume", event.by)
+    execution = _requested(execution, "resume", event)
     return _go_on(execution, event.at)
 
 
@@ -142,7 +155,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     if not _is_stuck(execution, event) or not retryable(execution):
         return _refused(execution, "retry")
     detail = ", ".join(sorted(event.update))
-    execution = noted(execution, event.at, "retry", event.by, detail)
+    execution = _requested(execution, "retry", event, detail)
     execution = _edited(execution, event.update)
     for index, step in enumerate(execution.steps):
         if step.status is StepStatus.COMPENSATION_FAILED:
@@ -178,7 +191,7 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
         return Decision(execution)
     if not _is_stuck(execution, event):
         return _refused(execution, "skip")
-    execution = noted(execution, event.at, "skip", event.by)
+    execution = _requested(execution, "skip", event)
     index = execution.current
     if execution.direction is Direction.FORWARD and index is not None:
         execution = execution.with_step(index, status=StepStatus.SKIPPED)
@@ -206,7 +219,8 @@ def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> D
         return Decision(execution)
     if not _is_stuck(execution, event) or event.status not in TERMINAL:
         return _refused(execution, "resolve")
-    execution = noted(execution, event.at, "resolve", event.by, event.status.value)
+    execution = _requested(execution, "resolve", event, event.status.value)
+    execution = evolved(execution, resolved_at=event.at)
     if event.status is SagaStatus.COMPENSATED:
         execution = evolved(execution, direction=Direction.BACKWARD)
         for index, step in enumerate(execution.steps):

@@ -17,7 +17,6 @@ from celery_saga.core.decide.transitions import (
     noted,
     past_pivot,
     resume_forward,
-    times_stuck,
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
 from celery_saga.core.events import Alert, Announce, Decision, Looked, ResultStored, Started
@@ -70,8 +69,7 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     """The end is told; callers are told of the first one only."""
-    # The history of one that completed may not have been read.
-    same = event.stuck is None or event.stuck == times_stuck(execution)
+    same = event.stuck in (None, execution.stuck_count)
     if execution.status is event.status and same:
         if not execution.result_pending:
             return Decision(execution)

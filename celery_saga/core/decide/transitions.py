@@ -34,9 +34,6 @@ LOOK_AFTER_CLAIM = 60.0
 #: speed. Counted from the start, so that a step which ran for longer is not held up.
 LOST_PACE, LOST_PACE_MAX = 4.0, 60.0
 
-#: What the history says of a saga that needs a person.
-STUCK = "stuck"
-
 
 def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
     """The task of step ``index`` in ``direction``; undos are only asked for where there is one.
@@ -55,8 +52,9 @@ def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
 def noted(
     execution: SagaExecution, at: float, what: str, by: str = "", detail: str = ""
 ) -> SagaExecution:
-    """The execution with one more line of history."""
-    return evolved(execution, history=(*execution.history, Note(at, what, by, detail)))
+    """The execution with one more line of history, which may not have been read."""
+    more = (Note(at, what, by, detail),)
+    return evolved(execution, history=execution.history + more)
 
 
 def look_at(execution: SagaExecution, when: float) -> SagaExecution:
@@ -322,14 +320,11 @@ def unknown_effect(step: SagaStepExecution) -> Failure:
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """A person is needed; both the first error and what holds it up are kept."""
-    execution = evolved(execution, error=execution.error or failure)
-    execution = noted(execution, at, STUCK, detail=f"{failure.step}: {failure}")
+    execution = evolved(
+        execution, error=execution.error or failure, stuck_count=execution.stuck_count + 1
+    )
+    execution = noted(execution, at, "stuck", detail=f"{failure.step}: {failure}")
     return end(execution, SagaStatus.STUCK, at)
-
-
-def times_stuck(execution: SagaExecution) -> int:
-    """How often it got stuck; an operator may have let it go on meanwhile."""
-    return sum(note.what == STUCK for note in execution.history)
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
