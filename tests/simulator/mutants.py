@@ -17,17 +17,17 @@ import pytest
 from celery_saga.core import events as ev
 from celery_saga.core.context.lazy import NotLoaded, PartialSteps
 from celery_saga.core.decide import _HANDLERS
+from celery_saga.core.decide.failing import follow_up
 from celery_saga.core.decide.late_effects import _reopen, late_effect
 from celery_saga.core.decide.operators import give_up_forward
 from celery_saga.core.decide.outcomes import current
 from celery_saga.core.decide.overdue import _announced_again, _left_to_tell
+from celery_saga.core.decide.policy import Place, place_of
 from celery_saga.core.decide.transitions import (
     call_of,
-    from_pivot_on,
     go_back,
     go_forward,
     look_at,
-    outcome_unknown,
     past_pivot,
     send,
     stuck,
@@ -278,7 +278,7 @@ def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
 @mutant(Invariant.PIVOT, seeds=600, way=way("a b* c"))
 def the_pivot_is_ignored(patch: Patch) -> None:
     instead(patch, past_pivot, lambda execution: False)
-    instead(patch, from_pivot_on, lambda execution, index: False)
+    instead(patch, place_of, lambda plan, index: Place.BEFORE)
 
 
 @mutant(Invariant.COMPENSATED_FOR_A_REASON, seeds=100, way=way("a"))
@@ -378,11 +378,17 @@ def a_step_ends_the_pause(patch: Patch) -> None:
 
 @mutant(Invariant.COMPLETED, seeds=400, way=way("a! b", voids=1))
 def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
-    def done(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
-        execution = execution.with_step(index, status=StepStatus.SUCCEEDED, ended_at=at)
-        return go_forward(execution, index + 1, at)
+    def done(execution: SagaExecution, ref: StepRef, *how: Any, **more: Any) -> ev.Decision:
+        decision = follow_up(execution, ref, *how, **more)
+        step = decision.execution.steps[ref.step]
+        if ref.direction is BACKWARD or step.ended_at is None or not step.effect:
+            return decision
+        execution = execution.with_step(
+            ref.step, status=StepStatus.SUCCEEDED, ended_at=step.ended_at
+        )
+        return go_forward(execution, ref.step + 1, step.ended_at)
 
-    instead(patch, outcome_unknown, done)
+    instead(patch, follow_up, done)
 
 
 @mutant(Invariant.STUCK, seeds=1000, way=way("a b c"))

@@ -3,7 +3,8 @@
 Pure and total: no clock (the time is in the event, and it is the store's), no ids, no I/O. A stale,
 duplicate or illegal event gives back the same execution and no commands. The shell loads, decides,
 saves if the revision still matches, and then carries out the commands; recovery sends its events
-through this same function.
+through this same function. What follows when an attempt of a step has failed is one table:
+:mod:`celery_saga.core.decide.policy`.
 
 =====================  ============================================================================
 event                  what it does

@@ -7,22 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.context.data import values_of
+from celery_saga.core.decide.failing import follow_up, never_sent
 from celery_saga.core.decide.late_effects import late_effect
 from celery_saga.core.decide.operators import withdrawn
+from celery_saga.core.decide.policy import FailureKind
 from celery_saga.core.decide.transitions import (
     call_of,
     due_soon,
-    from_pivot_on,
     go_back,
     go_forward,
     look_at,
-    never_sent,
-    outcome_unknown,
-    run_again,
-    stuck,
     turn_back,
-    undo_failed,
-    wait,
     with_possible_effect,
     with_result,
 )
@@ -114,61 +109,37 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
         return Decision(execution)  # a copy of a message that was retried since
     if not event.failure.step:  # a worker's main process knows the task's id alone
         event = replace(event, failure=replace(event.failure, step=step.name))
+    kind = FailureKind.FINAL if event.final else FailureKind.FAILED
     if event.ref.direction is Direction.BACKWARD:
-        return _undo_attempt_failed(execution, event.ref, event.failure, event.at, event.final)
-    return _forward_failed(execution, event)
+        return _undo_attempt_failed(execution, event.ref, event.failure, event.at, kind)
+    return _forward_failed(execution, event, kind)
 
 
 def _undo_attempt_failed(
-    execution: SagaExecution, ref: StepRef, failure: Failure, at: float, final: bool
+    execution: SagaExecution, ref: StepRef, failure: Failure, at: float, kind: FailureKind
 ) -> Decision:
-    step, call = execution.steps[ref.step], call_of(execution, ref.step, ref.direction)
-    attempts = step.attempts + 1
+    attempts = execution.steps[ref.step].attempts + 1
     execution = execution.with_step(ref.step, attempts=attempts, undo_error=failure, revised=None)
-    if final or (call.max_attempts is not None and attempts >= call.max_attempts):
-        return undo_failed(execution, ref.step, failure, at)
-    return wait(execution, ref.step, at + call.delay(attempts))
+    return follow_up(execution, ref, kind, failure, at)
 
 
-def _forward_failed(execution: SagaExecution, event: StepFailed) -> Decision:
-    index, at = event.ref.step, event.at
-    step, call = execution.steps[index], call_of(execution, index, Direction.FORWARD)
-    possible = event.effect and not execution.plan.steps[index].read_only
-    attempts, effect = step.attempts + 1, step.effect or possible
+def _forward_failed(execution: SagaExecution, event: StepFailed, kind: FailureKind) -> Decision:
+    index, plan = event.ref.step, execution.plan
+    step, possible = execution.steps[index], event.effect and not plan.steps[index].read_only
     told = (event.token,) if possible and event.token else ()
     execution = execution.ended(
         index,
-        attempts=attempts,
-        effect=effect,
+        attempts=step.attempts + 1,
+        effect=step.effect or possible,
         reported=step.reported + told,
         error=event.failure,
         revised=None,
     )
-    tries_left = call.max_attempts is None or attempts < call.max_attempts
-    if index == execution.plan.pivot and effect and not event.final:
-        # It may have gone through and has no undo: only its own word can settle it.
-        return _run_again_or_stuck(execution, index, event.failure, at)
-    if tries_left and not event.final and execution.unwind is None:
-        execution = execution.with_step(index, status=StepStatus.WAITING)
-        return wait(execution, index, at + call.delay(attempts))
-    execution = execution.with_step(
-        index, status=StepStatus.UNKNOWN if possible else StepStatus.FAILED, ended_at=at
-    )
-    if from_pivot_on(execution, index) and (effect or index != execution.plan.pivot):
-        return stuck(execution, event.failure, at)
-    return turn_back(execution, event.failure, at)
-
-
-def _run_again_or_stuck(
-    execution: SagaExecution, index: int, failure: Failure, at: float
-) -> Decision:
-    step = execution.steps[index]
-    call = call_of(execution, index, Direction.FORWARD)
-    if step.attempts + step.lost > execution.plan.max_redeliveries:
-        execution = execution.with_step(index, status=StepStatus.UNKNOWN, ended_at=at)
-        return stuck(execution, failure, at)
-    execution = execution.with_step(index, status=StepStatus.WAITING)
-    return wait(execution, index, at + call.delay(step.attempts))
+    # The pivot's own word is wanted: that its last attempt failed cleanly says nothing of the ones
+    # before it, unless it says that it is final.
+    left_open = step.effect and index == plan.pivot and not event.final
+    unknown = possible or left_open
+    return follow_up(execution, event.ref, kind, event.failure, event.at, unknown=unknown)
 
 
 def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
@@ -224,21 +195,13 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
     if step is None or (step.claim is None and not event.started):
         return Decision(execution)
     ref, at, claim = event.ref, event.at, step.claim
-    call = call_of(execution, ref.step, ref.direction)
     failure = _lost(step, began=claim is not None)
-    lost, capped = step.lost + 1, step.lost >= execution.plan.max_redeliveries
-    execution = execution.ended(ref.step, lost=lost)
-    began = at if claim is None else claim.at
-    if ref.direction is Direction.BACKWARD:
-        if capped:
-            return undo_failed(execution, ref.step, failure, at)
-        return run_again(execution, ref.step, ref.direction, at, began)
-    execution = with_possible_effect(execution, ref.step, claim is not None)
-    execution = execution.with_step(ref.step, error=failure)
-    bound, effect = from_pivot_on(execution, ref.step), execution.steps[ref.step].effect
-    if (call.rerun or bound or not effect) and not capped and execution.unwind is None:
-        return run_again(execution, ref.step, ref.direction, at, began)
-    return outcome_unknown(execution, ref.step, failure, at)
+    execution = execution.ended(ref.step, lost=step.lost + 1)
+    if ref.direction is Direction.FORWARD:
+        execution = with_possible_effect(execution, ref.step, claim is not None)
+        execution = execution.with_step(ref.step, error=failure)
+    began = None if claim is None else claim.at
+    return follow_up(execution, ref, FailureKind.LOST, failure, at, began=began)
 
 
 def _lost(step: SagaStepExecution, began: bool) -> Failure:

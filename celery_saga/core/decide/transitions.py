@@ -76,12 +76,6 @@ def past_pivot(execution: SagaExecution) -> bool:
     return pivot is not None and execution.steps[pivot].epoch > 0
 
 
-def from_pivot_on(execution: SagaExecution, index: int) -> bool:
-    """Whether step ``index`` is the pivot or comes after it."""
-    pivot = execution.plan.pivot
-    return pivot is not None and index >= pivot
-
-
 def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
     """The execution with what a step did to its context.
 
@@ -267,32 +261,6 @@ def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> S
     step = execution.steps[index]
     possible = began and not execution.plan.steps[index].read_only
     return execution.with_step(index, effect=step.effect or possible)
-
-
-def outcome_unknown(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
-    """Nobody will tell what became of a step, and it is not run again."""
-    effect = execution.steps[index].effect
-    status = StepStatus.UNKNOWN if effect else StepStatus.FAILED
-    execution = execution.with_step(index, status=status, ended_at=at)
-    stays = from_pivot_on(execution, index) and (effect or index != execution.plan.pivot)
-    return stuck(execution, failure, at) if stays else turn_back(execution, failure, at)
-
-
-def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
-    """The task was sent often enough; whoever took it may have run it."""
-    if ref.direction is Direction.BACKWARD:
-        return undo_failed(execution, ref.step, failure, at)
-    execution = with_possible_effect(execution, ref.step, True)
-    execution = execution.ended(ref.step, error=failure)
-    return outcome_unknown(execution, ref.step, failure, at)
-
-
-def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
-    """The task cannot be had from any worker: a person has to see to that."""
-    if ref.direction is Direction.BACKWARD:
-        return undo_failed(execution, ref.step, failure, at)
-    execution = execution.ended(ref.step, status=StepStatus.FAILED, not_before=None, error=failure)
-    return stuck(execution, failure, at)
 
 
 def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:

@@ -7,7 +7,8 @@ message is sent again, ever more slowly; and that has an end.
 
 from __future__ import annotations
 
-from celery_saga.core.decide.transitions import LOOK_AGAIN, given_up, look_at, never_sent
+from celery_saga.core.decide.failing import given_up, never_sent
+from celery_saga.core.decide.transitions import LOOK_AGAIN, look_at
 from celery_saga.core.events import Decision, Dispatch, Looked, MessageState
 from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, StepRef
 from celery_saga.core.plan import Plan

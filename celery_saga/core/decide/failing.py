@@ -1,0 +1,67 @@
+"""An attempt has failed: what the policy answers is carried out."""
+
+from __future__ import annotations
+
+from celery_saga.core.decide.policy import AfterFailure, FailedAttempt, FailureKind, after_failure
+from celery_saga.core.decide.transitions import (
+    call_of,
+    run_again,
+    stuck,
+    turn_back,
+    undo_failed,
+    wait,
+    with_possible_effect,
+)
+from celery_saga.core.events import Decision
+from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
+
+
+def follow_up(
+    execution: SagaExecution,
+    ref: StepRef,
+    kind: FailureKind,
+    failure: Failure,
+    at: float,
+    *,
+    began: float | None = None,
+    unknown: bool | None = None,
+) -> Decision:
+    """What follows a failed attempt, which the step's record counts already.
+
+    Args:
+        began: when the attempt started, store time; ``None``: now.
+        unknown: whether a step that is not run again is UNKNOWN; ``None``: if it may have taken
+            effect.
+    """
+    index, call = ref.step, call_of(execution, ref.step, ref.direction)
+    answer = after_failure(FailedAttempt.of(execution, ref, call, kind))
+    if answer is AfterFailure.RETRY_NOW:
+        return run_again(execution, index, ref.direction, at, at if began is None else began)
+    if answer is AfterFailure.RETRY_LATER:
+        if ref.direction is Direction.FORWARD:
+            execution = execution.with_step(index, status=StepStatus.WAITING)
+        return wait(execution, index, at + call.delay(execution.steps[index].attempts))
+    if ref.direction is Direction.BACKWARD:
+        return undo_failed(execution, index, failure, at)
+    unknown = execution.steps[index].effect if unknown is None else unknown
+    status = StepStatus.UNKNOWN if unknown else StepStatus.FAILED
+    execution = execution.with_step(index, status=status)
+    if kind is not FailureKind.UNSENDABLE:  # that one never began, and has no end
+        execution = execution.with_step(index, ended_at=at)
+    go_on = stuck if answer is AfterFailure.STUCK else turn_back
+    return go_on(execution, failure, at)
+
+
+def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
+    """The task was sent often enough; whoever took it may have run it."""
+    if ref.direction is Direction.FORWARD:
+        execution = with_possible_effect(execution, ref.step, True)
+        execution = execution.ended(ref.step, error=failure)
+    return follow_up(execution, ref, FailureKind.UNCLAIMED, failure, at)
+
+
+def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
+    """The task cannot be had from any worker: a person has to see to that."""
+    if ref.direction is Direction.FORWARD:
+        execution = execution.ended(ref.step, not_before=None, error=failure)
+    return follow_up(execution, ref, FailureKind.UNSENDABLE, failure, at, unknown=False)
