@@ -295,6 +295,20 @@ def an_unknown_outcome_is_not_undone(patch: Patch) -> None:
     instead(patch, with_possible_effect, lambda execution, index, began: execution)
 
 
+@mutant(Invariant.COMPENSATED, seeds=600, way=way("a", voids=1))
+def a_second_run_that_declines_hides_the_first(patch: Patch) -> None:
+    """The classic half-done saga: the first attempt went through, and its process was lost."""
+
+    def forget(real: Any, execution: SagaExecution, event: ev.StepFailed) -> ev.Decision:
+        if execution.ref(event.ref.step) != event.ref or event.ref.direction is BACKWARD:
+            return real(execution, event)
+        without = execution.with_step(event.ref.step, effect=False)
+        decision = real(without, event)
+        return ev.Decision(execution) if decision.execution is without else decision
+
+    answer(patch, ev.StepFailed, forget)
+
+
 @mutant(Invariant.AT_MOST_ONCE, seeds=200, way=way("a!", voids=1))
 def an_early_ack_step_is_run_again(patch: Patch) -> None:
     def late_ack(execution: SagaExecution, index: int, direction: Direction) -> Any:
@@ -306,6 +320,16 @@ def an_early_ack_step_is_run_again(patch: Patch) -> None:
 @mutant(Invariant.LATE_EFFECT, seeds=2000, way=way("a!", voids=1, zombies=1))
 def a_late_effect_is_ignored(patch: Patch) -> None:
     instead(patch, late_effect, lambda execution, event: ev.Decision(execution))
+
+
+@mutant(Invariant.LATE_EFFECT, way=way("a!", voids=1, zombies=1))
+def a_late_effect_under_a_running_compensation_is_forgotten(patch: Patch) -> None:
+    def forget(real: Any, execution: SagaExecution, event: ev.StepSucceeded) -> ev.Decision:
+        if event.ref.direction is BACKWARD and execution.steps[event.ref.step].reopened:
+            execution = execution.with_step(event.ref.step, reopened=False)
+        return real(execution, event)
+
+    answer(patch, ev.StepSucceeded, forget)
 
 
 @mutant(Invariant.LATE_EFFECT, seeds=100, way=way("a b", voids=1))
