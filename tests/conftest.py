@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from celery_saga.core.context import masking
 from tests import tiers
@@ -29,6 +30,10 @@ from tests.worker.stage import (  # noqa: F401
     told,
     valkey,
 )
+
+# How long it takes says something of the machine's other load, and nothing of the code.
+settings.register_profile("saga", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("saga")
 
 
 @pytest.fixture(autouse=True)

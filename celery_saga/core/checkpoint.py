@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, astuple, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from celery_saga.core.state import (
+    Attempt,
+    AttemptOutcome,
     Claim,
     Direction,
     Failure,
@@ -38,6 +40,18 @@ def _failure(data: Mapping[str, Any]) -> Failure:
 
 def _claim(data: Mapping[str, Any]) -> Claim:
     return Claim(**data)
+
+
+def _attempts(rows: Sequence[Sequence[Any]]) -> tuple[Attempt, ...]:
+    return tuple(
+        Attempt(number, Direction(letter), node, instance, begun, ended, AttemptOutcome(how), error)
+        for number, letter, node, instance, begun, ended, how, error in rows
+    )
+
+
+def _row(attempt: Attempt) -> list[Any]:
+    """An attempt without the names of its fields, which would be half of a step's record."""
+    return [each.value if isinstance(each, Enum) else each for each in astuple(attempt)]
 
 
 def _refs(texts: Sequence[str]) -> tuple[StepRef, ...]:
@@ -82,6 +96,7 @@ _OF_STEP: Readers = {
     "status": StepStatus,
     "claim": _claim,
     "reported": tuple,
+    "log": _attempts,
     "error": _failure,
     "undo_error": _failure,
 }
@@ -119,7 +134,7 @@ def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> d
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_row(each) if isinstance(each, Attempt) else each for each in value]
     if isinstance(value, Enum):
         return value.value
     return record_to_dict(value) if is_dataclass(value) else value

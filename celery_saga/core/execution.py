@@ -226,6 +226,12 @@ class SagaExecution:
         """The dispatch that is on its way, if one is; without branches there is no second one."""
         return self.active[0] if self.active else None
 
+    def activity(self, index: int) -> str:
+        """What a step's task does now: ``"queued"``, ``"running"``, or nothing (empty)."""
+        if self.ref(index) is None:
+            return ""
+        return "queued" if self.steps[index].claim is None else "running"
+
     @property
     def next_compensation(self) -> int | None:
         """Index of the step that is compensated next; ``None``: none is left.

@@ -168,8 +168,6 @@ class Orchestrator:
             try:
                 decision = decide(execution, event)
                 requests, told = self._requests(decision), self._told(decision)
-                if decision.execution.history is not execution.history:
-                    iter(decision.execution.history)  # all of it is written: it must have been read
             except NotLoaded:
                 execution = retried(newest)
                 continue
@@ -245,7 +243,9 @@ class Orchestrator:
 
     def _announce(self, execution: SagaExecution, command: Announce) -> SagaExecution:
         if not command.again:
-            _log_end(execution)  # whoever gets stuck has read all steps
+            if execution.status is not SagaStatus.COMPLETED and not is_whole(execution):
+                execution = self.load(execution.saga_id)  # what holds it up is in any of its steps
+            _log_end(execution)
         if self._errands is None or not execution.result_pending:
             return self._tell(execution)
         saga_id = execution.saga_id

@@ -153,6 +153,7 @@ class Claim:
         at: store time of the claim, seconds since the epoch.
         enclosing_task: id of the task that runs the step inside itself, as a task does that starts
             an eager saga; empty: the step runs as a task of its own.
+        node: the name of the worker, such as ``celery@host``; empty: a client runs it.
     """
 
     token: str
@@ -160,6 +161,48 @@ class Claim:
     retries: int = 0
     at: float = 0.0
     enclosing_task: str = ""
+    node: str = ""
+
+
+class AttemptOutcome(str, Enum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    RETRIED = "RETRIED"  #: Celery sends the task again
+    LOST = "LOST"  #: its process or worker died: what it did is not known
+    REVOKED = "REVOKED"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a step's task or of its compensation, from its claim to its end.
+
+    Args:
+        number: 1 for the first attempt of a step; compensations count on.
+        direction: which of the two tasks.
+        node: the name of the worker; empty: a client ran it.
+        instance: the worker instance, which is new with each start of a worker.
+        claimed_at: store time of the claim, seconds since the epoch.
+        ended_at: store time at which its end was reported or found out.
+        outcome: see :class:`AttemptOutcome`.
+        error: type and text of the error; empty: there was none.
+    """
+
+    number: int
+    direction: Direction
+    node: str
+    instance: str
+    claimed_at: float
+    ended_at: float
+    outcome: AttemptOutcome
+    error: str = ""
+
+
+#: Attempts of a step that are kept, the newest; and characters of an attempt's error.
+ATTEMPTS_KEPT, ATTEMPT_ERROR = 20, 200
 
 
 @dataclass(frozen=True)
@@ -203,6 +246,7 @@ class SagaStepExecution:
             have changed since, or that only its own result holds; a key that was not there: None.
         revised: how the message of its task's last retry differs from the planned one, as plain
             JSON (:mod:`celery_saga.messaging.retries`); this direction.
+        log: the newest attempts, the last one last; one that runs is not among them yet.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """
@@ -229,6 +273,7 @@ class SagaStepExecution:
     undo_error: Failure | None = None
     kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
     revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
+    log: tuple[Attempt, ...] = field(default=(), repr=False)
     started_at: float | None = None
     ended_at: float | None = None
 

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 
 from celery_saga.core.decide import decide
+from celery_saga.core.decide.transitions import noted
 from celery_saga.core.events import StepReleased
 from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.ports import Refused, Store
@@ -159,6 +160,28 @@ class StoreContract(BootContract, GoneContract):
         assert ref is not None
         mine = Claim("token", "boot")
         assert store.claim(first.saga_id, ref, mine) == store.claim(first.saga_id, ref, mine)
+
+    def test_attempts_and_history_come_back(self, store: Store) -> None:
+        """Each save adds to them; a store need not read them to write them."""
+        first = create(store)
+        claimed = granted(claim(store, first))
+        saved = succeed(store, claimed)
+        for number, what in enumerate(("pause", "resume", "pause")):
+            after = noted(saved, float(number), what, "ann")
+            newer = save(store, saved, after)
+            assert newer is not None
+            saved = newer
+
+        found = store.load(first.saga_id)
+
+        assert found is not None
+        assert [(note.at, note.what) for note in found.history] == [
+            (0.0, "pause"),
+            (1.0, "resume"),
+            (2.0, "pause"),
+        ]
+        (attempt,) = found.steps[0].log
+        assert (attempt.number, attempt.instance, attempt.outcome) == (1, "boot", "SUCCEEDED")
 
     def test_a_claim_keeps_its_enclosing_task(self, store: Store) -> None:
         first = create(store)

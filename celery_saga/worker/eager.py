@@ -41,9 +41,10 @@ def new_claim(runtime: Runtime, request: Any, ref: StepRef) -> Claim:
     """A claim for a delivery of ``ref`` that this process has."""
     token, instance, retries = runtime.token(ref), runtime.instance, request.retries or 0
     if not request.is_eager:
-        return Claim(token, instance, retries)
+        return Claim(token, instance, retries, node=request.hostname or "")
     if enclosing := _enclosing.get():
-        return Claim(token, instance, retries, enclosing_task=enclosing)
+        node = request.hostname or ""
+        return Claim(token, instance, retries, enclosing_task=enclosing, node=node)
     # No task encloses it, so its worker, if it is one, cannot tell when it has ended. Like a claim
     # of any other client it does not expire.
     return Claim(token, f"client-{instance.removeprefix('client-')}", retries)

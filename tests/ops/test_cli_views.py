@@ -43,6 +43,8 @@ class TestShow:
         assert "cause    step take: its compensation failed" in text
         assert "COMPENSATION_FAILED" in text
         assert "retry by ann: card_token" in text
+        assert "pay action 1 on a client" in text
+        assert "take compensation" in text
         assert "card_token = '***'" in text
         assert "tok_4242" not in text
         assert "fail = ['pay', 'give_back']" in text

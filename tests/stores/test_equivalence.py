@@ -112,10 +112,11 @@ def plain(execution: SagaExecution | None) -> Any:
     """All that does not depend on clocks and on who claimed."""
     if execution is None:
         return None
-    left_out = {"claim", "retries", "expected_at", "not_before", "started_at", "ended_at"}
+    left_out = {"claim", "retries", "expected_at", "not_before", "started_at", "ended_at", "log"}
     steps = [
         {each.name: getattr(step, each.name) for each in fields(step) if each.name not in left_out}
         # The retry count is kept for as long as a message is out.
+        | {"log": [(each.number, each.direction, each.outcome, each.error) for each in step.log]}
         | {"claimed": bool(step.claim), "retries": execution.ref(index) and step.retries}
         for index, step in enumerate(execution.steps)
     ]

@@ -56,19 +56,23 @@ class PartialSteps(Sequence[T]):
         return self._known.items()
 
 
-class _Unread(tuple[Any, ...]):
+class Unread(tuple[Any, ...]):
     """Stands for a history that was not read; what is appended to it is known."""
 
     def __iter__(self) -> NoReturn:
         raise NotLoaded("the history")
 
-    def __add__(self, more: tuple[Any, ...]) -> _Unread:
-        return _Unread((*self.appended, *more))
+    def __add__(self, more: tuple[Any, ...]) -> Unread:
+        return Unread((*self.appended, *more))
 
     @property
     def appended(self) -> tuple[Any, ...]:
         """What was appended to it."""
         return tuple(super().__iter__())
 
+    def added_since(self, before: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What was appended after it was ``before``."""
+        return self.appended[len(before) :]
 
-UNREAD: tuple[Any, ...] = _Unread()
+
+UNREAD: tuple[Any, ...] = Unread()

@@ -40,6 +40,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_saga.core import events
+from celery_saga.core.decide.attempts import with_attempts
 from celery_saga.core.decide.operators import (
     on_cancel_requested,
     on_pause_requested,
@@ -86,7 +87,8 @@ def decide(execution: SagaExecution, event: Event) -> Decision:
     decision = _HANDLERS[type(event)](execution, event)
     if decision.execution is execution:
         return decision
+    after = with_attempts(execution, decision.execution, event)
     # A saga that goes on has no result yet.
-    pending = decision.execution.result_pending and decision.execution.settled
-    after = evolved(decision.execution, updated_at=event.at, result_pending=pending)
+    pending = after.result_pending and after.settled
+    after = evolved(after, updated_at=event.at, result_pending=pending)
     return evolved(decision, execution=after)

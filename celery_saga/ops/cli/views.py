@@ -8,7 +8,8 @@ from typing import Any
 from celery_saga.core.context.masking import masked
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
 from celery_saga.core.decide.transitions import name_of_current
-from celery_saga.core.execution import SagaExecution
+from celery_saga.core.execution import Direction, SagaExecution
+from celery_saga.core.state import Attempt
 from celery_saga.ops.cli.shared import age, cut, moment, printable, table
 
 
@@ -41,12 +42,15 @@ def view(execution: SagaExecution, app: str) -> dict[str, Any]:
             "step": step.name,
             "task": planned.action.task,
             "status": step.status.value,
-            "attempt": step.epoch,
+            "activity": execution.activity(index),
+            "attempts": [_attempt(each) for each in step.log],
             "error": str(step.error or ""),
             "compensation": planned.compensation.task if planned.compensation else "",
             "compensation_error": str(step.undo_error or ""),
         }
-        for planned, step in zip(execution.plan.steps, execution.steps, strict=True)
+        for index, (planned, step) in enumerate(
+            zip(execution.plan.steps, execution.steps, strict=True)
+        )
     ]
     return {
         **brief(execution),
@@ -77,13 +81,14 @@ def lines_of(seen: Mapping[str, Any], now: float) -> Iterator[str]:
         [
             (
                 step["step"],
-                step["status"],
+                f"{step['status']} ({step['activity']})" if step["activity"] else step["status"],
                 step["task"],
                 step["compensation_error"] or step["error"],
             )
             for step in seen["steps"]
         ],
     )
+    yield from _part("attempts", [line for step in seen["steps"] for line in _attempts(step)])
     yield from _part("history", [_event(note) for note in seen["history"]])
     context = [f"{printable(key)} = {cut(value)}" for key, value in seen["context"].items()]
     yield from _part("context", context)
@@ -92,6 +97,33 @@ def lines_of(seen: Mapping[str, Any], now: float) -> Iterator[str]:
         "what can be done",
         [f"{each['command'].ljust(width)}  # {each['does']}" for each in seen["repairs"]],
     )
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "task": "action" if attempt.direction is Direction.FORWARD else "compensation",
+        "node": attempt.node,
+        "instance": attempt.instance,
+        "claimed_at": attempt.claimed_at,
+        "ended_at": attempt.ended_at,
+        "outcome": attempt.outcome.value,
+        "error": attempt.error,
+    }
+
+
+def _attempts(step: Mapping[str, Any]) -> Iterator[str]:
+    """The attempts of a step, if one of them did not succeed."""
+    if all(each["outcome"] == "SUCCEEDED" for each in step["attempts"]):
+        return
+    for each in step["attempts"]:
+        took = each["ended_at"] - each["claimed_at"]
+        error = f": {each['error']}" if each["error"] else ""
+        text = f"{step['step']} {each['task']} {each['number']} on {each['node'] or 'a client'}"
+        yield (
+            f"{moment(each['claimed_at'])}  {printable(text)}  {took:.1f} s  "
+            f"{each['outcome']}{cut(error)}"
+        )
 
 
 def _event(note: Mapping[str, Any]) -> str:

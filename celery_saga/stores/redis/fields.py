@@ -11,7 +11,7 @@ from typing import Any
 from celery_saga.core.checkpoint import head_to_dict, record_to_dict, step_from_dict
 from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import PartialValues, Values, values_of
-from celery_saga.core.context.lazy import UNREAD, PartialSteps
+from celery_saga.core.context.lazy import UNREAD, PartialSteps, Unread
 from celery_saga.core.execution import (
     Claim,
     Direction,
@@ -71,21 +71,28 @@ def creation(execution: SagaExecution) -> list[Any]:
             fields += [f"o{index}", f"{ref} {step.retries}"]
     if execution.run:
         fields += ["run", execution.run]  # the scripts look for it there
-    return [*fields, "h", _history(execution.history)]
+    if execution.history:
+        fields += ["h1", _history(execution.history)]
+    return fields
 
 
 def changes(before: SagaExecution, after: SagaExecution) -> Change:
     """The difference; what is the same object is the same."""
     change = Change()
     change.set += ["head", _dumps(head_to_dict(after))]  # it has the time of the change
-    if after.history is not before.history:
-        change.set += ["h", _history(after.history)]
+    if added := _added(before.history, after.history):
+        change.set += [f"h{before.revision + 1}", _history(added)]
     _context_changes(change, before.values, after.values, before.revision)
     for index, new in _known(after.steps):
         old = before.steps[index]
         if new is not old:
             _step_changes(change, index, old, new, before.ref(index), after.ref(index))
     return change
+
+
+def _added(before: tuple[Note, ...], after: tuple[Note, ...]) -> tuple[Note, ...]:
+    """The new lines of history, of which the old ones need not be read."""
+    return after.added_since(before) if isinstance(after, Unread) else after[len(before) :]
 
 
 def _known(steps: Sequence[SagaStepExecution]) -> Iterable[tuple[int, SagaStepExecution]]:
@@ -227,15 +234,20 @@ def wholly(
         _read_step(plan, i, records.get(f"s{i}"), _retries(records, i), records.get(f"k{i}"))
         for i in range(len(plan.steps))
     )
+    lines = sorted((name for name in records if name[0] == "h" and name != "head"), key=_revision)
     return from_parts(
         saga_id,
         records["head"],
         plan=plan,
         values=Values(texts=texts, owner=saga_id, codec=codec) if context else part,
         steps=steps,
-        history=tuple(Note(**note) for note in records.get("h", ())),
+        history=tuple(Note(**note) for name in lines for note in records[name]),
         revision=records["rev"],
     )
+
+
+def _revision(field: str) -> int:
+    return int(field[1:])
 
 
 def _retries(records: Mapping[str, Any], index: int) -> int:

@@ -11,7 +11,7 @@ by        token of the call that created it
 w         token of the last call that saved; claims come after it
 head      status, active, journal, deadline... as JSON
 plan      the frozen plan, written once
-h         history, JSON
+h<rev>    lines of history that the save of that revision has added, JSON
 s<i>      record of step i, JSON
 o<i>      ref of step i that is sent and not over, and the highest Celery retry count seen for it:
           ``f2~1 0``; absent otherwise
@@ -75,16 +75,17 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 )
 
 # KEYS: saga hash. ARGV: step index, ref, retries, token, instance, prefix of all keys, '1' if the
-# plan is known, run, enclosing task or ''; then, to read a part: how many records, their fields,
-# other fields. Answers {reason, claim or ''}, or {'newer', version} where nobody here can read the
-# saga, or {'ok', JSON of seconds and microseconds, whole saga}, or for a part one text, because it
-# is parsed faster: JSON of seconds, microseconds, revision, claim and the records, then the other
-# fields, or nothing where there is none, each behind a byte of zero, which no JSON holds.
+# plan is known, run, enclosing task or '', node or ''; then, to read a part: how many records,
+# their fields, other fields. Answers {reason, claim or ''}, or {'newer', version} where nobody here
+# can read the saga, or {'ok', JSON of seconds and microseconds, whole saga}, or for a part one
+# text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the records,
+# then the other fields, or nothing where there is none, each behind a byte of zero, which no JSON
+# holds.
 CLAIM = (
     WHOLE
     + """
 local i, ref, token = ARGV[1], ARGV[2], ARGV[4]
-local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run', unpack(ARGV, 11))
+local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run', unpack(ARGV, 12))
 local time, rev, out, held = redis.call('TIME'), found[1], found[2], found[3]
 if not rev then return {'unknown saga', ''} end
 if (found[4] or '') ~= ARGV[8] then return {'stale', ''} end
@@ -103,16 +104,17 @@ if not (claim and claim.token == token) then
   if claim then redis.call('SREM', claims .. claim.instance, task) end
   held = '{"token":' .. cjson.encode(token) .. ',"instance":' .. cjson.encode(ARGV[5]) ..
     ',"retries":' .. ARGV[3] .. ',"at":' .. string.format('%s.%06d', time[1], time[2]) ..
-    (ARGV[9] ~= '' and ',"enclosing_task":' .. cjson.encode(ARGV[9]) or '') .. '}'
+    (ARGV[9] ~= '' and ',"enclosing_task":' .. cjson.encode(ARGV[9]) or '') ..
+    (ARGV[10] ~= '' and ',"node":' .. cjson.encode(ARGV[10]) or '') .. '}'
   rev = tonumber(rev) + 1
   redis.call('HSET', KEYS[1], 'rev', rev, 'k' .. i, held)
   if retries ~= seen then redis.call('HSET', KEYS[1], 'o' .. i, ref .. ' ' .. ARGV[3]) end
   redis.call('SADD', claims .. ARGV[5], task)
 end
-if #ARGV == 9 then
+if #ARGV == 10 then
   return {'ok', '[' .. time[1] .. ',' .. time[2] .. ']', whole(KEYS[1], ARGV[7] == '1')}
 end
-local answer, records, last = {}, {time[1], time[2], rev, held}, 4 + tonumber(ARGV[10])
+local answer, records, last = {}, {time[1], time[2], rev, held}, 4 + tonumber(ARGV[11])
 for j = 5, last do records[j] = found[j] or 'null' end
 for j = last + 1, #found do answer[j - last + 1] = found[j] or '' end
 answer[1] = '[' .. table.concat(records, ',') .. ']'

@@ -187,6 +187,7 @@ class RedisStore(RedisBoots):
                 "1" if known else "",
                 run,
                 claim.enclosing_task,
+                claim.node,
                 *(part.fields if part else ()),
             ],
         )
