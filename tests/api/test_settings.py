@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_saga import SagaManager, SetupError
+from celery_saga.ops.doctor import diagnose
 from celery_saga.settings import DEFAULTS, Settings, misspelt
 from tests.api.shops import Shop
 
@@ -219,6 +220,30 @@ class TestMisspelt:
     @pytest.mark.parametrize("name", [*DEFAULTS, "saga_of_our_own", "sagas", "heartbeat"])
     def test_others(self, name):
         assert misspelt(new_app(**{name: None}).conf) == {}
+
+
+class TestDoctor:
+    """The doctor finds what a start would refuse, without one."""
+
+    @pytest.mark.parametrize(
+        ("name", "value", "level", "named"),
+        [
+            ("saga_heartbeat", "2", "error", "saga_heartbeat"),
+            ("saga_heartbeat_ttl", 2, "error", "saga_heartbeat_ttl"),
+            ("saga_store_url", 1, "error", "saga_store_url"),
+            ("saga_hartbeat", 1, "warning", "saga_heartbeat"),
+        ],
+    )
+    def test_finds(self, name, value, level, named):
+        app = new_app(**{"saga_store_url": "memory://", name: value})
+        report = diagnose(app, timeout=0.1)
+
+        found = [each for each in report.findings if each.check in ("settings", "heartbeat")]
+        assert [(each.level.value, each.setting, each.about) for each in found] == [
+            (level, named, (name,))
+        ]
+        of_the_store = [each for each in report.findings if each.check == "store"]
+        assert len(of_the_store) == (level == "warning"), "it is not asked with wrong settings"
 
 
 class TestStart:

@@ -19,6 +19,7 @@ from celery_saga.ops.doctor.collect.bounded import NoAnswer, within
 from celery_saga.ops.doctor.collect.servers import look, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.runtime import Runtime
+from celery_saga.settings import Settings
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis.instances import guarded
@@ -60,9 +61,10 @@ def _asked(facts: StoreFacts, ask: Callable[[], Stored]) -> Stored:
 
 def _url(runtime: Runtime) -> str:
     conf = runtime.app.conf
+    settings, _ = Settings.read(conf)  # wrong ones are a finding of their own
     if runtime.storage is not None and not isinstance(runtime.storage, str):
         return ""
-    return shown(runtime.storage or conf.saga_store_url or conf.result_backend)
+    return shown(runtime.storage or settings.store_url or conf.result_backend)
 
 
 def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
