@@ -16,7 +16,6 @@ from celery_saga.core.execution import StepRef
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.errors import SetupError
 from celery_saga.runtime import Runtime, installed, only_app
-from celery_saga.stores.memory import MemoryStore
 
 log = logging.getLogger("celery_saga")
 
@@ -46,7 +45,7 @@ def check_start(runtime: Runtime) -> None:
     Raises:
         SetupError: it would be kept in this process, and its steps sent to others.
     """
-    if runtime.heart is not None or not isinstance(runtime.store, MemoryStore):
+    if runtime.heart is not None or runtime.store.shared:
         return  # a worker in this process looks where we do
     kind = broker_kind(runtime.app)
     if kind != "memory":

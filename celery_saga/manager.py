@@ -17,7 +17,6 @@ from celery_saga.repository import SagaExecutionRepository
 from celery_saga.result import SagaResult
 from celery_saga.runtime import install
 from celery_saga.saga import Saga
-from celery_saga.stores.factory import checked
 from celery_saga.worker.hook import verify
 from celery_saga.worker.set_up import set_up
 
@@ -58,8 +57,7 @@ class SagaManager(Operators):
         self.app = _checked_app(app, broker_pool, storage)
         if isinstance(storage, SagaExecutionRepository):
             storage = None  # of the same app, and so its store as it is
-        given = None if storage is None else checked(storage)
-        self._runtime = install(self.app, given, set_up, verify)
+        self._runtime = install(self.app, storage, set_up, verify)
 
     @overload
     async def run(

@@ -144,11 +144,11 @@ class Operators:
         """Ask it of the trouble that the saga has now, and of none that it comes to meanwhile."""
         found = handle.execution
         event = replace(event, stuck=found.stuck_count)
-        self._runtime.orchestrator.handle(handle.id, event, found)
+        self._runtime.orchestrator.apply(handle.id, event, found)
         return handle
 
     def _ask(self, handle: SagaResult, event: Any) -> SagaResult:
-        self._runtime.orchestrator.handle(handle.id, event)
+        self._runtime.orchestrator.apply(handle.id, event)
         return handle
 
 

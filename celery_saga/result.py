@@ -21,7 +21,7 @@ from celery_saga.errors import (
     SagaNotActionable,
 )
 from celery_saga.messaging.outcome import STATES, result_of
-from celery_saga.stores.redis.pool import when_free
+from celery_saga.messaging.results import forget_result
 
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime
@@ -291,7 +291,7 @@ class SagaResult(ResultBase):
         """
         orchestrator = self._runtime.orchestrator
         event = CancelRequested(orchestrator.store.now(), by, reason)
-        after, changed = orchestrator.change(self.id, event, self.execution)
+        after, changed = orchestrator.apply(self.id, event, self.execution)
         running = after.first_active
         forward = running is not None and running.direction is Direction.FORWARD
         if terminate and running and forward and after.unwind is not None:
@@ -335,7 +335,7 @@ class SagaResult(ResultBase):
                 raise SagaNotActionable(self.id, "forget", status)
             time.sleep(0.01)
         if found.wants_result:
-            when_free(lambda: self._runtime.app.backend.forget(self.id))
+            forget_result(self._runtime.app, self.id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SagaResult) and other.id == self.id

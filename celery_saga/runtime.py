@@ -1,4 +1,4 @@
-"""What one app's sagas need in one process: store, dispatcher, orchestrator, and who we are."""
+"""What one app's sagas need in one process: store, publishers, orchestrator, and who we are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
-from celery import Celery, states
+from celery import Celery
 
 from celery_saga.core.background import Errands
 from celery_saga.core.context.codec import JSON
@@ -19,19 +19,19 @@ from celery_saga.core.context.masking import mask_also
 from celery_saga.core.events import Event
 from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.plan import Plan
-from celery_saga.core.ports import Store
-from celery_saga.definition.builder import SAGAS, SagaDefinition
-from celery_saga.definition.planner import build_plan
-from celery_saga.definition.tasks.routes import filled
-from celery_saga.errors import SetupError, StoreUnavailable
-from celery_saga.messaging.publisher import CeleryDispatcher
+from celery_saga.core.ports import BrokerInspector, Observer, Store
+from celery_saga.definition.planner import Plans
+from celery_saga.errors import SetupError
+from celery_saga.messaging.inspection import CeleryInspector
+from celery_saga.messaging.observers import LoggingObserver, Observers
+from celery_saga.messaging.publisher import CeleryPublisher
 from celery_saga.messaging.redis.publish import RedisOutbox
-from celery_saga.messaging.redis.result import Settlement
+from celery_saga.messaging.results import CeleryResults, drop_result
 from celery_saga.settings import Settings
-from celery_saga.stores.factory import new_store
+from celery_saga.stores.factory import checked, new_store
 from celery_saga.stores.memory import MemoryStore
-from celery_saga.stores.redis.pool import when_free
+
+T = TypeVar("T")
 
 _ATTRIBUTE = "_celery_saga_runtime"
 
@@ -72,6 +72,18 @@ class Heartbeat(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """Puts something round a part of the engine that has the same verbs."""
+
+    def __call__(self, part: T, /) -> T:
+        """The part, guarded."""
+        ...
+
+
+def _unguarded(part: T) -> T:
+    return part
+
+
 class Runtime:
     """The engine of one app in this process.
 
@@ -98,8 +110,10 @@ class Runtime:
         self._memory = MemoryStore()
         self._count = itertools.count(1)
         self._made: tuple[int, Orchestrator | None] = (0, None)
-        self._plans: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
+        self.plans = Plans(app)
         self._here = threading.local()
+        #: Are told what the engine has done.
+        self.observers: list[Observer] = [LoggingObserver()]
         #: The heart of the worker that runs in this process, if one does.
         self.heart: Heartbeat | None = None
 
@@ -126,16 +140,28 @@ class Runtime:
         """The store of this process."""
         return self.orchestrator.store
 
-    def new_orchestrator(self, errands: Errands | None = None) -> Orchestrator:
-        """An orchestrator with a store connection of its own; see there for ``errands``."""
+    def new_orchestrator(
+        self, errands: Errands | None = None, guard: Guard = _unguarded
+    ) -> Orchestrator:
+        """An orchestrator with a store connection of its own.
+
+        Args:
+            errands: takes over the results; see :class:`Orchestrator`.
+            guard: what is put round store and publishers, as of a thread beside which processes
+                are forked.
+        """
         settings = self.settings
         mask_also(settings.mask_keys or ())  # for contexts, which know no app
-        store = new_store(self.app, self.storage, self._memory, self.codec)
-        settlement = Settlement(self.app, store)
-        dispatcher = CeleryDispatcher(
-            self.app, RedisOutbox(self.app, store), settlement, self.codec
-        )
-        return Orchestrator(store, dispatcher, settings.store_timeout, errands)
+        store = guard(new_store(self.app, self.storage, self._memory, self.codec))
+        publisher = guard(CeleryPublisher(self.app, RedisOutbox(self.app, store), self.codec))
+        results = guard(CeleryResults(self.app, store))
+        observer = Observers(self.observers)
+        timeout = settings.store_timeout
+        return Orchestrator(store, publisher, results, timeout, errands, observer)
+
+    def inspector(self, orchestrator: Orchestrator, guard: Guard = _unguarded) -> BrokerInspector:
+        """What is known of the broker to which the orchestrator's steps are sent."""
+        return guard(CeleryInspector(self.app, orchestrator.publisher))
 
     @property
     def unfinished(self) -> deque[str]:
@@ -158,20 +184,6 @@ class Runtime:
         """A new owner token: instance, process, counter, and the ref of the message behind it."""
         return f"{self.instance}:{os.getpid()}:{next(self._count)}:{ref}"
 
-    def plan(self, definition: SagaDefinition, **options: Any) -> Plan:
-        """The plan of a definition on this app; made once, as a committed saga cannot change.
-
-        Args:
-            options: ``queue`` and ``priority`` of this run, for all steps that name none.
-        """
-        plans = self._plans.setdefault(definition, {})
-        key = tuple(sorted(options.items()))
-        if () not in plans:
-            plans[()] = build_plan(definition, self.app)
-        if key not in plans:
-            plans[key] = plans[()].with_calls(lambda call: filled(self.app, call, options))
-        return plans[key]
-
     def drop_old_result(self, saga_id: str) -> bool:
         """Drop the Celery result that an earlier saga of this id has left, if it is gone itself.
 
@@ -182,35 +194,25 @@ class Runtime:
         """
         if self.store.load(saga_id, context=False) is not None:
             return False
-        try:
-            backend = self.app.backend
-            old = when_free(lambda: backend.get_state(saga_id)) in states.READY_STATES
-            if old:
-                when_free(lambda: backend.forget(saga_id))
-        except Exception as error:
-            raise StoreUnavailable(f"the result backend does not answer: {error}") from error
-        return old
-
-    def definitions(self, name: str, importable: bool = True) -> list[SagaDefinition]:
-        """The committed sagas of that name which differ; ``importable``: that every worker has."""
-        found = {self.plan(each).hash: each for each in SAGAS.named(name, importable)}
-        return list(found.values())
+        return drop_result(self.app, saga_id)
 
 
 def install(
     app: Celery,
-    storage: str | Store | None,
+    storage: Any,
     set_up: Callable[[Celery], None],
     verify: Callable[[Celery], None],
 ) -> Runtime:
     """The app's runtime; it is made, and the app set up, by the first call.
 
     Args:
+        storage: a store, or the URL of one.
         verify: see :attr:`Runtime.verify`.
 
     Raises:
-        SetupError: it was made with another storage.
+        SetupError: it was made with another storage, or ``storage`` is none.
     """
+    storage = None if storage is None else checked(storage)
     with _making:
         found = installed(app)
         if found is None:

@@ -21,9 +21,9 @@ from celery_saga.definition.drafts import check_known, draft
 from celery_saga.definition.steps import LocalSagaStep
 from celery_saga.definition.strategies import check_declared
 from celery_saga.errors import DefinitionError
-from celery_saga.messaging import results
 from celery_saga.messaging.callbacks import linked, origin
 from celery_saga.messaging.headers import checked_headers
+from celery_saga.messaging.outcome import START
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, on_commit, start
@@ -217,9 +217,7 @@ class Saga(SagaDefinition):
         # As of a step that takes the whole context. Which words are to be masked is not known yet:
         # signatures are made while modules are imported, and that must not read the configuration.
         options = {"kwargsrepr": repr({**given, "context": CONTEXT}), **options}
-        return _Start(
-            results.START, kwargs=given, options=options, immutable=immutable, app=self.app
-        )
+        return _Start(START, kwargs=given, options=options, immutable=immutable, app=self.app)
 
 
 def start_request(
@@ -242,7 +240,7 @@ def start_request(
     runtime = runtime_of(app)
     return StartRequest(
         runtime,
-        runtime.plan(saga, **_routing(queue, priority)),
+        runtime.plans.of(saga, **_routing(queue, priority)),
         encoded(context_values(context), runtime.codec),
         None if saga_id is None else checked_id("saga_id", saga_id),
         countdown,

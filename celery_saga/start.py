@@ -210,7 +210,7 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
         if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
         at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
-        orchestrator.handle(saga_id, Looked(at, MessageState.LOST), execution)
+        orchestrator.apply(saga_id, Looked(at, MessageState.LOST), execution)
 
 
 def checked_id(what: str, saga_id: Any) -> str:

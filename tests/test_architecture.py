@@ -116,6 +116,20 @@ def test_drivers_stay_in_their_folders(name: str) -> None:
     assert not {other for other in imported(name) if other.split(".")[0] == "redis"}
 
 
+#: Who makes stores; all others know the protocol, and no class of a store.
+MAKES_STORES = ("stores", "runtime")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not under(name, *MAKES_STORES)])
+def test_nobody_asks_for_the_class_of_a_store(name: str) -> None:
+    assert not arrows(name) & {"stores.memory", "stores.redis", "stores.redis.store"}
+
+
+def test_the_ports_name_no_server() -> None:
+    words = FILES["core.ports"].read_text().lower().replace('``"redis://host:6379/0"``', "")
+    assert not [word for word in ("redis", "celery.", "sql", "lua") if word in words]
+
+
 def folders() -> Iterator[Path]:
     yield from sorted({path.parent for path in FILES.values()} - {PACKAGE})
 

@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+from celery_saga.core.decide.observed import log_fields
+
 log = logging.getLogger("celery_saga")
 
 
@@ -42,4 +44,5 @@ class Errands:
             try:
                 call()
             except Exception:
-                log.warning("saga %s: an errand failed", name, exc_info=True)
+                extra = log_fields(name)
+                log.warning("saga %s: an errand failed", name, exc_info=True, extra=extra)

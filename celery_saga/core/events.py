@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_saga.core.execution import Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.errors import SagaError
@@ -267,6 +267,38 @@ class Alert:
 
 
 Command = Dispatch | Announce | Alert
+
+
+class Subject(str, Enum):
+    """What a transition is of."""
+
+    SAGA = "saga"  #: the status of a saga
+    STEP = "step"  #: the status of a step
+    ATTEMPT = "attempt"  #: a worker's attempt at a step: claimed, ended
+    ALERT = "alert"  #: something that an operator should know
+
+
+class Transition(NamedTuple):
+    """One thing that became of a run, as observers are told of it once it is saved.
+
+    Args:
+        subject: what it is of.
+        execution: the run as it is now, of which perhaps only a part was read.
+        step: name of the step; empty: it concerns none.
+        attempt: number of the attempt at the step, from 1, as in ``saga_info()``; 0: it concerns
+            none.
+        before: the status before; empty: there was none.
+        after: the status now; the name of an alert.
+        text: of an alert.
+    """
+
+    subject: Subject
+    execution: SagaExecution
+    step: str = ""
+    attempt: int = 0
+    before: str = ""
+    after: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)

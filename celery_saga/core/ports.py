@@ -1,4 +1,4 @@
-"""The ports of the engine: what it needs of a store, and of whoever sends messages.
+"""The ports of the engine: store, publishers, broker inspector and observers.
 
 A store keeps executions and the facts about worker boots that recovery needs. Its verbs are few and
 have no default bodies: an atomic verb with a non-atomic default would be a trap. One contract suite
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from celery_saga.core.events import Alert, Dispatch, MessageState
+from celery_saga.core.events import Dispatch, MessageState, Transition
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 
 
@@ -59,38 +59,21 @@ class Refused:
 #: Seconds for which a boot is remembered that has ended and holds nothing.
 REMEMBERED = 86400.0
 
-#: A broker's command, its key and its value.
-Push = tuple[str, str, Any]
+#: A step's message before Celery has made one of it, as plain data.
+Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Result:
-    """A settled saga's result, as a Redis server is told of it.
+class Envelope:
+    """A message or a result in the form that one server takes; opaque to the engine.
 
     Args:
-        commands: each without its last argument, which is the text.
-        before: the text, or what of it stands before the context.
-        after: what stands behind the context; ``None``: it is not in the text.
+        endpoint: the server that it is for, as :attr:`Store.endpoint` names it.
+        payload: what is written there; its sender and the stores on that server agree on the form.
     """
 
-    commands: Sequence[Sequence[str]]
-    before: str
-    after: str | None = None
-
-
-@dataclass(frozen=True)
-class Outbox:
-    """What a store does together with a checkpoint: all of it or nothing.
-
-    Args:
-        database: number of the broker's database.
-        pushes: the broker's commands, in order.
-        result: what becomes of the result in the store's own database.
-    """
-
-    database: int
-    pushes: Sequence[Push]
-    result: Result | None = None
+    endpoint: str
+    payload: Any
 
 
 class Store(Protocol):
@@ -100,16 +83,30 @@ class Store(Protocol):
     verb that did its work and whose answer was lost answers the same the second time.
     """
 
+    @property
+    def endpoint(self) -> str:
+        """The server to which it writes envelopes in its own transactions; empty: it carries none.
+
+        ``"redis://host:6379/0"``, for one. The orchestrator gives it envelopes of that endpoint
+        only; whatever else a batch holds, a store leaves out.
+        """
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see what this one has saved."""
+        ...
+
     def now(self) -> float:
         """The store's time."""
         ...
 
     def create(
-        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
     ) -> tuple[SagaExecution, bool]:
         """Save a new execution as revision 1, unless its id is taken.
 
-        ``outbox`` is only given to a store on the broker's own server. An execution that is
+        The envelopes of ``batch`` are written with it, as by :meth:`save`. An execution that is
         terminal already expires, as after :meth:`save`.
 
         Returns the execution that has the id, and whether this call (told by ``token``, also when
@@ -140,14 +137,29 @@ class Store(Protocol):
         before: SagaExecution,
         after: SagaExecution,
         token: str,
-        outbox: Outbox | None = None,
+        batch: Sequence[Envelope] = (),
     ) -> SagaExecution | None:
         """Replace ``before`` by ``after`` if its revision still stands; ``None`` if not.
+
+        The envelopes of ``batch`` are written in the same transaction: all of it or nothing.
 
         ``token`` is unique to this change: a repeat of it answers as the first time, unless there
         was another save since. Answers with ``after`` at its new revision. A settled execution
         wakes those who wait; a terminal one expires by itself after the store's retention, a live
         or stuck one never, nor one whose result is still to be stored.
+
+        Raises:
+            OutboxRefused: the server refused an envelope; nothing was saved.
+        """
+        ...
+
+    def deliver(self, batch: Sequence[Envelope]) -> None:
+        """Write envelopes by themselves, as :meth:`save` writes them with a checkpoint.
+
+        A publisher finds out with it whether they arrive.
+
+        Raises:
+            OutboxRefused: the server refused an envelope.
         """
         ...
 
@@ -236,18 +248,22 @@ class Backlog:
     long: frozenset[str] = frozenset()
 
 
-class Dispatcher(Protocol):
-    """Sends what the orchestrator decided; building a request is apart from sending it."""
+class Publisher(Protocol):
+    """Sends steps; making a message is apart from sending it."""
 
-    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
-        """All that is needed to send one step, as plain data."""
+    def message(self, execution: SagaExecution, command: Dispatch) -> Message:
+        """All that is needed to send one step."""
         ...
 
-    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        """A new execution with the headers that its first message has, and the request of that."""
+    def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Message]:
+        """A new execution with the headers that its first message has, and that message."""
         ...
 
-    def publish(self, request: Mapping[str, Any]) -> None:
+    def encode(self, message: Message) -> Envelope | None:
+        """The message for a store that can write it with a checkpoint; ``None``: publish it."""
+        ...
+
+    def publish(self, message: Message) -> None:
         """Send it.
 
         Raises:
@@ -256,46 +272,53 @@ class Dispatcher(Protocol):
         """
         ...
 
-    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Outbox | None:
-        """The requests as what the store can send with a checkpoint; ``None``: publish them."""
+    def undelivered(self, task_id: str) -> MessageState | None:
+        """What became of a message that this process has sent last: ``NOWHERE`` or ``UNSENT``.
+
+        ``None``: it arrived, or another process has sent it.
+        """
         ...
 
-    def settlement(self, execution: SagaExecution) -> Outbox | None:
-        """The result of a saga that is about to settle, as what the store can store with it.
+    def reconsider(self) -> None:
+        """A store could not write an envelope: :meth:`encode` finds out anew whether it can."""
+        ...
 
-        ``None``: it is stored by :meth:`announce`.
+
+class ResultPublisher(Protocol):
+    """Stores the results of settled sagas, and notifies their callers."""
+
+    def encode(self, execution: SagaExecution) -> Envelope | None:
+        """The result of a saga that is about to settle, for a store that can write it with that.
+
+        ``None``: :meth:`publish` has to store it, or to notify callers as well.
 
         Raises:
             NotLoaded: more of the execution has to be known.
         """
         ...
 
-    def outbox_failed(self) -> None:
-        """The store could not send; :meth:`outbox` has to find out anew whether it can."""
-        ...
-
-    def announce(self, execution: SagaExecution) -> None:
-        """The saga is settled: store its result, and tell its callers.
+    def publish(self, execution: SagaExecution) -> None:
+        """The saga is settled: store its result, and notify its callers.
 
         Raises:
             Exception: any; the sweep repeats it.
         """
         ...
 
-    def alert(self, execution: SagaExecution, alert: Alert) -> None:
-        """A person should know."""
-        ...
+
+class BrokerInspector(Protocol):
+    """What is known of the broker, its queues and the workers at them."""
 
     def has_task(self, name: str) -> bool:
         """Whether this process has the task of that name."""
         ...
 
     def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
-        """The name of the queue to which a ref's message goes; empty: nobody knows."""
+        """The name of the queue to which a step's message goes; empty: it is not known."""
         ...
 
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
-        """What is known of a message that nobody has: ``NOWHERE`` or ``UNSENT``, else ``None``.
+        """What is known of a message that no worker has: ``NOWHERE`` or ``UNSENT``, else ``None``.
 
         It is known in the process that has sent it last.
         """
@@ -309,5 +332,17 @@ class Dispatcher(Protocol):
         ...
 
     def backlog(self, queues: Collection[str]) -> Backlog:
-        """What the broker says of these queues; nothing, if it is away."""
+        """What the broker says of these queues; nothing, if it is unavailable."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what became of sagas, by the process that saved it, after the save."""
+
+    def observe(self, transition: Transition) -> None:
+        """Take note of a transition, at once: the engine waits, in a worker within a step's time.
+
+        What is raised is logged. The transitions of a saga come in their order as far as one
+        process makes them; of a process that dies between its save and this call they do not come.
+        """
         ...

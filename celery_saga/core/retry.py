@@ -1,14 +1,23 @@
-"""Retry a call while the store is unavailable."""
+"""How long calls of a store are retried: one that is unavailable, or a save that others beat."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from celery_saga.errors import StoreUnavailable
 
 T = TypeVar("T")
+
+#: How often a change is tried. A lost try means that another writer won, and few write one saga at
+#: a time: its step, the sweep, an operator, and later the branches of a parallel group.
+SAVE_ATTEMPTS = 64
+
+#: Seconds before the second try again, and at most. The first comes at once, as two writers are the
+#: common case; with more, pauses of random length keep them from meeting each time.
+CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.002, 0.1
 
 #: Pauses between two attempts, in seconds; the last one repeats.
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -30,3 +39,12 @@ def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
                 raise
             time.sleep(pause)
             attempts += 1
+
+
+def pauses_after_conflicts() -> Iterator[float]:
+    """Seconds after each try that was lost: none, then of random length, ever longer."""
+    yield 0.0
+    longest = CONFLICT_PAUSE
+    for _ in range(SAVE_ATTEMPTS - 1):
+        yield random.uniform(0.0, longest)
+        longest = min(2 * longest, LONGEST_CONFLICT_PAUSE)

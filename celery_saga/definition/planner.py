@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import Celery, Task
 from celery.local import PromiseProxy, Proxy
@@ -15,7 +16,7 @@ from celery_saga.core.plan import Call, Plan, PlanStep, Style
 from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
 from celery_saga.definition.binding import bind
-from celery_saga.definition.builder import SagaDefinition, check_steps
+from celery_saga.definition.builder import SAGAS, SagaDefinition, check_steps
 from celery_saga.definition.operations import MESSAGE_OPTIONS, SagaOperation, declared_targets
 from celery_saga.definition.steps import LocalSagaStep, names_of
 from celery_saga.definition.strategies import check
@@ -29,6 +30,40 @@ from celery_saga.definition.tasks.declarations import (
 from celery_saga.definition.tasks.routes import filled
 from celery_saga.errors import DefinitionError
 from celery_saga.settings import Settings
+
+
+class Plans:
+    """The plans of one app, each made once: a committed saga cannot change.
+
+    Args:
+        app: the Celery app whose tasks, routes and settings are looked at.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._made: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
+
+    def of(self, definition: SagaDefinition, **options: Any) -> Plan:
+        """The plan of a definition.
+
+        Args:
+            options: ``queue`` and ``priority`` of this run, for all steps that name none.
+
+        Raises:
+            DefinitionError: the saga cannot run; the text says what to change.
+        """
+        made = self._made.setdefault(definition, {})
+        key = tuple(sorted(options.items()))
+        if () not in made:
+            made[()] = build_plan(definition, self._app)
+        if key not in made:
+            made[key] = made[()].with_calls(lambda call: filled(self._app, call, options))
+        return made[key]
+
+    def definitions(self, name: str, importable: bool = True) -> list[SagaDefinition]:
+        """The committed sagas of that name which differ; ``importable``: that every worker has."""
+        found = {self.of(each).hash: each for each in SAGAS.named(name, importable)}
+        return list(found.values())
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:

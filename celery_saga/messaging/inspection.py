@@ -1,4 +1,4 @@
-"""Asking the workers over the broker, within a bounded time."""
+"""What is asked of the broker and of the workers at it, within a bounded time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from celery_saga.messaging.broker import open_connection
-from celery_saga.messaging.results import START
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import MessageState
+from celery_saga.core.execution import SagaExecution, StepRef
+from celery_saga.core.ports import Backlog, Publisher
+from celery_saga.messaging.broker import backlog, lacks_exchange, open_connection
+from celery_saga.messaging.outcome import START
+from celery_saga.messaging.routing import exchange_of, queue_of
 
 log = logging.getLogger("celery_saga")
 
@@ -99,3 +104,35 @@ def strangers(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[s
     except OperationalError:
         log.debug("the broker is away", exc_info=True)
     return found
+
+
+class CeleryInspector:
+    """What one app's broker and its workers tell.
+
+    Args:
+        app: the Celery app.
+        publisher: knows what became of the messages that this process has sent.
+    """
+
+    def __init__(self, app: Celery, publisher: Publisher) -> None:
+        self._app, self._publisher = app, publisher
+
+    def has_task(self, name: str) -> bool:
+        return name in self._app.tasks
+
+    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
+        return queue_of(self._app, call_of(execution, ref.step, ref.direction))
+
+    def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
+        known = self._publisher.undelivered(ref.task_id(execution.saga_id))
+        if known is not None:
+            return known
+        exchange = exchange_of(self._app, call_of(execution, ref.step, ref.direction))
+        lost = bool(exchange) and lacks_exchange(self._app, exchange)
+        return MessageState.NOWHERE if lost else None
+
+    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        return strangers(self._app, queues)
+
+    def backlog(self, queues: Collection[str]) -> Backlog:
+        return backlog(self._app, queues)

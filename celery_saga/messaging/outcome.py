@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from celery import states
+from celery.app.task import Context
+from kombu.utils import json as kombu_json
 
 from celery_saga.core.decide.repair import Obstacle, obstacle_of
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.failures import cause_of
 from celery_saga.errors import SagaCompensated, SagaFailedExecutionException, SagaStuck
+from celery_saga.messaging.callbacks import told_of
+from celery_saga.messaging.headers import as_sent
+
+#: The engine task that starts a saga; its id is the saga's.
+START = "celery_saga.start"
 
 #: A saga's status as the state of a Celery task.
 STATES = {
@@ -44,3 +53,23 @@ def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
     error = kind(execution.saga_id, obstacle.step, obstacle.cause)
     error.__cause__ = cause_of(execution)
     return error
+
+
+def request_of(execution: SagaExecution) -> Any:
+    """The request of the task that started the saga, or of one that might have."""
+    told = told_of(execution.origin or {}, execution.status.value)
+    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(told))
+    saga_id = execution.saga_id
+    return Context(
+        {
+            **kept,
+            "id": saga_id,
+            "task": START,
+            "root_id": kept.get("root_id") or execution.root,
+            "args": [],
+            "kwargs": {"saga": execution.name},
+            "headers": as_sent(execution.headers),
+            "called_directly": False,
+            "delivery_info": {"priority": kept.get("priority")},
+        }
+    )

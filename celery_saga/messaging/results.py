@@ -8,25 +8,27 @@ Celery's own tracer does when a task ends.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, states
 from celery._state import _task_stack  # type: ignore[attr-defined]
-from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.canvas import group, maybe_signature
 from kombu.exceptions import EncodeError, SerializationError
 from kombu.utils import json as kombu_json
 
+from celery_saga.core.decide.observed import log_fields
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef
-from celery_saga.messaging.callbacks import told_of
-from celery_saga.messaging.headers import as_sent
-from celery_saga.messaging.outcome import failure_of
+from celery_saga.core.ports import Envelope, Store
+from celery_saga.errors import StoreUnavailable
+from celery_saga.messaging.outcome import START, failure_of, progress_of, request_of
+from celery_saga.messaging.redis.result import RedisResults
+from celery_saga.stores.redis.pool import when_free
 
-#: The engine task that starts a saga; its id is the saga's.
-START = "celery_saga.start"
+log = logging.getLogger("celery_saga")
 
 #: What is kept of the request that starts a saga.
 _KEPT = (
@@ -71,6 +73,25 @@ def origin_of(request: Any) -> dict[str, Any]:
     return plain
 
 
+class CeleryResults:
+    """Stores the results of one app's sagas, and notifies their callers.
+
+    Args:
+        app: the Celery app, whose result backend is used.
+        store: that keeps its sagas; if it is on the backend's database, a result goes there with
+            the last checkpoint.
+    """
+
+    def __init__(self, app: Celery, store: Store) -> None:
+        self._app, self._in_store = app, RedisResults(app, store)
+
+    def encode(self, execution: SagaExecution) -> Envelope | None:
+        return self._in_store.encode(execution)
+
+    def publish(self, execution: SagaExecution) -> None:
+        announce(self._app, execution)
+
+
 def announce(app: Celery, execution: SagaExecution) -> None:
     """Store the result of a settled saga, and tell its callers.
 
@@ -95,6 +116,26 @@ def announce(app: Celery, execution: SagaExecution) -> None:
             _call_back(app, execution, request)
         except _NEVER as error:
             _fail(app, execution, request, error)  # so does Celery; it would never go
+
+
+def forget_result(app: Celery, saga_id: str) -> None:
+    """Delete the result of a saga; where all connections of the backend are in use, wait."""
+    when_free(lambda: app.backend.forget(saga_id))
+
+
+def drop_result(app: Celery, saga_id: str) -> bool:
+    """Delete the final result that a saga has left; whether there was one.
+
+    Raises:
+        StoreUnavailable: the result backend is unavailable.
+    """
+    try:
+        old = when_free(lambda: app.backend.get_state(saga_id)) in states.READY_STATES
+        if old:
+            forget_result(app, saga_id)
+    except Exception as error:
+        raise StoreUnavailable(f"the result backend does not answer: {error}") from error
+    return old
 
 
 def store_result(app: Celery, execution: SagaExecution, request: Any) -> None:
@@ -138,26 +179,6 @@ def _last_task(execution: SagaExecution) -> str:
     return StepRef((index,), Direction.FORWARD, step.epoch).task_id(execution.saga_id)
 
 
-def request_of(execution: SagaExecution) -> Any:
-    """The request of the task that started the saga, or of one that might have."""
-    told = told_of(execution.origin or {}, execution.status.value)
-    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(told))
-    saga_id = execution.saga_id
-    return Context(
-        {
-            **kept,
-            "id": saga_id,
-            "task": START,
-            "root_id": kept.get("root_id") or execution.root,
-            "args": [],
-            "kwargs": {"saga": execution.name},
-            "headers": as_sent(execution.headers),
-            "called_directly": False,
-            "delivery_info": {"priority": kept.get("priority")},
-        }
-    )
-
-
 @contextmanager
 def _as_the_task(app: Celery, request: Any) -> Iterator[None]:
     """What is called now is not a child of the step whose task happens to run here."""
@@ -169,3 +190,36 @@ def _as_the_task(app: Celery, request: Any) -> Iterator[None]:
     finally:
         task.request_stack.pop()
         _task_stack.pop()
+
+
+def track(app: Celery, store: Store, saga_id: str) -> None:
+    """Store where the saga is, for a step that has just been claimed; never raises.
+
+    From the first claim on a saga's result is its progress, for ``AsyncResult(saga_id).state``. As
+    for tasks it costs a write for each step, and is there if ``task_track_started`` says so.
+
+    While a claim is held the saga does not settle, unless its holder was taken for dead. The end of
+    such a saga, over which this may have been written, is stored again. (Some of Celery's backends
+    let nobody write over a success, but look for one first and write then.)
+    """
+    try:
+        execution = store.load(saga_id, context=False)
+        if execution is None or execution.settled or not execution.wants_result:
+            return
+        request = request_of(execution)
+        app.backend.store_result(saga_id, progress_of(execution), states.STARTED, request=request)
+        after = store.load(saga_id, context=False)
+        if after is not None and after.status is SagaStatus.COMPLETED:
+            whole = store.load(saga_id)
+            if whole is not None:
+                store_result(app, whole, request)
+        elif after is not None and after.settled:
+            app.backend.mark_as_failure(
+                saga_id, failure_of(after), request=request, call_errbacks=False
+            )
+    except Exception:
+        # The step matters more than what is shown of it.
+        extra = log_fields(saga_id)
+        log.warning(
+            "saga %s: its progress could not be stored", saga_id, exc_info=True, extra=extra
+        )

@@ -17,7 +17,8 @@ from celery_saga.stores.redis import RedisStore
 
 _SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://", "memory://")
 
-_VERBS = [name for name in vars(Store) if not name.startswith("_")]
+#: What a store must have.
+_PARTS = [name for name in vars(Store) if not name.startswith("_")]
 
 _NO_STORE = (
     "no store for sagas: the result backend {backend} cannot compare and swap. Set saga_store_url "
@@ -34,13 +35,16 @@ def checked(storage: Any) -> str | Store:
     """
     if isinstance(storage, str):
         return _checked_url("SagaManager: storage", storage)
-    missing = [verb for verb in _VERBS if not callable(getattr(storage, verb, None))]
+    # A property of its class is not asked for: it may need a server.
+    missing = [
+        name for name in _PARTS if not (hasattr(type(storage), name) or hasattr(storage, name))
+    ]
     if not missing and not isinstance(storage, type):
         return storage  # type: ignore[no-any-return]
     if isinstance(storage, redis.Redis):
         advice = "wrap it: celery_saga.stores.redis.RedisStore(client)"
     elif missing:
-        advice = f"this lacks {missing[0]!r} of the verbs of celery_saga.core.ports.Store"
+        advice = f"this lacks {missing[0]!r} of what celery_saga.core.ports.Store asks for"
     else:
         advice = "make an object of the class"
     raise SetupError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, claimed
-from celery_saga.core.ports import CLAIMED, REMEMBERED, UNKNOWN, Outbox, Pulse, Refused
+from celery_saga.core.ports import CLAIMED, REMEMBERED, UNKNOWN, Envelope, Pulse, Refused
 
 
 class MemoryStore:
@@ -40,11 +40,19 @@ class MemoryStore:
             self._sweeper = ("", 0.0)
             self._changed.notify_all()
 
+    @property
+    def endpoint(self) -> str:
+        return ""
+
+    @property
+    def shared(self) -> bool:
+        return False
+
     def now(self) -> float:
         return self._clock()
 
     def create(
-        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
     ) -> tuple[SagaExecution, bool]:
         with self._changed:
             found = self._sagas.get(execution.saga_id)
@@ -81,7 +89,7 @@ class MemoryStore:
         before: SagaExecution,
         after: SagaExecution,
         token: str,
-        outbox: Outbox | None = None,
+        batch: Sequence[Envelope] = (),
     ) -> SagaExecution | None:
         with self._changed:
             found = self._sagas.get(before.saga_id)
@@ -97,6 +105,9 @@ class MemoryStore:
             self._sagas[before.saga_id] = saved
             self._changed.notify_all()
             return saved
+
+    def deliver(self, batch: Sequence[Envelope]) -> None:
+        pass  # it carries none
 
     def delete(self, saga_id: str, revision: int | None = None) -> bool:
         with self._changed:

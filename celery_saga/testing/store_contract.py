@@ -19,7 +19,7 @@ from celery_saga.core.decide import decide
 from celery_saga.core.decide.transitions import noted
 from celery_saga.core.events import StepReleased
 from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
-from celery_saga.core.ports import Refused, Store
+from celery_saga.core.ports import Envelope, Refused, Store
 from celery_saga.testing.builders import (
     at_once,
     claim,
@@ -130,6 +130,25 @@ class StoreContract(BootContract, GoneContract):
         assert store.load(first.saga_id) == taken
         assert save(store, taken, replace(taken, values={"n": 2})) is not None
         assert store.save(first, after, "same") is None
+
+    def test_envelopes_for_another_server_are_left(self, store: Store) -> None:
+        """A store on the broker's server carries messages; one that carries none leaves all."""
+        batch = [Envelope("elsewhere://nobody", object())]
+        execution = make_execution(store)
+        first, created = store.create(execution, "token", batch)
+        assert created
+        saved = store.save(first, replace(first, values={"n": 1}), "next", batch)
+        assert saved is not None
+        assert store.load(first.saga_id) == saved
+        store.deliver(batch)
+        assert store.endpoint != "elsewhere://nobody"
+
+    def test_where_it_writes_does_not_change(self, store: Store) -> None:
+        endpoint = store.endpoint
+        assert isinstance(endpoint, str)
+        assert isinstance(store.shared, bool)
+        create(store)
+        assert store.endpoint == endpoint
 
     def test_of_twenty_saves_at_once_one_wins(self, store: Store) -> None:
         first = create(store)

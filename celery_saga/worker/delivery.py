@@ -10,11 +10,12 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
+from celery_saga.core.decide.observed import fields_of
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.messaging.headers import HEADER
-from celery_saga.messaging.publisher import header_of, mark_of
+from celery_saga.messaging.message import header_of, mark_of
 from celery_saga.runtime import runtime_of
 
 log = logging.getLogger("celery_saga")
@@ -52,7 +53,8 @@ def recognized(app: Celery, request: Any) -> tuple[str, StepRef] | None:
         raise Reject(error, requeue=True) from error
     if execution is None or not _was_sent(execution, ref, request.task):
         return None  # somebody's own id, which merely looks like ours
-    log.info("saga %s: the message of %s has lost its header", saga_id, ref)
+    text, extra = "saga %s: the message of %s has lost its header", fields_of(execution, ref)
+    log.info(text, saga_id, ref, extra=extra)
     given = request.headers if isinstance(request.headers, Mapping) else {}
     request.headers = {**given, HEADER: mark_of(execution)}
     return found

@@ -18,7 +18,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
 
 #: Seconds for which a fork waits: a call that takes longer waits for a server that is away, and
 #: the worker must go on.
@@ -96,6 +98,11 @@ class Unforked:
                 return found(*args, **options)
 
         return call
+
+
+def unforked(part: T) -> T:
+    """A part of the engine, in the middle of whose calls this process does not fork."""
+    return cast("T", Unforked(part))
 
 
 def unforked_log(log: logging.Logger) -> None:

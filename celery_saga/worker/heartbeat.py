@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
@@ -26,7 +26,7 @@ from celery_saga.core.background import Errands
 from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import Dispatcher, Pulse, Store
+from celery_saga.core.ports import Pulse
 from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
 from celery_saga.definition.builder import SAGAS
 from celery_saga.definition.discovery import import_sagas
@@ -37,8 +37,7 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
 )
 from celery_saga.runtime import News, Runtime, runtime_of
-from celery_saga.stores.memory import MemoryStore
-from celery_saga.worker.fork_safety import Unforked, unforked_log
+from celery_saga.worker.fork_safety import unforked, unforked_log
 from celery_saga.worker.hook import verify
 from celery_saga.worker.rate_limits import RateLimited, snapshot
 
@@ -77,13 +76,11 @@ class Heart:
 
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
-        made = self._runtime.new_orchestrator(Errands())
-        made.store = cast("Store", Unforked(made.store))
-        made.dispatcher = cast("Dispatcher", Unforked(made.dispatcher))
+        self._orchestrator = made = self._runtime.new_orchestrator(Errands(), unforked)
+        inspector = self._runtime.inspector(made, unforked)
         unforked_log(log)
-        self._orchestrator = made
         app = label_of(self._runtime.app)
-        self._sweeper = Sweeper(self._orchestrator, 2 * self._every, self._every, app)
+        self._sweeper = Sweeper(made, inspector, 2 * self._every, self._every, app)
         self._beat()
         for thread in self._threads:
             thread.start()
@@ -150,7 +147,7 @@ class Heart:
             # is not this one that has the claim, the next looks will find that out.
             return
         try:
-            self._shell.change(saga_id, event, timeout=self._shell.store_timeout, run=run)
+            self._shell.apply(saga_id, event, timeout=self._shell.store_timeout, run=run)
         except SagaExecutionNotFoundException:
             log.info("news of saga %s, which is gone", saga_id)
         except UnreadableCheckpoint as error:
@@ -290,7 +287,7 @@ class RecoveryStep(bootsteps.StartStopStep):
     def _refuse_memory(self, parent: Any) -> None:
         if not parent.pool_cls.__module__.endswith("prefork"):
             return
-        if isinstance(self._runtime.store, MemoryStore):
+        if not self._runtime.store.shared:
             raise SetupError(
                 "saga_store_url = 'memory://' keeps sagas in one process, and the prefork pool has "
                 "several: use a redis:// URL, or --pool solo in a test"

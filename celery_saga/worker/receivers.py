@@ -25,6 +25,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
 from celery_saga.agreement import tell_of_unknown_task
+from celery_saga.core.decide.observed import log_fields
 from celery_saga.core.events import (
     ClaimVoided,
     Event,
@@ -37,7 +38,7 @@ from celery_saga.core.execution import Failure, StepRef
 from celery_saga.core.failures import recorded
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
-from celery_saga.messaging.publisher import header_of
+from celery_saga.messaging.message import header_of
 from celery_saga.runtime import installed
 
 log = logging.getLogger("celery_saga")
@@ -125,11 +126,15 @@ def _report(app: Celery, request: Any, make: Make) -> None:
     try:
         now = retry_while_unavailable(orchestrator.store.now, orchestrator.store_timeout)
         event, run = make(now, ref, runtime.instance), _run(request)
-        orchestrator.change(saga_id, event, timeout=orchestrator.store_timeout, run=run)
+        orchestrator.apply(saga_id, event, timeout=orchestrator.store_timeout, run=run)
     except SagaExecutionNotFoundException:
-        log.info("task %s has failed, and its saga is gone", request.id)
+        log.info("task %s has failed, and its saga is gone", request.id, extra=log_fields(saga_id))
     except StoreUnavailable:
-        log.warning("task %s has failed, and the store is away: it is sent again", request.id)
+        text, extra = (
+            "task %s has failed, and the store is away: it is sent again",
+            log_fields(saga_id),
+        )
+        log.warning(text, request.id, extra=extra)
 
 
 def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -> None:

@@ -26,6 +26,7 @@ from celery_saga.core.context.codec import returned_key
 from celery_saga.core.context.data import Values, returned, values_of
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.context.saga_context import SagaContext
+from celery_saga.core.decide.observed import fields_of, log_fields
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef, evolved
@@ -43,8 +44,8 @@ from celery_saga.errors import (
     UnserializableValue,
 )
 from celery_saga.messaging.events import refused
-from celery_saga.messaging.progress import track
-from celery_saga.messaging.publisher import header_of
+from celery_saga.messaging.message import header_of
+from celery_saga.messaging.results import track
 from celery_saga.messaging.retries import revision_of
 from celery_saga.runtime import Runtime
 from celery_saga.worker.coroutines import finished
@@ -96,13 +97,14 @@ def _claimed(
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     except UnreadableCheckpoint as error:
-        log.error("%s (the message of %s is dropped)", error, ref, extra={"saga_id": saga_id})
+        log.error("%s (the message of %s is dropped)", error, ref, extra=log_fields(saga_id))
         raise refused(saga_id, ref, Refused("unreadable")) from error
     if isinstance(execution, Refused):
         if execution.reason == UNKNOWN:
             tell_of_unknown_saga(runtime, saga_id, ref, request.task)
         else:
-            log.info("saga %s: %s delivery of %s dropped", saga_id, execution.reason, ref)
+            text, extra = "saga %s: %s delivery of %s dropped", log_fields(saga_id)
+            log.info(text, saga_id, execution.reason, ref, extra=extra)
         raise refused(saga_id, ref, execution)
     if runtime.app.conf.task_track_started:
         track(runtime.app, runtime.store, saga_id)
@@ -175,6 +177,11 @@ class _Delivery:
             forward_key=self._execution.idempotency_key(ref.step, Direction.FORWARD),
         )
 
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """Of log records."""
+        return fields_of(self._execution, self._ref)
+
     def _now(self) -> float:
         return self._orchestrator.store.now()
 
@@ -216,9 +223,8 @@ class _Delivery:
         except UnserializableValue:
             if self._call.returns is not False:
                 raise
-            log.warning(
-                "step %r: its compensation cannot have its result", self._step.name, exc_info=True
-            )
+            text, extra = "step %r: its compensation cannot have its result", self._fields
+            log.warning(text, self._step.name, exc_info=True, extra=extra)
             return {}
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
@@ -294,7 +300,7 @@ class _Delivery:
     def _report(self, event: Event) -> None:
         saga_id, orchestrator = self._execution.saga_id, self._orchestrator
         change = partial(
-            orchestrator.change, saga_id, event, self._execution, timeout=orchestrator.store_timeout
+            orchestrator.apply, saga_id, event, self._execution, timeout=orchestrator.store_timeout
         )
         try:
             try:
@@ -310,15 +316,17 @@ class _Delivery:
             self._tell_a_person(event)
             return
         if not changed:
-            log.warning("saga %s: the report of %s came too late", saga_id, self._ref)
+            text, extra = "saga %s: the report of %s came too late", self._fields
+            log.warning(text, saga_id, self._ref, extra=extra)
 
     def _tell_a_person(self, event: Event) -> None:
         """The saga was deleted, or has expired: nobody will undo what its step did."""
         saga_id, name = self._execution.saga_id, self._step.name
         effect = isinstance(event, StepSucceeded) or getattr(event, "effect", False)
         if not effect or self._ref.direction is Direction.BACKWARD:
-            log.info("saga %s: it is gone, and the report of %s with it", saga_id, self._ref)
+            text, extra = "saga %s: it is gone, and the report of %s with it", self._fields
+            log.info(text, saga_id, self._ref, extra=extra)
             return
         text = f"saga {saga_id} is gone, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)
-        self._orchestrator.dispatcher.alert(self._execution, alert)
+        self._orchestrator.alert(self._execution, alert, self._ref)

@@ -19,8 +19,8 @@ from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUna
 from celery_saga.messaging.callbacks import origin
 from celery_saga.messaging.events import TellingRequest, started
 from celery_saga.messaging.headers import STAMPS
-from celery_saga.messaging.outcome import failure_of
-from celery_saga.messaging.results import START, origin_of
+from celery_saga.messaging.outcome import START, failure_of
+from celery_saga.messaging.results import origin_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, start
 
@@ -103,7 +103,7 @@ def _asked(
     named = context_values(context)
     return StartRequest(
         runtime,
-        runtime.plan(definition),
+        runtime.plans.of(definition),
         encoded(_merged(name, previous, named), runtime.codec),
         saga_id,
         headers=_headers_of(request),
@@ -121,9 +121,9 @@ def _headers_of(request: Any) -> dict[str, Any]:
 
 
 def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:
-    found = runtime.definitions(name) if isinstance(name, str) else []
+    found = runtime.plans.definitions(name) if isinstance(name, str) else []
     if not found and eager:
-        found = runtime.definitions(name, importable=False)  # this process is all there is
+        found = runtime.plans.definitions(name, importable=False)  # this process is all there is
     if len(found) > 1:
         raise DefinitionError(
             f"{len(found)} different sagas are named {name!r}: give each a name of its own"

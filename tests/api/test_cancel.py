@@ -44,10 +44,10 @@ def test_against_the_last_commit(result: SagaResult, first: str) -> None:
     done = ev.StepSucceeded(1_000.0, StepRef((0,), Direction.FORWARD, 1), "held")
     if first == "cancel":
         assert result.cancel() is True
-        assert orchestrator.handle(result.id, done, known).status == "COMPENSATED"
+        assert orchestrator.apply(result.id, done, known).execution.status == "COMPENSATED"
     else:
-        orchestrator.handle(result.id, done, known)
+        orchestrator.apply(result.id, done, known)
         cancelled = ev.CancelRequested(1_000.0)
-        after, changed = orchestrator.change(result.id, cancelled, known)
+        after, changed = orchestrator.apply(result.id, cancelled, known)
         assert (after.status, changed) == ("COMPLETED", False)
         assert result.cancel() is False

@@ -75,7 +75,10 @@ class TestStorage:
             ("localhost", "URL, found no URL"),
             ("", "URL, found no URL"),
             (redis.Redis(), r"found a Redis; wrap it: celery_saga\.stores\.redis\.RedisStore"),
-            (object(), r"found a object; this lacks 'now' of .*celery_saga\.core\.ports\.Store"),
+            (
+                object(),
+                r"found a object; this lacks 'endpoint' .*celery_saga\.core\.ports\.Store",
+            ),
             (MemoryStore, "make an object of the class"),
             (7, "found a int"),
             ({"url": "redis://"}, "found a dict"),

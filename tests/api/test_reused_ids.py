@@ -68,7 +68,7 @@ def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, even
         runtime.store.claim("order-7", REF, Claim("new", "boot"), run=_run(runtime))
     before = new.execution
     with pytest.raises(SagaExecutionNotFoundException):
-        runtime.orchestrator.handle("order-7", event, old)
+        runtime.orchestrator.apply("order-7", event, old)
     assert new.execution == before
 
 
@@ -81,7 +81,7 @@ class Inbox:
 
     def post(self, saga_id: str, news: Callable[[float], Any], run: str | None) -> bool:
         try:
-            self._runtime.orchestrator.change(saga_id, news(9e9), run=run)
+            self._runtime.orchestrator.apply(saga_id, news(9e9), run=run)
         except SagaExecutionNotFoundException:
             self.gone += 1
         return True

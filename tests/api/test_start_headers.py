@@ -104,7 +104,7 @@ def go_on(app: Celery, saga_id: str) -> SagaExecution:
         orchestrator.claim(saga_id, ref, Claim(f"t{index}", "here"))
         more: Any = (f"t{index}",) if event is StepSucceeded else (Failure("Error", "no"),)
         token: Any = {} if event is StepSucceeded else {"token": "t1"}
-        orchestrator.handle(saga_id, event(at, ref, *more, **token))
+        orchestrator.apply(saga_id, event(at, ref, *more, **token))
     return orchestrator.load(saga_id)
 
 
@@ -172,7 +172,7 @@ class TestWhereTheyComeFrom:
         assert not sent or runtime_of(app).orchestrator.load(result.id).ref(0) is None
         orchestrator = runtime_of(app).orchestrator
         at = orchestrator.store.now() + 1
-        orchestrator.handle(result.id, Looked(at, MessageState.UNSEEN))
+        orchestrator.apply(result.id, Looked(at, MessageState.UNSEEN))
         self.check(app, sent, result.id, tenant="acme")
 
     def test_a_task_that_the_starting_process_does_not_have(self, app, sent, receiving):

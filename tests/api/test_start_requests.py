@@ -80,7 +80,7 @@ def test_the_first_step_needs_a_key(shop):
     @shop.app.task(name="shop.needs", shared=False)
     def needs(order_id: int) -> None: ...
 
-    plan = runtime_of(shop.app).plan(
+    plan = runtime_of(shop.app).plans.of(
         type(shop.orders)("needs", app=shop.app, steps=[needs]).commit()
     )
     with pytest.raises(MissingInput, match="order_id"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga.core.events import Alert, Dispatch, MessageState
+from celery_saga.core.events import Alert, Dispatch, MessageState, Subject, Transition
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import REMEMBERED, Backlog
@@ -26,8 +26,16 @@ MISSED = 5.0
 TOLD = 4.0
 
 
+class Results:
+    """A result backend that takes everything."""
+
+    def encode(self, execution: SagaExecution) -> None: ...
+
+    def publish(self, execution: SagaExecution) -> None: ...
+
+
 class Queue:
-    """A dispatcher whose messages stay in one list."""
+    """A publisher whose messages stay in one list."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -42,26 +50,24 @@ class Queue:
         self.alerts: list[Alert] = []
         self.tasks: set[str] = set()
 
-    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
+    def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.message(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
 
-    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+    def message(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         return {"saga_id": execution.saga_id}
 
-    def publish(self, request: Mapping[str, Any]) -> None:
-        self.messages.append(request["saga_id"])
+    def publish(self, message: Mapping[str, Any]) -> None:
+        self.messages.append(message["saga_id"])
 
-    def settlement(self, execution: Any) -> None: ...
+    def encode(self, message: Any) -> None: ...
 
-    def outbox(self, requests: Any) -> None:
-        return None
+    def undelivered(self, task_id: str) -> None: ...
 
-    def outbox_failed(self) -> None: ...
+    def reconsider(self) -> None: ...
 
-    def announce(self, execution: SagaExecution) -> None: ...
-
-    def alert(self, execution: SagaExecution, alert: Alert) -> None:
-        self.alerts.append(alert)
+    def observe(self, transition: Transition) -> None:
+        if transition.subject is Subject.ALERT:
+            self.alerts.append(Alert(transition.after, transition.text))
 
     def has_task(self, name: str) -> bool:
         return name in self.tasks
@@ -91,12 +97,16 @@ class Fixture:
         self.now = 1_000.0
         self.store = MemoryStore(lambda: self.now)
         self.queue = Queue()
-        orchestrator = Orchestrator(self.store, self.queue, store_timeout=0.0)
+        orchestrator = Orchestrator(
+            self.store, self.queue, Results(), store_timeout=0.0, observer=self.queue
+        )
         for number in range(5):
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)
         self.queue.messages.clear()
-        self.sweeper = Sweeper(orchestrator, told_after=TOLD, time_limit=2.0, app="shop")
+        self.sweeper = Sweeper(
+            orchestrator, self.queue, told_after=TOLD, time_limit=2.0, app="shop"
+        )
 
     def sweep(self, later: float) -> None:
         self.now += later

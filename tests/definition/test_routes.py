@@ -40,7 +40,7 @@ def options_of(
 
     saga = Saga("routes", app=app)
     saga.local_step(do, **step).on_failure(undo_it, **(undo or {}))
-    plan = runtime_of(app).plan(saga.commit(), **START).steps[0]
+    plan = runtime_of(app).plans.of(saga.commit(), **START).steps[0]
     assert plan.compensation is not None
     return plan.action.options, plan.compensation.options
 
@@ -131,6 +131,6 @@ def test_without_a_start_that_names_one() -> None:
     app = new_app("routes")
     saga = Saga("by name", app=app)
     saga.local_step("elsewhere.do", inputs=[], queue="own").on_failure("elsewhere.undo", inputs=[])
-    (step,) = runtime_of(app).plan(saga.commit()).steps
+    (step,) = runtime_of(app).plans.of(saga.commit()).steps
     assert step.compensation is not None
     assert (step.action.options, step.compensation.options) == ({"queue": "own"}, {"queue": "own"})

@@ -16,7 +16,9 @@ from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Backlog
 from celery_saga.messaging.broker import lacks_exchange, open_connection
-from celery_saga.messaging.publisher import CeleryDispatcher, queue_of
+from celery_saga.messaging.inspection import CeleryInspector
+from celery_saga.messaging.publisher import CeleryPublisher
+from celery_saga.messaging.routing import queue_of
 from celery_saga.runtime import runtime_of
 
 
@@ -38,7 +40,7 @@ def test_no_connection(app):
 
 @pytest.mark.timeout(20)
 def test_what_is_in_its_queues_is_not_known(app):
-    assert CeleryDispatcher(app).backlog({"celery"}) == Backlog()
+    assert CeleryInspector(app, CeleryPublisher(app)).backlog({"celery"}) == Backlog()
 
 
 whole_way = {"exchange": "media", "routing_key": "video"}
@@ -116,10 +118,10 @@ def looked_for(app, options, routes, of_task) -> str:
 
     saga = Saga("away", app=app)
     saga.local_step(step, **options)
-    plan = runtime_of(app).plan(saga.commit())
+    plan = runtime_of(app).plans.of(saga.commit())
     ref = StepRef((0,), Direction.FORWARD, 1)
     execution = SagaExecution.create("away", plan, {}, at=0.0).sent(ref)
-    return CeleryDispatcher(app).queue_of(execution, execution.ref(0))
+    return CeleryInspector(app, CeleryPublisher(app)).queue_of(execution, execution.ref(0))
 
 
 def test_an_exchange_that_a_broker_lacks() -> None:
@@ -146,12 +148,13 @@ def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:
     def do() -> None: ...
 
     runtime = runtime_of(app)
-    plan = runtime.plan(Saga("unsent", app=app, steps=[do]).commit())
+    plan = runtime.plans.of(Saga("unsent", app=app, steps=[do]).commit())
     runtime.orchestrator.start(plan, "unsent", {}, token="t")
-    result, dispatcher = SagaResult(runtime, "unsent"), runtime.orchestrator.dispatcher
+    result, publisher = SagaResult(runtime, "unsent"), runtime.orchestrator.publisher
+    inspector = runtime.inspector(runtime.orchestrator)
     ref = StepRef((0,), Direction.FORWARD, 1)
-    assert dispatcher.not_sent(result.execution, ref) is MessageState.UNSENT
+    assert inspector.not_sent(result.execution, ref) is MessageState.UNSENT
     app.conf.task_always_eager = True  # the next time it is taken
-    dispatcher.publish(dispatcher.request(result.execution, Dispatch(ref)))
+    publisher.publish(publisher.message(result.execution, Dispatch(ref)))
     assert result.status == "COMPLETED"
-    assert dispatcher.not_sent(result.execution, ref) is None
+    assert inspector.not_sent(result.execution, ref) is None

@@ -181,13 +181,13 @@ class TestLater:
         """An operator is quicker than the result backend, and it gets stuck a second time."""
         saga = shop.saga(on_stuck=shop.hear)
         orchestrator: Any = shop.manager._runtime.orchestrator
-        dispatcher = orchestrator.dispatcher
-        announce = dispatcher.announce
+        results = orchestrator.results
+        publish = results.publish
 
         def slowly(execution: SagaExecution) -> None:
-            announce(execution)
+            publish(execution)
             if len(shop.told) == 1:
-                dispatcher.announce = away
+                results.publish = away
                 operator = Thread(target=shop.manager.retry, args=[execution.saga_id])
                 operator.start()
                 operator.join()
@@ -195,12 +195,12 @@ class TestLater:
         def away(execution: SagaExecution) -> None:
             raise OSError("the result backend is away")
 
-        dispatcher.announce = slowly
+        results.publish = slowly
         result = saga.delay(fail=ENDS["STUCK"])
         assert (result.status, len(shop.told)) == ("STUCK", 1)
-        dispatcher.announce = announce
+        results.publish = publish
 
-        orchestrator.handle(result.id, Looked(shop.time))
+        orchestrator.apply(result.id, Looked(shop.time))
 
         assert shop.told == [("hear", result.id)] * 2
 
@@ -213,7 +213,7 @@ class TestLater:
             shop.fails.add("give_back")
 
         late = StepSucceeded(shop.time, StepRef((0,), Direction.FORWARD, 1), "a zombie's")
-        shop.manager._runtime.orchestrator.handle(result.id, late)
+        shop.manager._runtime.orchestrator.apply(result.id, late)
 
         assert result.status == then
         name = "complain" if then == "COMPENSATED" else "hear"

@@ -16,7 +16,7 @@ from kombu.exceptions import EncodeError
 
 from celery_saga import SagaCompensated, SagaManager
 from celery_saga.core.execution import SagaExecution, evolved
-from celery_saga.messaging import results
+from celery_saga.messaging import outcome, results
 from tests.core.scenario import Scenario
 
 
@@ -85,7 +85,7 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
     )
     origin = results.origin_of(request)
     assert json.loads(json.dumps(origin)) == origin
-    back: Any = results.request_of(evolved(ended(), origin=origin))
+    back: Any = outcome.request_of(evolved(ended(), origin=origin))
     assert back.callbacks == [{**link, "args": [one]}]
     assert (back.group, back.group_index, back.root_id) == ("g", 0, "r")
     assert back.delivery_info == {"priority": 3}

@@ -24,7 +24,8 @@ from celery_saga.core.events import (
 )
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef, claimed
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
-from celery_saga.messaging.publisher import CeleryDispatcher
+from celery_saga.messaging.inspection import CeleryInspector
+from celery_saga.messaging.publisher import CeleryPublisher
 from celery_saga.messaging.redis.publish import arguments
 from celery_saga.messaging.retries import revision_of
 
@@ -147,37 +148,36 @@ class TestWhatIsSentAgain:
         decision = decide(execution, Looked(9.0, MessageState.LOST))
         (command,) = decision.commands
         assert isinstance(command, Dispatch)
-        sent = CeleryDispatcher(app).request(decision.execution, command)
+        sent = CeleryPublisher(app).message(decision.execution, command)
         assert arguments(sent) == ((), {"page": 2})
         assert {name: sent["options"][name] for name in ("queue", "priority", "retries")} == {
             "queue": "slow",
             "priority": 9,
             "retries": 1,
         }
-        assert CeleryDispatcher(app).queue_of(decision.execution, FIRST) == "slow"
+        inspector = CeleryInspector(app, CeleryPublisher(app))
+        assert inspector.queue_of(decision.execution, FIRST) == "slow"
 
     def test_positional_arguments_and_dates(self, app):
         at = {"__type__": "datetime", "__value__": "2030-01-01T00:00:00+00:00"}
         execution = begun({"args": [at, 1], "kwargs": {}})
-        sent = CeleryDispatcher(app).request(execution, Dispatch(FIRST, 1))
+        sent = CeleryPublisher(app).message(execution, Dispatch(FIRST, 1))
         assert arguments(sent) == ((datetime(2030, 1, 1, tzinfo=timezone.utc), 1), {})
 
     def test_secrets_among_them_are_masked(self, app):
         execution = begun({"kwargs": {"password": "s3cr3t"}})
-        sent = CeleryDispatcher(app).request(execution, Dispatch(FIRST, 1))
+        sent = CeleryPublisher(app).message(execution, Dispatch(FIRST, 1))
         assert "s3cr3t" not in sent["options"]["kwargsrepr"]
         assert "s3cr3t" not in repr(execution)
 
     def test_its_headers(self, app):
         execution = begun({"headers": {"tenant": "other"}})
-        sent = CeleryDispatcher(app).request(execution, Dispatch(FIRST, 1))
+        sent = CeleryPublisher(app).message(execution, Dispatch(FIRST, 1))
         assert sent["options"]["headers"]["tenant"] == "other"
 
     def test_messages_that_differ_have_templates_of_their_own(self, app):
         plain, changed = begun(None), begun({"options": {"queue": "slow"}})
-        requests = [
-            CeleryDispatcher(app).request(it, Dispatch(FIRST, 1)) for it in (plain, changed)
-        ]
+        requests = [CeleryPublisher(app).message(it, Dispatch(FIRST, 1)) for it in (plain, changed)]
         assert requests[0]["template"] != requests[1]["template"]
 
 

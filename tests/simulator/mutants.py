@@ -221,16 +221,14 @@ def no_fence(patch: Patch) -> None:
 
 @mutant(Invariant.SAVED_BEFORE_SENT, seeds=20)
 def published_before_it_is_saved(patch: Patch) -> None:
-    write = Orchestrator._with_outbox
+    write = Orchestrator._write
 
-    def publish_first(
-        self: Orchestrator, after: SagaExecution, requests: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        for _, request in requests:
-            self.dispatcher.publish(request)
-        return write(self, after, [], *args, **kwargs)
+    def publish_first(self: Orchestrator, call: Any, batch: Any, *args: Any) -> Any:
+        for _, message in batch.messages:
+            self.publisher.publish(message)
+        return write(self, call, replace(batch, messages=[], left=[], carried=()), *args)
 
-    patch.setattr(Orchestrator, "_with_outbox", publish_first)
+    patch.setattr(Orchestrator, "_write", publish_first)
 
 
 @mutant(Invariant.DECIDE_IS_TOTAL, way=way("a b c"))
@@ -438,14 +436,14 @@ def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
 
 @mutant(Invariant.RESULT, seeds=20)
 def a_result_is_published_before_it_is_saved(patch: Patch) -> None:
-    told = Orchestrator._told
+    batch = Orchestrator._batch
 
     def publish_first(self: Orchestrator, decision: ev.Decision) -> Any:
         if any(isinstance(each, ev.Announce) for each in decision.commands):
-            self.dispatcher.announce(decision.execution)
-        return told(self, decision)
+            self.results.publish(decision.execution)
+        return batch(self, decision)
 
-    patch.setattr(Orchestrator, "_told", publish_first)
+    patch.setattr(Orchestrator, "_batch", publish_first)
 
 
 @mutant(Invariant.RESULT, seeds=600)

@@ -6,14 +6,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from celery_saga.core.events import Alert, Dispatch
+from celery_saga.core.events import Dispatch, Subject, Transition
 from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
-from celery_saga.core.ports import Backlog, Refused
+from celery_saga.core.ports import Backlog, Envelope, Refused
 from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
 from celery_saga.stores.memory import MemoryStore
 from tests.simulator.schedule import Event, Fault
 
 T = TypeVar("T")
+
+#: The endpoint of a broker that is on the store's server.
+HERE = "here"
 
 
 class Died(BaseException):
@@ -117,7 +120,7 @@ class Broker:
 
     def __init__(self, weather: Weather, world: Bystanders, outbox: bool) -> None:
         self._weather, self._world = weather, world
-        self._with_store = outbox
+        self.with_store = outbox
         self.queue: list[Message] = []
         #: Every message that was ever sent; any of them may come again.
         self.sent: list[Message] = []
@@ -132,29 +135,28 @@ class Broker:
         self.queue.append(message)
         self.sent.append(message)
 
-    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
+    def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.message(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
 
-    def request(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
+    def message(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         message = Message(execution.saga_id, command.ref, command.retries)
         return {"message": message, "step": execution.steps[command.ref.step].name}
 
-    def publish(self, request: Mapping[str, Any]) -> None:
+    def publish(self, message: Mapping[str, Any]) -> None:
         away = ConnectionError("the broker is away")
-        unsendable = UnsendableStep(request["step"], "task", "its queue is not known")
+        unsendable = UnsendableStep(message["step"], "task", "its queue is not known")
         self._weather.write(
-            lambda: self.send(request["message"]),
+            lambda: self.send(message["message"]),
             {"away_before": away, "away_after": away, "unsendable": unsendable},
         )
 
-    def outbox(self, requests: Sequence[Mapping[str, Any]]) -> Any:
-        return [request["message"] for request in requests] if self._with_store else None
+    def encode(self, message: Mapping[str, Any]) -> Envelope | None:
+        return Envelope(HERE, message["message"]) if self.with_store else None
 
-    def settlement(self, execution: SagaExecution) -> Any:
-        return [execution] if self._with_store else None
-
-    def outbox_failed(self) -> None:
+    def reconsider(self) -> None:
         pass
+
+    def undelivered(self, task_id: str) -> None: ...
 
     def announce(self, execution: SagaExecution) -> None:
         away = ConnectionError("the result backend is away")
@@ -168,8 +170,12 @@ class Broker:
         self.results[saga_id] = execution.status
         self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
 
-    def alert(self, execution: SagaExecution, alert: Alert) -> None:
-        self.alerts.append(alert.name)
+    def observe(self, transition: Transition) -> None:
+        if transition.subject is Subject.ALERT:
+            self.alerts.append(transition.after)
+
+    def has_task(self, name: str) -> bool:
+        return True
 
     def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
         return "queue"
@@ -194,8 +200,21 @@ class Broker:
         return Backlog(frozenset() if self.queue else frozenset(queues), given_away, waiting)
 
 
+class Results:
+    """The result backend, on the broker's server."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def encode(self, execution: SagaExecution) -> Envelope | None:
+        return Envelope(HERE, execution) if self._broker.with_store else None
+
+    def publish(self, execution: SagaExecution) -> None:
+        self._broker.announce(execution)
+
+
 class FarStore(MemoryStore):
-    """The memory store behind the weather; sends what is in an outbox along with a write."""
+    """The memory store behind the weather; sends what is in envelopes along with a write."""
 
     def __init__(self, clock: Callable[[], float], weather: Weather, world: Bystanders) -> None:
         super().__init__(clock)
@@ -204,17 +223,17 @@ class FarStore(MemoryStore):
         self.broker = Broker(weather, world, False)
 
     def create(
-        self, execution: SagaExecution, token: str, outbox: Any = None
+        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
     ) -> tuple[SagaExecution, bool]:
         def write() -> tuple[SagaExecution, bool]:
             before = self.load(execution.saga_id)
             answer = super(FarStore, self).create(execution, token)
             same = self._creations.setdefault(execution.saga_id, token) == token
             self._world.created(before, answer, same)
-            self._push(outbox if before is None else None)
+            self._push(batch if before is None else ())
             return answer
 
-        return self._write(write, outbox)
+        return self._write(write, batch)
 
     def claim(
         self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
@@ -225,10 +244,14 @@ class FarStore(MemoryStore):
                 self._world.claimed(saga_id, ref, claim.token)
             return answer
 
-        return self._write(write, None)
+        return self._write(write, ())
 
     def save(
-        self, before: SagaExecution, after: SagaExecution, token: str, outbox: Any = None
+        self,
+        before: SagaExecution,
+        after: SagaExecution,
+        token: str,
+        batch: Sequence[Envelope] = (),
     ) -> SagaExecution | None:
         def write() -> SagaExecution | None:
             old = self.load(before.saga_id)
@@ -237,21 +260,25 @@ class FarStore(MemoryStore):
             if saved is not None and old is not None and fresh:
                 self._world.replaced(old, before)
                 self._world.saved(before, saved)
-                self._push(outbox)
+                self._push(batch)
             return saved
 
-        return self._write(write, outbox)
+        return self._write(write, batch)
 
-    def _push(self, outbox: Any) -> None:
-        for item in outbox or ():
-            if isinstance(item, SagaExecution):
-                self.broker.tell(item)
+    @property
+    def endpoint(self) -> str:
+        return HERE
+
+    def _push(self, batch: Sequence[Envelope]) -> None:
+        for envelope in batch:
+            if isinstance(envelope.payload, SagaExecution):
+                self.broker.tell(envelope.payload)
             else:
-                self.broker.send(item)
+                self.broker.send(envelope.payload)
 
-    def _write(self, write: Callable[[], T], outbox: Any) -> T:
+    def _write(self, write: Callable[[], T], batch: Sequence[Envelope]) -> T:
         away = StoreUnavailable("the store is away")
         kinds: dict[str, Exception] = {"away_before": away, "away_after": away}
-        if outbox is not None:
+        if batch:
             kinds["outbox_refused"] = OutboxRefused("the script is refused")
         return self._weather.write(write, kinds)

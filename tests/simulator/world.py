@@ -16,7 +16,7 @@ from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
 from tests.invariants import Invariant
 from tests.simulator.ledger import Body, Broken, Ledger
-from tests.simulator.network import Broker, Died, FarStore, Message, Weather
+from tests.simulator.network import Broker, Died, FarStore, Message, Results, Weather
 from tests.simulator.schedule import Event, Fault, Schedule
 
 #: Seconds for which a worker is alive after a heartbeat, and most workers at a time.
@@ -67,7 +67,14 @@ class World:
         self._weather = Weather(self)
         self.store = FarStore(lambda: self.clock, self._weather, self)
         self.broker = self.store.broker = Broker(self._weather, self, schedule.outbox)
-        self.orchestrator = Orchestrator(self.store, self.broker, store_timeout=0.0)
+        self.orchestrator = Orchestrator(
+            self.store,
+            self.broker,
+            Results(self.broker),
+            store_timeout=0.0,
+            observer=self.broker,
+            pause=lambda seconds: None,
+        )
         self.workers: list[Worker] = []
         self.ledgers = {
             f"s{i}": Ledger(plan_of(shape, max_redeliveries=2))
@@ -280,7 +287,7 @@ class World:
             self.say(f"an operator: {type(event).__name__} {saga_id}")
             self._by_hand = by_hand
             try:
-                self.orchestrator.handle(saga_id, event)
+                self.orchestrator.apply(saga_id, event)
             except StoreUnavailable:
                 raise
             except SagaError as refusal:
@@ -339,7 +346,8 @@ class World:
             return False
         self._booted += 1
         worker = Worker(
-            f"w{self._booted}", sweeper=Sweeper(self.orchestrator, told_after=0.0, time_limit=60.0)
+            f"w{self._booted}",
+            sweeper=Sweeper(self.orchestrator, self.broker, told_after=0.0, time_limit=60.0),
         )
         self.say(f"{worker.instance} boots")
         self.store.beat(worker.instance, TTL, ())
@@ -433,7 +441,7 @@ class World:
             return False
         worker, message = found
         self.say(f"{worker.instance} does not know the task of {message}")
-        self.orchestrator.handle(message.saga_id, ev.TaskUnknown(self.clock, message.ref))
+        self.orchestrator.apply(message.saga_id, ev.TaskUnknown(self.clock, message.ref))
         return None
 
     def _revoke(self, pick: int) -> bool | None:
@@ -443,7 +451,7 @@ class World:
         worker, message = found
         self.say(f"{worker.instance} drops {message}: revoked")
         event = ev.StepRevoked(self.clock, message.ref, BOOM, worker.instance)
-        self.orchestrator.handle(message.saga_id, event)
+        self.orchestrator.apply(message.saga_id, event)
         return None
 
     # Bodies.
@@ -505,7 +513,7 @@ class World:
         self._reports.append((body, event))
         self._reporting = body, _tells_of_effect(event)
         try:
-            self.orchestrator.handle(body.message.saga_id, event, body.execution)
+            self.orchestrator.apply(body.message.saga_id, event, body.execution)
             body.heard = True
         except StoreUnavailable:
             # The delivery goes back to the broker.
@@ -525,7 +533,7 @@ class World:
         body, event = self._reports[pick % len(self._reports)]
         self.say(f"the report on {body.message} comes again: {type(event).__name__}")
         self._reporting = body, _tells_of_effect(event)
-        self.orchestrator.handle(body.message.saga_id, event)
+        self.orchestrator.apply(body.message.saga_id, event)
         return None
 
     def _kill_child(self, pick: int) -> bool | None:
@@ -544,7 +552,7 @@ class World:
         event: ev.Event = ev.ClaimVoided(self.clock, body.ref, instance=worker.instance)
         if pick % 3 == 1:
             event = ev.StepFailed(self.clock, body.ref, BOOM, instance=worker.instance, effect=True)
-        self.orchestrator.handle(body.message.saga_id, event)
+        self.orchestrator.apply(body.message.saga_id, event)
         return None
 
     def _tell_of_retried(self, pick: int) -> bool | None:
@@ -556,7 +564,7 @@ class World:
         self._actor = worker
         self.say(f"{worker.instance}: the child is gone that gave {message} back")
         event = ev.ClaimVoided(self.clock, message.ref, instance=worker.instance)
-        self.orchestrator.handle(message.saga_id, event)
+        self.orchestrator.apply(message.saga_id, event)
         return None
 
     # Time.
@@ -610,7 +618,7 @@ class World:
         for saga_id in self.ledgers:
             execution = self.store.load(saga_id)
             if execution is not None and execution.status is SagaStatus.PAUSED:
-                self.orchestrator.handle(saga_id, ev.ResumeRequested(self.clock))
+                self.orchestrator.apply(saga_id, ev.ResumeRequested(self.clock))
                 self._look()
             elif execution is not None and not execution.settled:
                 self._check_still(execution)

@@ -7,7 +7,7 @@ when something else happens. The memory store always has everything.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -26,7 +26,7 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
-from celery_saga.core.ports import Backlog, Store
+from celery_saga.core.ports import Store
 from celery_saga.errors import SagaError
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
@@ -36,18 +36,18 @@ SEEDS, EVENTS = 150, 40
 
 
 class Outlet:
-    """A dispatcher that remembers what it was asked to send."""
+    """A publisher that remembers what it was asked to send."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
         self.away = False
 
-    def opening(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.request(
+    def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
+        return execution, self.message(
             execution, events.Dispatch(StepRef((0,), Direction.FORWARD, 1))
         )
 
-    def request(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
+    def message(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
         step = execution.plan.steps[command.ref.step]
         call = step.action if command.ref.direction is Direction.FORWARD else step.compensation
         assert call is not None
@@ -56,36 +56,36 @@ class Outlet:
         given = dict(Values(texts=call.texts(seen)))
         return {"ref": str(command.ref), "with": given | whole}
 
-    def publish(self, request: Mapping[str, Any]) -> None:
-        self.sent.append((request["ref"], request["with"]))
+    def publish(self, message: Mapping[str, Any]) -> None:
+        self.sent.append((message["ref"], message["with"]))
 
-    def settlement(self, execution: Any) -> None:
+    def encode(self, message: Any) -> None:
         return None
 
-    def outbox(self, requests: Any) -> None:
+    def undelivered(self, task_id: str) -> None: ...
+
+    def reconsider(self) -> None:
+        raise AssertionError("there are no envelopes")
+
+    def observe(self, transition: events.Transition) -> None:
+        """What was read in part must tell the same of itself."""
+        kind, step, attempt = transition.subject, transition.step, transition.attempt
+        self.sent.append((f"{kind} {step} {attempt} {transition.before} {transition.after}", {}))
+
+
+class Ends:
+    """Stores results where the outlet keeps its messages."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def encode(self, execution: SagaExecution) -> None:
         return None
 
-    def outbox_failed(self) -> None:
-        raise AssertionError("there is no outbox")
-
-    def announce(self, execution: SagaExecution) -> None:
-        self.sent.append((execution.status.value, dict(execution.values)))
-        if self.away:
+    def publish(self, execution: SagaExecution) -> None:
+        self._outlet.sent.append((execution.status.value, dict(execution.values)))
+        if self._outlet.away:
             raise ConnectionError("the result backend is away")
-
-    def alert(self, execution: SagaExecution, alert: events.Alert) -> None:
-        self.sent.append((alert.name, {}))
-
-    def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
-        return "queue"
-
-    def not_sent(self, execution: SagaExecution, ref: StepRef) -> None: ...
-
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
-        return {}
-
-    def backlog(self, queues: Collection[str]) -> Backlog:
-        return Backlog(frozenset(queues))
 
 
 def random_plan(dice: random.Random) -> Plan:
@@ -136,7 +136,9 @@ class Twin:
 
     def __init__(self, store: Store) -> None:
         self.outlet = Outlet()
-        self.orchestrator = Orchestrator(store, self.outlet, store_timeout=0)
+        self.orchestrator = Orchestrator(
+            store, self.outlet, Ends(self.outlet), store_timeout=0, observer=self.outlet
+        )
         self.store = store
         self.read: dict[str, SagaExecution] = {}
 
@@ -149,7 +151,7 @@ class Twin:
 
     def tell(self, saga_id: str, event: Any) -> str:
         try:
-            self.orchestrator.handle(saga_id, event, self.read.get(getattr(event, "token", "")))
+            self.orchestrator.apply(saga_id, event, self.read.get(getattr(event, "token", "")))
         except SagaError as error:
             return type(error).__name__
         return "told"

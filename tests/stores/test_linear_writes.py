@@ -20,24 +20,20 @@ STEPS, ADDED = 50, 20_000
 class Nobody:
     """Sends nothing: only what the store writes is looked at."""
 
-    def opening(self, execution: Any) -> Any:
+    def first_message(self, execution: Any) -> Any:
         return execution, {}
 
-    def request(self, *args: Any) -> dict[str, Any]:
+    def message(self, *args: Any) -> dict[str, Any]:
         return {}
 
-    def publish(self, request: Any) -> None: ...
+    def publish(self, message: Any) -> None: ...
 
-    def outbox(self, requests: Any) -> None: ...
-
-    def settlement(self, execution: Any) -> None: ...
-
-    def announce(self, execution: Any) -> None: ...
+    def encode(self, message: Any) -> None: ...
 
 
 def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -> None:
     client: Any = redis.Redis.from_url(valkey.url(7))
-    orchestrator: Any = Orchestrator(RedisStore(client, prefix="large:"), Nobody())  # type: ignore[arg-type]
+    orchestrator: Any = Orchestrator(RedisStore(client, prefix="large:"), Nobody(), Nobody())  # type: ignore[arg-type]
     plan = Plan("large", tuple(PlanStep(f"s{n}", Call(f"t{n}")) for n in range(STEPS)))
     execution, _ = orchestrator.start(plan, "large", {"first": 1}, token="t")
     written: list[int] = []
@@ -52,9 +48,9 @@ def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -
         execution = orchestrator.claim("large", ref, Claim(f"c{index}", "boot"), plan.hash)
         update = Values({f"added_{index}": "x" * ADDED})
         at = orchestrator.store.now()
-        execution = orchestrator.handle(
+        execution = orchestrator.apply(
             "large", StepSucceeded(at, ref, f"c{index}", update), execution
-        )
+        ).execution
         written.append(seen() - before)
 
     assert execution.status.value == "COMPLETED"

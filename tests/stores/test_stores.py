@@ -12,10 +12,11 @@ import redis
 
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaStatus
-from celery_saga.core.ports import Store
-from celery_saga.errors import StoreError, StoreUnavailable, UnsupportedCheckpoint
+from celery_saga.core.ports import Envelope, Store
+from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore, instances
+from celery_saga.stores.redis.payload import Pushes, Result
 from celery_saga.testing.builders import claim, create, granted, make_execution, save, until
 from celery_saga.testing.embedded import EmbeddedValkey
 from celery_saga.testing.store_contract import StoreContract
@@ -44,6 +45,10 @@ def server_gone() -> str:
         return server.url(0)
 
 
+def _database(client: redis.Redis) -> int:
+    return int(client.connection_pool.connection_kwargs["db"])
+
+
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     def store(self) -> Store:
@@ -54,6 +59,33 @@ class TestRedisStore(StoreContract):
     @pytest.fixture
     def store(self, client: redis.Redis) -> Store:
         return RedisStore(client)
+
+    def test_what_envelopes_hold_is_written_with_a_checkpoint(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store)
+        sent = Envelope(store.endpoint, Pushes(_database(client), [("lpush", "queue", "one")]))
+        kept = Envelope(store.endpoint, Result([("set", "result")], '{"a": ', "}"))
+        after = replace(first, values={"n": 1})
+
+        assert store.save(first, after, "token", [sent, kept]) is not None
+        assert client.lrange("queue", 0, -1) == [b"one"]
+        assert client.get("result") == b'{"a": {"n":1}}'
+        store.deliver([sent])
+        assert client.llen("queue") == 2
+
+    def test_what_the_server_refuses_leaves_no_checkpoint(self, client: redis.Redis) -> None:
+        store = RedisStore(client)
+        first = create(store)
+        wrong = Envelope(store.endpoint, Pushes(_database(client), [("lpush", "a string", "one")]))
+        two = [Envelope(store.endpoint, Pushes(n, [("lpush", "q", "one")])) for n in (0, 1)]
+        client.set("a string", "")
+
+        for batch in ([wrong], two):
+            with pytest.raises(OutboxRefused):
+                store.save(first, replace(first, values={"n": 1}), "token", batch)
+            with pytest.raises(OutboxRefused):
+                store.deliver(batch)
+        assert store.load(first.saga_id) == first
 
     def test_terminal_sagas_expire_and_live_ones_do_not(self, client: redis.Redis) -> None:
         store = RedisStore(client, expires=100)

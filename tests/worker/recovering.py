@@ -96,7 +96,7 @@ class Path:
         saga_id, runtime = uuid.uuid4().hex, runtime_of(site.app)
         order(site, saga_id, *places)
         callback = tasks.told.s(saga_id)
-        plan = runtime.plan(self.saga(site))
+        plan = runtime.plans.of(self.saga(site))
         origin = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
         request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=origin)
         return start(request)

@@ -200,7 +200,7 @@ class Sweeping:
         ]
 
     def ask(self, result, event):
-        runtime_of(self.site.app).orchestrator.handle(result.id, event(self.store.now()))
+        runtime_of(self.site.app).orchestrator.apply(result.id, event(self.store.now()))
 
     def trouble(self):
         journal = self.site.journal

@@ -34,7 +34,8 @@ def send_again(canvas, saga_id, step=0):
     orchestrator = manager_of(canvas)._runtime.orchestrator
     execution = orchestrator.load(saga_id)
     ref = execution.ref(step)
-    orchestrator.dispatcher.publish(orchestrator.dispatcher.request(execution, Dispatch(ref)))
+    publisher = orchestrator.publisher
+    publisher.publish(publisher.message(execution, Dispatch(ref)))
 
 
 class TestRowsEnd:
@@ -116,12 +117,12 @@ class TestTwoMessagesOfOneTask:
         # It is made while the step is on its way, and sent later.
         orchestrator = manager_of(canvas)._runtime.orchestrator
         execution = orchestrator.load(result.id)
-        copy = orchestrator.dispatcher.request(execution, Dispatch(execution.ref(0)))
+        copy = orchestrator.publisher.message(execution, Dispatch(execution.ref(0)))
         functional_site.journal.open(result.id, "a/f")
         result.get(timeout=30)
         watch.until(task_id, "SUCCESS")
 
-        orchestrator.dispatcher.publish(copy)
+        orchestrator.publisher.publish(copy)
         wait_for(lambda: watch.of(task_id)[-1] == "task-revoked")
         assert watch.row(task_id).state == "SUCCESS"
         assert watch.row(task_id).result is not None

@@ -7,7 +7,7 @@ from celery.result import AsyncResult
 
 from celery_saga import SagaCompensated
 from celery_saga.core.execution import SagaStatus, evolved
-from celery_saga.messaging.progress import track
+from celery_saga.messaging.results import track
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
 from tests.worker.harness import Site

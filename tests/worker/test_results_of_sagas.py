@@ -86,10 +86,10 @@ class TestStored:
 
         told_everybody(result)
         orchestrator = runtime_of(shared.app).orchestrator
-        orchestrator.handle(result.id, RetryRequested(orchestrator.store.now(), "ann"))
+        orchestrator.apply(result.id, RetryRequested(orchestrator.store.now(), "ann"))
         wait_for(lambda: result.status is SagaStatus.STUCK and len(result.execution.history) > 2)
         retry = RetryRequested(orchestrator.store.now(), "ann", {"fail": []})
-        orchestrator.handle(result.id, retry)
+        orchestrator.apply(result.id, retry)
         with pytest.raises(SagaCompensated):
             result.get(timeout=30)
         told_everybody(result)
@@ -284,7 +284,7 @@ class TestForget:
             celery_result(shared, result.id).get(timeout=1)
         orchestrator = runtime_of(shared.app).orchestrator
         at = orchestrator.store.now()
-        orchestrator.handle(result.id, ResolveRequested(at, SagaStatus.COMPENSATED, "ann"))
+        orchestrator.apply(result.id, ResolveRequested(at, SagaStatus.COMPENSATED, "ann"))
         result.forget()
 
     def test_what_could_not_be_told_is_not_forgotten(self, site, monkeypatch):

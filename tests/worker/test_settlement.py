@@ -18,9 +18,10 @@ from celery_saga import Saga, SagaCompensated, SagaManager
 from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepFailed, StepSucceeded
 from celery_saga.core.execution import Claim, Failure, evolved
-from celery_saga.core.ports import Outbox, Result
+from celery_saga.core.ports import Envelope
 from celery_saga.messaging.results import announce
 from celery_saga.runtime import runtime_of
+from celery_saga.stores.redis.payload import Result
 from tests.worker.harness import Site
 
 pytestmark = pytest.mark.worker
@@ -65,20 +66,20 @@ class Played:
 
     def claimed(self, saga_id: str, index: int) -> tuple[Any, Any]:
         ref = self.orchestrator.load(saga_id).ref(index)
-        plan = runtime_of(self.app).plan(self.saga).hash
+        plan = runtime_of(self.app).plans.of(self.saga).hash
         return ref, self.orchestrator.claim(saga_id, ref, Claim(f"t{ref}", "boot"), plan)
 
     def succeed(self, saga_id: str, index: int, update: Any, remove: tuple[str, ...] = ()) -> Any:
         ref, known = self.claimed(saga_id, index)
         at = self.orchestrator.store.now()
         event = StepSucceeded(at, ref, f"t{ref}", Values(update), remove)
-        return self.orchestrator.handle(saga_id, event, known)
+        return self.orchestrator.apply(saga_id, event, known).execution
 
     def fail(self, saga_id: str, index: int) -> Any:
         ref, known = self.claimed(saga_id, index)
         failure = Failure("builtins.ValueError", "nothing é left", "settled.step")
         event = StepFailed(self.orchestrator.store.now(), ref, failure, f"t{ref}", final=True)
-        return self.orchestrator.handle(saga_id, event, known)
+        return self.orchestrator.apply(saga_id, event, known).execution
 
     def completed(self) -> Any:
         result = self.saga.delay(**CONTEXT)
@@ -194,7 +195,7 @@ class TestOneWrite:
         event = StepSucceeded(played.orchestrator.store.now(), ref, f"t{ref}", Values({}))
         revision = known.revision
 
-        execution = played.orchestrator.handle(result.id, event, known)
+        execution = played.orchestrator.apply(result.id, event, known).execution
 
         assert execution.revision == revision + 1
         assert AsyncResult(result.id, app=played.app).state == states.SUCCESS
@@ -207,9 +208,9 @@ class TestOneWrite:
         store = played.orchestrator.store
         former = evolved(execution, revision=execution.revision - 1)
         writer = played.site.client.hget(f"saga:execution:{execution.saga_id}", "w")
-        refuse_all = Outbox(0, (), Result([["no such command"]], "text"))
+        refuse_all = Envelope(store.endpoint, Result([["no such command"]], "text"))
 
-        again = store.save(former, execution, writer.decode(), refuse_all)  # type: ignore[union-attr]
+        again = store.save(former, execution, writer.decode(), [refuse_all])  # type: ignore[union-attr]
 
         assert again.revision == execution.revision
         assert played.stored(execution.saga_id)[0] == before

@@ -90,9 +90,9 @@ class TestTheSame:
         execution = runtime.orchestrator.load(saga_id)
         ref = execution.ref(0)
         assert ref is not None
-        dispatcher: Any = runtime.orchestrator.dispatcher
+        publisher: Any = runtime.orchestrator.publisher
 
-        send(post.app, dispatcher.request(execution, Dispatch(ref)))
+        send(post.app, publisher.message(execution, Dispatch(ref)))
 
         made = message(post.site.client.lpop("celery"))  # type: ignore[arg-type]
         assert written == made
@@ -141,8 +141,8 @@ class TestTheSame:
         post.sent(*ORDERS)
         post.task.__header__ = _refusing
         runtime = runtime_of(post.app)
-        dispatcher: Any = runtime.orchestrator.dispatcher
-        dispatcher._outbox.forget()
+        publisher: Any = runtime.orchestrator.publisher
+        publisher._outbox.forget()
         saga = Saga("post", app=post.app, steps=[post.task]).commit()
 
         found = [saga.delay(order=n) for n in range(4)]

@@ -143,10 +143,11 @@ def test_an_exchange_that_nobody_declared(site: Site) -> None:
     saga.local_step(tasks.routed, name="a")
     saga.local_step(late, name="b")
     result = saga.commit().delay()
-    dispatcher = runtime_of(site.app).orchestrator.dispatcher
+    runtime = runtime_of(site.app)
+    inspector = runtime.inspector(runtime.orchestrator)
     ref = StepRef((0,), Direction.FORWARD, 1)
 
-    assert dispatcher.not_sent(result.execution, ref) is MessageState.NOWHERE
+    assert inspector.not_sent(result.execution, ref) is MessageState.NOWHERE
     found = site.saga(("a", late)).delay()
-    assert dispatcher.not_sent(found.execution, ref) is None
+    assert inspector.not_sent(found.execution, ref) is None
     assert not lacks_exchange(site.app, "nobody"), "of this broker one cannot ask that"

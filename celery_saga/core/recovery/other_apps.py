@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from celery_saga.core.execution import SagaExecution
-from celery_saga.core.ports import Dispatcher, Store
+from celery_saga.core.ports import BrokerInspector, Store
 
 log = logging.getLogger("celery_saga")
 
@@ -20,12 +20,12 @@ class Neighbours:
 
     Args:
         store: of the worker's app.
-        dispatcher: knows the tasks of that app.
+        inspector: knows the tasks of that app.
         app: the name under which the app is known in the store; empty: none are looked for.
     """
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, app: str = "") -> None:
-        self._store, self._dispatcher, self._app = store, dispatcher, app
+    def __init__(self, store: Store, inspector: BrokerInspector, app: str = "") -> None:
+        self._store, self._inspector, self._app = store, inspector, app
         #: The names of the others.
         self.met: frozenset[str] = frozenset()
 
@@ -49,7 +49,7 @@ class Neighbours:
         With several apps in one place, it must have one of the tasks of the saga's plan. Whoever
         can run a step of it has one, so a saga that some worker could move on is left to somebody.
         """
-        return not self.met or any(map(self._dispatcher.has_task, _tasks(execution)))
+        return not self.met or any(map(self._inspector.has_task, _tasks(execution)))
 
 
 def _tasks(execution: SagaExecution) -> Iterator[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from celery_saga.core.decide.observed import fields_of
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, MessageState
 from celery_saga.core.execution import SagaExecution, StepRef
-from celery_saga.core.ports import Dispatcher
+from celery_saga.core.ports import BrokerInspector
 
 log = logging.getLogger("celery_saga")
 
@@ -42,11 +43,14 @@ class Resends:
     """What one sweeper has sent again.
 
     Args:
-        dispatcher: knows the queues, asks the workers, and takes the alerts.
+        inspector: knows the queues, and asks the workers.
+        alert: takes the alerts.
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(
+        self, inspector: BrokerInspector, alert: Callable[[SagaExecution, Alert], None]
+    ) -> None:
+        self._inspector, self._alert = inspector, alert
         self._new: list[_Resend] = []
         self._asked: float | None = None
         self._strangers: Mapping[str, Collection[str]] = {}
@@ -67,7 +71,7 @@ class Resends:
             return
         times = after.steps[ref.step].unclaimed
         if times >= TELL_FROM and times > before.steps[ref.step].unclaimed:
-            queue = self._dispatcher.queue_of(after, ref)
+            queue = self._inspector.queue_of(after, ref)
             self._new.append(_Resend(after, ref, queue, message, holder))
 
     def tell(self) -> None:
@@ -85,7 +89,7 @@ class Resends:
         if not queues:
             return
         try:
-            self._strangers = self._dispatcher.strangers(queues)
+            self._strangers = self._inspector.strangers(queues)
         except Exception:
             log.warning("the workers could not be asked whether they know of sagas", exc_info=True)
             return
@@ -96,7 +100,7 @@ class Resends:
                     f"and does not know of sagas: what it takes is run without them and sent "
                     f"again; add 'SagaManager(app)' to its app, or have it consume other queues"
                 )
-                self._dispatcher.alert(queues[queue].execution, Alert(FOREIGN_WORKER, text))
+                self._alert(queues[queue].execution, Alert(FOREIGN_WORKER, text))
 
     def _log(self, each: _Resend) -> None:
         execution, ref = each.execution, each.ref
@@ -111,5 +115,5 @@ class Resends:
             _WHY[each.message],
             each.queue or "not known",
             who,
-            extra={"saga_id": execution.saga_id, "saga_name": execution.name},
+            extra=fields_of(execution, ref),
         )

@@ -15,7 +15,7 @@ from celery_saga.core.decide.unclaimed import QUEUED_DELAY
 from celery_saga.core.events import ClaimVoided, Looked, MessageState
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import Backlog, Pulse
+from celery_saga.core.ports import Backlog, BrokerInspector, Pulse
 from celery_saga.core.recovery.other_apps import Neighbours
 from celery_saga.core.recovery.resends import Resends
 from celery_saga.errors import (
@@ -45,23 +45,29 @@ class Sweeper:
 
     Args:
         orchestrator: decides and sends.
+        inspector: knows the broker and its queues.
         told_after: seconds within which the heart of a live worker tells of what it has received.
         time_limit: seconds after which the rest of a sweep is left to the next.
         app: the name under which other apps in the store know this one; empty: there are none.
     """
 
     def __init__(
-        self, orchestrator: Orchestrator, told_after: float, time_limit: float, app: str = ""
+        self,
+        orchestrator: Orchestrator,
+        inspector: BrokerInspector,
+        told_after: float,
+        time_limit: float,
+        app: str = "",
     ) -> None:
-        self._orchestrator = orchestrator
-        self._neighbours = Neighbours(orchestrator.store, orchestrator.dispatcher, app)
+        self._orchestrator, self._inspector = orchestrator, inspector
+        self._neighbours = Neighbours(orchestrator.store, inspector, app)
         self._store = orchestrator.store
         self._told_after, self._time_limit = told_after, time_limit
         self._missed: dict[tuple[str, float | None], float] = {}
         self._put_off: dict[str, float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
-        self._resends = Resends(orchestrator.dispatcher)
+        self._resends = Resends(inspector, orchestrator.alert)
 
     def act_upon(self, pulse: Pulse, others: bool, limit: int) -> None:
         """What there is to do for the boot that sweeps.
@@ -99,7 +105,7 @@ class Sweeper:
             looked.append(self._tried(saga_id, partial(self._load, saga_id)))
         holders, alive = self._store.holders(), self._store.alive()
         queues = {queue for _, queue in filter(None, looked) if queue}
-        backlog = self._orchestrator.dispatcher.backlog(queues)
+        backlog = self._inspector.backlog(queues)
         for execution, queue in self._in_time(filter(None, looked)):
             state = self._state(execution, queue, holders, alive, backlog)
             look = partial(self._look, execution, queue, Looked(at, state))
@@ -124,7 +130,7 @@ class Sweeper:
         ref = None if execution.settled else execution.first_active
         if ref is None or execution.steps[ref.step].claim is not None:
             return execution, None
-        return execution, self._orchestrator.dispatcher.queue_of(execution, ref)
+        return execution, self._inspector.queue_of(execution, ref)
 
     def _state(
         self,
@@ -191,7 +197,7 @@ class Sweeper:
         unseen = event.message is MessageState.QUEUED and queue == ""
         missed = ref is not None and (unseen or event.message is MessageState.GONE)
         if ref is not None and missed and execution.steps[ref.step].republished:
-            known = self._orchestrator.dispatcher.not_sent(execution, ref)
+            known = self._inspector.not_sent(execution, ref)
             event = Looked(event.at, known or event.message)
         try:
             self._act(execution, event)
@@ -199,7 +205,7 @@ class Sweeper:
             log.info("saga %s is gone meanwhile", execution.saga_id)
 
     def _act(self, execution: SagaExecution, event: Looked, holder: str = "") -> None:
-        after = self._orchestrator.handle(execution.saga_id, event, execution)
+        after, _ = self._orchestrator.apply(execution.saga_id, event, execution)
         self._resends.note(execution, after, event.message, holder)
 
     def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
@@ -279,7 +285,7 @@ class Sweeper:
         """The claim of ``instance`` on ``ref`` is void; a saga that is gone needs nothing."""
         try:
             event = ClaimVoided(self._store.now(), ref, instance=instance)
-            self._orchestrator.handle(saga_id, event)
+            self._orchestrator.apply(saga_id, event)
         except SagaExecutionNotFoundException:
             log.info("saga %s is gone, its claim with it", saga_id)
 

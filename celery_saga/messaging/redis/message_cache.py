@@ -25,9 +25,9 @@ from celery.app.task import Task as BaseTask
 from kombu import Producer
 from kombu.utils import json as kombu_json
 
-from celery_saga.core.ports import Push
 from celery_saga.messaging.broker import routes_by_name
 from celery_saga.messaging.headers import HEADER, STAMPS
+from celery_saga.stores.redis.payload import Push
 
 #: Where a message of one task differs from the next one: section and name.
 _PLACES = (

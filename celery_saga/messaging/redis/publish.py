@@ -23,11 +23,11 @@ from celery import Celery
 from kombu import Producer
 
 from celery_saga.core.context.codec import JSON
-from celery_saga.core.ports import Push, Store
+from celery_saga.core.ports import Envelope, Message, Store
 from celery_saga.messaging.broker import open_connection
 from celery_saga.messaging.redis.message_cache import Templates
-from celery_saga.stores.redis import RedisStore
 from celery_saga.stores.redis.client import Wire
+from celery_saga.stores.redis.payload import Push, Pushes
 from celery_saga.stores.redis.pool import when_free
 
 log = logging.getLogger("celery_saga")
@@ -41,6 +41,9 @@ REMEMBERED = 10_000
 
 #: Milliseconds for which the key of a trial is kept at most.
 TRIAL_KEPT = 10_000
+
+#: How the endpoints begin of stores that can push.
+_SCHEME = "redis:"
 
 #: The two ways in which collected commands are carried out.
 _WITH, _ALONE = "with the checkpoint", "by themselves"
@@ -105,7 +108,7 @@ class RedisOutbox:
 
     def __init__(self, app: Celery, store: Store) -> None:
         self._app = app
-        self._store = store if isinstance(store, RedisStore) else None
+        self._store = store
         self._collector = _Collector()
         self._wire = Wire(self._broker)
         self._templates = Templates(app)
@@ -125,7 +128,8 @@ class RedisOutbox:
 
     def usable(self) -> bool:
         """Whether store and broker are known to be one server that lets the store push."""
-        return self._store is not None and self._trusted(_WITH, self._push_by_store)
+        by_store = self._store.endpoint.startswith(_SCHEME)
+        return by_store and self._trusted(_WITH, self._push_by_store)
 
     def deliver(self, request: Mapping[str, Any]) -> bool:
         """Send ``request`` over the broker's own connection, if that is known to work."""
@@ -189,8 +193,7 @@ class RedisOutbox:
         return redis.Redis(connection_pool=self._collector.channel.client.connection_pool)
 
     def _push_by_store(self, pushes: Sequence[Push]) -> None:
-        assert self._store is not None
-        self._store.push(pushes, self.database())
+        self._store.deliver([self._enclosed(pushes)])
 
     def _push(self, pushes: Sequence[Push]) -> None:
         for push in pushes:
@@ -200,6 +203,14 @@ class RedisOutbox:
         """The number of the broker's database."""
         self._collector.open(self._app)
         return self._collector.database
+
+    def envelope(self, message: Message) -> Envelope:
+        """The message for the store, once that is known to be :meth:`usable`."""
+        return self._enclosed(self.collect(message))
+
+    def _enclosed(self, pushes: Sequence[Push]) -> Envelope:
+        # Whether the broker is on the store's server is known by trying, not by its address.
+        return Envelope(self._store.endpoint, Pushes(self.database(), pushes))
 
     def collect(self, request: Mapping[str, Any]) -> Sequence[Push]:
         """The commands that send ``request``."""
@@ -239,7 +250,7 @@ def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
     """Send a step as Celery does.
 
     Args:
-        request: as the dispatcher makes it: arguments are JSON texts. Under ``"made"`` it may have
+        request: as the publisher makes it: arguments are JSON texts. Under ``"made"`` it may have
             the message, if Celery has made it already.
         options: more options of the message.
     """

@@ -114,15 +114,18 @@ def keep(pool: Any) -> bool:
     return not isinstance(pool, SentinelConnectionPool) and hold(pool)
 
 
-def same_database(one: Any, other: Any) -> bool:
-    """Whether two pools lead to one database of one server, as far as their settings tell."""
-    return _place(one) == _place(other)
+def endpoint_of(pool: Any) -> str:
+    """The server and database to which a pool leads, as far as its settings tell.
 
-
-def _place(pool: Any) -> tuple[Any, ...]:
+    ``redis://host:6379/0``, ``redis:///a/socket/0``, or what a Sentinel is asked for:
+    ``redis://master@one:26379,two:26379/0``. Two pools that lead to one database have the same.
+    """
     options = pool.connection_kwargs
+    database = options.get("db") or 0
     if isinstance(pool, SentinelConnectionPool):
         asked = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
-        names = sorted((str(each.get("host")), str(each.get("port"))) for each in asked)
-        return (pool.service_name, tuple(names), options.get("db") or 0)
-    return tuple(options.get(name) for name in ("host", "port", "path", "db"))
+        names = sorted(f"{each.get('host')}:{each.get('port')}" for each in asked)
+        return f"redis://{pool.service_name}@{','.join(names)}/{database}"
+    if options.get("path"):
+        return f"redis://{options['path']}/{database}"
+    return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{database}"

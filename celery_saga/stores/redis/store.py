@@ -28,7 +28,7 @@ from celery_saga.core.execution import (
     evolved,
 )
 from celery_saga.core.plan import Plan
-from celery_saga.core.ports import Outbox, Push, Refused
+from celery_saga.core.ports import Envelope, Refused
 from celery_saga.errors import (
     OutboxRefused,
     StoreError,
@@ -36,11 +36,11 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnsupportedCheckpoint,
 )
-from celery_saga.stores.redis import scripts
+from celery_saga.stores.redis import payload, scripts
 from celery_saga.stores.redis.faults import fault_of
 from celery_saga.stores.redis.fields import Part, changes, creation, part_for, partly, wholly
 from celery_saga.stores.redis.instances import RedisBoots, guarded
-from celery_saga.stores.redis.pool import hold, let_go, when_free
+from celery_saga.stores.redis.pool import endpoint_of, hold, let_go, when_free
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
 LOOK_EVERY = 2.0
@@ -86,10 +86,11 @@ class RedisStore(RedisBoots):
         return [self._key("status", status.value), self._key("name", name, status.value)]
 
     def create(
-        self, execution: SagaExecution, token: str, outbox: Outbox | None = None
+        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
     ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
         ttl = self._expires if _is_over(execution) else ""
+        carried = payload.payloads(batch, self.endpoint) if batch else []
         answer = self._run_on(
             execution.saga_id,
             scripts.CREATE,
@@ -97,7 +98,7 @@ class RedisStore(RedisBoots):
                 *(token, execution.saga_id, due, ttl),
                 *_lists(
                     creation(execution),
-                    self._box(outbox),
+                    payload.messages(carried, self._database),
                     self._indexes(execution.status, execution.name),
                 ),
             ],
@@ -108,22 +109,18 @@ class RedisStore(RedisBoots):
             return evolved(execution, revision=1), True
         return self._whole(execution.saga_id, answer[1]), False
 
-    def push(self, pushes: Sequence[Push], database: int) -> None:
-        """Send messages alone, as :meth:`save` sends them with a checkpoint.
+    def deliver(self, batch: Sequence[Envelope]) -> None:
+        messages = payload.messages(payload.payloads(batch, self.endpoint), self._database)
+        if messages:
+            _not_refused(self._run(scripts.PUSH, [], _lists(messages)))
 
-        Raises:
-            OutboxRefused: the server does not let this store push there.
-        """
-        box = self._box(Outbox(database, pushes))
-        _not_refused(self._run(scripts.PUSH, [], _lists(box)))
+    @property
+    def shared(self) -> bool:
+        return True
 
-    def _box(self, outbox: Outbox | None) -> list[Any]:
-        if outbox is None or not outbox.pushes:
-            return []
-        box: list[Any] = [self._database, outbox.database]
-        for push in outbox.pushes:
-            box += push
-        return box
+    @cached_property
+    def endpoint(self) -> str:
+        return endpoint_of(self.client.connection_pool)
 
     @cached_property
     def _database(self) -> int:
@@ -220,9 +217,10 @@ class RedisStore(RedisBoots):
         before: SagaExecution,
         after: SagaExecution,
         token: str,
-        outbox: Outbox | None = None,
+        batch: Sequence[Envelope] = (),
     ) -> SagaExecution | None:
         change = changes(before, after)
+        carried = payload.payloads(batch, self.endpoint) if batch else []
         moved = before.status is not after.status
         terminal = after.status in TERMINAL
         ttl = ""
@@ -241,11 +239,11 @@ class RedisStore(RedisBoots):
                 *(self._prefix, due, ttl, notify, keep, before.run),
                 *_lists(
                     ["rev", before.revision + 1, "w", token, *change.set],
-                    self._box(outbox),
+                    payload.messages(carried, self._database),
                     change.delete,
                     ended,
                     change.places,
-                    _result(outbox),
+                    payload.result(carried),
                     self._indexes(before.status, before.name) if moved else [],
                     self._indexes(after.status, after.name) if moved else [],
                 ),
@@ -335,14 +333,6 @@ def _is_over(execution: SagaExecution) -> bool:
     return execution.status in TERMINAL and not execution.result_pending
 
 
-def _result(outbox: Outbox | None) -> list[Any]:
-    result = outbox.result if outbox else None
-    if result is None:
-        return []
-    commands = [part for command in result.commands for part in (len(command), *command)]
-    return [result.before, "" if result.after is None else "1", result.after or "", *commands]
-
-
 def _lists(*parts: Sequence[Any]) -> list[Any]:
     """Lists as a script takes them: each its length, then its items; no empty ones at the end."""
     found: list[Any] = []
@@ -355,4 +345,4 @@ def _lists(*parts: Sequence[Any]) -> list[Any]:
 
 def _not_refused(answer: Sequence[Any]) -> None:
     if answer[0] == -1:
-        raise OutboxRefused(f"the broker refused a message: {answer[1].decode()}")
+        raise OutboxRefused(f"the server refused an envelope: {answer[1].decode()}")

@@ -53,7 +53,7 @@ def ask(app: Celery, what: str, saga_id: str, text: str = "") -> Any:
         return asyncio.run(manager.repository.delete(saga_id))
     if what in _EVENTS:
         orchestrator = runtime_of(app).orchestrator
-        return orchestrator.handle(saga_id, _EVENTS[what](orchestrator.store.now()))
+        return orchestrator.apply(saga_id, _EVENTS[what](orchestrator.store.now())).execution
     verb = {"cancel": "cancel", "terminate": "cancel", "forget": "forget"}[what]
     options = {"terminate": True} if what == "terminate" else {}
     return getattr(manager.get(saga_id), verb)(**options)

@@ -1,6 +1,6 @@
 """The site's app, whose processes die where the test of a saga says: once each, and by SIGKILL.
 
-Store and orchestrator, dispatcher and revokes are wrapped from outside. A place is an event, what
+Store and orchestrator, publishers and revokes are wrapped from outside. A place is an event, what
 its save does, and when: ``StepSucceeded f1 before save`` is the save that sends the second step.
 What a save does is the ref that it sends, the status in which it settles the saga, or ``nothing``.
 What is published or told comes after a save of the same thread. A claim's place is its ref
@@ -119,13 +119,13 @@ class DyingStore:
         return answer
 
 
-class DyingDispatcher:
-    def __init__(self, dispatcher: Any) -> None:
-        self._dispatcher = dispatcher
-        self._push, dispatcher._outbox._push = dispatcher._outbox._push, self.push
+class DyingPublisher:
+    def __init__(self, publisher: Any) -> None:
+        self._publisher = publisher
+        self._push, publisher._outbox._push = publisher._outbox._push, self.push
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._dispatcher, name)
+        return getattr(self._publisher, name)
 
     def push(self, pushes: Any) -> None:
         """Over the broker's connection: a message, or what is pushed to try whether it works."""
@@ -136,9 +136,17 @@ class DyingDispatcher:
         self._push(pushes)
         die_if_told(_now.saga, f"{_now.place} after push")
 
-    def announce(self, execution: SagaExecution) -> None:
+
+class DyingResults:
+    def __init__(self, results: Any) -> None:
+        self._results = results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._results, name)
+
+    def publish(self, execution: SagaExecution) -> None:
         die_if_told(execution.saga_id, f"{execution.status} before announce")
-        self._dispatcher.announce(execution)
+        self._results.publish(execution)
         die_if_told(execution.saga_id, f"{execution.status} after announce")
 
 
@@ -171,4 +179,4 @@ def revoke(task_id: str, *args: Any, **options: Any) -> Any:
 
 _revoke, app.control.revoke = app.control.revoke, revoke
 
-wrap_orchestrators(DyingStore, DyingDispatcher, named)
+wrap_orchestrators(DyingStore, DyingPublisher, DyingResults, named)

@@ -57,18 +57,21 @@ def commit(at: float, saga_id: str, ref: str) -> bool:
     assert not isinstance(known, Refused), known
     reach(at)
     event = StepSucceeded(orchestrator.store.now(), place, f"token of {saga_id}")
-    return orchestrator.change(saga_id, event, known)[1]
+    return orchestrator.apply(saga_id, event, known)[1]
 
 
 def sweep(at: float) -> int:
-    sweeper = Sweeper(runtime_of(app).orchestrator, told_after=4.0, time_limit=60.0)
+    runtime = runtime_of(app)
+    inspector = runtime.inspector(runtime.orchestrator)
+    sweeper = Sweeper(runtime.orchestrator, inspector, told_after=4.0, time_limit=60.0)
     reach(at)
     return sweeper.sweep(100)
 
 
 def bury(at: float, boot: str) -> int:
     orchestrator = runtime_of(app).orchestrator
-    sweeper = Sweeper(orchestrator, told_after=4.0, time_limit=60.0)
+    inspector = runtime_of(app).inspector(orchestrator)
+    sweeper = Sweeper(orchestrator, inspector, told_after=4.0, time_limit=60.0)
     pulse = Pulse(orchestrator.store.now(), (boot,), True, ())
     reach(at)
     return sweeper.bury(pulse)

@@ -2,16 +2,16 @@
 
 import time
 
-from celery_saga.messaging.publisher import CeleryDispatcher
+from celery_saga.messaging.results import CeleryResults
 from tests.worker.apps import canvas
 from tests.worker.apps.functional import app
 
 __all__ = ["app"]
 
 
-def announce(self, execution):
+def publish(self, execution):
     canvas.told(f"end of {execution.saga_id}", status=execution.status.value)
     time.sleep(600)
 
 
-CeleryDispatcher.announce = announce  # type: ignore[method-assign]
+CeleryResults.publish = publish  # type: ignore[method-assign]

@@ -12,8 +12,8 @@ from celery.backends.rpc import RPCBackend
 
 from celery_saga.core.plan import Call
 from celery_saga.definition.discovery import import_sagas
-from celery_saga.messaging.publisher import queue_of
-from celery_saga.messaging.results import START
+from celery_saga.messaging.outcome import START
+from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.collect.broker import gather_broker
 from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits
 from celery_saga.ops.doctor.collect.servers import once

@@ -14,7 +14,7 @@ from celery_saga.core.plan import Call, Plan
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, SetupError
-from celery_saga.messaging.publisher import queue_of
+from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.facts import Duty, Waits
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
@@ -38,7 +38,7 @@ def gather_duties(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DefinitionWarning)
-                plan = runtime.plan(definition)
+                plan = runtime.plans.of(definition)
         except SetupError:
             continue  # of a wrong setting, which has a check of its own
         except SagaError as error:

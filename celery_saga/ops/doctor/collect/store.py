@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import redis
+
 from celery_saga.agreement import label_of
 from celery_saga.core.execution import SETTLED, SagaExecution, SagaStatus
 from celery_saga.core.ports import Store
@@ -20,9 +22,6 @@ from celery_saga.ops.doctor.collect.servers import look, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.runtime import Runtime
 from celery_saga.settings import Settings
-from celery_saga.stores.memory import MemoryStore
-from celery_saga.stores.redis import RedisStore
-from celery_saga.stores.redis.instances import guarded
 
 #: Seconds that the store has for all its answers.
 ANSWER_TIMEOUT = 15.0
@@ -70,18 +69,25 @@ def _url(runtime: Runtime) -> str:
 def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
     asked = time.time()
     clock = Offset.measured(store.now(), asked, time.time())
-    kind = {MemoryStore: "memory", RedisStore: "redis"}.get(type(store), "other")
     others = store.meet("") - {app}
-    facts = replace(facts, kind=kind, clock=clock, alive=store.alive(), others=others)
-    server = None
-    if isinstance(store, RedisStore):
-        with guarded():
-            server = look(store.client, facts.url, "store")
+    facts = replace(facts, kind=_kind(store), clock=clock, alive=store.alive(), others=others)
+    server, client = None, getattr(store, "client", None)
+    if facts.kind == "redis" and client is not None:
+        try:
+            server = look(client, facts.url, "store")
+        except redis.RedisError as error:
+            raise StoreError(f"the saga store failed: {error}") from error
     reader = _Reader(store)
     live, more = _live(reader, limit)
     stuck, overdue = len(store.find(SagaStatus.STUCK, COUNTED)), _overdue(reader, limit)
     sagas = Sagas(len(live), more, stuck, overdue, reader.newer, reader.damaged)
     return Stored(facts, server, sagas, live)
+
+
+def _kind(store: Store) -> str:
+    if store.endpoint.startswith("redis:"):
+        return "redis"
+    return "other" if store.shared else "memory"
 
 
 class _Reader:

@@ -8,7 +8,7 @@ from celery import Celery
 from kombu import Connection
 
 from celery_saga.messaging.inspection import Answer, ask, queues_of, tasks_of
-from celery_saga.messaging.results import START
+from celery_saga.messaging.outcome import START
 from celery_saga.ops.doctor.facts import Offset, Plugin, Worker
 from celery_saga.worker.remote_control import QUESTION
 

@@ -1,0 +1,169 @@
+"""From a decided command to the data of a Celery message: ids, headers and reprs are made here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+
+from celery_saga.core.context.codec import JSON, Codec
+from celery_saga.core.context.data import Values, values_of
+from celery_saga.core.context.masking import (
+    CONTEXT,
+    DEFAULT_MASK_KEYS,
+    MASK,
+    is_sensitive,
+    words_of,
+)
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Dispatch
+from celery_saga.core.execution import Direction, SagaExecution, StepRef
+from celery_saga.core.plan import Call
+from celery_saga.core.ports import Message
+from celery_saga.errors import UnreadableCheckpoint
+from celery_saga.messaging.headers import HEADER, as_sent
+from celery_saga.settings import Settings
+
+#: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
+VALUE_REPR, ARGUMENTS_REPR = 80, 800
+
+
+class Messages:
+    """Makes the messages of one app's steps.
+
+    Args:
+        app: the Celery app, for its settings.
+        codec: writes the arguments that are not in a checkpoint.
+    """
+
+    def __init__(self, app: Celery, codec: Codec = JSON) -> None:
+        self._app, self._codec = app, codec
+
+    def made(self, execution: SagaExecution, command: Dispatch) -> Message:
+        """One step's message as plain data; its arguments are JSON texts."""
+        ref = command.ref
+        call = call_of(execution, ref.step, ref.direction)
+        name = execution.steps[ref.step].name
+        values = values_of(execution.values)
+        kwargs = call.texts(execution.inputs_of(ref.step, ref.direction))
+        args = [self._context(execution.saga_id, values)] if call.style == "context" else []
+        args += [self._codec.dumps(value) for value in call.args[len(args) :]]
+        options: dict[str, Any] = {
+            **call.options,
+            "task_id": ref.task_id(execution.saga_id),
+            "root_id": execution.root,
+            "parent_id": _parent_id(execution, ref),
+            "add_to_parent": False,
+            "serializer": "json",
+            "ignore_result": not self._store_results,
+            "retries": command.retries,
+            "argsrepr": f"({CONTEXT},)" if call.style == "context" else "()",
+            "kwargsrepr": self._kwargsrepr(execution, ref, call, kwargs),
+            "headers": {**_headers(execution, ref.step), HEADER: mark_of(execution)},
+        }
+        return {
+            "saga_id": execution.saga_id,
+            "step": name,
+            "task": call.task,
+            "args": args,
+            "kwargs": kwargs,
+            "options": options,
+            "template": call.alike,
+        }
+
+    def _context(self, saga_id: str, values: Values) -> str:
+        """The whole context, or above the limit a reference: the checkpoint is read in any case.
+
+        Hohpe and Woolf's claim check.
+        """
+        if values.size > self._inline_limit:
+            return JSON.dumps({"saga_context": saga_id})
+        return values.json()
+
+    def _kwargsrepr(
+        self, execution: SagaExecution, ref: StepRef, call: Call, kwargs: Mapping[str, str]
+    ) -> str:
+        """A short dict literal: Flower indexes it by key, so it must stay one.
+
+        The first keys are those by which people find a saga; no parameter takes their place.
+        """
+        shown: dict[str, Any] = {
+            "saga": execution.name,
+            "saga_id": execution.saga_id,
+            "step": execution.steps[ref.step].name,
+        }
+        if ref.direction is Direction.BACKWARD:
+            shown["undo"] = True
+        size, words, origins = 0, self._mask_keys, call.origins
+        for key in [key for key in kwargs if key not in shown]:
+            text = kwargs[key]
+            try:
+                shown[key] = MASK if is_sensitive(origins[key], words) else _shown(text)
+            except (ValueError, IndexError) as error:
+                where = f"context[{origins[key]!r}]"
+                raise UnreadableCheckpoint(execution.saga_id, where, str(error)) from error
+            size += len(str(shown[key]))
+            if size > ARGUMENTS_REPR:
+                break
+        return repr(shown)
+
+    @cached_property
+    def _inline_limit(self) -> int:
+        return Settings.of(self._app).context_inline_limit
+
+    @cached_property
+    def _store_results(self) -> bool:
+        return Settings.of(self._app).store_step_results
+
+    @cached_property
+    def _mask_keys(self) -> frozenset[str]:
+        keys = Settings.of(self._app).mask_keys
+        return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
+
+
+def header_of(carrier: Any) -> Mapping[str, str] | None:
+    """What marks the message of a step; ``carrier`` is whatever has the headers of a message."""
+    headers = getattr(carrier, "headers", None)
+    if not headers or not isinstance(headers, Mapping):
+        return None
+    found = headers.get(HEADER)
+    return found if isinstance(found, dict) else None
+
+
+def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
+    """What is among the headers of a step's message beside Celery's own and ours."""
+    revised = (execution.steps[index].revised or {}).get("headers")
+    if revised is None and execution.headers is None:
+        return {}
+    return {**as_sent(execution.headers), **as_sent(revised)}
+
+
+def mark_of(execution: SagaExecution) -> dict[str, str]:
+    """What marks the message of a step; saga, step, direction and epoch are in the task's id."""
+    plan = execution.plan.hash
+    return {"plan": plan, "run": execution.run} if execution.run else {"plan": plan}
+
+
+def _shown(text: str) -> Any:
+    """A value for people to read: itself if it is short and plain, else how large it is."""
+    kind = text[0]
+    if kind in "{[":
+        if len(text) <= VALUE_REPR and text.startswith('{"__type__"'):
+            return str(JSON.loads(text))  # a date and the like
+        return f"<{'dict' if kind == '{' else 'list'}, {len(text)} bytes>"
+    if len(text) > VALUE_REPR:
+        return text[1:VALUE_REPR] + "..."
+    return json.loads(text)
+
+
+def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
+    """The task before: the previous step's, or for an undo the one that it undoes."""
+    index = ref.step if ref.direction is Direction.BACKWARD else ref.step - 1
+    if index < 0:
+        return execution.parent_id or None
+    step = execution.steps[index]
+    epoch = step.forward_epoch or step.epoch
+    return StepRef((index,), Direction.FORWARD, epoch).task_id(execution.saga_id)

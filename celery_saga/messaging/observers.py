@@ -1,0 +1,90 @@
+"""Observers of the engine: the log, and several as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from celery_saga.core.decide.observed import attempt_of, fields_of_transition, log_fields
+from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
+from celery_saga.core.events import Subject, Transition
+from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.ports import Observer
+
+log = logging.getLogger("celery_saga")
+
+#: Ends that operators should hear of.
+_LEVELS = {SagaStatus.COMPENSATED: logging.WARNING, SagaStatus.STUCK: logging.ERROR}
+
+#: Fields of records that concern no saga.
+_NONE = log_fields("")
+
+
+def has_fields(record: logging.LogRecord) -> bool:
+    """A filter that lets all records pass, and gives them the fields which they lack."""
+    for name, value in _NONE.items():
+        if not hasattr(record, name):
+            setattr(record, name, value)
+    return True
+
+
+log.addFilter(has_fields)
+
+
+class Observers:
+    """Several observers as one: what one raises is logged, and keeps it from no other.
+
+    Args:
+        observers: asked for at each transition, so that more may be registered later.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def observe(self, transition: Transition) -> None:
+        for observer in self._observers:
+            try:
+                observer.observe(transition)
+            except Exception:
+                extra = fields_of_transition(transition)
+                log.warning("an observer of sagas failed", exc_info=True, extra=extra)
+
+
+class LoggingObserver:
+    """Writes alerts and the ends of sagas to the log, and at the level DEBUG all transitions."""
+
+    def observe(self, transition: Transition) -> None:
+        if transition.subject is Subject.ALERT:
+            extra = fields_of_transition(transition)
+            log.error("%s: %s", transition.after, transition.text, extra=extra)
+        elif transition.subject is Subject.SAGA and transition.execution.settled:
+            _log_end(transition.execution)
+        elif log.isEnabledFor(logging.DEBUG):
+            step = f" {transition.step!r}" if transition.step else ""
+            log.debug(
+                "saga %s: %s%s: %s -> %s",
+                transition.execution.saga_id,
+                transition.subject.value,
+                step,
+                transition.before or "nothing",
+                transition.after,
+                extra=fields_of_transition(transition),
+            )
+
+
+def _log_end(execution: SagaExecution) -> None:
+    saga_id, name, status = execution.saga_id, execution.name, execution.status
+    obstacle = obstacle_of(execution) if status in _LEVELS else None
+    extra = {**log_fields(saga_id, name), "saga_status": status.value}
+    if obstacle is None:
+        log.info("saga %s %s: %s", name, saga_id, status.value, extra=extra)
+        return
+    where = f" at step {obstacle.step!r}" if obstacle.step else ""
+    text, extra["step"] = f"{status.value}{where}: {obstacle.cause}", obstacle.step
+    # The failed attempt counts as one that was before the next.
+    tried = [attempt_of(step) - 1 for step in execution.steps if step.name == obstacle.step]
+    extra["attempt"] = max(1, *tried) if tried else 0
+    verbs = list(dict.fromkeys(verb.split()[0] for verb, _ in repairs_of(execution)))
+    if verbs:
+        text += f"; repair: {command_of(verbs[0], saga_id)} (or {', '.join(verbs[1:])})"
+    log.log(_LEVELS[status], "saga %s %s: %s", name, saga_id, text, extra=extra)
