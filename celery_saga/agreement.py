@@ -45,7 +45,7 @@ def check_start(runtime: Runtime) -> None:
     Raises:
         SetupError: it would be kept in this process, and its steps sent to others.
     """
-    if runtime.heart is not None or runtime.store.shared:
+    if runtime.heartbeat is not None or runtime.store.shared:
         return  # a worker in this process looks where we do
     kind = broker_kind(runtime.app)
     if kind != "memory":

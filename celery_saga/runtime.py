@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from celery import Celery
 
-from celery_saga.core.background import Errands
+from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.context.codec import JSON
 from celery_saga.core.context.masking import mask_also
 from celery_saga.core.events import Event
@@ -50,14 +50,14 @@ def _after_fork() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 #: Makes an event once the store's time is known.
-News = Callable[[float], Event]
+Report = Callable[[float], Event]
 
 
-class Heartbeat(Protocol):
-    """What a running worker's heart offers the rest of its process."""
+class WorkerHeartbeat(Protocol):
+    """What a running worker's heartbeat offers the rest of its process."""
 
-    def post(self, saga_id: str, news: News, run: str | None) -> bool:
-        """Hand over news of a step; ``run``: of the saga, ``None``: unknown.
+    def submit(self, saga_id: str, report: Report, run: str | None) -> bool:
+        """Hand over a report on a step; ``run``: of the saga, ``None``: unknown.
 
         Returns whether it takes them: it does in its own process only.
         """
@@ -102,7 +102,7 @@ class Runtime:
         self.app = app
         self.storage = storage
         self.verify = verify
-        #: This boot of this process. A worker draws a new one before it makes its pool, and the
+        #: This instance of this process. A worker draws a new one before it makes its pool, and the
         #: pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
         #: Between values of contexts and texts, in checkpoints and messages.
@@ -114,10 +114,10 @@ class Runtime:
         self._here = threading.local()
         #: Are told what the engine has done.
         self.observers: list[Observer] = [LoggingObserver()]
-        #: The heart of the worker that runs in this process, if one does.
-        self.heart: Heartbeat | None = None
+        #: The heartbeat of the worker that runs in this process, if one does.
+        self.heartbeat: WorkerHeartbeat | None = None
 
-    def boot(self) -> str:
+    def new_instance(self) -> str:
         """Draw a new instance id: a worker is starting."""
         self.instance = uuid.uuid4().hex[:12]
         return self.instance
@@ -141,12 +141,12 @@ class Runtime:
         return self.orchestrator.store
 
     def new_orchestrator(
-        self, errands: Errands | None = None, guard: Guard = _unguarded
+        self, background_jobs: BackgroundJobs | None = None, guard: Guard = _unguarded
     ) -> Orchestrator:
         """An orchestrator with a store connection of its own.
 
         Args:
-            errands: takes over the results; see :class:`Orchestrator`.
+            background_jobs: takes over the results; see :class:`Orchestrator`.
             guard: what is put round store and publishers, as of a thread beside which processes
                 are forked.
         """
@@ -157,7 +157,7 @@ class Runtime:
         results = guard(CeleryResults(self.app, store))
         observer = Observers(self.observers)
         timeout = settings.store_timeout
-        return Orchestrator(store, publisher, results, timeout, errands, observer)
+        return Orchestrator(store, publisher, results, timeout, background_jobs, observer)
 
     def inspector(self, orchestrator: Orchestrator, guard: Guard = _unguarded) -> BrokerInspector:
         """What is known of the broker to which the orchestrator's steps are sent."""

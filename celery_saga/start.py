@@ -20,7 +20,7 @@ from celery_saga.core import info
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.saga_context import checked_key
 from celery_saga.core.decide.transitions import call_of
-from celery_saga.core.events import Looked, MessageState
+from celery_saga.core.events import MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.plan import Plan
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
@@ -193,7 +193,7 @@ def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:
 
 
 def _go_on(runtime: Runtime, saga_id: str) -> None:
-    """Send what waits for its time, or was given back, at once: no worker's heart would.
+    """Send what waits for its time, or was given back, at once: no worker's heartbeat would.
 
     Celery's own eager retries pass over their countdown in the same way.
     """
@@ -210,7 +210,7 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
         if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
         at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
-        orchestrator.apply(saga_id, Looked(at, MessageState.LOST), execution)
+        orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
 
 
 def checked_id(what: str, saga_id: Any) -> str:

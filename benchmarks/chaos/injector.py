@@ -28,7 +28,7 @@ from celery_saga.testing.embedded import EmbeddedValkey
 
 #: Seconds between two rounds of the injector.
 ROUND = 0.02
-#: Seconds from the end of a worker to its next boot.
+#: Seconds from the end of a worker to its next instance.
 RESTART = 0.5
 #: Seconds for which a worker that went on after a SIGSTOP is spared. A body of it may do its work
 #: when its step is over elsewhere; it says so, and that is undone. If it is killed before it can,

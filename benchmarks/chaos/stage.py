@@ -32,13 +32,13 @@ class ChaosError(Exception):
 
 
 class Worker:
-    """One place for a worker, in which one boot follows another.
+    """One place for a worker, in which one instance follows another.
 
     Args:
         name: its node name.
         app: the module of its app.
         env: of the process.
-        folder: for its log, to which all boots write.
+        folder: for its log, to which all instances write.
     """
 
     def __init__(self, name: str, app: str, env: dict[str, str], folder: Path) -> None:
@@ -52,7 +52,7 @@ class Worker:
         self.rests_until = 0.0
 
     def start(self) -> None:
-        """Begin a new boot."""
+        """Begin a new instance."""
         options = ["-P", "prefork", "-c", "2", "-n", self.name, "--loglevel", "INFO"]
         options += ["--without-gossip", "--without-mingle"]
         self._process = ManagedProcess(
@@ -70,7 +70,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the main process of the newest boot."""
+        """Of the main process of the newest instance."""
         assert self._process is not None
         return self._process.pid
 

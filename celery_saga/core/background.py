@@ -12,7 +12,7 @@ from celery_saga.core.decide.observed import log_fields
 log = logging.getLogger("celery_saga")
 
 
-class Errands:
+class BackgroundJobs:
     """Runs calls one after the other in a daemon thread of its own, which starts with the first.
 
     A call that is given while another of its name still waits is left out.
@@ -31,7 +31,7 @@ class Errands:
                 return
             self._waiting.add(name)
             if self._thread is None:
-                name_of_thread = "celery-saga-errands"
+                name_of_thread = "celery-saga-background-jobs"
                 self._thread = threading.Thread(target=self._run, name=name_of_thread, daemon=True)
                 self._thread.start()
         self._calls.put((name, call))
@@ -45,4 +45,4 @@ class Errands:
                 call()
             except Exception:
                 extra = log_fields(name)
-                log.warning("saga %s: an errand failed", name, exc_info=True, extra=extra)
+                log.warning("saga %s: a background job failed", name, exc_info=True, extra=extra)

@@ -18,14 +18,16 @@ from celery_saga.errors import SagaError
 class MessageState(str, Enum):
     """What the shell could find out about the message of a ref that nobody claimed."""
 
-    LOST = "lost"  #: the worker that had it is dead
+    LOST_WITH_WORKER = "lost_with_worker"  #: the worker that had it is dead
     WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
-    QUEUED = "queued"  #: it may wait, in its queue or with a live worker that has received it
-    BEHIND = "behind"  #: it may wait in a queue that holds many
-    GONE = "gone"  #: nobody has it and it is not in its queue
+    POSSIBLY_QUEUED = (
+        "possibly_queued"  #: it may wait, in its queue or with a live worker that has received it
+    )
+    BACKLOGGED = "backlogged"  #: it may wait in a queue that holds many
+    MISSING = "missing"  #: nobody has it and it is not in its queue
     NOWHERE = "nowhere"  #: the same: when it was last sent, it went to no queue
     UNSENT = "unsent"  #: the same: when it was last to be sent, the broker did not take it
-    UNSEEN = "unseen"  #: the shell did not look
+    NOT_CHECKED = "not_checked"  #: the shell did not look
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class StepFailed:
 
     Args:
         token: of the claim; empty when a worker's main process reports it.
-        instance: the reporting worker's boot, when ``token`` is empty.
+        instance: the reporting worker's instance, when ``token`` is empty.
         effect: whether the effect may have happened all the same.
         final: no attempt of the engine can help (``AbortSaga``).
         retries: Celery's count of a delivery that failed before it claimed the step; ``None``: it
@@ -82,7 +84,7 @@ class StepReleased:
     Args:
         token: of the claim; empty when a worker's main process reports it.
         retries: Celery's count that the next delivery will carry.
-        instance: the reporting worker's boot, when ``token`` is empty.
+        instance: the reporting worker's instance, when ``token`` is empty.
         lost: the delivery was cut off, so its effect may have happened.
         revised: what the retry changed about the message, as plain JSON.
     """
@@ -103,7 +105,7 @@ class ClaimVoided:
 
     Args:
         token: of the void claim; empty when a worker's main process lost the ref's request.
-        instance: the worker boot that held it.
+        instance: the worker instance that held it.
         started: a process that had taken the message is gone. Without a claim it died before the
             body began.
     """
@@ -140,11 +142,11 @@ class TaskUnknown:
 
 
 @dataclass(frozen=True)
-class Looked:
+class Overdue:
     """The sweep looked at the saga; ``message`` is what it found of the outstanding message."""
 
     at: float
-    message: MessageState = MessageState.UNSEEN
+    message: MessageState = MessageState.NOT_CHECKED
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ Event = (
     | ClaimVoided
     | StepRevoked
     | TaskUnknown
-    | Looked
+    | Overdue
     | ResultStored
     | CancelRequested
     | PauseRequested

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from celery_saga.core import retry
-from celery_saga.core.background import Errands
+from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.context.data import encoded, is_whole
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide import decide
@@ -106,7 +106,7 @@ class Orchestrator:
         results: stores the results of settled sagas, and notifies callers.
         store_timeout: seconds for which a call of an unavailable store is retried, where nothing
             else could keep what happened.
-        errands: takes over the results, for threads that must not wait for a result backend.
+        background_jobs: takes over the results, for threads that must not wait for a backend.
         observer: is told what was done.
         pause: waits for so many seconds.
     """
@@ -117,14 +117,14 @@ class Orchestrator:
         publisher: Publisher,
         results: ResultPublisher,
         store_timeout: float = 60.0,
-        errands: Errands | None = None,
+        background_jobs: BackgroundJobs | None = None,
         observer: Observer | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.store = store
         self.publisher, self.results = publisher, results
         self.store_timeout = store_timeout
-        self._errands, self._observer = errands, observer
+        self._jobs, self._observer = background_jobs, observer
         self._pause = pause
 
     def start(
@@ -350,10 +350,10 @@ class Orchestrator:
 
     def _end(self, execution: SagaExecution) -> Iterator[FollowUp]:
         """Publish the result of a settled saga, or have that done elsewhere."""
-        if self._errands is None or not execution.result_pending:
+        if self._jobs is None or not execution.result_pending:
             yield from self._publish_result(execution)
         else:
-            self._errands(execution.saga_id, partial(self._publish_later, execution.saga_id))
+            self._jobs(execution.saga_id, partial(self._publish_later, execution.saga_id))
 
     def _publish_later(self, saga_id: str) -> None:
         for event, known in self._publish_result(self.load(saga_id)):

@@ -1,7 +1,7 @@
 """The ports of the engine: store, publishers, broker inspector and observers.
 
-A store keeps executions and the facts about worker boots that recovery needs. Its verbs are few and
-have no default bodies: an atomic verb with a non-atomic default would be a trap. One contract suite
+A store keeps executions and the facts about worker instances that recovery needs. Its verbs are
+few and have no default bodies: an atomic verb with a non-atomic default would be a trap. One suite
 (:mod:`celery_saga.testing.store_contract`) runs over every store.
 
 All times are the store's, in seconds since the epoch: workers' clocks may differ.
@@ -18,18 +18,18 @@ from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 
 
 @dataclass(frozen=True)
-class Pulse:
+class HeartbeatReply:
     """What a heartbeat learned.
 
     Args:
         at: store time.
-        dead: boots whose liveness has run out and that still hold claims or messages.
-        sweeper: whether this boot is the one that sweeps now.
-        claims: saga ids and refs that this boot has claimed and not given up.
+        expired: instances whose liveness has run out and that still hold claims or messages.
+        sweeper: whether this instance is the one that sweeps now.
+        claims: saga ids and refs that this instance has claimed and not given up.
     """
 
     at: float
-    dead: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
     sweeper: bool = False
     claims: tuple[tuple[str, StepRef], ...] = ()
 
@@ -56,8 +56,8 @@ class Refused:
         return self.reason != CLAIMED
 
 
-#: Seconds for which a boot is remembered that has ended and holds nothing.
-REMEMBERED = 86400.0
+#: Seconds for which an instance is remembered that has ended and holds nothing.
+INSTANCE_RETENTION = 86400.0
 
 #: A step's message before Celery has made one of it, as plain data.
 Message = Mapping[str, Any]
@@ -190,37 +190,38 @@ class Store(Protocol):
         """The execution once it is settled, or as it is after ``timeout`` seconds."""
         ...
 
-    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
-        """Keep a worker boot alive for ``ttl`` seconds.
+    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
+        """Keep a worker instance alive for ``ttl`` seconds.
 
         ``held`` are the task ids of steps that it has received and not started.
         """
         ...
 
-    def holders(self) -> dict[str, str]:
-        """Task id -> boot, for all steps that boots hold and have not started."""
+    def reserved_by(self) -> dict[str, str]:
+        """Task id -> instance, for all steps that instances hold and have not started."""
         ...
 
     def alive(self) -> frozenset[str]:
-        """The boots that are alive."""
+        """The instances that are alive."""
         ...
 
     def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
         """Saga ids and refs that ``instance`` has claimed and not given up."""
         ...
 
-    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
-        """A boot has ended, and ``claims`` of it are dealt with: drop these and what it held.
+    def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
+        """Drop the messages that an instance had reserved, and those ``claims`` of it.
 
-        The boot itself is remembered for :data:`REMEMBERED`: a process of it that lives on may
-        still claim, and that claim has to be judged as well.
+        It has ended, and they are dealt with. The instance itself is retained for
+        :data:`INSTANCE_RETENTION`: a process of it that lives on may still claim, and that claim
+        has to be reclaimed as well.
         """
         ...
 
-    def meet(self, app: str) -> frozenset[str]:
-        """A worker of ``app`` is here: the apps whose workers were here since :data:`REMEMBERED`.
+    def register_app(self, app: str) -> frozenset[str]:
+        """Note that ``app`` has a worker; the apps that had one in :data:`INSTANCE_RETENTION`.
 
-        Without a name it is only asked who was.
+        Without a name nothing is noted.
         """
         ...
 
@@ -236,14 +237,14 @@ class Backlog:
     Args:
         empty: names of queues that hold nothing.
         given_away: deliveries that nobody has acknowledged, and the task id of each. Only those of
-            which the hearts of live workers have had the time to tell; only of brokers that do not
-            deliver them again when the worker's connection ends.
+            which the heartbeats of live workers have had the time to tell; only of brokers that do
+            not deliver them again when the worker's connection ends.
         waiting: the task ids of all messages in a queue, where they are known and not too many.
         long: names of queues that hold many.
     """
 
     empty: frozenset[str] = frozenset()
-    given_away: Mapping[str, str] = field(default_factory=dict)
+    unacknowledged: Mapping[str, str] = field(default_factory=dict)
     waiting: Mapping[str, frozenset[str]] = field(default_factory=dict)
     long: frozenset[str] = frozenset()
 

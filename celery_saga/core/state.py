@@ -148,7 +148,7 @@ class Claim:
 
     Args:
         token: unique to one delivery in one process.
-        instance: the boot of the worker that holds it.
+        instance: the instance of the worker that holds it.
         retries: Celery's retry count of the claiming message; a higher one takes over.
         at: store time of the claim, seconds since the epoch.
         enclosing_task: id of the task that runs the step inside itself, as a task does that starts

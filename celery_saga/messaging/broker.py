@@ -31,7 +31,7 @@ end
 
 # KEYS: index by time of the messages that were given away, the messages. ARGV: until when, how
 # many, how many bytes. Answers the tag and the task id of each, the newest first.
-_GIVEN_AWAY = (
+_UNACKNOWLEDGED = (
     _ID
     + """
 local found, left = {}, tonumber(ARGV[3])
@@ -114,7 +114,7 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             until = time.time() - 2 * Settings.of(app).heartbeat
             return Backlog(
                 empty,
-                _given_away(connection, until),
+                _unacknowledged(connection, until),
                 {name: found for name, found in waiting.items() if found is not None},
                 long,
             )
@@ -160,11 +160,11 @@ def _size(connection: Connection, queue: str) -> int:
         return -1
 
 
-def _given_away(connection: Connection, until: float) -> Mapping[str, str]:
+def _unacknowledged(connection: Connection, until: float) -> Mapping[str, str]:
     """What a Redis broker keeps of its deliveries, of which the newest are read."""
     texts = _ask(
         connection,
-        _GIVEN_AWAY,
+        _UNACKNOWLEDGED,
         lambda channel: [channel.unacked_index_key, channel.unacked_key],
         (until, LIMIT, LIMIT_BYTES),
     )

@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, claimed
-from celery_saga.core.ports import CLAIMED, REMEMBERED, UNKNOWN, Envelope, Pulse, Refused
+from celery_saga.core.ports import (
+    CLAIMED,
+    INSTANCE_RETENTION,
+    UNKNOWN,
+    Envelope,
+    HeartbeatReply,
+    Refused,
+)
 
 
 class MemoryStore:
@@ -151,7 +158,7 @@ class MemoryStore:
             self._changed.wait_for(settled, timeout)
             return self._sagas.get(saga_id)
 
-    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
         with self._changed:
             now = self.now()
             self._beats[instance] = now + ttl
@@ -162,22 +169,24 @@ class MemoryStore:
                 for step in saga.steps
                 if step.claim is not None
             }
-            owing |= {boot for boot, waiting in self._held.items() if waiting}
-            dead = {boot for boot, until in self._beats.items() if until < now}
+            owing |= {instance for instance, waiting in self._held.items() if waiting}
+            dead = {instance for instance, until in self._beats.items() if until < now}
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
             mine = self._sweeper[0] == instance
-            return Pulse(now, tuple(sorted(dead & owing)), mine, tuple(self.claims_of(instance)))
+            return HeartbeatReply(
+                now, tuple(sorted(dead & owing)), mine, tuple(self.claims_of(instance))
+            )
 
-    def holders(self) -> dict[str, str]:
+    def reserved_by(self) -> dict[str, str]:
         with self._changed:
-            return {task_id: boot for boot, held in self._held.items() for task_id in held}
+            return {task_id: instance for instance, held in self._held.items() for task_id in held}
 
     def alive(self) -> frozenset[str]:
         with self._changed:
             now = self.now()
-            return frozenset(boot for boot, until in self._beats.items() if until >= now)
+            return frozenset(instance for instance, until in self._beats.items() if until >= now)
 
     def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
         with self._changed:
@@ -190,17 +199,19 @@ class MemoryStore:
                 and (ref := saga.ref(index)) is not None
             ]
 
-    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
+    def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         with self._changed:
             self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
             self._held.pop(instance, None)
 
-    def meet(self, app: str) -> frozenset[str]:
+    def register_app(self, app: str) -> frozenset[str]:
         with self._changed:
             now = self.now()
             if app:
                 self._apps[app] = now
-            return frozenset(name for name, at in self._apps.items() if at >= now - REMEMBERED)
+            return frozenset(
+                name for name, at in self._apps.items() if at >= now - INSTANCE_RETENTION
+            )
 
     def close(self) -> None:
         pass

@@ -47,7 +47,7 @@ def save(store: Store, before: SagaExecution, after: SagaExecution) -> SagaExecu
 
 
 def claim(
-    store: Store, execution: SagaExecution, instance: str = "boot", retries: int = 0
+    store: Store, execution: SagaExecution, instance: str = "instance", retries: int = 0
 ) -> SagaExecution | Refused:
     """Claim the ref that is due, under a token of its own."""
     ref = execution.first_active
@@ -78,7 +78,7 @@ def claim_of_the_past(store: Store, execution: SagaExecution) -> SagaExecution |
     """A delivery of the last step, after the saga ended."""
     last = len(execution.steps) - 1
     ref = StepRef((last,), Direction.FORWARD, execution.steps[last].epoch)
-    return store.claim(execution.saga_id, ref, Claim("late", "boot"))
+    return store.claim(execution.saga_id, ref, Claim("late", "instance"))
 
 
 def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:

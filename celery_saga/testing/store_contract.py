@@ -170,14 +170,14 @@ class StoreContract(BootContract, GoneContract):
 
     def test_of_twenty_claims_at_once_one_is_granted(self, store: Store) -> None:
         first = create(store)
-        answers = at_once(20, lambda n: claim(store, first, f"boot-{n}"))
+        answers = at_once(20, lambda n: claim(store, first, f"instance-{n}"))
         assert sum(isinstance(answer, SagaExecution) for answer in answers) == 1
 
     def test_ones_own_claim_is_confirmed(self, store: Store) -> None:
         first = create(store)
         ref = first.ref(0)
         assert ref is not None
-        mine = Claim("token", "boot")
+        mine = Claim("token", "instance")
         assert store.claim(first.saga_id, ref, mine) == store.claim(first.saga_id, ref, mine)
 
     def test_attempts_and_history_come_back(self, store: Store) -> None:
@@ -224,8 +224,8 @@ class StoreContract(BootContract, GoneContract):
         assert taken.steps[0].retries == 2
         assert store.claims_of("one") == []
         assert store.claims_of("three") == [(first.saga_id, first.ref(0))]
-        assert store.beat("three", 5.0, ()).claims == ((first.saga_id, first.ref(0)),)
-        assert store.beat("one", 5.0, ()).claims == ()
+        assert store.heartbeat("three", 5.0, ()).claims == ((first.saga_id, first.ref(0)),)
+        assert store.heartbeat("one", 5.0, ()).claims == ()
 
     def test_after_a_release_only_the_awaited_retry_is_let_in(self, store: Store) -> None:
         first = granted(claim(store, create(store)))
@@ -235,7 +235,7 @@ class StoreContract(BootContract, GoneContract):
         event = StepReleased(store.now(), ref, held.token, 1, store.now())
         released = save(store, first, decide(first, event).execution)
         assert released is not None
-        assert store.claims_of("boot") == []
+        assert store.claims_of("instance") == []
         assert isinstance(claim(store, released, "late", retries=0), Refused)
         assert granted(claim(store, released, "next", retries=1)).steps[0].retries == 1
 
@@ -247,7 +247,7 @@ class StoreContract(BootContract, GoneContract):
             StepRef((1,), Direction.FORWARD, 1),
             StepRef((9,), Direction.FORWARD, 1),
         ):
-            assert isinstance(store.claim(first.saga_id, ref, Claim("t", "boot")), Refused)
+            assert isinstance(store.claim(first.saga_id, ref, Claim("t", "instance")), Refused)
         unknown = store.claim(
             "contract-nothing", StepRef((0,), Direction.FORWARD, 1), Claim("t", "b")
         )
@@ -261,10 +261,10 @@ class StoreContract(BootContract, GoneContract):
     def test_a_saga_runs_to_its_end(self, store: Store) -> None:
         execution = create(store, order=1)
         for index in range(3):
-            execution = granted(claim(store, execution, "boot"))
-            assert store.claims_of("boot") == [(execution.saga_id, execution.ref(index))]
+            execution = granted(claim(store, execution, "instance"))
+            assert store.claims_of("instance") == [(execution.saga_id, execution.ref(index))]
             execution = succeed(store, execution, **{f"result{index}": index})
-            assert store.claims_of("boot") == []
+            assert store.claims_of("instance") == []
         assert execution.status is SagaStatus.COMPLETED
         assert store.load(execution.saga_id) == execution
         assert isinstance(claim_of_the_past(store, execution), Refused)
@@ -347,6 +347,6 @@ class StoreContract(BootContract, GoneContract):
         assert store.wait("contract-nothing", 0.05) is None
 
     def test_times_are_the_stores(self, store: Store) -> None:
-        first, second = store.now(), store.beat("clock", TTL, ()).at
+        first, second = store.now(), store.heartbeat("clock", TTL, ()).at
         assert first <= second + 0.1
         assert second <= store.now() + 0.1

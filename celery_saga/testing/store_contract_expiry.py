@@ -34,7 +34,7 @@ class GoneContract:
         first = granted(claim(store, create(store), "digger"))
         assert store.delete(first.saga_id) is True
         assert store.claims_of("digger") == []
-        assert store.beat("digger", 5.0, ()).claims == ()
+        assert store.heartbeat("digger", 5.0, ()).claims == ()
 
     def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
         first = create(store)

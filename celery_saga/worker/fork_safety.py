@@ -2,7 +2,7 @@
 
 A process that is forked while another thread holds a lock inherits the lock held, for ever. Celery
 and kombu have such locks round their connections and events, a worker's main thread forks whenever
-a process of its pool has ended, and the heart's threads are at the store and the broker at any
+a process of its pool has ended, and the heartbeat's threads are at the store and the broker at any
 moment. So a fork waits until none of them is in the middle of a call, and they wait for the fork.
 
 A log record is such a call too. Python makes the locks of its log handlers anew in a child, but not

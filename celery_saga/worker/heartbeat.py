@@ -2,8 +2,8 @@
 
 It runs in a thread of its own with a store connection of its own, never on the consumer's timer,
 which stands still under the solo pool and while the broker is away. What it finds is dealt with in
-a second thread, which may have to wait for the broker: the heart must not. Processes of the pool
-never touch these objects.
+a second thread, which may have to wait for the broker: the heartbeat must not. Processes of the
+pool never touch these objects.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from celery.worker import state
 from kombu.utils import functional
 
 from celery_saga.agreement import broker_kind, label_of
-from celery_saga.core.background import Errands
+from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import Pulse
+from celery_saga.core.ports import HeartbeatReply
 from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
 from celery_saga.definition.builder import SAGAS
 from celery_saga.definition.discovery import import_sagas
@@ -36,7 +36,7 @@ from celery_saga.errors import (
     SetupError,
     UnreadableCheckpoint,
 )
-from celery_saga.runtime import News, Runtime, runtime_of
+from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.worker.fork_safety import unforked, unforked_log
 from celery_saga.worker.hook import verify
 from celery_saga.worker.rate_limits import RateLimited, snapshot
@@ -44,11 +44,11 @@ from celery_saga.worker.rate_limits import RateLimited, snapshot
 log = logging.getLogger("celery_saga")
 
 
-class Heart:
-    """The heartbeat of one worker boot.
+class Heartbeat:
+    """The heartbeat of one worker instance.
 
     Args:
-        runtime: the app's runtime, with the boot's instance id.
+        runtime: the app's runtime, with the instance's instance id.
         worker: Celery's.
     """
 
@@ -62,7 +62,7 @@ class Heart:
         self._gap = max(self._ttl - self._every, 1.5 * self._every)
         self._limit = settings.sweep_limit
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._newest: Pulse | None = None
+        self._newest: HeartbeatReply | None = None
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
         self._steady_since: float | None = None
@@ -70,13 +70,13 @@ class Heart:
         self._absent: frozenset[tuple[str, StepRef]] = frozenset()
         self._leaving, self._ended = False, threading.Event()
         self._threads = [
-            threading.Thread(target=self._live, name="celery-saga-heart", daemon=True),
+            threading.Thread(target=self._live, name="celery-saga-heartbeat", daemon=True),
             threading.Thread(target=self._recover, name="celery-saga-recovery", daemon=True),
         ]
 
     def start(self) -> None:
         """Announce the boot, then beat in the background."""
-        self._orchestrator = made = self._runtime.new_orchestrator(Errands(), unforked)
+        self._orchestrator = made = self._runtime.new_orchestrator(BackgroundJobs(), unforked)
         inspector = self._runtime.inspector(made, unforked)
         unforked_log(log)
         app = label_of(self._runtime.app)
@@ -97,7 +97,7 @@ class Heart:
         store = self._shell.store
         try:
             if not store.claims_of(self.instance):
-                store.forget(self.instance)
+                store.deregister(self.instance)
             store.close()
         except Exception:
             log.debug("no leave taken: the store is away", exc_info=True)
@@ -111,14 +111,14 @@ class Heart:
         assert self._orchestrator is not None
         return self._orchestrator
 
-    def post(self, saga_id: str, news: News, run: str | None) -> bool:
+    def submit(self, saga_id: str, report: Report, run: str | None) -> bool:
         """News from the worker's main process, whose own threads must not wait for a store.
 
         A process of the pool that inherited this object is not listened to.
         """
         if os.getpid() != self._pid:
             return False
-        self._inbox.put(partial(self._deliver, saga_id, news, run))
+        self._inbox.put(partial(self._deliver, saga_id, report, run))
         return True
 
     def _live(self) -> None:
@@ -134,14 +134,14 @@ class Heart:
             self._guarded(work)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """The heart must not stop: what goes wrong is logged and tried again at the next beat."""
+        """The heartbeat must not stop: what goes wrong is logged, and tried again at the next."""
         try:
             call()
         except Exception:
             log.warning("the saga heartbeat failed, it goes on", exc_info=True)
 
-    def _deliver(self, saga_id: str, news: News, run: str | None) -> None:
-        event = news(self._shell.store.now())
+    def _deliver(self, saga_id: str, report: Report, run: str | None) -> None:
+        event = report(self._shell.store.now())
         if isinstance(event, ClaimVoided) and event.ref.task_id(saga_id) in _requests()[0]:
             # A process is lost that ran an attempt at the task, and another attempt is here. If it
             # is not this one that has the claim, the next looks will find that out.
@@ -149,16 +149,16 @@ class Heart:
         try:
             self._shell.apply(saga_id, event, timeout=self._shell.store_timeout, run=run)
         except SagaExecutionNotFoundException:
-            log.info("news of saga %s, which is gone", saga_id)
+            log.info("a report on saga %s, which does not exist any more", saga_id)
         except UnreadableCheckpoint as error:
-            log.error("news of a saga: %s", error, extra={"saga_id": saga_id})
+            log.error("a report on a saga: %s", error, extra={"saga_id": saga_id})
 
     def _beat(self) -> None:
         # These first: what is let through meanwhile is then told of twice and not left out.
         put_off = self._rates.task_ids()
         _, waiting = _requests()
         told = waiting | put_off | {f"{task_id}{PUT_OFF}" for task_id in put_off}
-        pulse = self._shell.store.beat(self.instance, self._ttl, told)
+        pulse = self._shell.store.heartbeat(self.instance, self._ttl, told)
         now = time.monotonic()
         passed, passed_there = now - self._last_beat, pulse.at - self._last_pulse
         leap = passed_there - passed > self._ttl / 3
@@ -173,14 +173,14 @@ class Heart:
         self._newest = pulse
         self._inbox.put(partial(self._look, pulse, steady))
 
-    def _look(self, pulse: Pulse, steady: bool) -> None:
+    def _look(self, pulse: HeartbeatReply, steady: bool) -> None:
         """Act upon a pulse, unless a newer one waits behind it: ``steady``: others too."""
         if pulse is not self._newest:
             return
         self._judge_own(pulse)
         self._sweeper.act_upon(pulse, steady, self._limit)
 
-    def _judge_own(self, pulse: Pulse) -> None:
+    def _judge_own(self, pulse: HeartbeatReply) -> None:
         """Void claims whose task this worker no longer has, at the second time of looking.
 
         The first time, the main process may not have dealt with the end of the task yet, and what
@@ -258,7 +258,7 @@ class _Starter:
 
 
 class RecoveryStep(bootsteps.StartStopStep):
-    """Gives a worker its instance id before its pool is made, and its heart before it consumes."""
+    """Gives a worker its instance id before its pool is made; its heartbeat before it consumes."""
 
     label = "Saga recovery"
     requires = ("celery.worker.components:Pool",)
@@ -280,9 +280,9 @@ class RecoveryStep(bootsteps.StartStopStep):
             )
         if parent.pool_cls.is_green:
             # kombu is imported before Celery patches the standard library: while the broker is
-            # away, its pauses would hold up every greenlet, and with them the heart.
+            # away, its pauses would hold up every greenlet, and with them the heartbeat.
             functional.sleep = time.sleep  # type: ignore[attr-defined]
-        self._runtime.boot()
+        self._runtime.new_instance()
 
     def _refuse_memory(self, parent: Any) -> None:
         if not parent.pool_cls.__module__.endswith("prefork"):
@@ -300,23 +300,23 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         try:
-            heart = Heart(self._runtime, parent)
-            heart.start()
+            heartbeat = Heartbeat(self._runtime, parent)
+            heartbeat.start()
         except Exception as error:
             self._starter.tell(error)
             raise
-        self._runtime.heart = heart
+        self._runtime.heartbeat = heartbeat
 
     def terminate(self, parent: Any) -> None:
-        """The heart ends; if bodies run that the pool could not end, when they have."""
-        heart = self._runtime.heart
-        if heart is None:
+        """The heartbeat ends; if bodies run that the pool could not end, when they have."""
+        heartbeat = self._runtime.heartbeat
+        if heartbeat is None:
             return
         if state.active_requests:
-            heart.stop_when_idle()
+            heartbeat.stop_when_idle()
         else:
-            self._runtime.heart = None
-            heart.stop()
+            self._runtime.heartbeat = None
+            heartbeat.stop()
 
     def stop(self, parent: Any) -> None:
-        """The heart beats on: a warm shutdown waits for tasks that still run."""
+        """The heartbeat goes on: a warm shutdown waits for tasks that still run."""

@@ -98,13 +98,15 @@ Make = Callable[[float, StepRef, str], Event]
 def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
     """Hand over what became of a task; ``carrier`` is whatever has the headers of its message.
 
-    Returns whether this process has a heart that takes it.
+    Returns whether this process has a heartbeat that takes it.
     """
     runtime, found = installed(app), StepRef.parse(task_id or "")
-    if runtime is None or runtime.heart is None or found is None:
+    if runtime is None or runtime.heartbeat is None or found is None:
         return False
     saga_id, ref = found
-    return runtime.heart.post(saga_id, lambda at: make(at, ref, runtime.instance), _run(carrier))
+    return runtime.heartbeat.submit(
+        saga_id, lambda at: make(at, ref, runtime.instance), _run(carrier)
+    )
 
 
 def _run(carrier: Any) -> str | None:
@@ -238,6 +240,6 @@ def _on_unknown(
 
 def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:
     runtime = installed(sender.app)
-    if runtime is not None and runtime.heart is not None:
-        heart, runtime.heart = runtime.heart, None
-        heart.stop()
+    if runtime is not None and runtime.heartbeat is not None:
+        heartbeat, runtime.heartbeat = runtime.heartbeat, None
+        heartbeat.stop()

@@ -51,13 +51,13 @@ def connect() -> None:
 
 
 def answer(state: Any, **kwargs: Any) -> dict[str, Any]:
-    """How this worker runs sagas: its boot, its versions and settings, its clock."""
+    """How this worker runs sagas: its instance, its versions and settings, its clock."""
     runtime = installed(state.app)
     if runtime is None:
         return {"error": f"the Celery app {state.app.main!r} has no SagaManager here"}
     return {
         "instance": runtime.instance,
-        "beats": runtime.heart is not None,
+        "heartbeat": runtime.heartbeat is not None,
         "pool": type(state.consumer.pool).__module__.rpartition(".")[2],
         "versions": versions(),
         "settings": told_settings(state.app),

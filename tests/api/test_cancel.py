@@ -27,7 +27,7 @@ def result() -> Iterator[SagaResult]:
     found = Saga("cancel", app=app, steps=[step]).commit().delay()
     ref = found.execution.ref(0)
     assert ref is not None
-    runtime_of(app).store.claim(found.id, ref, Claim("held", "boot"))
+    runtime_of(app).store.claim(found.id, ref, Claim("held", "instance"))
     yield found
     app.close()
 

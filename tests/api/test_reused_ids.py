@@ -40,7 +40,7 @@ def start() -> Iterator[Callable[[], SagaResult]]:
 def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution, SagaResult]:
     """A saga as somebody knows it who is late, and the one that has its id now."""
     runtime = start()._runtime
-    old = runtime.store.claim("order-7", REF, Claim("old", "boot"), run=_run(runtime))
+    old = runtime.store.claim("order-7", REF, Claim("old", "instance"), run=_run(runtime))
     assert isinstance(old, SagaExecution)
     runtime.store.delete("order-7")
     return runtime, old, start()
@@ -59,13 +59,13 @@ def _run(runtime: Runtime) -> str:
         ev.StepSucceeded(9e9, REF, "old", {"n": 1}),
         ev.StepFailed(9e9, REF, OOPS, "old", effect=True),
         ev.StepReleased(9e9, REF, "old", 1, 9e9),
-        ev.Looked(9e9, ev.MessageState.GONE),
+        ev.Overdue(9e9, ev.MessageState.MISSING),
     ],
 )
 def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, event) -> None:
     runtime, old, new = old_and_new(start)
     if claimed:
-        runtime.store.claim("order-7", REF, Claim("new", "boot"), run=_run(runtime))
+        runtime.store.claim("order-7", REF, Claim("new", "instance"), run=_run(runtime))
     before = new.execution
     with pytest.raises(SagaExecutionNotFoundException):
         runtime.orchestrator.apply("order-7", event, old)
@@ -73,15 +73,15 @@ def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, even
 
 
 class Inbox:
-    """A worker's heart that delivers at once."""
+    """A worker's heartbeat that delivers at once."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.gone = 0
 
-    def post(self, saga_id: str, news: Callable[[float], Any], run: str | None) -> bool:
+    def submit(self, saga_id: str, report: Callable[[float], Any], run: str | None) -> bool:
         try:
-            self._runtime.orchestrator.apply(saga_id, news(9e9), run=run)
+            self._runtime.orchestrator.apply(saga_id, report(9e9), run=run)
         except SagaExecutionNotFoundException:
             self.gone += 1
         return True
@@ -107,7 +107,7 @@ def lost(task: Any, headers: dict[str, Any]) -> None:
 @pytest.mark.parametrize("old", [True, False])
 def test_what_a_worker_tells_of_a_message_counts_for_its_saga(start, old, tell) -> None:
     runtime, before, new = old_and_new(start)
-    runtime.heart = inbox = Inbox(runtime)
+    runtime.heartbeat = inbox = Inbox(runtime)
     known = new.execution
     run = before.run if old else known.run
     headers = {"id": REF.task_id("order-7"), "saga": {"plan": before.plan.hash, "run": run}}

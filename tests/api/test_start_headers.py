@@ -12,7 +12,7 @@ from celery import Celery, Task, signals
 from celery.app.task import Context
 
 from celery_saga import Saga, SagaManager
-from celery_saga.core.events import Looked, MessageState, StepFailed, StepSucceeded
+from celery_saga.core.events import MessageState, Overdue, StepFailed, StepSucceeded
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.definition.builder import SAGAS
 from celery_saga.runtime import runtime_of
@@ -172,7 +172,7 @@ class TestWhereTheyComeFrom:
         assert not sent or runtime_of(app).orchestrator.load(result.id).ref(0) is None
         orchestrator = runtime_of(app).orchestrator
         at = orchestrator.store.now() + 1
-        orchestrator.apply(result.id, Looked(at, MessageState.UNSEEN))
+        orchestrator.apply(result.id, Overdue(at, MessageState.NOT_CHECKED))
         self.check(app, sent, result.id, tenant="acme")
 
     def test_a_task_that_the_starting_process_does_not_have(self, app, sent, receiving):

@@ -119,7 +119,7 @@ class Promises:
         elif isinstance(event, ev.StepFailed) and event.final and after is not before:
             over = after.settled or after.direction is BACKWARD
             self.require(Invariant.CAPS, over, "a final failure was not final")
-        elif isinstance(event, ev.Looked) and event.message is ev.MessageState.GONE:
+        elif isinstance(event, ev.Overdue) and event.message is ev.MessageState.MISSING:
             ref = before.first_active
             step = before.steps[ref.step if ref else 0]
             waits = ref is not None and step.claim is None and after.ref(ref.step) == ref

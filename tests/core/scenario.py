@@ -236,8 +236,8 @@ def _start(at: float, later: str = "") -> ev.Event:
     return ev.Started(at, at + float(later) if later else None)
 
 
-def _looked(at: float, state: str = "unseen") -> ev.Event:
-    return ev.Looked(at, ev.MessageState(state))
+def _overdue(at: float, state: str = "not_checked") -> ev.Event:
+    return ev.Overdue(at, ev.MessageState(state))
 
 
 def _retry(at: float, *changes: str) -> ev.Event:
@@ -246,7 +246,7 @@ def _retry(at: float, *changes: str) -> ev.Event:
 
 _SAGA_WORDS: dict[str, Callable[..., ev.Event]] = {
     "start": _start,
-    "looked": _looked,
+    "overdue": _overdue,
     "stored": lambda at, status: ev.ResultStored(at, SagaStatus(status)),
     "cancel": lambda at: ev.CancelRequested(at, "ann"),
     "pause": lambda at: ev.PauseRequested(at, "ann"),

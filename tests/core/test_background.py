@@ -1,17 +1,17 @@
-"""Errands: done elsewhere, one after the other, and no name twice in the line."""
+"""Background jobs: done elsewhere, one after the other, and no name twice in the line."""
 
 from __future__ import annotations
 
 import threading
 
-from celery_saga.core.background import Errands
+from celery_saga.core.background import BackgroundJobs
 from tests.helpers import wait_for
 
 
 def test_they_are_done_in_another_thread_and_in_order() -> None:
-    errands, done = Errands(), []
+    background_jobs, done = BackgroundJobs(), []
     for number in range(10):
-        errands(f"s{number}", lambda n=number: done.append((n, threading.current_thread())))
+        background_jobs(f"s{number}", lambda n=number: done.append((n, threading.current_thread())))
     wait_for(lambda: len(done) == 10)
     assert [number for number, _ in done] == list(range(10))
     (thread,) = {thread for _, thread in done}
@@ -20,24 +20,24 @@ def test_they_are_done_in_another_thread_and_in_order() -> None:
 
 
 def test_a_name_waits_once() -> None:
-    errands, gate, done = Errands(), threading.Event(), []
-    errands("first", lambda: gate.wait(30))
+    background_jobs, gate, done = BackgroundJobs(), threading.Event(), []
+    background_jobs("first", lambda: gate.wait(30))
     for _ in range(5):
-        errands("same", lambda: done.append("same"))
-    errands("last", lambda: done.append("last"))
+        background_jobs("same", lambda: done.append("same"))
+    background_jobs("last", lambda: done.append("last"))
     gate.set()
     wait_for(lambda: "last" in done)
     assert done == ["same", "last"]
-    errands("same", lambda: done.append("again"))
+    background_jobs("same", lambda: done.append("again"))
     wait_for(lambda: "again" in done)
 
 
 def test_one_that_fails_does_not_end_the_line() -> None:
-    errands, done = Errands(), []
+    background_jobs, done = BackgroundJobs(), []
 
     def fail() -> None:
         raise ValueError("no")
 
-    errands("bad", fail)
-    errands("good", lambda: done.append("good"))
+    background_jobs("bad", fail)
+    background_jobs("good", lambda: done.append("good"))
     wait_for(lambda: done == ["good"])

@@ -83,10 +83,10 @@ def _events(case: FailedAttempt, began: bool) -> Iterator[ev.Event]:
     elif began:
         return  # it has a claim, and its message is not looked for
     elif case.kind is FailureKind.UNCLAIMED:
-        yield ev.Looked(AT, ev.MessageState.LOST)
-        yield ev.Looked(AT, ev.MessageState.GONE)
+        yield ev.Overdue(AT, ev.MessageState.LOST_WITH_WORKER)
+        yield ev.Overdue(AT, ev.MessageState.MISSING)
     else:
-        yield ev.Looked(AT, ev.MessageState.NOWHERE)
+        yield ev.Overdue(AT, ev.MessageState.NOWHERE)
         yield ev.TaskUnknown(AT, ref)
 
 

@@ -12,7 +12,7 @@ import pytest
 from celery_saga.core.events import Alert, Dispatch, MessageState, Subject, Transition
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import REMEMBERED, Backlog
+from celery_saga.core.ports import INSTANCE_RETENTION, Backlog
 from celery_saga.core.recovery import resends, sweep
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import StoreUnavailable, UnsupportedCheckpoint
@@ -22,7 +22,7 @@ from tests.core.scenario import plan_of
 #: Seconds after which a message that nobody has is missed.
 MISSED = 5.0
 
-#: Seconds within which a worker's heart tells of what it has received.
+#: Seconds within which a worker's heartbeat tells of what it has received.
 TOLD = 4.0
 
 
@@ -187,13 +187,13 @@ class TestUnreadable:
         assert "s2" in lost.queue.messages
 
     def test_a_claim_of_it_keeps_no_other_claim_from_being_judged(self, lost, unreadable, caplog):
-        lost.store.beat("dead", 1.0, ())
+        lost.store.heartbeat("dead", 1.0, ())
         for saga_id in ("s1", "s2", "s3"):
             lost.store.claim(saga_id, StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
         lost.now += MISSED
         with caplog.at_level("ERROR", "celery_saga"):
             for _ in range(3):
-                lost.sweeper.bury(lost.store.beat("alive", 6.0, ()))
+                lost.sweeper.reclaim(lost.store.heartbeat("alive", 6.0, ()))
         steps = {saga_id: lost.store._sagas[saga_id].steps[0] for saga_id in ("s1", "s2", "s3")}
         assert {saga_id: step.lost for saga_id, step in steps.items()} == {
             "s1": 1,
@@ -209,29 +209,29 @@ class TestSeveralApps:
 
     @pytest.fixture
     def pulse(self, lost: Fixture) -> Callable[[], None]:
-        """A beat of ours, and what follows; another app's boot is the one that sweeps."""
-        lost.store.beat("theirs", 9_999.0, ())
+        """A heartbeat of ours, and what follows; another app's instance is the one that sweeps."""
+        lost.store.heartbeat("theirs", 9_999.0, ())
 
         def pulse() -> None:
             lost.now += MISSED
-            lost.sweeper.act_upon(lost.store.beat("ours", 6.0, ()), others=True, limit=100)
+            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), others=True, limit=100)
 
         return pulse
 
     def test_anothers_sagas_are_left_alone(self, lost, pulse):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         for _ in range(3):
             pulse()
         assert lost.queue.messages == []
 
     def test_our_own_are_not_whoever_sweeps(self, lost, pulse):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         lost.queue.tasks = {"do.a"}
         pulse()
         assert set(lost.queue.messages) == lost.ids
 
     def test_a_compensations_task_is_enough(self, lost, pulse):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         lost.queue.tasks = {"undo.b"}
         pulse()
         assert set(lost.queue.messages) == lost.ids
@@ -245,7 +245,7 @@ class TestSeveralApps:
         assert set(lost.queue.messages) == lost.ids
 
     def test_anothers_take_none_of_our_places(self, lost):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         lost.queue.tasks = {"do.ours"}
         lost.now += 1
         orchestrator = lost.sweeper._orchestrator
@@ -253,25 +253,25 @@ class TestSeveralApps:
         lost.queue.messages.clear()
         for _ in range(8):
             lost.now += MISSED
-            lost.sweeper.act_upon(lost.store.beat("ours", 6.0, ()), others=True, limit=1)
+            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), others=True, limit=1)
         assert set(lost.queue.messages) == {"own"}
 
-    def test_claims_of_their_dead_boots_are_theirs(self, lost, pulse):
-        lost.store.meet("mail")
+    def test_claims_of_their_dead_instances_are_theirs(self, lost, pulse):
+        lost.store.register_app("mail")
         ref = StepRef((0,), Direction.FORWARD, 1)
-        lost.store.beat("dead", 1.0, ["s1~f0~1"])
+        lost.store.heartbeat("dead", 1.0, ["s1~f0~1"])
         lost.store.claim("s0", ref, Claim("t", "dead"))
         pulse()
         assert lost.store.load("s0").steps[0].lost == 0
         assert lost.store.claims_of("dead") == [("s0", ref)]
-        assert lost.store.holders() == {"s1~f0~1": "dead"}
+        assert lost.store.reserved_by() == {"s1~f0~1": "dead"}
         lost.queue.tasks = {"do.a"}
         lost.now += sweep.LEAVE_ALONE
         pulse()
         assert lost.store.load("s0").steps[0].lost == 1
 
     def test_the_clash_is_told_once(self, lost, pulse, caplog):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         with caplog.at_level("WARNING", "celery_saga"):
             pulse()
             pulse()
@@ -280,19 +280,19 @@ class TestSeveralApps:
         assert "saga_key_prefix: mail" in record.getMessage()
 
     def test_it_is_over_a_day_after_their_last_worker(self, lost, pulse):
-        lost.store.meet("mail")
+        lost.store.register_app("mail")
         pulse()
-        lost.now += REMEMBERED + 1
-        lost.store.forget("theirs")
+        lost.now += INSTANCE_RETENTION + 1
+        lost.store.deregister("theirs")
         pulse()
         assert set(lost.queue.messages) == lost.ids
 
 
 def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixture) -> None:
-    lost.store.beat("dead", 1.0, ())
+    lost.store.heartbeat("dead", 1.0, ())
     lost.store.claim("s0", StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
     lost.now += MISSED
-    lost.sweeper.act_upon(lost.store.beat("alive", 6.0, ()), others=True, limit=100)
+    lost.sweeper.act_upon(lost.store.heartbeat("alive", 6.0, ()), others=True, limit=100)
     assert set(lost.queue.messages) == lost.ids
 
 
@@ -335,14 +335,14 @@ def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}
     lost.now += MISSED
-    lost.store.beat("boot", 60, ["s1~f0~1"])
+    lost.store.heartbeat("instance", 60, ["s1~f0~1"])
     lost.sweep(later=0)
     assert lost.queue.messages == ["another"]
 
 
 def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixture) -> None:
     """The worker may be busy, or may have given it to a process that hangs."""
-    lost.store.beat("boot", 9_999, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.store.heartbeat("instance", 9_999, [f"{saga_id}~f0~1" for saga_id in lost.ids])
     lost.sweep(later=20)
     assert lost.queue.messages == []
     lost.sweep(later=20)
@@ -358,7 +358,7 @@ class TestPutOff:
     def told(self, lost: Fixture) -> list[str]:
         held = [f"{saga_id}~f0~1" for saga_id in sorted(lost.ids)]
         told = [*held, *(f"{task_id}{sweep.PUT_OFF}" for task_id in held)]
-        lost.store.beat("boot", 99_999, told)
+        lost.store.heartbeat("instance", 99_999, told)
         return held
 
     def test_it_is_not_sent_again_however_long_that_takes(self, lost, told):
@@ -370,7 +370,7 @@ class TestPutOff:
 
     def test_the_process_that_has_it_then_is_given_its_time(self, lost, told):
         lost.sweep(later=600)
-        lost.store.beat("boot", 99_999, told)
+        lost.store.heartbeat("instance", 99_999, told)
         for _ in range(5):
             lost.sweep(later=MISSED)
         assert lost.queue.messages == []
@@ -381,18 +381,18 @@ class TestPutOff:
     def test_it_is_lost_with_its_worker(self, lost, told):
         lost.sweep(later=600)
         lost.now += 99_999
-        lost.sweeper.bury(lost.store.beat("other", 6.0, ()))
+        lost.sweeper.reclaim(lost.store.heartbeat("other", 6.0, ()))
         assert set(lost.queue.messages) == lost.ids
-        assert lost.store.holders() == {}
+        assert lost.store.reserved_by() == {}
 
     def test_a_copy_that_another_live_worker_puts_off_is_enough(self, lost, told):
-        lost.store.beat("dead", 1.0, told)
+        lost.store.heartbeat("dead", 1.0, told)
         lost.sweep(later=600)
         assert lost.queue.messages == []
 
 
 def test_a_message_that_is_not_among_those_of_its_queue_is_sent_again(lost: Fixture) -> None:
-    """At the second look: a worker may have received it whose heart has not told of it yet."""
+    """At the second look: a worker may have received it whose heartbeat has not told of it yet."""
     lost.queue.messages = ["another"]
     lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1", "s1~f0~1"})}
     lost.sweep(later=MISSED)
@@ -425,9 +425,9 @@ def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.waiting = {"queue": frozenset()}
     lost.sweep(later=MISSED)
-    lost.store.beat("boot", 5.0, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.store.heartbeat("instance", 5.0, [f"{saga_id}~f0~1" for saga_id in lost.ids])
     lost.sweep(later=TOLD)
-    lost.store.beat("boot", 9_999.0, ())
+    lost.store.heartbeat("instance", 9_999.0, ())
     lost.sweep(later=TOLD)
     assert lost.queue.messages == ["another"]
 
@@ -497,11 +497,11 @@ class TestNobodyClaims:
     def test_the_worker_that_had_them_is_named(self, lost, caplog):
         for number in range(3):
             held = [f"{saga_id}~f0~1" for saga_id in lost.ids]
-            lost.store.beat(f"boot{number}", 1.0, held)
+            lost.store.heartbeat(f"instance{number}", 1.0, held)
             lost.now += 30
             with caplog.at_level("WARNING", "celery_saga"):
-                lost.sweeper.bury(lost.store.beat("alive", 60.0, ()))
-        assert "worker: boot1)" in caplog.text
+                lost.sweeper.reclaim(lost.store.heartbeat("alive", 60.0, ()))
+        assert "worker: instance1)" in caplog.text
         assert "the worker that had it is gone" in caplog.text
 
     def test_what_may_wait_is_never_given_up(self, lost):

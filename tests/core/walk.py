@@ -322,23 +322,27 @@ class Walk:
         ref = execution.first_active
         step = execution.steps[ref.step if ref else 0]
         fair = execution.status is not SagaStatus.PAUSED and ref is None
-        states = [ev.MessageState.GONE]
+        states = [ev.MessageState.MISSING]
         if ref is not None and step.claim is None:
-            states += [ev.MessageState.LOST, ev.MessageState.QUEUED, ev.MessageState.WAITING]
+            states += [
+                ev.MessageState.LOST_WITH_WORKER,
+                ev.MessageState.POSSIBLY_QUEUED,
+                ev.MessageState.WAITING,
+            ]
         for state in states:
-            looked = ev.Looked(time_after(execution, LONG), state)
-            yield f"looked {state.value}", self._looked(world, looked), fair
+            event = ev.Overdue(time_after(execution, LONG), state)
+            yield f"overdue {state.value}", self._overdue(world, event), fair
         if ref is not None and step.claim is None and world.left.losses:
             yield from self._missed(world, ref)
         if execution.deadline is not None:
-            early = ev.Looked(
-                min(time_after(execution), execution.deadline - 1), ev.MessageState.GONE
+            early = ev.Overdue(
+                min(time_after(execution), execution.deadline - 1), ev.MessageState.MISSING
             )
-            yield "looked early", self._tell(world, early), False
+            yield "overdue early", self._tell(world, early), False
 
-    def _looked(self, world: World, looked: ev.Looked) -> World:
+    def _overdue(self, world: World, event: ev.Overdue) -> World:
         """The world after a look; a message that is lost is found the next time."""
-        before, then = world.execution, self._tell(world, looked)
+        before, then = world.execution, self._tell(world, event)
         ref, after = before.first_active, then.execution
         if ref is None or after.first_active != ref:
             return then
@@ -349,22 +353,22 @@ class Walk:
         """A message that nobody has, up to the last time; a stranger may have run it then."""
         spent = world._replace(left=world.left.less(losses=1))
         at = time_after(world.execution, LONG)
-        for state in (ev.MessageState.GONE, ev.MessageState.NOWHERE):
-            then = self._tell(spent, ev.Looked(at, state))
+        for state in (ev.MessageState.MISSING, ev.MessageState.NOWHERE):
+            then = self._tell(spent, ev.Overdue(at, state))
             yield f"{ref} is {state.value}", then, False
             error = then.execution.steps[ref.step].error
             given_up = error is not None and error.type == "NeverClaimed"
-            if given_up and ref.direction is FORWARD and state is ev.MessageState.GONE:
+            if given_up and ref.direction is FORWARD and state is ev.MessageState.MISSING:
                 truth = spent.truth[ref.step]._replace(standing=True)
                 truth = truth._replace(debt=truth.sent + 1)
                 ran = told(spent, ref.step, truth)
-                yield f"a stranger runs {ref}", self._tell(ran, ev.Looked(at, state)), False
+                yield f"a stranger runs {ref}", self._tell(ran, ev.Overdue(at, state)), False
 
     def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
         """The news that the result is stored may be older than what the saga has become since."""
         execution, at = world.execution, time_after(world.execution)
         if execution.result_pending:
-            yield "looked", self._tell(world, ev.Looked(at)), False
+            yield "overdue", self._tell(world, ev.Overdue(at)), False
         for status in SETTLED if execution.wants_result else ():
             fair = execution.result_pending and status is execution.status
             yield f"{status} is stored", self._tell(world, ev.ResultStored(at, status)), fair

@@ -10,7 +10,7 @@ import pytest
 
 from celery_saga import Saga, SagaResult
 from celery_saga.core.decide import decide
-from celery_saga.core.events import Looked, ResultStored, StepSucceeded
+from celery_saga.core.events import Overdue, ResultStored, StepSucceeded
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef, evolved
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
 from tests.api.shops import Shop
@@ -200,7 +200,7 @@ class TestLater:
         assert (result.status, len(shop.told)) == ("STUCK", 1)
         results.publish = publish
 
-        orchestrator.apply(result.id, Looked(shop.time))
+        orchestrator.apply(result.id, Overdue(shop.time))
 
         assert shop.told == [("hear", result.id)] * 2
 

@@ -15,8 +15,8 @@ from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import (
     ClaimVoided,
     Dispatch,
-    Looked,
     MessageState,
+    Overdue,
     Started,
     StepFailed,
     StepReleased,
@@ -137,7 +137,7 @@ def begun(*released: dict[str, Any] | None, **limits: Any) -> SagaExecution:
 def with_claim(
     execution: SagaExecution, ref: StepRef, token: str, retries: int = 0
 ) -> SagaExecution:
-    found = claimed(execution, ref, Claim(token, "boot", retries, 2.0))
+    found = claimed(execution, ref, Claim(token, "instance", retries, 2.0))
     assert isinstance(found, SagaExecution)
     return found
 
@@ -145,7 +145,7 @@ def with_claim(
 class TestWhatIsSentAgain:
     def test_a_lost_message_has_the_changes(self, app):
         execution = begun({"kwargs": {"page": 2}, "options": {"queue": "slow", "priority": 9}})
-        decision = decide(execution, Looked(9.0, MessageState.LOST))
+        decision = decide(execution, Overdue(9.0, MessageState.LOST_WITH_WORKER))
         (command,) = decision.commands
         assert isinstance(command, Dispatch)
         sent = CeleryPublisher(app).message(decision.execution, command)

@@ -199,13 +199,13 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ("workers", "only foreign ones", workers(foreign()), [("error", "--queues")]),
     (
         "workers",
-        "a boot that does not answer",
+        "an instance that does not answer",
         workers(worker(), store_alive=frozenset({"boot1", "boot2"})),
         [("info", "worker_enable_remote_control")],
     ),
     (
         "workers",
-        "beats elsewhere",
+        "heartbeats elsewhere",
         workers(worker(), store_alive=frozenset()),
         [("error", "saga_store_url")],
     ),
@@ -256,7 +256,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ("versions", "not told", workers(worker(plugin=None)), [("warning", "celery-saga-workflow")]),
     (
         "heartbeat",
-        "dead between two beats",
+        "dead between two heartbeats",
         ill(settings={**SETTINGS, "saga_heartbeat_ttl": 2.0}),
         [("error", "saga_heartbeat_ttl")],
     ),

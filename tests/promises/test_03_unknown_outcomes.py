@@ -218,9 +218,9 @@ class TestBusyQueue:
 
     def beat(self, site, result):
         """Wait for a heartbeat of the worker that runs the first step."""
-        boot = result.execution.steps[0].claim.instance
-        last = site.client.zscore("saga:instances", boot)
-        wait_for(lambda: site.client.zscore("saga:instances", boot) != last)
+        instance = result.execution.steps[0].claim.instance
+        last = site.client.zscore("saga:instances", instance)
+        wait_for(lambda: site.client.zscore("saga:instances", instance) != last)
 
 
 class TestShutdown:

@@ -223,5 +223,5 @@ class TestStoppedForLessThanItsLiveness:
 
 def alive_until(found: Victim) -> float:
     """The store time until which the worker counts as alive."""
-    boot = found.sagas["late"].execution.steps[0].claim.instance
-    return float(found.site.client.zscore("saga:instances", boot))
+    instance = found.sagas["late"].execution.steps[0].claim.instance
+    return float(found.site.client.zscore("saga:instances", instance))

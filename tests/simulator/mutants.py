@@ -25,9 +25,9 @@ from celery_saga.core.decide.overdue import _announced_again, _left_to_tell
 from celery_saga.core.decide.policy import Place, place_of
 from celery_saga.core.decide.transitions import (
     call_of,
+    check_at,
     go_back,
     go_forward,
-    look_at,
     past_pivot,
     send,
     stuck,
@@ -429,7 +429,7 @@ def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
         decision = _reopen(execution, event)
         if decision.execution.status is not SagaStatus.STUCK:
             return decision
-        return go_back(look_at(decision.execution, event.at + 4), event.at)
+        return go_back(check_at(decision.execution, event.at + 4), event.at)
 
     instead(patch, _reopen, go_on)
 
@@ -462,9 +462,9 @@ def callers_are_told_of_each_end(patch: Patch) -> None:
 @mutant(Invariant.SENT_AGAIN, seeds=100, way=way("a"))
 def a_lost_message_is_never_sent_again(patch: Patch) -> None:
     def wait(
-        execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: ev.Looked
+        execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: ev.Overdue
     ) -> ev.Decision:
-        return ev.Decision(look_at(execution, event.at + 4))
+        return ev.Decision(check_at(execution, event.at + 4))
 
     instead(patch, on_unclaimed, wait)
 
@@ -489,7 +489,7 @@ def a_lost_step_is_run_again_without_end(patch: Patch) -> None:
 
 @mutant(Invariant.SETTLES, seeds=20, way=way("a"))
 def nobody_looks_again(patch: Patch) -> None:
-    instead(patch, look_at, lambda execution, when: evolved(execution, due_at=None))
+    instead(patch, check_at, lambda execution, when: evolved(execution, due_at=None))
 
 
 # Starts.

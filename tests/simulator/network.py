@@ -190,14 +190,14 @@ class Broker:
 
         What waits in the queue is known now and then.
         """
-        given_away = {
+        unacknowledged = {
             str(number): message.ref.task_id(message.saga_id)
             for number, message in enumerate(self.sent)
             if number % 5 == 0
         }
         ids = frozenset(message.ref.task_id(message.saga_id) for message in self.queue)
         waiting = {"queue": ids} if len(self.sent) % 2 else {}
-        return Backlog(frozenset() if self.queue else frozenset(queues), given_away, waiting)
+        return Backlog(frozenset() if self.queue else frozenset(queues), unacknowledged, waiting)
 
 
 class Results:

@@ -10,7 +10,7 @@ from functools import partial
 from celery_saga.core import events as ev
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import Pulse, Refused
+from celery_saga.core.ports import HeartbeatReply, Refused
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
@@ -350,7 +350,7 @@ class World:
             sweeper=Sweeper(self.orchestrator, self.broker, told_after=0.0, time_limit=60.0),
         )
         self.say(f"{worker.instance} boots")
-        self.store.beat(worker.instance, TTL, ())
+        self.store.heartbeat(worker.instance, TTL, ())
         self.workers.append(worker)
         return None
 
@@ -387,13 +387,13 @@ class World:
         self._actor = worker
         self.say(f"{worker.instance} beats")
         held = [message.ref.task_id(message.saga_id) for message in worker.waiting]
-        pulse = self.store.beat(worker.instance, TTL, held)
+        pulse = self.store.heartbeat(worker.instance, TTL, held)
         sweeper = worker.sweeper
         assert sweeper is not None
         self._judge_own(worker, sweeper, pulse)
         sweeper.act_upon(pulse, others=True, limit=100)
 
-    def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: Pulse) -> None:
+    def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: HeartbeatReply) -> None:
         """As the heart does it: claims whose task was not there twice running."""
         there = {(body.message.saga_id, body.ref) for body in worker.bodies}
         absent = frozenset(pulse.claims) - there

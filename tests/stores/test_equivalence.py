@@ -143,7 +143,7 @@ class Twin:
         self.read: dict[str, SagaExecution] = {}
 
     def claim(self, saga_id: str, ref: StepRef, token: str, retries: int, plan: Plan) -> bool:
-        claim = Claim(token, f"boot-{token[-1]}", retries)
+        claim = Claim(token, f"instance-{token[-1]}", retries)
         answer = self.orchestrator.claim(saga_id, ref, claim, plan.hash)
         if isinstance(answer, SagaExecution):
             self.read[token] = answer
@@ -170,8 +170,8 @@ def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) ->
             events.StepFailed(at, ref, failure, token, final=True),
             events.StepReleased(at, ref, token, 1, at),
             events.ClaimVoided(at, ref, token),
-            events.StepRevoked(at, ref, failure, "boot-1"),
-            events.Looked(at, dice.choice(list(events.MessageState))),
+            events.StepRevoked(at, ref, failure, "instance-1"),
+            events.Overdue(at, dice.choice(list(events.MessageState))),
             events.CancelRequested(at, "me"),
             events.PauseRequested(at, "me"),
             events.ResumeRequested(at, "me"),

@@ -127,9 +127,9 @@ def test_a_busy_pool_is_waited_for(valkey: EmbeddedValkey) -> None:
     [
         pytest.param(lambda store: store.now(), id="now"),
         pytest.param(lambda store: store.alive(), id="alive"),
-        pytest.param(lambda store: store.holders(), id="holders"),
+        pytest.param(lambda store: store.reserved_by(), id="reserved_by"),
         pytest.param(lambda store: store.claims_of("x"), id="claims_of"),
-        pytest.param(lambda store: store.forget("x"), id="forget"),
+        pytest.param(lambda store: store.deregister("x"), id="deregister"),
         pytest.param(lambda store: store.find(SagaStatus.STUCK, 1), id="find"),
         pytest.param(lambda store: store.wait("x", 0.0), id="wait"),
     ],

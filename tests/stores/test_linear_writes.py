@@ -45,7 +45,7 @@ def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -
         before = seen()
         execution = orchestrator.load("large")
         ref = execution.ref(index)
-        execution = orchestrator.claim("large", ref, Claim(f"c{index}", "boot"), plan.hash)
+        execution = orchestrator.claim("large", ref, Claim(f"c{index}", "instance"), plan.hash)
         update = Values({f"added_{index}": "x" * ADDED})
         at = orchestrator.store.now()
         execution = orchestrator.apply(

@@ -140,18 +140,18 @@ class TestRedisStore(StoreContract):
         """All workers died on Friday evening, and the next one starts on Monday."""
         store = RedisStore(client)
         first = granted(claim(store, create(store), "friday"))
-        store.beat("friday", 6, ())
-        store.beat("holder", 6, [f"{first.saga_id}~f0~1"])
-        store.beat("idle", 6, ())
+        store.heartbeat("friday", 6, ())
+        store.heartbeat("holder", 6, [f"{first.saga_id}~f0~1"])
+        store.heartbeat("idle", 6, ())
         days_ago = dict.fromkeys(("friday", "holder", "idle"), store.now() - 3 * 86400)
         client.zadd("saga:instances", days_ago)
 
-        assert sorted(store.beat("monday", 6, ()).dead) == ["friday", "holder"]
+        assert sorted(store.heartbeat("monday", 6, ()).expired) == ["friday", "holder"]
         assert client.zscore("saga:instances", "idle") is None
 
-        store.forget("friday", store.claims_of("friday"))
-        store.forget("holder")
-        assert store.beat("monday", 6, ()).dead == ()
+        store.deregister("friday", store.claims_of("friday"))
+        store.deregister("holder")
+        assert store.heartbeat("monday", 6, ()).expired == ()
 
     @pytest.mark.parametrize("setting", ["min-replicas-to-write", "disk"])
     def test_a_server_that_cannot_write_now_is_away(self, setting: str) -> None:
@@ -186,7 +186,7 @@ class TestRedisStore(StoreContract):
     def test_keys_carry_the_prefix(self, client: redis.Redis) -> None:
         store = RedisStore(client, prefix="shop:")
         granted(claim(store, create(store)))
-        store.beat("boot", 6, ["a~f0~1"])
+        store.heartbeat("instance", 6, ["a~f0~1"])
         assert client.keys()
         assert all(key.startswith(b"shop:") for key in client.scan_iter())
 
@@ -204,7 +204,7 @@ class TestRedisStore(StoreContract):
         with pytest.raises(StoreUnavailable):
             store.load("any")
         with pytest.raises(StoreUnavailable):
-            store.beat("boot", 6, ())
+            store.heartbeat("instance", 6, ())
 
     def test_the_time_is_known_while_the_server_is_away(
         self, monkeypatch: pytest.MonkeyPatch

@@ -185,7 +185,7 @@ def test_a_value_of_the_context_is_named_where_a_part_is_read(client, store):
     granted(claim(store, create(store)))
     first = create(store, order=7)
     damage(client, first.saga_id, "c:order", "{")
-    mine = Claim("token", "boot")
+    mine = Claim("token", "instance")
     found = granted(store.claim(first.saga_id, first.ref(0), mine, first.plan.hash))
     assert isinstance(found.values, PartialValues)
 
@@ -243,9 +243,9 @@ def test_it_can_be_deleted(client, store, field, text):
 
 
 def test_what_a_worker_holds_and_cannot_be_read_hides_nobody_elses(client, store):
-    store.beat("boot", 60.0, ["s1~f0~1"])
+    store.heartbeat("instance", 60.0, ["s1~f0~1"])
     client.hset("saga:held", "odd", "{")
-    client.sadd("saga:claims:boot", b"\xff~f0~1", "s2~f0~1")
+    client.sadd("saga:claims:instance", b"\xff~f0~1", "s2~f0~1")
 
-    assert store.holders() == {"s1~f0~1": "boot"}
-    assert [saga_id for saga_id, _ in store.beat("boot", 60.0, []).claims] == ["s2"]
+    assert store.reserved_by() == {"s1~f0~1": "instance"}
+    assert [saga_id for saga_id, _ in store.heartbeat("instance", 60.0, []).claims] == ["s2"]

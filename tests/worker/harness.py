@@ -183,7 +183,7 @@ class Site:
         wait_for(lambda: self.now() >= until, seconds + 20)
 
     def alive(self) -> int:
-        """How many worker boots count as alive."""
+        """How many worker instances count as alive."""
         count: Any = self.client.zcount("saga:instances", self.now(), "+inf")
         return int(count)
 
@@ -200,7 +200,7 @@ class Site:
         os.kill(line["pid"], signal.SIGKILL)
 
 
-#: Keys that stay for ever by design: the broker's, the indexes and the book-keeping of boots.
+#: Keys that stay for ever by design: the broker's, the indexes and the book-keeping of instances.
 _KEPT = (
     "_kombu.",
     "unacked",

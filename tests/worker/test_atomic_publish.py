@@ -349,7 +349,7 @@ class TestUsers:
         expect_apart(site.senders())
         site.run(site.abc())
 
-        # Once for the heart and once for the process of the pool.
+        # Once for the heartbeat and once for the process of the pool.
         told = [line for line in worker.text().splitlines() if "after their checkpoint" in line]
         assert 1 <= len(told) <= 2, told
         assert len({line.partition("]")[0].rpartition("/")[2] for line in told}) == len(told)
@@ -455,7 +455,7 @@ class TestWhileItRuns:
 
         server.admin.script_flush()
         with Flushed(unix_socket_path=server.socket) as client:
-            assert RedisStore(client).beat("boot", 1.0, []).at > 0
+            assert RedisStore(client).heartbeat("instance", 1.0, []).at > 0
 
     def test_all_connections_are_cut_while_bodies_run(self, deploy, server):
         site = deploy(broker_url=server.url(0), result_backend=server.url(1))

@@ -25,7 +25,7 @@ NEVER = {
 }
 
 #: Verbs of a store that change nothing.
-READING = {"now", "load", "due", "find", "wait", "holders", "alive", "claims_of", "close"}
+READING = {"now", "load", "due", "find", "wait", "reserved_by", "alive", "claims_of", "close"}
 READING |= {"endpoint", "shared", "deliver"}  # what is delivered alone is only a trial
 #: Verbs of the publishers that send nothing by themselves.
 PREPARING = {"message", "first_message", "encode", "reconsider", "undelivered"}
@@ -39,7 +39,7 @@ def places(way: str) -> set[str]:
     found |= {f"{recovery.PATHS[name].place} {at}" for name, at in recovery.CASES[way]}
     found |= {f"{reports.MAINS[name].place} {at}" for name, at in reports.MAIN_CASES[way]}
     found |= {f"{reports.path_of(*case).place} {case[1]}" for case in reports.CHILD_CASES[way]}
-    found |= {*recovery.TELLING.values(), *recovery.BOOTS}
+    found |= {*recovery.TELLING.values(), *recovery.INSTANCES}
     operators = test_crash_points_operators
     found |= {place for _, place in operators.CASES[way]}
     return found | {place for *_, place in (*operators.DROPPED, *operators.TAKEN_IN)}

@@ -63,37 +63,37 @@ PATHS = {
         {"hold": ["a/f"]},
     ),
     "a lost message is sent again": Path(
-        "Looked f0", "COMPLETED", "a b", (row(queue="lost"), row()), "lost"
+        "Overdue f0", "COMPLETED", "a b", (row(queue="lost"), row()), "lost"
     ),
     "a message that a dead worker held is sent again": Path(
-        "Looked f0", "COMPLETED", "a b", (row(queue="held"), row()), "held"
+        "Overdue f0", "COMPLETED", "a b", (row(queue="held"), row()), "held"
     ),
     "an undo's next attempt is due": Path(
-        "Looked c0",
+        "Overdue c0",
         "COMPENSATED",
         "a b A A",
         (row(undo=SOON), row()),
         context={"fail": ["b/f"], "once": {"a/c": "fail"}},
     ),
     "a step's next attempt is due": Path(
-        "Looked f0",
+        "Overdue f0",
         "COMPLETED",
         "a a b",
         (row(retriable=True, max_attempts=3, **SOON), row()),
         context={"once": {"a/f": "fail"}},
     ),
-    "a start is due": Path("Looked f0", "COMPLETED", "a b", run={"countdown": 0.5}),
+    "a start is due": Path("Overdue f0", "COMPLETED", "a b", run={"countdown": 0.5}),
     "a task that nobody knew is offered again": Path(
-        "Looked f0", "STUCK", "", (row("nobody.knows", None, inputs=[]),), grace=4.0
+        "Overdue f0", "STUCK", "", (row("nobody.knows", None, inputs=[]),), grace=4.0
     ),
     "the deadline of a step that nobody took": Path(
-        "Looked c0", "COMPENSATED", "a A", (row(), row(queue="nobody")), "late b"
+        "Overdue c0", "COMPENSATED", "a A", (row(), row(queue="nobody")), "late b"
     ),
     "the deadline of a step that runs": Path(
-        "Looked nothing", "COMPENSATED", "a A", (row(), row()), "late a", {"hold": ["a/f"]}
+        "Overdue nothing", "COMPENSATED", "a A", (row(), row()), "late a", {"hold": ["a/f"]}
     ),
     "the deadline before the start": Path(
-        "Looked COMPENSATED", "COMPENSATED", "", trouble="late", run={"countdown": 600}
+        "Overdue COMPENSATED", "COMPENSATED", "", trouble="late", run={"countdown": 600}
     ),
 }
 
@@ -116,8 +116,8 @@ def table_of(name):
 
 #: Where a result that nobody could tell is told: the first to die is the body's process.
 TELLING = {
-    "the look is not saved": "Looked nothing before save",
-    "the look is saved": "Looked nothing after save",
+    "the check is not saved": "Overdue nothing before save",
+    "the check is saved": "Overdue nothing after save",
     "nobody is told": "COMPLETED before announce",
     "all are told": "COMPLETED after announce",
     "it is not noted that all are told": "ResultStored nothing before save",
@@ -137,7 +137,11 @@ def times_told(name):
 
 
 #: What a sweeper writes of itself and of others that are dead.
-BOOTS = tuple(f"{at} {verb}" for verb in ("beat", "meet", "forget") for at in ("before", "after"))
+INSTANCES = tuple(
+    f"{at} {verb}"
+    for verb in ("heartbeat", "register_app", "deregister")
+    for at in ("before", "after")
+)
 
 
 class Sweeping:
@@ -175,8 +179,8 @@ class Sweeping:
             site.journal.open(result.id, PATHS[name].context["hold"][0])
         site.journal.open(plug.id, "a/f")
         self.bodies("victim,held,lost", "-P", "threads", "-c", "4")
-        if table == LOSSES:  # only there are boots that have left something
-            order(site, "boots", *(f"sweeper {place}" for place in BOOTS))
+        if table == LOSSES:  # only there are instances that have left something
+            order(site, "instances", *(f"sweeper {place}" for place in INSTANCES))
         sweeper = ["-P", "solo", "-Q", "aside"]
         Forked(site, "sweeper ", *[sweeper] * 4, again=True, **FRAIL)
         self.running = [*self.results.values(), *self.told.values()]
@@ -185,8 +189,8 @@ class Sweeping:
             wait_for(self.heard, 30, interval=0.1)
         for worker in site.workers:
             worker.kill()
-        self.boots_died = died(site, "boots")
-        site.journal.client.delete("die:boots")  # they are those of the next table as well
+        self.instances_died = died(site, "instances")
+        site.journal.client.delete("die:instances")  # they are those of the next table as well
 
     def bodies(self, queues, *options):
         env = {"SAGA_TEST_ROLE": "bodies "}
@@ -213,7 +217,7 @@ class Sweeping:
         for _, result in self.each("paused and killed"):
             self.ask(result, PauseRequested)
         for _, result in self.each("held"):
-            wait_for(lambda r=result: f"{r.id}~f0~1" in self.store.holders(), 60)
+            wait_for(lambda r=result: f"{r.id}~f0~1" in self.store.reserved_by(), 60)
         for _, result in self.each("late b"):
             wait_for(lambda r=result: r.progress["b"] == "RUNNING", 60)
         for _, result in self.each("late a"):
@@ -238,7 +242,7 @@ class Sweeping:
                 self.running.remove(result)
             elif dead:
                 self.help(result, execution)
-        return not self.running and died(self.site, "boots")
+        return not self.running and died(self.site, "instances")
 
     def heard(self):
         """Whether all callers' tasks have run: a saga that has told them does not wait for them."""
@@ -281,6 +285,6 @@ class TestTelling:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_a_sweeper_writes_of_boots(sites, once, way):
+def test_what_a_sweeper_writes_of_instances(sites, once, way):
     sweeping = once(Sweeping, sites[way], way, LOSSES)
-    assert sweeping.boots_died
+    assert sweeping.instances_died

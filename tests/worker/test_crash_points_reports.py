@@ -201,7 +201,7 @@ class Mains:
         mains = [
             ["-c", "1", "-P", pools.get(case[0], "prefork"), "-Q", queues[case]] for case in found
         ]
-        # Their hearts must not void a claim before the main process has told of its child.
+        # Their heartbeats must not void a claim before the main process has told of its child.
         Forked(site, "main ", *mains, saga_heartbeat=1.0, saga_heartbeat_ttl=2.0)
         for (name, _), result in self.results.items():
             self.trouble(MAINS[name], result)

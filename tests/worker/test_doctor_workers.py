@@ -150,7 +150,7 @@ def test_a_boot_that_does_not_tell_of_itself(report):
     """It beats, so it counts; which worker it is, nobody says."""
     (finding,) = [each for each in of(report, "workers") if each.level == "info"]
 
-    assert "1 worker boot beats" in finding.what
+    assert "1 worker instance sends heartbeats" in finding.what
 
 
 def test_a_heartbeat_without_room(report):
@@ -207,8 +207,8 @@ def test_celerys_own_command_asks_the_same(fleet, report):
     )
 
     answer = answers[0]["well@test"]
-    assert set(answer) == {"instance", "beats", "pool", "versions", "settings", "clock"}
-    assert answer["beats"] is True
+    assert set(answer) == {"instance", "heartbeat", "pool", "versions", "settings", "clock"}
+    assert answer["heartbeat"] is True
 
 
 def test_foreign_workers_are_not_asked_what_they_do_not_know(fleet, report):

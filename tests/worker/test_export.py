@@ -68,7 +68,7 @@ def test_a_saga_whose_step_was_running(site, elsewhere, task, status, began):
     site.journal.wait(result.id, "began", 2)
     worker.kill()
     there = moved(result, site, elsewhere)
-    site.client.flushdb()  # nobody is left there who would bury the worker
+    site.client.flushdb()  # nobody is left there who would reclaim its claims
 
     assert not any(step.claim for step in there.execution.steps)
     site.journal.open(result.id, "b/f")

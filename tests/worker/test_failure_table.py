@@ -90,8 +90,8 @@ def tables(journal, folder, pools) -> Iterator[dict[str, Table]]:
         found = {}
         for database, pool in enumerate(pools):
             site = Site(server.url(database), journal, folder)
-            # So that the main process, however slow, tells of the end of a task before the heart
-            # misses it.
+            # So that the main process, however slow, tells of the end of a task before the
+            # heartbeat misses it.
             site.settings["saga_heartbeat"] = 1.0
             worker = site.start("-P", pool, app="tests.worker.apps.table")
             found[pool] = Table(pool, site, worker)

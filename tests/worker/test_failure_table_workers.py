@@ -309,7 +309,7 @@ class TestRetryOnWorkerLost:
     def sagas(cls, arena):
         site, rescuer = arena
         queue = f"resent-{next(_numbers)}"
-        # Its main process may be slow to send the message, which its heart must not miss meanwhile.
+        # Its main process may be slow to send the message, which its heartbeat must not miss.
         calm = {"saga_heartbeat": 1.0, "saga_heartbeat_ttl": 6.0}
         worker = site.worker("-Q", queue, app="tests.worker.apps.table", **calm)
         found = {}

@@ -1,4 +1,4 @@
-"""Messages that a Redis broker lost, or gave to a worker which died before its heart told of them.
+"""Messages that a Redis broker lost, or gave to a worker that died before its next heartbeat.
 
 Such a broker does not send them again before its visibility timeout, or never, and while others
 wait in the queue, they may be among them: only the broker's own books tell.
@@ -23,7 +23,7 @@ def test_they_are_sent_again_although_the_queue_is_not_empty(site):
     results = [site.saga(("a", late, undo), ("b", late)).delay() for _ in range(3)]
     messages = {f"{result.id}~f0~1" for result in results}
     # A queue that is empty does not do: for a moment the last message is in no book.
-    wait_for(lambda: messages <= {*backlog(site.app, []).given_away.values()})
+    wait_for(lambda: messages <= {*backlog(site.app, []).unacknowledged.values()})
     killed.kill()
     for _ in range(30):
         site.app.send_task(nap.name, (0.7,))
@@ -40,7 +40,7 @@ def test_they_are_sent_again_although_the_queue_is_not_empty(site):
 
 
 def test_those_of_live_workers_are_theirs(site):
-    """Their hearts say so, however long the messages wait there."""
+    """Their heartbeats say so, however long the messages wait there."""
     site.worker("-c", "1")
     held = site.saga(("busy", late)).delay(hold=["busy/f"])
     site.journal.wait(held.id, "began")
@@ -95,12 +95,12 @@ def test_a_message_that_cannot_be_read_may_be_any(site):
 
 
 def test_the_brokers_books(site):
-    def given_away() -> list[str]:
-        return sorted(backlog(site.app, []).given_away.values())
+    def unacknowledged() -> list[str]:
+        return sorted(backlog(site.app, []).unacknowledged.values())
 
     soon = {"saga_heartbeat": 1e-6}
     site.app.conf.update(soon)
-    assert given_away() == []
+    assert unacknowledged() == []
     result = site.saga(("a", late)).delay(hold=["a/f"])
     plain = site.app.send_task(nap.name, (0.1,))
     assert backlog(site.app, ["celery", "no such queue"]).empty == {"no such queue"}
@@ -108,10 +108,10 @@ def test_the_brokers_books(site):
     site.journal.wait(result.id, "began")
     wait_for(lambda: backlog(site.app, ["celery"]).empty == {"celery"})
 
-    wait_for(lambda: given_away() == sorted([f"{result.id}~f0~1", plain.id]))
+    wait_for(lambda: unacknowledged() == sorted([f"{result.id}~f0~1", plain.id]))
     site.app.conf.update(saga_heartbeat=3600, saga_heartbeat_ttl=7200)
-    assert given_away() == []
+    assert unacknowledged() == []
 
     site.app.conf.update(soon)
     site.journal.open(result.id, "a/f")
-    wait_for(lambda: given_away() == [])
+    wait_for(lambda: unacknowledged() == [])

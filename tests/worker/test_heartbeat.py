@@ -1,4 +1,4 @@
-"""A worker's heart, with a store in this process: when it beats, and whom it judges."""
+"""A worker's heartbeat, with a store in this process: when it beats, and whom it judges."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaManager
-from celery_saga.core.events import Looked
+from celery_saga.core.events import Overdue
 from celery_saga.core.execution import Claim, SagaExecution
 from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import runtime_of
 from celery_saga.stores import memory
-from celery_saga.worker import heartbeat
+from celery_saga.worker import heartbeat as heartbeat_module
 from celery_saga.worker.eager import enclosing_task
-from celery_saga.worker.heartbeat import Heart
+from celery_saga.worker.heartbeat import Heartbeat
 from tests.helpers import wait_for
 
 TTL, EVERY = 6.0, 2.0
@@ -27,7 +27,7 @@ TTL, EVERY = 6.0, 2.0
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    app = Celery("heart", broker="memory://", set_as_current=False)
+    app = Celery("heartbeat", broker="memory://", set_as_current=False)
     SagaManager(app)
     app.conf.update(saga_store_url="memory://", saga_heartbeat=EVERY, saga_heartbeat_ttl=TTL)
     yield app
@@ -48,15 +48,15 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     fake = SimpleNamespace(monotonic=clock, time=clock)
-    monkeypatch.setattr(heartbeat, "time", fake)
+    monkeypatch.setattr(heartbeat_module, "time", fake)
     return clock
 
 
 class Fleet:
-    """Our heart, which beats when told to, and another boot that runs a step."""
+    """Our heartbeat, which beats when told to, and another instance that runs a step."""
 
     def __init__(self, app: Celery, clock: Clock) -> None:
-        @app.task(name="heart.step", acks_late=True, shared=False)
+        @app.task(name="heartbeat.step", acks_late=True, shared=False)
         def step() -> None:
             pass
 
@@ -65,32 +65,32 @@ class Fleet:
         runtime = runtime_of(app)
         self.store: Any = runtime.store
         self.store._clock = lambda: clock.at + self.ahead
-        beat = self.store.beat
+        original = self.store.heartbeat
 
         def sometimes(*args: Any) -> Any:
             if self.away:
                 raise StoreUnavailable("away")
-            return beat(*args)
+            return original(*args)
 
-        self.store.beat = sometimes
-        result = Saga("heart", app=app, steps=[step]).commit().delay()
+        self.store.heartbeat = sometimes
+        result = Saga("heartbeat", app=app, steps=[step]).commit().delay()
         ref = result.execution.ref(0)
-        self.store.beat("other", TTL, ())
+        self.store.heartbeat("other", TTL, ())
         self.store.claim(result.id, ref, Claim("other:1", "other"))
         self.result = result
-        runtime.boot()
-        self.heart = Heart(runtime)
-        self.heart._threads = []  # the test beats, and what follows happens at once
-        self.heart._inbox = SimpleNamespace(put=self.heart._guarded)
-        self.heart.start()
+        runtime.new_instance()
+        self.heartbeat = Heartbeat(runtime)
+        self.heartbeat._threads = []  # the test beats, and what follows happens at once
+        self.heartbeat._inbox = SimpleNamespace(put=self.heartbeat._guarded)
+        self.heartbeat.start()
 
     def pass_time(self, seconds: float, other: bool) -> None:
         """Beats of ours every two seconds, and of the other one if it is alive."""
         for _ in range(int(seconds / EVERY)):
             self.clock.at += EVERY
             if other and not self.away:
-                self.store.beat("other", TTL, ())
-            self.heart._guarded(self.heart._beat)
+                self.store.heartbeat("other", TTL, ())
+            self.heartbeat._guarded(self.heartbeat._beat)
 
     @property
     def lost(self) -> int:
@@ -131,12 +131,12 @@ class TestJudgingOthers:
         """One that had just beaten must not judge one that was about to."""
         fleet.pass_time(20, other=True)
         fleet.clock.at += 0.1
-        fleet.store.beat("other", TTL, ())
+        fleet.store.heartbeat("other", TTL, ())
         fleet.clock.at += 1.9
-        fleet.heart._guarded(fleet.heart._beat)
+        fleet.heartbeat._guarded(fleet.heartbeat._beat)
 
         fleet.clock.at += 4.15  # the other has been silent for six seconds, we for four
-        fleet.heart._guarded(fleet.heart._beat)
+        fleet.heartbeat._guarded(fleet.heartbeat._beat)
         fleet.pass_time(60, other=True)
 
         assert fleet.lost == 0
@@ -173,21 +173,21 @@ def test_news_without_end_does_not_keep_it_from_beating(app):
     runtime = runtime_of(app)
     store: Any = runtime.store
     beats = []
-    beat = store.beat
-    store.beat = lambda *args: beats.append(args) or beat(*args)
-    runtime.boot()
-    heart = Heart(runtime)
+    original = store.heartbeat
+    store.heartbeat = lambda *args: beats.append(args) or original(*args)
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime)
 
-    def news(at: float) -> Looked:
-        heart.post("nobody", news, None)
-        return Looked(at)
+    def report(at: float) -> Overdue:
+        heartbeat.submit("nobody", report, None)
+        return Overdue(at)
 
-    heart.post("nobody", news, None)
-    heart.start()
+    heartbeat.submit("nobody", report, None)
+    heartbeat.start()
     try:
         wait_for(lambda: len(beats) > 5)
     finally:
-        heart.stop()
+        heartbeat.stop()
 
 
 def test_what_has_to_wait_does_not_keep_it_from_beating(app):
@@ -196,27 +196,27 @@ def test_what_has_to_wait_does_not_keep_it_from_beating(app):
     runtime = runtime_of(app)
     store: Any = runtime.store
     beats = []
-    beat = store.beat
-    store.beat = lambda *args: beats.append(args) or beat(*args)
-    runtime.boot()
-    heart = Heart(runtime)
+    original = store.heartbeat
+    store.heartbeat = lambda *args: beats.append(args) or original(*args)
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime)
     stuck, go_on = threading.Event(), threading.Event()
 
-    def news(at: float) -> Looked:
+    def report(at: float) -> Overdue:
         stuck.set()
         go_on.wait()
-        return Looked(at)
+        return Overdue(at)
 
-    heart.post("nobody", news, None)
-    heart.start()
+    heartbeat.submit("nobody", report, None)
+    heartbeat.start()
     try:
         assert stuck.wait(10)
         seen = len(beats)
         wait_for(lambda: len(beats) > seen + 5)
-        assert heart.instance in store.alive()
+        assert heartbeat.instance in store.alive()
     finally:
         go_on.set()
-        heart.stop()
+        heartbeat.stop()
 
 
 def test_every_pulse_is_looked_at_however_quickly(app):
@@ -226,14 +226,14 @@ def test_every_pulse_is_looked_at_however_quickly(app):
     looks: list[Any] = []
     due = store.due
     store.due = lambda limit: looks.append(limit) or due(limit)
-    runtime.boot()
-    heart = Heart(runtime)
-    heart._threads = []
-    heart._inbox = SimpleNamespace(put=lambda work: work())
-    heart.start()
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime)
+    heartbeat._threads = []
+    heartbeat._inbox = SimpleNamespace(put=lambda work: work())
+    heartbeat.start()
 
     for _ in range(3):
-        heart._beat()
+        heartbeat._beat()
 
     assert len(looks) == 4
 
@@ -243,42 +243,44 @@ def test_what_goes_wrong_does_not_stop_it(app):
     runtime = runtime_of(app)
     store: Any = runtime.store
     beats = []
-    beat = store.beat
-    runtime.boot()
-    heart = Heart(runtime)
-    heart.start()
+    original = store.heartbeat
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime)
+    heartbeat.start()
 
     def failing(*args: Any) -> Any:
         beats.append(args)
         if len(beats) < 5:
             raise StoreUnavailable("away")
-        return beat(*args)
+        return original(*args)
 
-    store.beat = failing
+    store.heartbeat = failing
     try:
         wait_for(lambda: len(beats) > 8)
-        assert heart.instance in store.alive()
+        assert heartbeat.instance in store.alive()
     finally:
-        heart.stop()
+        heartbeat.stop()
 
 
 def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch):
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=6.0)
     bodies = [SimpleNamespace(id="a task")]
     running = SimpleNamespace(active_requests=bodies, reserved_requests=(), requests={})
-    monkeypatch.setattr(heartbeat, "state", running)
+    monkeypatch.setattr(heartbeat_module, "state", running)
     runtime = runtime_of(app)
-    runtime.boot()
-    heart = Heart(runtime)
-    heart.start()
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime)
+    heartbeat.start()
     alive = runtime.store.alive
-    heart.stop_when_idle()
-    seen = heart._last_beat
-    wait_for(lambda: heart._last_beat > seen)
-    assert heart.instance in alive()
+    heartbeat.stop_when_idle()
+    seen = heartbeat._last_beat
+    wait_for(lambda: heartbeat._last_beat > seen)
+    assert heartbeat.instance in alive()
     bodies.clear()
     wait_for(
-        lambda: heart.instance not in alive() and not any(t.is_alive() for t in heart._threads)
+        lambda: (
+            heartbeat.instance not in alive() and not any(t.is_alive() for t in heartbeat._threads)
+        )
     )
 
 
@@ -287,22 +289,22 @@ class TestStepsOfEagerSagas:
 
     @pytest.fixture
     def worker(self, app, monkeypatch) -> Iterator[list[Any]]:
-        """Requests of a worker whose heart beats."""
+        """Requests of a worker that sends heartbeats."""
         app.conf.update(saga_heartbeat=0.05, saga_heartbeat_ttl=1.0)
         requests: list[Any] = []
         running = SimpleNamespace(active_requests=requests, reserved_requests=(), requests={})
-        monkeypatch.setattr(heartbeat, "state", running)
+        monkeypatch.setattr(heartbeat_module, "state", running)
         runtime = runtime_of(app)
-        runtime.boot()
-        heart = runtime.heart = Heart(runtime)
-        heart.start()
+        runtime.new_instance()
+        heartbeat = runtime.heartbeat = Heartbeat(runtime)
+        heartbeat.start()
         yield requests
-        heart.stop()
+        heartbeat.stop()
 
     def run(self, app: Celery, body: Callable[[], object]) -> SagaExecution:
         """The saga that has run ``body`` as its step."""
 
-        @app.task(name="heart.eager", acks_late=True, shared=False)
+        @app.task(name="heartbeat.eager", acks_late=True, shared=False)
         def step() -> None:
             body()
 
@@ -310,11 +312,11 @@ class TestStepsOfEagerSagas:
         return runtime_of(app).orchestrator.load(saga.s().apply().id)
 
     def looks(self, app: Celery, count: int) -> None:
-        """Let the heart judge its own claims that often."""
-        heart: Any = runtime_of(app).heart
+        """Let the heartbeat judge its own claims that often."""
+        heartbeat: Any = runtime_of(app).heartbeat
         for _ in range(count):
-            seen = heart._last_judged
-            wait_for(lambda before=seen: heart._last_judged > before)
+            seen = heartbeat._last_judged
+            wait_for(lambda before=seen: heartbeat._last_judged > before)
 
     def test_one_that_a_task_of_the_worker_runs(self, app, worker):
         worker.append(outer := SimpleNamespace(id="outer", is_eager=False))
@@ -347,7 +349,7 @@ class TestStepsOfEagerSagas:
         seen: list[Any] = []
         with enclosing_task(outer):
             self.run(app, lambda: seen.extend(runtime.store.claims_of(runtime.instance)))
-        assert len(seen) == 1, "a dead boot's claims are void, and this was one of them"
+        assert len(seen) == 1, "a dead instance's claims are void, and this was one of them"
 
 
 def test_nothing_of_memory_is_shared_by_two_apps(app):

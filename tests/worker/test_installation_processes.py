@@ -82,7 +82,7 @@ class TestStores:
 
         assert site.settled(result) == "COMPLETED"
         assert not list(site.client.scan_iter("saga:*"))
-        worker.kill()  # or its heart would write one of them again
+        worker.kill()  # or its heartbeat would write one of them again
         wait_for(lambda: not worker.process.alive)
         for key in site.client.scan_iter("mine:*"):
             site.client.delete(key)

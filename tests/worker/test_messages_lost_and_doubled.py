@@ -16,7 +16,7 @@ pytestmark = pytest.mark.worker
 
 
 def beats(site, count):
-    """Wait until every worker's heart has beaten that often."""
+    """Wait until every worker's heartbeat has beaten that often."""
 
     def scores():
         return dict(site.client.zrange("saga:instances", 0, -1, withscores=True))

@@ -465,7 +465,7 @@ class TestStorage:
                 assert run(client.sagas, saga, {"x": 1}).context == {"x": 1}
                 result = saga.delay(hold=["b/f"])
                 line = site.journal.wait(result.id, "began", 2)
-                site.kill_child(line)  # the worker's heart finds it out in the same store
+                site.kill_child(line)  # the worker's heartbeat finds it out in the same store
                 site.journal.wait(result.id, "began", 3)
                 site.journal.open(result.id, "b/f", 2)
                 assert result.get(timeout=30)

@@ -58,7 +58,7 @@ class TestPools:
         assert site.journal.began(result.id) == ["a/f", "a/f", "b/f"]
 
     def test_a_long_step_keeps_its_claim(self, site, options):
-        """The heart beats on although the pool, or the whole main thread, is busy."""
+        """The heartbeat goes on although the pool, or the whole main thread, is busy."""
         site.worker(*options)
         site.worker()
         result = site.saga(("a", late, undo)).delay(hold=["a/f"])

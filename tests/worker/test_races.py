@@ -85,11 +85,11 @@ def messages(site) -> Counter[str]:
     return Counter(json.loads(raw)["headers"]["id"] for raw in found)
 
 
-def claim(site, result, boot: str = "boot") -> None:
+def claim(site, result, instance: str = "instance") -> None:
     runtime = runtime_of(site.app)
     execution = result.execution
     ref = execution.first_active
-    runtime.store.claim(result.id, ref, Claim(f"token of {result.id}", boot))
+    runtime.store.claim(result.id, ref, Claim(f"token of {result.id}", instance))
 
 
 def end_all(site, results) -> None:
@@ -122,7 +122,7 @@ class TestTwoCancels:
             assert sorted(answers) == [False, True]
             assert [note.what for note in execution.history] == ["cancel"]
             assert execution.status == ("RUNNING" if held else "COMPENSATED")
-        runtime_of(site.app).store.beat("dead", 0.1, ())
+        runtime_of(site.app).store.heartbeat("dead", 0.1, ())
         end_all(site, results)
         for result in results:
             assert site.journal.began(result.id) == ["a/c"] * held
@@ -200,14 +200,14 @@ class TestTwoSweeps:
             for task in (late, early)
         }
         store = runtime_of(site.app).store
-        store.beat("dead", 0.1, ())
+        store.heartbeat("dead", 0.1, ())
         results = {task: [saga.delay() for _ in range(ROUNDS)] for task, saga in sagas.items()}
         for result in [*results[late], *results[early]]:
             claim(site, result, "dead")
         site.client.delete("celery")
         site.pass_time(0.2)
 
-        race(racers, ("bury", "dead"), ("bury", "dead"))
+        race(racers, ("reclaim", "dead"), ("reclaim", "dead"))
 
         assert messages(site) == {
             **{f"{result.id}~f0~2": 1 for result in results[late]},

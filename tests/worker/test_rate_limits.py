@@ -1,4 +1,4 @@
-"""Messages that a worker keeps until its rate limit lets them through, and what its heart tells."""
+"""Messages that a worker keeps until its rate limit lets them through, and its heartbeats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kombu.utils.limits import TokenBucket
 from celery_saga import SagaManager
 from celery_saga.core.recovery.sweep import PUT_OFF
 from celery_saga.runtime import runtime_of
-from celery_saga.worker.heartbeat import Heart
+from celery_saga.worker.heartbeat import Heartbeat
 from celery_saga.worker.rate_limits import RateLimited
 
 FIRST, *LATER = [f"saga{number}~f0~1" for number in range(3)]
@@ -79,13 +79,13 @@ def consumer(app) -> Limited:
 
 
 def told(app: Celery, worker: Any) -> set[str]:
-    """What the first beat of a worker's heart tells that it holds."""
+    """What the first beat of a worker's heartbeat tells that it holds."""
     runtime = runtime_of(app)
-    runtime.boot()
-    heart = Heart(runtime, worker)
-    heart._threads = []
-    heart.start()
-    return set(runtime.store.holders())
+    runtime.new_instance()
+    heartbeat = Heartbeat(runtime, worker)
+    heartbeat._threads = []
+    heartbeat.start()
+    return set(runtime.store.reserved_by())
 
 
 def test_the_heart_tells_of_them(app, consumer):

@@ -147,4 +147,4 @@ class TestWorkerInTheProcess:
 
     @pytest.mark.parametrize("place", PLACES)
     def test_its_heart_ends_with_it(self, found, place):
-        assert json.loads(found[place][0])["hearts"] == 0
+        assert json.loads(found[place][0])["heartbeats"] == 0

@@ -164,11 +164,11 @@ def test_a_store_that_is_given_finds_the_new_master(sentinels, deploy):
     client = deploy().app.backend.client
     store = RedisStore(client)
     before = store.now()
-    store.meet("one")
+    store.register_app("one")
     wait_for(sentinels.in_step)
     sentinels.master.process.kill()
     wait_for(lambda: sentinels.leads_to(sentinels.replica), 40)
-    assert "one" in store.meet("two")
+    assert "one" in store.register_app("two")
     assert store.now() > before
 
 

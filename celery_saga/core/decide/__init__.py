@@ -22,7 +22,7 @@ ClaimVoided            sent again in a new epoch, slower from the second time on
                        unwind, or STUCK
 StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
-Looked                 deadline; delays that are over; messages that are lost, sent again ever
+Overdue                deadline; delays that are over; messages that are lost, sent again ever
                        slower, and given up as of an unknown outcome, or STUCK where no queue has
                        them; settled: the result is announced again until it is stored
 ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
@@ -57,7 +57,7 @@ from celery_saga.core.decide.outcomes import (
     on_step_succeeded,
     on_task_unknown,
 )
-from celery_saga.core.decide.overdue import on_looked, on_result_stored, on_started
+from celery_saga.core.decide.overdue import on_overdue, on_result_stored, on_started
 from celery_saga.core.events import Decision, Event
 from celery_saga.core.execution import SagaExecution, evolved
 
@@ -71,7 +71,7 @@ _HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
     events.ClaimVoided: on_claim_voided,
     events.StepRevoked: on_step_revoked,
     events.TaskUnknown: on_task_unknown,
-    events.Looked: on_looked,
+    events.Overdue: on_overdue,
     events.ResultStored: on_result_stored,
     events.CancelRequested: on_cancel_requested,
     events.PauseRequested: on_pause_requested,

@@ -8,9 +8,9 @@ operator's verb.
 from __future__ import annotations
 
 from celery_saga.core.decide.transitions import (
-    LOOK_AGAIN,
+    CHECK_INTERVAL,
+    check_at,
     go_back,
-    look_at,
     noted,
     own_result,
     with_result,
@@ -89,4 +89,4 @@ def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Deci
     if execution.status is not SagaStatus.COMPENSATED:
         return Decision(execution)  # the unwind comes by, or the saga is stuck and stays so
     execution = evolved(execution, status=SagaStatus.COMPENSATING)
-    return go_back(look_at(execution, event.at + LOOK_AGAIN), event.at)
+    return go_back(check_at(execution, event.at + CHECK_INTERVAL), event.at)

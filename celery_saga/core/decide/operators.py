@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_saga.core.decide.transitions import (
-    LOOK_AGAIN,
+    CHECK_INTERVAL,
+    check_at,
     end,
     go_back,
     go_forward,
-    look_at,
     name_of_current,
     noted,
     past_pivot,
@@ -96,7 +96,7 @@ def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> De
     index = execution.current
     if execution.direction is Direction.BACKWARD:
         return Decision(execution)
-    execution = look_at(evolved(execution, unwind=failure, deadline=None), at + LOOK_AGAIN)
+    execution = check_at(evolved(execution, unwind=failure, deadline=None), at + CHECK_INTERVAL)
     if any(execution.steps[ref.step].claim is not None for ref in execution.active):
         return Decision(execution)
     waits = index is not None and execution.steps[index].status is StepStatus.WAITING
@@ -138,13 +138,13 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
 def _go_on(execution: SagaExecution, at: float) -> Decision:
     backward = execution.direction is Direction.BACKWARD
     status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
-    execution = look_at(evolved(execution, status=status), at + LOOK_AGAIN)
+    execution = check_at(evolved(execution, status=status), at + CHECK_INTERVAL)
     if execution.active:
         return Decision(execution)
     index = execution.current
     until = None if index is None else execution.steps[index].not_before
     if until is not None and at < until:
-        return Decision(look_at(execution, until))
+        return Decision(check_at(execution, until))
     return go_back(execution, at) if backward else resume_forward(execution, at)
 
 
@@ -196,7 +196,7 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     if execution.direction is Direction.FORWARD and index is not None:
         execution = execution.with_step(index, status=StepStatus.SKIPPED)
         execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
-        execution = look_at(execution, event.at + LOOK_AGAIN)
+        execution = check_at(execution, event.at + CHECK_INTERVAL)
         return go_forward(execution, index + 1, event.at)
     obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
     for index, step in enumerate(execution.steps):

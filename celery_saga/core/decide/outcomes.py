@@ -13,10 +13,10 @@ from celery_saga.core.decide.operators import withdrawn
 from celery_saga.core.decide.policy import FailureKind
 from celery_saga.core.decide.transitions import (
     call_of,
+    check_at,
     due_soon,
     go_back,
     go_forward,
-    look_at,
     turn_back,
     with_possible_effect,
     with_result,
@@ -238,4 +238,4 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
     until = event.at + delay
     execution = execution.with_step(index, unknown_since=since, not_before=until)
-    return Decision(look_at(execution, until))
+    return Decision(check_at(execution, until))

@@ -7,19 +7,19 @@ from typing import Any
 
 from celery_saga.core.decide.operators import give_up_forward
 from celery_saga.core.decide.transitions import (
-    LOOK_AFTER_CLAIM,
-    LOOK_AGAIN,
+    CHECK_INTERVAL,
+    CLAIMED_CHECK_INTERVAL,
+    check_at,
     deadline_failure,
     go_back,
     go_forward,
-    look_at,
     name_of_current,
     noted,
     past_pivot,
     resume_forward,
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
-from celery_saga.core.events import Alert, Announce, Decision, Looked, ResultStored, Started
+from celery_saga.core.events import Alert, Announce, Decision, Overdue, ResultStored, Started
 from celery_saga.core.execution import (
     Direction,
     SagaExecution,
@@ -37,11 +37,11 @@ def on_started(execution: SagaExecution, event: Started) -> Decision:
         return Decision(execution)
     if event.not_before is not None and event.not_before > event.at:
         execution = execution.with_step(0, not_before=event.not_before)
-        return Decision(look_at(execution, event.not_before))
-    return go_forward(look_at(execution, event.at + LOOK_AGAIN), 0, event.at)
+        return Decision(check_at(execution, event.not_before))
+    return go_forward(check_at(execution, event.at + CHECK_INTERVAL), 0, event.at)
 
 
-def on_looked(execution: SagaExecution, event: Looked) -> Decision:
+def on_overdue(execution: SagaExecution, event: Overdue) -> Decision:
     """See whether the saga waits for something that will not come by itself."""
     if execution.settled:
         return _announced_again(execution, event.at)
@@ -53,9 +53,9 @@ def on_looked(execution: SagaExecution, event: Looked) -> Decision:
     ref = execution.active[0]
     step = execution.steps[ref.step]
     if step.not_before is not None and event.at < step.not_before:
-        return Decision(look_at(execution, step.not_before))
+        return Decision(check_at(execution, step.not_before))
     if step.claim is not None:
-        return Decision(look_at(execution, event.at + LOOK_AFTER_CLAIM))
+        return Decision(check_at(execution, event.at + CLAIMED_CHECK_INTERVAL))
     return on_unclaimed(execution, step, ref, event)
 
 
@@ -63,8 +63,8 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
     if not execution.result_pending:
         return Decision(execution)
     last = (execution.due_at or at) - execution.updated_at
-    delay = min(RESULT_DELAY_MAX, 2 * max(LOOK_AGAIN, last))
-    return Decision(look_at(execution, at + delay), (Announce(execution.status, again=True),))
+    delay = min(RESULT_DELAY_MAX, 2 * max(CHECK_INTERVAL, last))
+    return Decision(check_at(execution, at + delay), (Announce(execution.status, again=True),))
 
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
@@ -82,7 +82,7 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     if not (execution.settled and execution.wants_result):
         return Decision(execution)
     # The result of the older end may have been stored over that of the newer one.
-    execution = evolved(execution, result_pending=True, due_at=event.at + LOOK_AGAIN)
+    execution = evolved(execution, result_pending=True, due_at=event.at + CHECK_INTERVAL)
     return Decision(execution, (Announce(execution.status, again=True),))
 
 
@@ -102,15 +102,15 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
         return give_up_forward(execution, failure, at)
     execution = noted(evolved(execution, deadline=None), at, "deadline passed after the pivot")
     text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
-    return Decision(look_at(execution, at + LOOK_AGAIN), (Alert("saga-deadline", text),))
+    return Decision(check_at(execution, at + CHECK_INTERVAL), (Alert("saga-deadline", text),))
 
 
 def _send_what_waited(execution: SagaExecution, at: float) -> Decision:
     index = execution.current
     until = None if index is None else execution.steps[index].not_before
     if until is not None and at < until:
-        return Decision(look_at(execution, until))
-    execution = look_at(execution, at + LOOK_AGAIN)
+        return Decision(check_at(execution, until))
+    execution = check_at(execution, at + CHECK_INTERVAL)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
     if execution.direction is Direction.BACKWARD:

@@ -23,11 +23,11 @@ from celery_saga.errors import needs
 
 #: Seconds after which the sweep looks at a live saga again. Half of the promised ten seconds,
 #: less a heartbeat: a message that is lost right after one look is found by the next but one.
-LOOK_AGAIN = 4.0
+CHECK_INTERVAL = 4.0
 
 #: The same for a saga whose step runs. Whoever ends the claim makes it due; the look is for what
 #: nobody has thought of.
-LOOK_AFTER_CLAIM = 60.0
+CLAIMED_CHECK_INTERVAL = 60.0
 
 #: The least seconds from one start of a step to the next once it was lost twice, doubling with each
 #: further loss up to the second figure: what kills its process each time must not do so at full
@@ -57,7 +57,7 @@ def noted(
     return evolved(execution, history=execution.history + more)
 
 
-def look_at(execution: SagaExecution, when: float) -> SagaExecution:
+def check_at(execution: SagaExecution, when: float) -> SagaExecution:
     """Due for a look at ``when``, or at the deadline if that comes first."""
     deadline = execution.deadline
     return evolved(execution, due_at=when if deadline is None else min(when, deadline))
@@ -65,9 +65,9 @@ def look_at(execution: SagaExecution, when: float) -> SagaExecution:
 
 def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
     """Due for a look as soon as one that waits for a message; a nearer look stands."""
-    if execution.due_at is not None and execution.due_at <= at + LOOK_AGAIN:
+    if execution.due_at is not None and execution.due_at <= at + CHECK_INTERVAL:
         return execution
-    return look_at(execution, at + LOOK_AGAIN)
+    return check_at(execution, at + CHECK_INTERVAL)
 
 
 def past_pivot(execution: SagaExecution) -> bool:
@@ -163,7 +163,7 @@ def wait(execution: SagaExecution, index: int, until: float) -> Decision:
     """Nothing is sent before ``until``; the sweep sends it then."""
     execution = execution.ended(index, not_before=until)
     due = until if execution.due_at is None else min(until, execution.due_at)
-    return Decision(look_at(execution, due))
+    return Decision(check_at(execution, due))
 
 
 def resume_forward(execution: SagaExecution, at: float) -> Decision:
@@ -301,7 +301,7 @@ def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
     execution = evolved(
         execution,
         status=status,
-        due_at=at + LOOK_AGAIN if pending else None,
+        due_at=at + CHECK_INTERVAL if pending else None,
         deadline=None,
         updated_at=at,
         result_pending=pending,

@@ -8,23 +8,23 @@ message is sent again, ever more slowly; and that has an end.
 from __future__ import annotations
 
 from celery_saga.core.decide.failing import given_up, never_sent
-from celery_saga.core.decide.transitions import LOOK_AGAIN, look_at
-from celery_saga.core.events import Decision, Dispatch, Looked, MessageState
+from celery_saga.core.decide.transitions import CHECK_INTERVAL, check_at
+from celery_saga.core.events import Decision, Dispatch, MessageState, Overdue
 from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, StepRef
 from celery_saga.core.plan import Plan
 
 #: A message that may still wait is sent again after this many seconds, doubling with each further
 #: time up to the second figure: its queue may hold others only, and the worker that received it may
 #: have given it to a process that hangs.
-QUEUED_DELAY, QUEUED_DELAY_MAX = 30.0, 300.0
+POSSIBLY_QUEUED_DELAY, POSSIBLY_QUEUED_DELAY_MAX = 30.0, 300.0
 
 #: The same in a queue that holds many. Copies of all of them would make a backlog longer still; a
 #: worker that dies is noticed in another way.
-BEHIND_DELAY, BEHIND_DELAY_MAX = 300.0, 3600.0
+BACKLOGGED_DELAY, BACKLOGGED_DELAY_MAX = 300.0, 3600.0
 
 _DELAYS = {
-    MessageState.QUEUED: (QUEUED_DELAY, QUEUED_DELAY_MAX),
-    MessageState.BEHIND: (BEHIND_DELAY, BEHIND_DELAY_MAX),
+    MessageState.POSSIBLY_QUEUED: (POSSIBLY_QUEUED_DELAY, POSSIBLY_QUEUED_DELAY_MAX),
+    MessageState.BACKLOGGED: (BACKLOGGED_DELAY, BACKLOGGED_DELAY_MAX),
 }
 
 #: How often a message that nobody has is sent again at once, or after one look's time, as a lost
@@ -34,7 +34,7 @@ MISSED_OFTEN, MISSED_DELAY_MAX = 2, 60.0
 
 #: A message that nobody has, and of these the ones of which resends are counted: a broker that
 #: takes nothing is waited for.
-_COUNTED = frozenset({MessageState.LOST, MessageState.GONE, MessageState.NOWHERE})
+_COUNTED = frozenset({MessageState.LOST_WITH_WORKER, MessageState.MISSING, MessageState.NOWHERE})
 _MISSED = _COUNTED | {MessageState.UNSENT}
 
 
@@ -48,21 +48,23 @@ def most_resends(plan: Plan) -> int:
 
 
 def on_unclaimed(
-    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Looked
+    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Overdue
 ) -> Decision:
     """Wait for the message, send it again under the same ref, or give it up."""
     at, since = event.at, step.expected_at if step.expected_at is not None else event.at
     if step.not_before is not None:
         return _send_again(execution, step, ref, at)  # the task was unknown; offer it again
     seldom = step.unclaimed < MISSED_OFTEN
-    if event.message is MessageState.LOST and seldom and at >= since:  # its countdown is kept
+    if (
+        event.message is MessageState.LOST_WITH_WORKER and seldom and at >= since
+    ):  # its countdown is kept
         return _send_again(execution, step, ref, at, missed=1)
-    if at < since + LOOK_AGAIN:
-        return Decision(look_at(execution, since + LOOK_AGAIN))
+    if at < since + CHECK_INTERVAL:
+        return Decision(check_at(execution, since + CHECK_INTERVAL))
     if event.message in _MISSED:
         delay = resend_delay(step.unclaimed)
         if at < since + delay:
-            return Decision(look_at(execution, since + delay))
+            return Decision(check_at(execution, since + delay))
         if event.message not in _COUNTED:
             return _send_again(execution, step, ref, at)
         if step.unclaimed >= most_resends(execution.plan):
@@ -72,14 +74,14 @@ def on_unclaimed(
         first, most = _DELAYS[event.message]
         if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
             return _send_again(execution, step, ref, at)
-    return Decision(look_at(execution, at + LOOK_AGAIN))
+    return Decision(check_at(execution, at + CHECK_INTERVAL))
 
 
 def resend_delay(missed: int) -> float:
     """Seconds from one sending of a message that nobody has to the next."""
     if missed < MISSED_OFTEN:
-        return LOOK_AGAIN
-    return min(MISSED_DELAY_MAX, LOOK_AGAIN * 2.0 ** min(missed - MISSED_OFTEN + 1, 30))
+        return CHECK_INTERVAL
+    return min(MISSED_DELAY_MAX, CHECK_INTERVAL * 2.0 ** min(missed - MISSED_OFTEN + 1, 30))
 
 
 def _send_again(
@@ -92,11 +94,11 @@ def _send_again(
         unclaimed=step.unclaimed + missed,
         not_before=None,
     )
-    return Decision(look_at(execution, at + LOOK_AGAIN), (Dispatch(ref, step.retries),))
+    return Decision(check_at(execution, at + CHECK_INTERVAL), (Dispatch(ref, step.retries),))
 
 
 def _give_up(
-    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Looked
+    execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Overdue
 ) -> Decision:
     """Somebody took it each time, and may have run the task; or it never reached anybody."""
     sent = f"its message was sent {step.unclaimed + 1} times"

@@ -15,7 +15,7 @@ from celery_saga.core.ports import BrokerInspector, Store
 log = logging.getLogger("celery_saga")
 
 
-class Neighbours:
+class OtherApps:
     """The apps that one worker has met in its store.
 
     Args:
@@ -33,7 +33,7 @@ class Neighbours:
         """Find out who is there; an app is remembered for a day after its last worker."""
         if not self._app:
             return
-        before, self.met = self.met, self._store.meet(self._app) - {self._app}
+        before, self.met = self.met, self._store.register_app(self._app) - {self._app}
         if self.met - before:
             log.warning(
                 "the store of the app %s has sagas of other apps under the same saga_key_prefix: "

@@ -25,8 +25,8 @@ ASK_EVERY = 60.0
 FOREIGN_WORKER = "saga-foreign-worker"
 
 _WHY = {
-    MessageState.LOST: "the worker that had it is gone",
-    MessageState.GONE: "nobody has it, and nobody has claimed the step",
+    MessageState.LOST_WITH_WORKER: "the worker that had it is gone",
+    MessageState.MISSING: "nobody has it, and nobody has claimed the step",
     MessageState.NOWHERE: "it reaches no queue",
 }
 

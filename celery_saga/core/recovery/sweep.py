@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
-from celery_saga.core.decide.unclaimed import QUEUED_DELAY
-from celery_saga.core.events import ClaimVoided, Looked, MessageState
+from celery_saga.core.decide.unclaimed import POSSIBLY_QUEUED_DELAY
+from celery_saga.core.events import ClaimVoided, MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import Backlog, BrokerInspector, Pulse
-from celery_saga.core.recovery.other_apps import Neighbours
+from celery_saga.core.ports import Backlog, BrokerInspector, HeartbeatReply
+from celery_saga.core.recovery.other_apps import OtherApps
 from celery_saga.core.recovery.resends import Resends
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
@@ -41,12 +41,12 @@ PUT_OFF = "~later"
 
 
 class Sweeper:
-    """Looks at what is due, and judges the claims of dead boots.
+    """Looks at what is due, and judges the claims of dead instances.
 
     Args:
         orchestrator: decides and sends.
         inspector: knows the broker and its queues.
-        told_after: seconds within which the heart of a live worker tells of what it has received.
+        told_after: seconds within which a live worker's heartbeat tells of what it has received.
         time_limit: seconds after which the rest of a sweep is left to the next.
         app: the name under which other apps in the store know this one; empty: there are none.
     """
@@ -60,7 +60,7 @@ class Sweeper:
         app: str = "",
     ) -> None:
         self._orchestrator, self._inspector = orchestrator, inspector
-        self._neighbours = Neighbours(orchestrator.store, inspector, app)
+        self._other_apps = OtherApps(orchestrator.store, inspector, app)
         self._store = orchestrator.store
         self._told_after, self._time_limit = told_after, time_limit
         self._missed: dict[tuple[str, float | None], float] = {}
@@ -69,30 +69,32 @@ class Sweeper:
         self._deliveries: frozenset[str] = frozenset()
         self._resends = Resends(inspector, orchestrator.alert)
 
-    def act_upon(self, pulse: Pulse, others: bool, limit: int) -> None:
-        """What there is to do for the boot that sweeps.
+    def act_upon(self, pulse: HeartbeatReply, others: bool, limit: int) -> None:
+        """What there is to do for the instance that sweeps.
 
-        What is due comes first: what is sent for dead boots would make queues look as if the
+        What is due comes first: what is sent for dead instances would make queues look as if the
         messages of others waited there.
 
         Args:
-            others: whether other boots may be judged now.
+            others: whether other instances may be judged now.
             limit: the most sagas that are looked at.
         """
-        self._neighbours.look()
-        # With several apps in one place each boot sweeps: the one of them that is to may not act
-        # upon the others' sagas.
-        if not pulse.sweeper and not self._neighbours.met:
+        self._other_apps.look()
+        # With several apps in one place each instance sweeps: the one of them that is to may not
+        # act upon the others' sagas.
+        if not pulse.sweeper and not self._other_apps.met:
             return
         self.sweep(limit)
         if others:
-            self.bury(pulse)
+            self.reclaim(pulse)
 
     def sweep(self, limit: int) -> int:
         """Look at what is due, at most ``limit`` sagas; how many were looked at."""
         now = time.monotonic()
         self._missed = {key: at for key, at in self._missed.items() if now - at < FORGET_MISSED}
-        self._put_off = {key: at for key, at in self._put_off.items() if now - at < QUEUED_DELAY}
+        self._put_off = {
+            key: at for key, at in self._put_off.items() if now - at < POSSIBLY_QUEUED_DELAY
+        }
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         found = self._store.due(limit + len(self._left_alone))
         due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
@@ -103,14 +105,14 @@ class Sweeper:
         at, looked = self._store.now(), []
         for saga_id in self._in_time(due):
             looked.append(self._tried(saga_id, partial(self._load, saga_id)))
-        holders, alive = self._store.holders(), self._store.alive()
+        reserved_by, alive = self._store.reserved_by(), self._store.alive()
         queues = {queue for _, queue in filter(None, looked) if queue}
         backlog = self._inspector.backlog(queues)
         for execution, queue in self._in_time(filter(None, looked)):
-            state = self._state(execution, queue, holders, alive, backlog)
-            look = partial(self._look, execution, queue, Looked(at, state))
+            state = self._state(execution, queue, reserved_by, alive, backlog)
+            look = partial(self._look, execution, queue, Overdue(at, state))
             self._tried(execution.saga_id, look)
-        self._look_for_lost(backlog.given_away, holders)
+        self._look_for_lost(backlog.unacknowledged, reserved_by)
         self._resends.tell()
         return len(looked)
 
@@ -136,31 +138,31 @@ class Sweeper:
         self,
         execution: SagaExecution,
         queue: str | None,
-        holders: Mapping[str, str],
+        reserved_by: Mapping[str, str],
         alive: frozenset[str],
         backlog: Backlog,
     ) -> MessageState:
         """What is known of a saga's message; without a ``queue`` there is none to look for."""
         ref = None if queue is None else execution.first_active
         if ref is None or queue is None:
-            return MessageState.UNSEEN
+            return MessageState.NOT_CHECKED
         task_id = ref.task_id(execution.saga_id)
         # Each time that it is sent it is expected anew, and may be missed anew.
         message = task_id, execution.steps[ref.step].expected_at
         waiting = backlog.waiting.get(queue)
         missing = waiting is not None and task_id not in waiting
-        if task_id in holders or not missing:
+        if task_id in reserved_by or not missing:
             self._missed.pop(message, None)
-        if holders.get(f"{task_id}{PUT_OFF}") in alive:
+        if reserved_by.get(f"{task_id}{PUT_OFF}") in alive:
             self._put_off[task_id] = time.monotonic()
             return MessageState.WAITING
-        if task_id in holders:
-            return self._held(task_id, holders[task_id] in alive)
+        if task_id in reserved_by:
+            return self._held(task_id, reserved_by[task_id] in alive)
         if queue in backlog.empty or (missing and self._missed_for_long(message)):
-            return MessageState.GONE
+            return MessageState.MISSING
         if waiting is not None and not missing:
             return MessageState.WAITING
-        return MessageState.BEHIND if queue in backlog.long else MessageState.QUEUED
+        return MessageState.BACKLOGGED if queue in backlog.long else MessageState.POSSIBLY_QUEUED
 
     def _held(self, task_id: str, alive: bool) -> MessageState:
         """What a message is that some worker tells of.
@@ -169,42 +171,46 @@ class Sweeper:
         has it only since.
         """
         if not alive:
-            return MessageState.LOST
-        return MessageState.WAITING if task_id in self._put_off else MessageState.QUEUED
+            return MessageState.LOST_WITH_WORKER
+        return MessageState.WAITING if task_id in self._put_off else MessageState.POSSIBLY_QUEUED
 
     def _missed_for_long(self, message: tuple[str, float | None]) -> bool:
         """Whether nobody had the message at an earlier look either.
 
-        At the first, a worker may have received it whose heart has not told of it yet.
+        At the first, a worker may have received it whose heartbeat has not told of it yet.
         """
         now = time.monotonic()
         return now - self._missed.setdefault(message, now) >= self._told_after
 
-    def _look_for_lost(self, given_away: Mapping[str, str], holders: Mapping[str, str]) -> None:
+    def _look_for_lost(
+        self, unacknowledged: Mapping[str, str], reserved_by: Mapping[str, str]
+    ) -> None:
         """Send again what the broker has given to somebody, and no worker tells of: once for each
         delivery, so that those of workers which died long ago are not looked at for ever.
         """
-        new = {tag: task_id for tag, task_id in given_away.items() if tag not in self._deliveries}
-        self._deliveries = frozenset(given_away)
+        new = {
+            tag: task_id for tag, task_id in unacknowledged.items() if tag not in self._deliveries
+        }
+        self._deliveries = frozenset(unacknowledged)
         for task_id in new.values():
-            found = None if task_id in holders else StepRef.parse(task_id)
+            found = None if task_id in reserved_by else StepRef.parse(task_id)
             if found is not None:
                 self.guarded(self._lost, *found)
 
-    def _look(self, execution: SagaExecution, queue: str | None, event: Looked) -> None:
+    def _look(self, execution: SagaExecution, queue: str | None, event: Overdue) -> None:
         """Act upon a look; of a message that seems to be lost, find out whether it was sent."""
         ref = execution.first_active
-        unseen = event.message is MessageState.QUEUED and queue == ""
-        missed = ref is not None and (unseen or event.message is MessageState.GONE)
+        unseen = event.message is MessageState.POSSIBLY_QUEUED and queue == ""
+        missed = ref is not None and (unseen or event.message is MessageState.MISSING)
         if ref is not None and missed and execution.steps[ref.step].republished:
             known = self._inspector.not_sent(execution, ref)
-            event = Looked(event.at, known or event.message)
+            event = Overdue(event.at, known or event.message)
         try:
             self._act(execution, event)
         except SagaExecutionNotFoundException:
             log.info("saga %s is gone meanwhile", execution.saga_id)
 
-    def _act(self, execution: SagaExecution, event: Looked, holder: str = "") -> None:
+    def _act(self, execution: SagaExecution, event: Overdue, holder: str = "") -> None:
         after, _ = self._orchestrator.apply(execution.saga_id, event, execution)
         self._resends.note(execution, after, event.message, holder)
 
@@ -225,7 +231,7 @@ class Sweeper:
 
     def _is_anothers(self, execution: SagaExecution) -> bool:
         """Whether a saga is another app's, which leaves it alone for a while."""
-        ours = self._neighbours.is_ours(execution)
+        ours = self._other_apps.is_ours(execution)
         if not ours:
             self._left_alone[execution.saga_id] = time.monotonic() + LEAVE_ALONE
         return not ours
@@ -235,28 +241,28 @@ class Sweeper:
         self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
         log.error("%s (it is left alone)", error, extra={"saga_id": saga_id})
 
-    def bury(self, pulse: Pulse) -> int:
-        """Void the claims of boots that are dead, and send again what they had not started.
+    def reclaim(self, pulse: HeartbeatReply) -> int:
+        """Void the claims of instances that are dead, and send again what they had not started.
 
-        Returns how many claims there were. A boot is forgotten when all of its claims are dealt
-        with; otherwise the next pulse brings it again. One that has beaten since the pulse is
-        spared.
+        Returns how many claims there were. An instance is deregistered when all of its claims are
+        dealt with; otherwise the next heartbeat brings it again. One that has sent a heartbeat
+        since is spared.
         """
-        alive = self._store.alive() if pulse.dead else frozenset()
-        claims = sum(self._bury(instance) for instance in pulse.dead if instance not in alive)
+        alive = self._store.alive() if pulse.expired else frozenset()
+        claims = sum(self._reclaim(instance) for instance in pulse.expired if instance not in alive)
         self._resends.tell()
         return claims
 
-    def _bury(self, instance: str) -> int:
+    def _reclaim(self, instance: str) -> int:
         claims = self._store.claims_of(instance)
         done = [self.guarded(self.void, *claim, instance) for claim in claims]
-        for task_id, holder in self._store.holders().items():
+        for task_id, holder in self._store.reserved_by().items():
             found = StepRef.parse(task_id) if holder == instance else None
             if found is not None:
                 done.append(self.guarded(self._lost, *found, instance))
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
-            self._store.forget(instance, dealt_with)
+            self._store.deregister(instance, dealt_with)
         return len(claims)
 
     def guarded(self, call: Callable[..., None], saga_id: str, *args: object) -> bool:
@@ -266,7 +272,7 @@ class Sweeper:
         if self._left_alone.get(saga_id, 0.0) > time.monotonic():
             return False
         try:
-            if self._neighbours.met:
+            if self._other_apps.met:
                 execution = self._store.load(saga_id, context=False)
                 if execution is not None and self._is_anothers(execution):
                     return False
@@ -295,4 +301,4 @@ class Sweeper:
         if execution is None or execution.ref(ref.step) != ref:
             return
         if execution.steps[ref.step].claim is None:
-            self._act(execution, Looked(self._store.now(), MessageState.LOST), holder)
+            self._act(execution, Overdue(self._store.now(), MessageState.LOST_WITH_WORKER), holder)

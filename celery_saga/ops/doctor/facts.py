@@ -77,7 +77,7 @@ class StoreFacts:
         kind: ``redis``, ``memory``, ``other``, or empty if there is none.
         problem: why it cannot be used; empty if it answers.
         clock: of its clock; ``None``: not known.
-        alive: the worker boots that beat in it.
+        alive: the worker instances that send heartbeats to it.
         others: other apps whose workers were there within a day.
     """
 
@@ -118,7 +118,7 @@ class Plugin:
     """What a worker with the plugin says of itself: :mod:`celery_saga.worker.remote_control`."""
 
     instance: str
-    beats: bool
+    heartbeat: bool
     pool: str
     versions: Mapping[str, str]
     settings: Mapping[str, Any]

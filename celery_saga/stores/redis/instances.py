@@ -1,4 +1,4 @@
-"""The connection of a Redis store, and what it keeps of worker boots."""
+"""The connection of a Redis store, and what it keeps of worker instances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 
 from celery_saga.core.execution import StepRef
-from celery_saga.core.ports import REMEMBERED, Pulse
+from celery_saga.core.ports import INSTANCE_RETENTION, HeartbeatReply
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.stores.redis import scripts
 from celery_saga.stores.redis.client import Wire
@@ -60,7 +60,7 @@ def guarded() -> Iterator[None]:
 
 
 class RedisBoots:
-    """Runs scripts, knows the server's time, and keeps the facts about worker boots."""
+    """Runs scripts, knows the server's time, and keeps the facts about worker instances."""
 
     def __init__(self, client: redis.Redis | Callable[[], redis.Redis], prefix: str) -> None:
         self._client = client
@@ -101,7 +101,7 @@ class RedisBoots:
     def _set_clock(self, seconds: Any, micros: Any) -> None:
         self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)
 
-    def beat(self, instance: str, ttl: float, held: Collection[str]) -> Pulse:
+    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
         answer = self._run(
             scripts.BEAT,
             [self._key("instances"), self._key("held"), self._key("sweeper")],
@@ -110,30 +110,34 @@ class RedisBoots:
                 ttl,
                 json.dumps(sorted(held)) if held else "",
                 self._key("claims", ""),
-                REMEMBERED,
+                INSTANCE_RETENTION,
             ],
         )
         seconds, micros, mine, claims, *dead = answer
         self._set_clock(seconds, micros)
         at = int(seconds) + int(micros) / 1e6
-        return Pulse(at, tuple(boot.decode() for boot in dead), bool(mine), _refs(claims))
+        return HeartbeatReply(
+            at, tuple(instance.decode() for instance in dead), bool(mine), _refs(claims)
+        )
 
-    def holders(self) -> dict[str, str]:
+    def reserved_by(self) -> dict[str, str]:
         found = self._ask(lambda client: client.hgetall(self._key("held")))
         return {
-            task_id: boot.decode() for boot, held in found.items() for task_id in _task_ids(held)
+            task_id: instance.decode()
+            for instance, held in found.items()
+            for task_id in _task_ids(held)
         }
 
     def alive(self) -> frozenset[str]:
         key, now = self._key("instances"), self.now()
         found = self._ask(lambda client: client.zrangebyscore(key, now, "+inf"))
-        return frozenset(boot.decode() for boot in found)
+        return frozenset(instance.decode() for instance in found)
 
     def claims_of(self, instance: str) -> list[tuple[str, StepRef]]:
         found = self._ask(lambda client: client.smembers(self._key("claims", instance)))
         return list(_refs(found))
 
-    def forget(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
+    def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         ended, key = {instance: self.now() - 0.001}, self._key("claims", instance)
         self._ask(lambda client: client.zadd(self._key("instances"), ended, lt=True))
         self._ask(lambda client: client.hdel(self._key("held"), instance))
@@ -141,8 +145,8 @@ class RedisBoots:
         if members:
             self._ask(lambda client: client.srem(key, *members))
 
-    def meet(self, app: str) -> frozenset[str]:
-        seconds = str(int(REMEMBERED))
+    def register_app(self, app: str) -> frozenset[str]:
+        seconds = str(int(INSTANCE_RETENTION))
         found = self._run(scripts.MEET, [self._key("apps")], [app, seconds])
         return frozenset(name.decode(errors="replace") for name in found)
 
@@ -153,7 +157,7 @@ class RedisBoots:
 
 
 def _task_ids(held: bytes) -> list[str]:
-    """What a boot holds; nothing, if what it has written cannot be read."""
+    """What an instance holds; nothing, if what it has written cannot be read."""
     try:
         return [str(task_id) for task_id in json.loads(held)]
     except (ValueError, TypeError):

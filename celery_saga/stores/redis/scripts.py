@@ -21,7 +21,7 @@ c:<key>   one context value, JSON
 n:<key>   its place among the keys, written when the key is new
 ========  =====================================================================================
 
-Keys that depend on what a script reads (another boot's set of claims) are made inside it: Redis
+Keys that depend on what a script reads (another instance's set of claims) are made inside it: Redis
 Cluster is not supported.
 """
 
@@ -124,8 +124,8 @@ return table.concat(answer, string.char(0))
 
 # KEYS: saga hash, due. ARGV: prefix of all keys, due score | '-' | '', seconds to live | 'persist'
 # | '', channel or '', retention of the status keys or '', run; then lists of: field, value... to
-# set, beginning with the new revision and the token; messages; fields to delete; boot, ref... of
-# claims that end; field, value... to set if they are new; result; old status keys; new ones. The
+# set, beginning with the new revision and the token; messages; fields to delete; instance, ref...
+# of claims that end; field, value... to set if they are new; result; old status keys; new ones. The
 # result is nothing, or: text, '1' if the context comes behind it, text behind that; then the length
 # and the parts of each command, which ends in the text. Answers {1} when saved (also by this token
 # before), {0} when the revision has moved on, {-1, why the broker refused}.
@@ -173,9 +173,9 @@ return {1}
 )
 
 # KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
-# prefix of claim sets, seconds for which dead boots are remembered that hold nothing. Answers
-# {seconds, microseconds, 1 if this boot sweeps, task ids of its claims, dead boots that hold
-# something...}.
+# prefix of claim sets, seconds for which dead instances are retained that hold nothing. Answers
+# {seconds, microseconds, 1 if this instance sweeps, task ids of its claims, dead instances that
+# hold something...}.
 BEAT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -191,11 +191,11 @@ end
 local out = {time[1], time[2], mine, redis.call('SMEMBERS', ARGV[4] .. ARGV[1])}
 local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'WITHSCORES')
 for j = 1, #dead, 2 do
-  local boot, ended = dead[j], tonumber(dead[j + 1])
-  local claims = redis.call('EXISTS', ARGV[4] .. boot)
-  local messages = redis.call('HEXISTS', KEYS[2], boot)
-  if claims + messages > 0 then out[#out + 1] = boot
-  elseif ended < now - tonumber(ARGV[5]) then redis.call('ZREM', KEYS[1], boot) end
+  local instance, ended = dead[j], tonumber(dead[j + 1])
+  local claims = redis.call('EXISTS', ARGV[4] .. instance)
+  local messages = redis.call('HEXISTS', KEYS[2], instance)
+  if claims + messages > 0 then out[#out + 1] = instance
+  elseif ended < now - tonumber(ARGV[5]) then redis.call('ZREM', KEYS[1], instance) end
 end
 return out
 """

@@ -4,7 +4,7 @@ Store and orchestrator, publishers and revokes are wrapped from outside. A place
 its save does, and when: ``StepSucceeded f1 before save`` is the save that sends the second step.
 What a save does is the ref that it sends, the status in which it settles the saga, or ``nothing``.
 What is published or told comes after a save of the same thread. A claim's place is its ref
-(``f0 before claim``), and what a worker writes of itself is a place of the saga ``boots``.
+(``f0 before claim``), and what a worker writes of itself is a place of the saga ``instances``.
 
 The process's role stands before each of its places.
 """
@@ -22,7 +22,7 @@ from celery import signals
 
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaExecution, StepRef, evolved
-from celery_saga.core.ports import Pulse
+from celery_saga.core.ports import HeartbeatReply
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.wrapping import app, wrap_orchestrators
 
@@ -95,18 +95,20 @@ class DyingStore:
     def delete(self, saga_id: str, *args: Any) -> Any:
         return self._write(saga_id, "", "delete", self._store.delete, saga_id, *args)
 
-    def beat(self, *args: Any) -> Any:
-        pulse: Pulse = self._write("boots", "", "beat", self._store.beat, *args)
+    def heartbeat(self, *args: Any) -> Any:
+        pulse: HeartbeatReply = self._write(
+            "instances", "", "heartbeat", self._store.heartbeat, *args
+        )
         if pulse.sweeper and role not in SWEEPING:
             self._store.client.delete(self._store._key("sweeper"))
             return evolved(pulse, sweeper=False)
         return pulse
 
-    def meet(self, *args: Any) -> Any:
-        return self._write("boots", "", "meet", self._store.meet, *args)
+    def register_app(self, *args: Any) -> Any:
+        return self._write("instances", "", "register_app", self._store.register_app, *args)
 
-    def forget(self, *args: Any) -> None:
-        self._write("boots", "", "forget", self._store.forget, *args)
+    def deregister(self, *args: Any) -> None:
+        self._write("instances", "", "deregister", self._store.deregister, *args)
 
     def _write(
         self, saga_id: str, where: str, verb: str, call: Any, *args: Any, **options: Any

@@ -1,7 +1,8 @@
-"""The site's app, whose heart holds a lock of Celery's when it is told, until a process is forked.
+"""The site's app, whose heartbeat holds a lock of Celery's until a process is forked.
 
-It is the lock under which events of sent tasks are published: the heart holds it for a moment with
-each step that it sends again, and the worker's main thread never.
+It does so when it is told. It is the lock under which events of sent tasks are published: the
+heartbeat holds it for a moment with each step that it sends again, and the worker's main thread
+never.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _make = runtime.new_orchestrator
 
 def new_orchestrator(*args: Any) -> Any:
     orchestrator = _make(*args)
-    beat = orchestrator.store.beat
+    heartbeat = orchestrator.store.heartbeat
 
     def held(*args: Any) -> Any:
         if _journal.delete("forking:hold"):
@@ -39,9 +40,9 @@ def new_orchestrator(*args: Any) -> Any:
                 _journal.set("forking:holds", 1)
                 wait_for(_forking.is_set, 10)  # Celery looks after its processes every five seconds
                 wait_for(_forked.is_set, 0.5)
-        return beat(*args)
+        return heartbeat(*args)
 
-    orchestrator.store.beat = held
+    orchestrator.store.heartbeat = held
     return orchestrator
 
 

@@ -29,8 +29,8 @@ def worker(app: Celery, pool: str) -> Any:
     )
 
 
-def hearts() -> int:
-    return sum("saga-heart" in thread.name for thread in threading.enumerate())
+def heartbeats() -> int:
+    return sum("saga-heartbeat" in thread.name for thread in threading.enumerate())
 
 
 def main(pool: str) -> None:
@@ -47,8 +47,10 @@ def main(pool: str) -> None:
     with worker(app, pool):
         found["memory"] = record(journal, result)
     with suppress(AssertionError):
-        wait_for(lambda: not hearts(), 20)  # one that is at the store when its worker ends goes on
-    found["hearts"] = hearts()
+        wait_for(
+            lambda: not heartbeats(), 20
+        )  # one that is at the store when its worker ends goes on
+    found["heartbeats"] = heartbeats()
     json.dump(found, sys.stdout)
 
 

@@ -16,7 +16,7 @@ from celery import Celery
 from celery_saga import Saga, SagaManager
 from celery_saga.core.events import StepSucceeded
 from celery_saga.core.execution import Claim, StepRef
-from celery_saga.core.ports import Pulse, Refused
+from celery_saga.core.ports import HeartbeatReply, Refused
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.runtime import runtime_of
 from tests.worker.apps import steps
@@ -53,7 +53,7 @@ def commit(at: float, saga_id: str, ref: str) -> bool:
     orchestrator = runtime_of(app).orchestrator
     _, place = StepRef.parse(f"{saga_id}~{ref}") or ("", None)
     assert place is not None
-    known = orchestrator.claim(saga_id, place, Claim(f"token of {saga_id}", "boot"))
+    known = orchestrator.claim(saga_id, place, Claim(f"token of {saga_id}", "instance"))
     assert not isinstance(known, Refused), known
     reach(at)
     event = StepSucceeded(orchestrator.store.now(), place, f"token of {saga_id}")
@@ -68,16 +68,16 @@ def sweep(at: float) -> int:
     return sweeper.sweep(100)
 
 
-def bury(at: float, boot: str) -> int:
+def reclaim(at: float, instance: str) -> int:
     orchestrator = runtime_of(app).orchestrator
     inspector = runtime_of(app).inspector(orchestrator)
     sweeper = Sweeper(orchestrator, inspector, told_after=4.0, time_limit=60.0)
-    pulse = Pulse(orchestrator.store.now(), (boot,), True, ())
+    pulse = HeartbeatReply(orchestrator.store.now(), (instance,), True, ())
     reach(at)
-    return sweeper.bury(pulse)
+    return sweeper.reclaim(pulse)
 
 
-VERBS: dict[str, Any] = {verb.__name__: verb for verb in (start, cancel, commit, sweep, bury)}
+VERBS: dict[str, Any] = {verb.__name__: verb for verb in (start, cancel, commit, sweep, reclaim)}
 
 
 def main() -> None:

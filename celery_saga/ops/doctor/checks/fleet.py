@@ -11,17 +11,17 @@ from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
 
 
 def workers(facts: Facts) -> Iterator[Finding]:
-    """Nobody who runs sagas, or somebody whose heart does not beat in this store."""
+    """Nobody who runs sagas, or somebody without a heartbeat in this store."""
     asked = facts.broker.asks and not facts.broker.problem and facts.broker.driver != "memory"
     if not asked:
         return
-    boots = {worker.plugin.instance for worker in facts.workers if worker.plugin}
-    silent = facts.store.alive - boots
+    instances = {worker.plugin.instance for worker in facts.workers if worker.plugin}
+    silent = facts.store.alive - instances
     if silent:
         yield Finding(
             Level.INFO,
-            f"{len(silent)} worker boot{'s beat' if len(silent) > 1 else ' beats'} in the store "
-            f"and did not answer over the broker",
+            f"{len(silent)} worker instance{'s send' if len(silent) > 1 else ' sends'} heartbeats "
+            f"to the store and did not answer over the broker",
             "the checks know nothing of them: they may be busy (--timeout), have ended just now, "
             "or use another broker",
             Where.APP,
@@ -53,7 +53,7 @@ def _elsewhere(facts: Facts) -> Iterator[Finding]:
         if worker.plugin and worker.plugin.instance not in facts.store.alive:
             yield Finding(
                 Level.ERROR,
-                f"worker {worker.node} does not beat in the store {facts.store.url}",
+                f"worker {worker.node} sends no heartbeats to the store {facts.store.url}",
                 "it keeps sagas in another store, or cannot reach this one: it drops the steps "
                 "that others send",
                 Where.APP,
@@ -195,13 +195,13 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     dead = ttl <= every
     yield Finding(
         Level.ERROR if dead else Level.WARNING,
-        f"{who}: saga_heartbeat_ttl is {ttl:g} s, with a beat every {every:g} s",
-        "a live worker counts as dead between two beats, and its steps are run again or undone"
+        f"{who}: saga_heartbeat_ttl is {ttl:g} s, with a heartbeat every {every:g} s",
+        "a live worker counts as dead between two heartbeats, and its steps are run again or undone"
         if dead
-        else "one late beat makes a live worker look dead, and its steps are run again or undone",
+        else "one late heartbeat makes a live worker look dead; its steps are run again or undone",
         Where.APP,
         "saga_heartbeat_ttl",
-        f"{3 * every:g} or more: three beats",
+        f"{3 * every:g} or more: three heartbeats",
         (who,),
     )
 

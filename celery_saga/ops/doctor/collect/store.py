@@ -69,7 +69,7 @@ def _url(runtime: Runtime) -> str:
 def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
     asked = time.time()
     clock = Offset.measured(store.now(), asked, time.time())
-    others = store.meet("") - {app}
+    others = store.register_app("") - {app}
     facts = replace(facts, kind=_kind(store), clock=clock, alive=store.alive(), others=others)
     server, client = None, getattr(store, "client", None)
     if facts.kind == "redis" and client is not None:

@@ -55,7 +55,7 @@ def _plugin(answer: Answer | None) -> Plugin | None:
     said = answer.said
     return Plugin(
         instance=str(said["instance"]),
-        beats=bool(said.get("beats")),
+        heartbeat=bool(said.get("heartbeat")),
         pool=str(said.get("pool")),
         versions=dict(said.get("versions", {})),
         settings=dict(said.get("settings", {})),
