@@ -65,6 +65,7 @@ DECIDES = (
     "core.state",
     "core.plan",
     "core.context",
+    "core.recovery.policy",  # times alone: which of them are decided upon stands with all others
 )
 
 MAX_FILE, MAX_FUNCTION, MAX_FOLDER, MAX_NAMES = 400, 40, 14, 45

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from celery_saga.core.events import Dispatch, MessageState, Transition
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
+from celery_saga.core.recovery.policy import POLICY
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Refused:
         return self.reason != CLAIMED
 
 
-#: Seconds for which an instance is remembered that has ended and holds nothing.
-INSTANCE_RETENTION = 86400.0
+#: Seconds for which an instance is retained that has ended and holds nothing.
+INSTANCE_RETENTION = POLICY.instance_retention
 
 #: A step's message before Celery has made one of it, as plain data.
 Message = Mapping[str, Any]

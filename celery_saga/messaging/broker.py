@@ -14,6 +14,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from celery_saga.core.ports import Backlog
+from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.settings import Settings
 
 log = logging.getLogger("celery_saga")
@@ -110,8 +111,7 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
                 return Backlog(empty, long=long)
             some = frozenset(queues) - empty - long
             waiting = {name: _waiting(connection, name) for name in some}
-            # Two heartbeats, because one may be late.
-            until = time.time() - 2 * Settings.of(app).heartbeat
+            until = time.time() - RecoveryPolicy.of(Settings.of(app)).known_after
             return Backlog(
                 empty,
                 _unacknowledged(connection, until),

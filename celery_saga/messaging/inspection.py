@@ -16,6 +16,7 @@ from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import MessageState
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import Backlog, Publisher
+from celery_saga.core.recovery.policy import POLICY
 from celery_saga.messaging.broker import backlog, lacks_exchange, open_connection
 from celery_saga.messaging.outcome import START
 from celery_saga.messaging.routing import exchange_of, queue_of
@@ -23,7 +24,7 @@ from celery_saga.messaging.routing import exchange_of, queue_of
 log = logging.getLogger("celery_saga")
 
 #: Seconds for which the recovery of a worker waits for each of its two questions.
-ANSWER_TIMEOUT = 1.0
+ANSWER_TIMEOUT = POLICY.workers_asked_timeout
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-#: Seconds for which a fork waits: a call that takes longer waits for a server that is away, and
-#: the worker must go on.
-WAIT_TIMEOUT = 2.0
+from celery_saga.core.recovery.policy import POLICY
+
+#: Seconds for which a fork waits.
+WAIT_TIMEOUT = POLICY.fork_wait
 
 
 class _Gate:

@@ -27,6 +27,8 @@ from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import HeartbeatReply
+from celery_saga.core.recovery.failure_detector import OwnClaims, Steadiness
+from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
 from celery_saga.definition.builder import SAGAS
 from celery_saga.definition.discovery import import_sagas
@@ -36,7 +38,7 @@ from celery_saga.errors import (
     SetupError,
     UnreadableCheckpoint,
 )
-from celery_saga.runtime import Runtime, runtime_of
+from celery_saga.runtime import Report, Runtime, runtime_of
 from celery_saga.worker.fork_safety import unforked, unforked_log
 from celery_saga.worker.hook import verify
 from celery_saga.worker.rate_limits import RateLimited, snapshot
@@ -53,21 +55,14 @@ class Heartbeat:
     """
 
     def __init__(self, runtime: Runtime, worker: Any = None) -> None:
-        settings = runtime.settings
         self.instance = runtime.instance
+        self._policy = RecoveryPolicy.of(runtime.settings)
         self._runtime, self._rates = runtime, RateLimited(worker)
-        self._every = settings.heartbeat
-        self._ttl = settings.heartbeat_ttl
-        # When all stand still, another's last beat may have been up to a period before ours.
-        self._gap = max(self._ttl - self._every, 1.5 * self._every)
-        self._limit = settings.sweep_limit
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._newest: HeartbeatReply | None = None
         self._pid = os.getpid()
         self._orchestrator: Orchestrator | None = None
-        self._steady_since: float | None = None
-        self._last_beat = self._last_pulse = self._last_judged = 0.0
-        self._absent: frozenset[tuple[str, StepRef]] = frozenset()
+        self._steadiness, self._own_claims = Steadiness(), OwnClaims()
         self._leaving, self._ended = False, threading.Event()
         self._threads = [
             threading.Thread(target=self._live, name="celery-saga-heartbeat", daemon=True),
@@ -80,8 +75,8 @@ class Heartbeat:
         inspector = self._runtime.inspector(made, unforked)
         unforked_log(log)
         app = label_of(self._runtime.app)
-        self._sweeper = Sweeper(made, inspector, 2 * self._every, self._every, app)
-        self._beat()
+        self._sweeper = Sweeper(made, inspector, self._policy, app)
+        self._send()
         for thread in self._threads:
             thread.start()
 
@@ -93,7 +88,7 @@ class Heartbeat:
         self._ended.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(timeout=self._ttl)
+                thread.join(timeout=self._policy.instance_ttl)
         store = self._shell.store
         try:
             if not store.claims_of(self.instance):
@@ -123,11 +118,12 @@ class Heartbeat:
 
     def _live(self) -> None:
         last = time.monotonic()
-        while not self._ended.wait(max(0.0, self._every - (time.monotonic() - last))):
+        every = self._policy.heartbeat_interval
+        while not self._ended.wait(max(0.0, every - (time.monotonic() - last))):
             last = time.monotonic()
             if self._leaving and not state.active_requests:
                 return self.stop()
-            self._guarded(self._beat)
+            self._guarded(self._send)
 
     def _recover(self) -> None:
         while (work := self._inbox.get()) is not None:
@@ -153,50 +149,31 @@ class Heartbeat:
         except UnreadableCheckpoint as error:
             log.error("a report on a saga: %s", error, extra={"saga_id": saga_id})
 
-    def _beat(self) -> None:
+    def _send(self) -> None:
         # These first: what is let through meanwhile is then told of twice and not left out.
         put_off = self._rates.task_ids()
         _, waiting = _requests()
         told = waiting | put_off | {f"{task_id}{PUT_OFF}" for task_id in put_off}
-        pulse = self._shell.store.heartbeat(self.instance, self._ttl, told)
-        now = time.monotonic()
-        passed, passed_there = now - self._last_beat, pulse.at - self._last_pulse
-        leap = passed_there - passed > self._ttl / 3
-        if self._steady_since is None or passed > self._gap or leap:
-            self._steady_since = now
-        self._last_beat, self._last_pulse = now, pulse.at
-        # Others are judged only after a while without a gap and without a leap of the store's
-        # clock: neither an outage of the store nor its failover to a machine with another clock
-        # must make everybody look dead to whoever beats first. The half is for the beats' own
-        # jitter.
-        steady = now - self._steady_since >= self._ttl + self._every / 2
-        self._newest = pulse
-        self._inbox.put(partial(self._look, pulse, steady))
+        reply = self._shell.store.heartbeat(self.instance, self._policy.instance_ttl, told)
+        self._steadiness = self._steadiness.after(time.monotonic(), reply.at, self._policy)
+        self._newest = reply
+        steady = self._steadiness.is_steady(self._policy)
+        self._inbox.put(partial(self._act_upon, reply, steady))
 
-    def _look(self, pulse: HeartbeatReply, steady: bool) -> None:
-        """Act upon a pulse, unless a newer one waits behind it: ``steady``: others too."""
-        if pulse is not self._newest:
+    def _act_upon(self, reply: HeartbeatReply, steady: bool) -> None:
+        """Recover what a reply tells of, unless the reply to a newer heartbeat waits behind it."""
+        if reply is not self._newest:
             return
-        self._judge_own(pulse)
-        self._sweeper.act_upon(pulse, steady, self._limit)
+        self._reclaim_own(reply)
+        self._sweeper.act_upon(reply, steady)
 
-    def _judge_own(self, pulse: HeartbeatReply) -> None:
-        """Void claims whose task this worker no longer has, at the second time of looking.
-
-        The first time, the main process may not have dealt with the end of the task yet, and what
-        it reports says more. A claim that has ended since the pulse is not in the next one.
-        """
-        now = time.monotonic()
-        if now - self._last_judged < self._every / 2:
-            return  # a look that was late must not make the next one come too soon
-        self._last_judged = now
-        held, _ = _requests()
-        absent = frozenset(
-            (saga_id, ref) for saga_id, ref in pulse.claims if ref.task_id(saga_id) not in held
+    def _reclaim_own(self, reply: HeartbeatReply) -> None:
+        tasks, _ = _requests()
+        self._own_claims, lost = self._own_claims.check(
+            time.monotonic(), reply.claims, tasks, self._policy
         )
-        for saga_id, ref in absent & self._absent:
+        for saga_id, ref in lost:
             self._sweeper.guarded(self._void_own, saga_id, ref)
-        self._absent = absent
 
     def _void_own(self, saga_id: str, ref: StepRef) -> None:
         if not self._in_enclosing_task(saga_id, ref):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import INSTANCE_RETENTION, Backlog
 from celery_saga.core.recovery import resends, sweep
+from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.stores.memory import MemoryStore
@@ -23,7 +25,7 @@ from tests.core.scenario import plan_of
 MISSED = 5.0
 
 #: Seconds within which a worker's heartbeat tells of what it has received.
-TOLD = 4.0
+TOLD = POLICY.known_after
 
 
 class Results:
@@ -104,13 +106,14 @@ class Fixture:
             orchestrator.start(plan_of("a b"), f"s{number}", {}, token=f"t{number}")
         self.ids = set(self.queue.messages)
         self.queue.messages.clear()
-        self.sweeper = Sweeper(
-            orchestrator, self.queue, told_after=TOLD, time_limit=2.0, app="shop"
-        )
+        self.sweeper = Sweeper(orchestrator, self.queue, app="shop")
 
     def sweep(self, later: float) -> None:
         self.now += later
-        self.sweeper.sweep(100)
+        self.sweeper.sweep()
+
+    def one_at_a_time(self) -> None:
+        self.sweeper._policy = replace(POLICY, sweep_limit=1)
 
 
 @pytest.fixture
@@ -173,9 +176,10 @@ class TestUnreadable:
 
     def test_it_takes_no_other_sagas_place(self, lost, unreadable):
         sent = set()
+        lost.one_at_a_time()
         for _ in range(8):
             lost.now += MISSED
-            lost.sweeper.sweep(1)
+            lost.sweeper.sweep()
             sent |= set(lost.queue.messages)
             lost.queue.messages.clear()
         assert sent == lost.ids - {"s2"}
@@ -214,7 +218,7 @@ class TestSeveralApps:
 
         def pulse() -> None:
             lost.now += MISSED
-            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), others=True, limit=100)
+            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), steady=True)
 
         return pulse
 
@@ -251,9 +255,10 @@ class TestSeveralApps:
         orchestrator = lost.sweeper._orchestrator
         orchestrator.start(plan_of("ours"), "own", {}, token="own")
         lost.queue.messages.clear()
+        lost.one_at_a_time()
         for _ in range(8):
             lost.now += MISSED
-            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), others=True, limit=1)
+            lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), steady=True)
         assert set(lost.queue.messages) == {"own"}
 
     def test_claims_of_their_dead_instances_are_theirs(self, lost, pulse):
@@ -266,7 +271,7 @@ class TestSeveralApps:
         assert lost.store.claims_of("dead") == [("s0", ref)]
         assert lost.store.reserved_by() == {"s1~f0~1": "dead"}
         lost.queue.tasks = {"do.a"}
-        lost.now += sweep.LEAVE_ALONE
+        lost.now += POLICY.skip_time
         pulse()
         assert lost.store.load("s0").steps[0].lost == 1
 
@@ -292,7 +297,7 @@ def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixtur
     lost.store.heartbeat("dead", 1.0, ())
     lost.store.claim("s0", StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
     lost.now += MISSED
-    lost.sweeper.act_upon(lost.store.heartbeat("alive", 6.0, ()), others=True, limit=100)
+    lost.sweeper.act_upon(lost.store.heartbeat("alive", 6.0, ()), steady=True)
     assert set(lost.queue.messages) == lost.ids
 
 

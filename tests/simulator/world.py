@@ -11,6 +11,7 @@ from celery_saga.core import events as ev
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import HeartbeatReply, Refused
+from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
@@ -26,6 +27,9 @@ PATIENCE = 400
 #: Seconds after which a saga has to move that waits for nothing but recovery, in a world that is
 #: looked at every two seconds.
 STILL, LOOKS = 10.0, 2.0
+
+#: A message is missing at the first check, and no sweep is cut short by the clock of this machine.
+AT_ONCE = RecoveryPolicy(heartbeat_interval=60.0, heartbeats_until_known=0.0)
 
 BOOM = Failure("Boom", "it broke")
 
@@ -345,10 +349,8 @@ class World:
         if len(self.workers) >= MOST_WORKERS:
             return False
         self._booted += 1
-        worker = Worker(
-            f"w{self._booted}",
-            sweeper=Sweeper(self.orchestrator, self.broker, told_after=0.0, time_limit=60.0),
-        )
+        sweeper = Sweeper(self.orchestrator, self.broker, AT_ONCE)
+        worker = Worker(f"w{self._booted}", sweeper=sweeper)
         self.say(f"{worker.instance} boots")
         self.store.heartbeat(worker.instance, TTL, ())
         self.workers.append(worker)
@@ -391,7 +393,7 @@ class World:
         sweeper = worker.sweeper
         assert sweeper is not None
         self._judge_own(worker, sweeper, pulse)
-        sweeper.act_upon(pulse, others=True, limit=100)
+        sweeper.act_upon(pulse, steady=True)
 
     def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: HeartbeatReply) -> None:
         """As the heart does it: claims whose task was not there twice running."""

@@ -90,7 +90,7 @@ class Fleet:
             self.clock.at += EVERY
             if other and not self.away:
                 self.store.heartbeat("other", TTL, ())
-            self.heartbeat._guarded(self.heartbeat._beat)
+            self.heartbeat._guarded(self.heartbeat._send)
 
     @property
     def lost(self) -> int:
@@ -133,10 +133,10 @@ class TestJudgingOthers:
         fleet.clock.at += 0.1
         fleet.store.heartbeat("other", TTL, ())
         fleet.clock.at += 1.9
-        fleet.heartbeat._guarded(fleet.heartbeat._beat)
+        fleet.heartbeat._guarded(fleet.heartbeat._send)
 
         fleet.clock.at += 4.15  # the other has been silent for six seconds, we for four
-        fleet.heartbeat._guarded(fleet.heartbeat._beat)
+        fleet.heartbeat._guarded(fleet.heartbeat._send)
         fleet.pass_time(60, other=True)
 
         assert fleet.lost == 0
@@ -233,7 +233,7 @@ def test_every_pulse_is_looked_at_however_quickly(app):
     heartbeat.start()
 
     for _ in range(3):
-        heartbeat._beat()
+        heartbeat._send()
 
     assert len(looks) == 4
 
@@ -273,8 +273,8 @@ def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch
     heartbeat.start()
     alive = runtime.store.alive
     heartbeat.stop_when_idle()
-    seen = heartbeat._last_beat
-    wait_for(lambda: heartbeat._last_beat > seen)
+    seen = heartbeat._steadiness.sent_at
+    wait_for(lambda: heartbeat._steadiness.sent_at > seen)
     assert heartbeat.instance in alive()
     bodies.clear()
     wait_for(
@@ -315,8 +315,8 @@ class TestStepsOfEagerSagas:
         """Let the heartbeat judge its own claims that often."""
         heartbeat: Any = runtime_of(app).heartbeat
         for _ in range(count):
-            seen = heartbeat._last_judged
-            wait_for(lambda before=seen: heartbeat._last_judged > before)
+            seen = heartbeat._own_claims.checked_at
+            wait_for(lambda before=seen: heartbeat._own_claims.checked_at > before)
 
     def test_one_that_a_task_of_the_worker_runs(self, app, worker):
         worker.append(outer := SimpleNamespace(id="outer", is_eager=False))

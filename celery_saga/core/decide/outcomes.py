@@ -38,11 +38,9 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
+from celery_saga.core.recovery.policy import POLICY
 
 Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
-
-#: Seconds between two offers of a task that no worker knew; doubles up to the second figure.
-UNKNOWN_TASK_DELAY, UNKNOWN_TASK_DELAY_MAX = 5.0, 60.0
 
 
 def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None:
@@ -235,7 +233,8 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     if event.at - since >= execution.plan.unknown_task_grace:
         failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
         return never_sent(execution, event.ref, failure, event.at)
-    delay = min(UNKNOWN_TASK_DELAY_MAX, UNKNOWN_TASK_DELAY * 2.0 ** min(step.republished, 30))
+    longer = POLICY.unknown_task_delay * 2.0 ** min(step.republished, 30)
+    delay = min(POLICY.unknown_task_delay_max, longer)
     until = event.at + delay
     execution = execution.with_step(index, unknown_since=since, not_before=until)
     return Decision(check_at(execution, until))

@@ -26,9 +26,7 @@ from celery_saga.core.execution import (
     SagaStatus,
     evolved,
 )
-
-#: The pause before a result is stored again doubles with each time, up to this many seconds.
-RESULT_DELAY_MAX = 60.0
+from celery_saga.core.recovery.policy import POLICY
 
 
 def on_started(execution: SagaExecution, event: Started) -> Decision:
@@ -63,7 +61,7 @@ def _announced_again(execution: SagaExecution, at: float) -> Decision:
     if not execution.result_pending:
         return Decision(execution)
     last = (execution.due_at or at) - execution.updated_at
-    delay = min(RESULT_DELAY_MAX, 2 * max(CHECK_INTERVAL, last))
+    delay = min(POLICY.result_delay_max, 2 * max(CHECK_INTERVAL, last))
     return Decision(check_at(execution, at + delay), (Announce(execution.status, again=True),))
 
 

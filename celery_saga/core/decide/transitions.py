@@ -19,20 +19,15 @@ from celery_saga.core.execution import (
     evolved,
 )
 from celery_saga.core.plan import Call
+from celery_saga.core.recovery.policy import POLICY
 from celery_saga.errors import needs
 
-#: Seconds after which the sweep looks at a live saga again. Half of the promised ten seconds,
-#: less a heartbeat: a message that is lost right after one look is found by the next but one.
-CHECK_INTERVAL = 4.0
-
-#: The same for a saga whose step runs. Whoever ends the claim makes it due; the look is for what
-#: nobody has thought of.
-CLAIMED_CHECK_INTERVAL = 60.0
+#: Seconds from one check of a live saga to the next; the second figure: while its step runs.
+CHECK_INTERVAL, CLAIMED_CHECK_INTERVAL = POLICY.check_interval, POLICY.claimed_check_interval
 
 #: The least seconds from one start of a step to the next once it was lost twice, doubling with each
-#: further loss up to the second figure: what kills its process each time must not do so at full
-#: speed. Counted from the start, so that a step which ran for longer is not held up.
-LOST_PACE, LOST_PACE_MAX = 4.0, 60.0
+#: further loss up to the second figure.
+LOST_DELAY, LOST_DELAY_MAX = POLICY.lost_delay, POLICY.lost_delay_max
 
 
 def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
@@ -156,7 +151,7 @@ def run_again(
 
 
 def _pace(lost: int) -> float:
-    return 0.0 if lost < 2 else min(LOST_PACE_MAX, LOST_PACE * 2.0 ** min(lost - 2, 30))
+    return 0.0 if lost < 2 else min(LOST_DELAY_MAX, LOST_DELAY * 2.0 ** min(lost - 2, 30))
 
 
 def wait(execution: SagaExecution, index: int, until: float) -> Decision:

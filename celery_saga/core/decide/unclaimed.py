@@ -12,25 +12,14 @@ from celery_saga.core.decide.transitions import CHECK_INTERVAL, check_at
 from celery_saga.core.events import Decision, Dispatch, MessageState, Overdue
 from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, StepRef
 from celery_saga.core.plan import Plan
+from celery_saga.core.recovery.policy import POLICY
 
-#: A message that may still wait is sent again after this many seconds, doubling with each further
-#: time up to the second figure: its queue may hold others only, and the worker that received it may
-#: have given it to a process that hangs.
-POSSIBLY_QUEUED_DELAY, POSSIBLY_QUEUED_DELAY_MAX = 30.0, 300.0
-
-#: The same in a queue that holds many. Copies of all of them would make a backlog longer still; a
-#: worker that dies is noticed in another way.
-BACKLOGGED_DELAY, BACKLOGGED_DELAY_MAX = 300.0, 3600.0
-
+#: Seconds after which a message that may still wait is sent again, doubling with each further time
+#: up to the second figure.
 _DELAYS = {
-    MessageState.POSSIBLY_QUEUED: (POSSIBLY_QUEUED_DELAY, POSSIBLY_QUEUED_DELAY_MAX),
-    MessageState.BACKLOGGED: (BACKLOGGED_DELAY, BACKLOGGED_DELAY_MAX),
+    MessageState.POSSIBLY_QUEUED: (POLICY.possibly_queued_delay, POLICY.possibly_queued_delay_max),
+    MessageState.BACKLOGGED: (POLICY.backlogged_delay, POLICY.backlogged_delay_max),
 }
-
-#: How often a message that nobody has is sent again at once, or after one look's time, as a lost
-#: message is promised to be. From then on the delay doubles with each time, up to so many seconds:
-#: it may be what ends the workers which take it, or workers take it that do not know of sagas.
-MISSED_OFTEN, MISSED_DELAY_MAX = 2, 60.0
 
 #: A message that nobody has, and of these the ones of which resends are counted: a broker that
 #: takes nothing is waited for.
@@ -54,7 +43,7 @@ def on_unclaimed(
     at, since = event.at, step.expected_at if step.expected_at is not None else event.at
     if step.not_before is not None:
         return _send_again(execution, step, ref, at)  # the task was unknown; offer it again
-    seldom = step.unclaimed < MISSED_OFTEN
+    seldom = step.unclaimed < POLICY.missing_at_once
     if (
         event.message is MessageState.LOST_WITH_WORKER and seldom and at >= since
     ):  # its countdown is kept
@@ -79,9 +68,10 @@ def on_unclaimed(
 
 def resend_delay(missed: int) -> float:
     """Seconds from one sending of a message that nobody has to the next."""
-    if missed < MISSED_OFTEN:
+    often = missed - POLICY.missing_at_once
+    if often < 0:
         return CHECK_INTERVAL
-    return min(MISSED_DELAY_MAX, CHECK_INTERVAL * 2.0 ** min(missed - MISSED_OFTEN + 1, 30))
+    return min(POLICY.missing_delay_max, CHECK_INTERVAL * 2.0 ** min(often + 1, 30))
 
 
 def _send_again(

@@ -12,14 +12,9 @@ from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, MessageState
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import BrokerInspector
+from celery_saga.core.recovery.policy import POLICY
 
 log = logging.getLogger("celery_saga")
-
-#: From which resend of a message on it is told of: the first may be a message that was lost.
-TELL_FROM = 2
-
-#: Seconds from one question at the workers to the next.
-ASK_EVERY = 60.0
 
 #: Name of the alert.
 FOREIGN_WORKER = "saga-foreign-worker"
@@ -70,7 +65,7 @@ class Resends:
         if ref is None or after.first_active != ref or message not in _WHY:
             return
         times = after.steps[ref.step].unclaimed
-        if times >= TELL_FROM and times > before.steps[ref.step].unclaimed:
+        if times >= POLICY.resends_logged_from and times > before.steps[ref.step].unclaimed:
             queue = self._inspector.queue_of(after, ref)
             self._new.append(_Resend(after, ref, queue, message, holder))
 
@@ -78,7 +73,10 @@ class Resends:
         """Log them; and once a minute ask who consumes their queues and does not know of sagas."""
         new, self._new = self._new, []
         now = time.monotonic()
-        if new and (self._asked is None or now - self._asked >= ASK_EVERY):
+        asked_lately = self._asked is not None and (
+            now - self._asked < POLICY.workers_asked_interval
+        )
+        if new and not asked_lately:
             self._asked = now
             self._ask(new)
         for each in new:

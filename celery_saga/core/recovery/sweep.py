@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
-from celery_saga.core.decide.unclaimed import POSSIBLY_QUEUED_DELAY
 from celery_saga.core.events import ClaimVoided, MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Backlog, BrokerInspector, HeartbeatReply
+from celery_saga.core.recovery.failure_detector import reclaimable
 from celery_saga.core.recovery.other_apps import OtherApps
+from celery_saga.core.recovery.policy import POLICY, RecoveryPolicy
 from celery_saga.core.recovery.resends import Resends
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
@@ -27,13 +28,6 @@ from celery_saga.errors import (
 log = logging.getLogger("celery_saga")
 
 T = TypeVar("T")
-
-#: Seconds for which a saga that could not be looked at is left alone, so that it does not keep
-#: others from being looked at.
-LEAVE_ALONE = 60.0
-
-#: Seconds after which it is forgotten that a message was missed: its saga has gone on since.
-FORGET_MISSED = 60.0
 
 #: Stands behind a task id of which a worker tells a second time so: it keeps the message for later,
 #: as for a rate limit, and no process that could hang has it. No task id of a step looks like it.
@@ -46,8 +40,7 @@ class Sweeper:
     Args:
         orchestrator: decides and sends.
         inspector: knows the broker and its queues.
-        told_after: seconds within which a live worker's heartbeat tells of what it has received.
-        time_limit: seconds after which the rest of a sweep is left to the next.
+        policy: the times of recovery.
         app: the name under which other apps in the store know this one; empty: there are none.
     """
 
@@ -55,47 +48,47 @@ class Sweeper:
         self,
         orchestrator: Orchestrator,
         inspector: BrokerInspector,
-        told_after: float,
-        time_limit: float,
+        policy: RecoveryPolicy = POLICY,
         app: str = "",
     ) -> None:
         self._orchestrator, self._inspector = orchestrator, inspector
         self._other_apps = OtherApps(orchestrator.store, inspector, app)
         self._store = orchestrator.store
-        self._told_after, self._time_limit = told_after, time_limit
+        self._policy = policy
         self._missed: dict[tuple[str, float | None], float] = {}
         self._put_off: dict[str, float] = {}
         self._left_alone: dict[str, float] = {}
         self._deliveries: frozenset[str] = frozenset()
         self._resends = Resends(inspector, orchestrator.alert)
 
-    def act_upon(self, pulse: HeartbeatReply, others: bool, limit: int) -> None:
+    def act_upon(self, reply: HeartbeatReply, steady: bool) -> None:
         """What there is to do for the instance that sweeps.
 
         What is due comes first: what is sent for dead instances would make queues look as if the
         messages of others waited there.
 
         Args:
-            others: whether other instances may be judged now.
-            limit: the most sagas that are looked at.
+            steady: whether the claims of other instances may be reclaimed now.
         """
         self._other_apps.look()
         # With several apps in one place each instance sweeps: the one of them that is to may not
         # act upon the others' sagas.
-        if not pulse.sweeper and not self._other_apps.met:
+        if not reply.sweeper and not self._other_apps.met:
             return
-        self.sweep(limit)
-        if others:
-            self.reclaim(pulse)
+        self.sweep()
+        self.reclaim(reply, steady)
 
-    def sweep(self, limit: int) -> int:
-        """Look at what is due, at most ``limit`` sagas; how many were looked at."""
-        now = time.monotonic()
-        self._missed = {key: at for key, at in self._missed.items() if now - at < FORGET_MISSED}
+    def sweep(self) -> int:
+        """Check what is due; how many sagas were checked."""
+        now, policy = time.monotonic(), self._policy
+        self._missed = {
+            key: at for key, at in self._missed.items() if now - at < policy.missing_retention
+        }
         self._put_off = {
-            key: at for key, at in self._put_off.items() if now - at < POSSIBLY_QUEUED_DELAY
+            key: at for key, at in self._put_off.items() if now - at < policy.possibly_queued_delay
         }
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
+        limit = self._policy.sweep_limit
         found = self._store.due(limit + len(self._left_alone))
         due = [saga_id for saga_id in found if saga_id not in self._left_alone][:limit]
         if not due:
@@ -118,7 +111,7 @@ class Sweeper:
 
     def _in_time(self, items: Iterable[T]) -> Iterator[T]:
         """Items until time is up: others wait for this thread, and what is left stays due."""
-        until = time.monotonic() + self._time_limit
+        until = time.monotonic() + self._policy.sweep_time
         for item in items:
             if time.monotonic() > until:
                 return
@@ -180,7 +173,7 @@ class Sweeper:
         At the first, a worker may have received it whose heartbeat has not told of it yet.
         """
         now = time.monotonic()
-        return now - self._missed.setdefault(message, now) >= self._told_after
+        return now - self._missed.setdefault(message, now) >= self._policy.known_after
 
     def _look_for_lost(
         self, unacknowledged: Mapping[str, str], reserved_by: Mapping[str, str]
@@ -225,7 +218,7 @@ class Sweeper:
         except UnreadableCheckpoint as error:
             self._leave_alone(saga_id, error)
         except Exception:
-            self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+            self._left_alone[saga_id] = time.monotonic() + self._policy.skip_time
             log.exception("saga %s cannot be looked at", saga_id, extra={"saga_id": saga_id})
         return None
 
@@ -233,23 +226,23 @@ class Sweeper:
         """Whether a saga is another app's, which leaves it alone for a while."""
         ours = self._other_apps.is_ours(execution)
         if not ours:
-            self._left_alone[execution.saga_id] = time.monotonic() + LEAVE_ALONE
+            self._left_alone[execution.saga_id] = time.monotonic() + self._policy.skip_time
         return not ours
 
     def _leave_alone(self, saga_id: str, error: UnreadableCheckpoint) -> None:
         """Nothing about it will go better in a moment."""
-        self._left_alone[saga_id] = time.monotonic() + LEAVE_ALONE
+        self._left_alone[saga_id] = time.monotonic() + self._policy.skip_time
         log.error("%s (it is left alone)", error, extra={"saga_id": saga_id})
 
-    def reclaim(self, pulse: HeartbeatReply) -> int:
+    def reclaim(self, reply: HeartbeatReply, steady: bool = True) -> int:
         """Void the claims of instances that are dead, and send again what they had not started.
 
         Returns how many claims there were. An instance is deregistered when all of its claims are
         dealt with; otherwise the next heartbeat brings it again. One that has sent a heartbeat
         since is spared.
         """
-        alive = self._store.alive() if pulse.expired else frozenset()
-        claims = sum(self._reclaim(instance) for instance in pulse.expired if instance not in alive)
+        alive = self._store.alive() if reply.expired and steady else frozenset()
+        claims = sum(map(self._reclaim, reclaimable(reply.expired, alive, steady)))
         self._resends.tell()
         return claims
 
