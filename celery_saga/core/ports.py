@@ -11,11 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from celery_saga.core.events import Dispatch, MessageState, Transition
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.recovery.policy import POLICY
+
+
+class Reserved(NamedTuple):
+    """A step's message that a worker has received and not started.
+
+    Args:
+        task_id: of the step.
+        deferred: the worker keeps it for later, as for a rate limit; no process has it that could
+            hang.
+    """
+
+    task_id: str
+    deferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,15 +204,14 @@ class Store(Protocol):
         """The execution once it is settled, or as it is after ``timeout`` seconds."""
         ...
 
-    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
-        """Keep a worker instance alive for ``ttl`` seconds.
-
-        ``held`` are the task ids of steps that it has received and not started.
-        """
+    def heartbeat(
+        self, instance: str, ttl: float, reserved: Collection[Reserved]
+    ) -> HeartbeatReply:
+        """Keep a worker instance alive for ``ttl`` seconds, and note what it has reserved."""
         ...
 
-    def reserved_by(self) -> dict[str, str]:
-        """Task id -> instance, for all steps that instances hold and have not started."""
+    def reserved_by(self) -> dict[str, frozenset[Reserved]]:
+        """Instance -> messages, for all instances that have reserved some."""
         ...
 
     def alive(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from celery_saga.core.ports import (
     Envelope,
     HeartbeatReply,
     Refused,
+    Reserved,
 )
 
 
@@ -33,7 +34,7 @@ class MemoryStore:
         self._entered: dict[str, float] = {}  # when it got its status
         self._writers: dict[str, tuple[str, SagaExecution]] = {}
         self._beats: dict[str, float] = {}
-        self._held: dict[str, frozenset[str]] = {}
+        self._reserved: dict[str, frozenset[Reserved]] = {}
         self._apps: dict[str, float] = {}
         self._sweeper: tuple[str, float] = ("", 0.0)
 
@@ -42,7 +43,7 @@ class MemoryStore:
         with self._changed:
             for kept in (self._sagas, self._creators, self._entered, self._writers):
                 kept.clear()
-            for known in (self._beats, self._held, self._apps):
+            for known in (self._beats, self._reserved, self._apps):
                 known.clear()
             self._sweeper = ("", 0.0)
             self._changed.notify_all()
@@ -158,30 +159,32 @@ class MemoryStore:
             self._changed.wait_for(settled, timeout)
             return self._sagas.get(saga_id)
 
-    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
+    def heartbeat(
+        self, instance: str, ttl: float, reserved: Collection[Reserved]
+    ) -> HeartbeatReply:
         with self._changed:
             now = self.now()
             self._beats[instance] = now + ttl
-            self._held[instance] = frozenset(held)
-            owing = {
+            self._reserved[instance] = frozenset(reserved)
+            holding = {
                 step.claim.instance
                 for saga in self._sagas.values()
                 for step in saga.steps
                 if step.claim is not None
             }
-            owing |= {instance for instance, waiting in self._held.items() if waiting}
-            dead = {instance for instance, until in self._beats.items() if until < now}
+            holding |= self.reserved_by().keys()
+            expired = {instance for instance, until in self._beats.items() if until < now}
             sweeper, until = self._sweeper
             if sweeper == instance or until < now:
                 self._sweeper = (instance, now + ttl)
             mine = self._sweeper[0] == instance
             return HeartbeatReply(
-                now, tuple(sorted(dead & owing)), mine, tuple(self.claims_of(instance))
+                now, tuple(sorted(expired & holding)), mine, tuple(self.claims_of(instance))
             )
 
-    def reserved_by(self) -> dict[str, str]:
+    def reserved_by(self) -> dict[str, frozenset[Reserved]]:
         with self._changed:
-            return {task_id: instance for instance, held in self._held.items() for task_id in held}
+            return {instance: some for instance, some in self._reserved.items() if some}
 
     def alive(self) -> frozenset[str]:
         with self._changed:
@@ -202,7 +205,7 @@ class MemoryStore:
     def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         with self._changed:
             self._beats[instance] = min(self._beats.get(instance, 0.0), self.now() - 0.001)
-            self._held.pop(instance, None)
+            self._reserved.pop(instance, None)
 
     def register_app(self, app: str) -> frozenset[str]:
         with self._changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from celery_saga.core.ports import Store
+from celery_saga.core.ports import Reserved, Store
 from celery_saga.testing.builders import claim, create, granted, until
 
 #: Seconds that an instance of these tests stays alive without a heartbeat.
@@ -18,7 +18,7 @@ class BootContract:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
 
         def comes_alive(instance: str) -> bool:
-            store.heartbeat(instance, TTL, ["a~f0~1"] if instance == one else ())
+            store.heartbeat(instance, TTL, [Reserved("a~f0~1")] if instance == one else ())
             return instance in store.alive()
 
         until(lambda: comes_alive(one))
@@ -30,10 +30,10 @@ class BootContract:
 
     def test_a_boot_that_ended_takes_leave(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
-        store.heartbeat(one, 60.0, ["a~f0~1"])
+        store.heartbeat(one, 60.0, [Reserved("a~f0~1")])
         store.deregister(one)
         assert one not in store.alive()
-        assert one not in store.reserved_by().values()
+        assert one not in store.reserved_by()
         assert one not in store.heartbeat(two, TTL, ()).expired
 
     def test_a_claim_of_a_boot_that_was_forgotten_is_judged_too(self, store: Store) -> None:
@@ -64,10 +64,11 @@ class BootContract:
 
     def test_what_boots_hold_is_known(self, store: Store) -> None:
         instance = f"instance-{uuid.uuid4()}"
-        store.heartbeat(instance, TTL, ["a~f0~1", "b~f0~1"])
-        assert {"a~f0~1": instance, "b~f0~1": instance}.items() <= store.reserved_by().items()
+        reserved = {Reserved("a~f0~1"), Reserved("b~f0~1", deferred=True)}
+        store.heartbeat(instance, TTL, reserved)
+        assert store.reserved_by()[instance] == reserved
         store.heartbeat(instance, TTL, [])
-        assert instance not in store.reserved_by().values()
+        assert instance not in store.reserved_by()
 
     def test_apps_that_were_here_are_known(self, store: Store) -> None:
         one, two = f"one {uuid.uuid4()}", f"two {uuid.uuid4()}"

@@ -26,10 +26,10 @@ from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import HeartbeatReply
+from celery_saga.core.ports import HeartbeatReply, Reserved
 from celery_saga.core.recovery.failure_detector import OwnClaims, Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
-from celery_saga.core.recovery.sweep import PUT_OFF, Sweeper
+from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.definition.builder import SAGAS
 from celery_saga.definition.discovery import import_sagas
 from celery_saga.definition.strategies import check_used
@@ -150,11 +150,11 @@ class Heartbeat:
             log.error("a report on a saga: %s", error, extra={"saga_id": saga_id})
 
     def _send(self) -> None:
-        # These first: what is let through meanwhile is then told of twice and not left out.
-        put_off = self._rates.task_ids()
+        # The deferred ones first: what is let through meanwhile must not be left out.
+        deferred = self._rates.task_ids()
         _, waiting = _requests()
-        told = waiting | put_off | {f"{task_id}{PUT_OFF}" for task_id in put_off}
-        reply = self._shell.store.heartbeat(self.instance, self._policy.instance_ttl, told)
+        reserved = {Reserved(each, each in deferred) for each in waiting | deferred}
+        reply = self._shell.store.heartbeat(self.instance, self._policy.instance_ttl, reserved)
         self._steadiness = self._steadiness.after(time.monotonic(), reply.at, self._policy)
         self._newest = reply
         steady = self._steadiness.is_steady(self._policy)

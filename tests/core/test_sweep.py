@@ -13,7 +13,7 @@ import pytest
 from celery_saga.core.events import Alert, Dispatch, MessageState, Subject, Transition
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import INSTANCE_RETENTION, Backlog
+from celery_saga.core.ports import INSTANCE_RETENTION, Backlog, Reserved
 from celery_saga.core.recovery import resends, sweep
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.recovery.sweep import Sweeper
@@ -264,12 +264,12 @@ class TestSeveralApps:
     def test_claims_of_their_dead_instances_are_theirs(self, lost, pulse):
         lost.store.register_app("mail")
         ref = StepRef((0,), Direction.FORWARD, 1)
-        lost.store.heartbeat("dead", 1.0, ["s1~f0~1"])
+        lost.store.heartbeat("dead", 1.0, [Reserved("s1~f0~1")])
         lost.store.claim("s0", ref, Claim("t", "dead"))
         pulse()
         assert lost.store.load("s0").steps[0].lost == 0
         assert lost.store.claims_of("dead") == [("s0", ref)]
-        assert lost.store.reserved_by() == {"s1~f0~1": "dead"}
+        assert lost.store.reserved_by() == {"dead": {Reserved("s1~f0~1")}}
         lost.queue.tasks = {"do.a"}
         lost.now += POLICY.skip_time
         pulse()
@@ -340,14 +340,14 @@ def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}
     lost.now += MISSED
-    lost.store.heartbeat("instance", 60, ["s1~f0~1"])
+    lost.store.heartbeat("instance", 60, [Reserved("s1~f0~1")])
     lost.sweep(later=0)
     assert lost.queue.messages == ["another"]
 
 
 def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixture) -> None:
     """The worker may be busy, or may have given it to a process that hangs."""
-    lost.store.heartbeat("instance", 9_999, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.store.heartbeat("instance", 9_999, [Reserved(f"{saga_id}~f0~1") for saga_id in lost.ids])
     lost.sweep(later=20)
     assert lost.queue.messages == []
     lost.sweep(later=20)
@@ -356,26 +356,26 @@ def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixtur
     assert len(lost.queue.messages) == len(lost.ids)
 
 
-class TestPutOff:
+class TestDeferred:
     """A worker keeps a message, as for a rate limit, and has given it to no process."""
 
     @pytest.fixture
-    def told(self, lost: Fixture) -> list[str]:
-        held = [f"{saga_id}~f0~1" for saga_id in sorted(lost.ids)]
-        told = [*held, *(f"{task_id}{sweep.PUT_OFF}" for task_id in held)]
-        lost.store.heartbeat("instance", 99_999, told)
-        return held
+    def reserved(self, lost: Fixture) -> list[Reserved]:
+        task_ids = [f"{saga_id}~f0~1" for saga_id in sorted(lost.ids)]
+        deferred = [Reserved(task_id, deferred=True) for task_id in task_ids]
+        lost.store.heartbeat("instance", 99_999, deferred)
+        return [Reserved(task_id) for task_id in task_ids]
 
-    def test_it_is_not_sent_again_however_long_that_takes(self, lost, told):
-        lost.queue.taken = {task_id: task_id for task_id in told}
+    def test_it_is_not_sent_again_however_long_that_takes(self, lost, reserved):
+        lost.queue.taken = {task_id: task_id for task_id, _ in reserved}
         lost.queue.waiting = {"queue": frozenset()}
         for _ in range(20):
             lost.sweep(later=600)
         assert lost.queue.messages == []
 
-    def test_the_process_that_has_it_then_is_given_its_time(self, lost, told):
+    def test_the_process_that_has_it_then_is_given_its_time(self, lost, reserved):
         lost.sweep(later=600)
-        lost.store.heartbeat("instance", 99_999, told)
+        lost.store.heartbeat("instance", 99_999, reserved)
         for _ in range(5):
             lost.sweep(later=MISSED)
         assert lost.queue.messages == []
@@ -383,15 +383,15 @@ class TestPutOff:
         lost.sweep(later=MISSED)
         assert set(lost.queue.messages) == lost.ids
 
-    def test_it_is_lost_with_its_worker(self, lost, told):
+    def test_it_is_lost_with_its_worker(self, lost, reserved):
         lost.sweep(later=600)
         lost.now += 99_999
         lost.sweeper.reclaim(lost.store.heartbeat("other", 6.0, ()))
         assert set(lost.queue.messages) == lost.ids
         assert lost.store.reserved_by() == {}
 
-    def test_a_copy_that_another_live_worker_puts_off_is_enough(self, lost, told):
-        lost.store.heartbeat("dead", 1.0, told)
+    def test_a_copy_that_another_live_worker_has_deferred_is_enough(self, lost, reserved):
+        lost.store.heartbeat("dead", 1.0, reserved)
         lost.sweep(later=600)
         assert lost.queue.messages == []
 
@@ -430,7 +430,7 @@ def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.waiting = {"queue": frozenset()}
     lost.sweep(later=MISSED)
-    lost.store.heartbeat("instance", 5.0, [f"{saga_id}~f0~1" for saga_id in lost.ids])
+    lost.store.heartbeat("instance", 5.0, [Reserved(f"{saga_id}~f0~1") for saga_id in lost.ids])
     lost.sweep(later=TOLD)
     lost.store.heartbeat("instance", 9_999.0, ())
     lost.sweep(later=TOLD)
@@ -501,7 +501,7 @@ class TestNobodyClaims:
 
     def test_the_worker_that_had_them_is_named(self, lost, caplog):
         for number in range(3):
-            held = [f"{saga_id}~f0~1" for saga_id in lost.ids]
+            held = [Reserved(f"{saga_id}~f0~1") for saga_id in lost.ids]
             lost.store.heartbeat(f"instance{number}", 1.0, held)
             lost.now += 30
             with caplog.at_level("WARNING", "celery_saga"):

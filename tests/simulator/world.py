@@ -10,7 +10,7 @@ from functools import partial
 from celery_saga.core import events as ev
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.ports import HeartbeatReply, Refused
+from celery_saga.core.ports import HeartbeatReply, Refused, Reserved
 from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
@@ -388,8 +388,8 @@ class World:
     def _beat_of(self, worker: Worker) -> None:
         self._actor = worker
         self.say(f"{worker.instance} beats")
-        held = [message.ref.task_id(message.saga_id) for message in worker.waiting]
-        pulse = self.store.heartbeat(worker.instance, TTL, held)
+        reserved = [Reserved(message.ref.task_id(message.saga_id)) for message in worker.waiting]
+        pulse = self.store.heartbeat(worker.instance, TTL, reserved)
         sweeper = worker.sweeper
         assert sweeper is not None
         self._judge_own(worker, sweeper, pulse)

@@ -12,7 +12,7 @@ import redis
 
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaStatus
-from celery_saga.core.ports import Envelope, Store
+from celery_saga.core.ports import Envelope, Reserved, Store
 from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore, instances
@@ -141,7 +141,7 @@ class TestRedisStore(StoreContract):
         store = RedisStore(client)
         first = granted(claim(store, create(store), "friday"))
         store.heartbeat("friday", 6, ())
-        store.heartbeat("holder", 6, [f"{first.saga_id}~f0~1"])
+        store.heartbeat("holder", 6, [Reserved(f"{first.saga_id}~f0~1")])
         store.heartbeat("idle", 6, ())
         days_ago = dict.fromkeys(("friday", "holder", "idle"), store.now() - 3 * 86400)
         client.zadd("saga:instances", days_ago)
@@ -186,7 +186,7 @@ class TestRedisStore(StoreContract):
     def test_keys_carry_the_prefix(self, client: redis.Redis) -> None:
         store = RedisStore(client, prefix="shop:")
         granted(claim(store, create(store)))
-        store.heartbeat("instance", 6, ["a~f0~1"])
+        store.heartbeat("instance", 6, [Reserved("a~f0~1")])
         assert client.keys()
         assert all(key.startswith(b"shop:") for key in client.scan_iter())
 

@@ -14,6 +14,7 @@ from celery import Celery
 from celery_saga import SagaManager
 from celery_saga.core.context.data import PartialValues
 from celery_saga.core.execution import Claim, SagaStatus
+from celery_saga.core.ports import Reserved
 from celery_saga.errors import StoreError, UnreadableCheckpoint, UnsupportedCheckpoint
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.builders import claim, create, granted, succeed
@@ -243,9 +244,9 @@ def test_it_can_be_deleted(client, store, field, text):
 
 
 def test_what_a_worker_holds_and_cannot_be_read_hides_nobody_elses(client, store):
-    store.heartbeat("instance", 60.0, ["s1~f0~1"])
-    client.hset("saga:held", "odd", "{")
+    store.heartbeat("instance", 60.0, [Reserved("s1~f0~1")])
+    client.hset("saga:reserved", "odd", "{")
     client.sadd("saga:claims:instance", b"\xff~f0~1", "s2~f0~1")
 
-    assert store.reserved_by() == {"s1~f0~1": "instance"}
+    assert store.reserved_by() == {"instance": {Reserved("s1~f0~1")}}
     assert [saga_id for saga_id, _ in store.heartbeat("instance", 60.0, []).claims] == ["s2"]

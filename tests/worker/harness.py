@@ -208,7 +208,7 @@ _KEPT = (
     "saga:status:",
     "saga:name:",
     "saga:instances",
-    "saga:held",
+    "saga:reserved",
     "saga:due",
 )
 

@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 
 from celery_saga.core.events import PauseRequested, ResumeRequested
 from celery_saga.core.execution import evolved
+from celery_saga.core.ports import Reserved
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
 from tests.worker.apps.crashing_steps import early
@@ -217,7 +218,7 @@ class Sweeping:
         for _, result in self.each("paused and killed"):
             self.ask(result, PauseRequested)
         for _, result in self.each("held"):
-            wait_for(lambda r=result: f"{r.id}~f0~1" in self.store.reserved_by(), 60)
+            wait_for(lambda r=result: self.reserved(f"{r.id}~f0~1"), 60)
         for _, result in self.each("late b"):
             wait_for(lambda r=result: r.progress["b"] == "RUNNING", 60)
         for _, result in self.each("late a"):
@@ -225,6 +226,10 @@ class Sweeping:
         for trouble in ("late b", "late a", "late"):
             for _, result in self.each(trouble):
                 self.let_the_deadline_pass(result)
+
+    def reserved(self, task_id):
+        """Whether a worker has received a message and not started it."""
+        return any(Reserved(task_id) in found for found in self.store.reserved_by().values())
 
     def let_the_deadline_pass(self, result):
         saved = None

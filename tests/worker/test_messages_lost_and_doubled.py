@@ -180,7 +180,7 @@ def test_a_message_that_a_hanging_process_has_is_given_to_another(site, task):
     os.kill(pid, signal.SIGSTOP)
     try:
         result = site.saga(("a", task, undo), ("b", task)).delay()
-        wait_for(lambda: result.id in str(site.client.hvals("saga:held")))
+        wait_for(lambda: result.id in str(site.client.hvals("saga:reserved")))
         site.worker("-c", "1")
 
         assert site.settled(result, timeout=60) == "COMPLETED"

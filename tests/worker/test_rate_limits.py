@@ -17,7 +17,7 @@ from celery.worker.strategy import default
 from kombu.utils.limits import TokenBucket
 
 from celery_saga import SagaManager
-from celery_saga.core.recovery.sweep import PUT_OFF
+from celery_saga.core.ports import Reserved
 from celery_saga.runtime import runtime_of
 from celery_saga.worker.heartbeat import Heartbeat
 from celery_saga.worker.rate_limits import RateLimited
@@ -78,22 +78,23 @@ def consumer(app) -> Limited:
     return consumer
 
 
-def told(app: Celery, worker: Any) -> set[str]:
-    """What the first beat of a worker's heartbeat tells that it holds."""
+def reserved(app: Celery, worker: Any) -> frozenset[Reserved]:
+    """What a worker has reserved, by its first heartbeat."""
     runtime = runtime_of(app)
     runtime.new_instance()
     heartbeat = Heartbeat(runtime, worker)
     heartbeat._threads = []
     heartbeat.start()
-    return set(runtime.store.reserved_by())
+    return runtime.store.reserved_by()[runtime.instance]
 
 
-def test_the_heart_tells_of_them(app, consumer):
+def test_the_heartbeat_tells_of_them(app, consumer):
+    deferred = {Reserved(task_id, deferred=True) for task_id in LATER}
     worker = SimpleNamespace(consumer=consumer)
-    assert told(app, worker) == {FIRST, *LATER, *(f"{task_id}{PUT_OFF}" for task_id in LATER)}
+    assert reserved(app, worker) == {Reserved(FIRST), *deferred}
 
 
-def test_those_of_an_older_limit_are_still_put_off(consumer):
+def test_those_of_an_older_limit_are_still_deferred(consumer):
     """``app.control.rate_limit()`` makes new buckets; what is in the old ones still comes."""
     rates = RateLimited(SimpleNamespace(consumer=consumer))
     assert rates.task_ids() == set(LATER)
@@ -134,5 +135,5 @@ def odd_bucket() -> TokenBucket:
     ],
     ids=["none", "bare", "idle", "no buckets", "odd values", "a list", "an odd bucket"],
 )
-def test_a_worker_that_has_no_such_buckets_puts_nothing_off(worker):
+def test_a_worker_that_has_no_such_buckets_has_deferred_nothing(worker):
     assert RateLimited(worker).task_ids() == set()

@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 
 from celery_saga.core.execution import StepRef
-from celery_saga.core.ports import INSTANCE_RETENTION, HeartbeatReply
+from celery_saga.core.ports import INSTANCE_RETENTION, HeartbeatReply, Reserved
 from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.stores.redis import scripts
 from celery_saga.stores.redis.client import Wire
@@ -101,14 +101,16 @@ class RedisBoots:
     def _set_clock(self, seconds: Any, micros: Any) -> None:
         self._clock = (time.monotonic(), int(seconds) + int(micros) / 1e6)
 
-    def heartbeat(self, instance: str, ttl: float, held: Collection[str]) -> HeartbeatReply:
+    def heartbeat(
+        self, instance: str, ttl: float, reserved: Collection[Reserved]
+    ) -> HeartbeatReply:
         answer = self._run(
             scripts.BEAT,
-            [self._key("instances"), self._key("held"), self._key("sweeper")],
+            [self._key("instances"), self._key("reserved"), self._key("sweeper")],
             [
                 instance,
                 ttl,
-                json.dumps(sorted(held)) if held else "",
+                json.dumps(dict(sorted(reserved))) if reserved else "",
                 self._key("claims", ""),
                 INSTANCE_RETENTION,
             ],
@@ -120,13 +122,10 @@ class RedisBoots:
             at, tuple(instance.decode() for instance in dead), bool(mine), _refs(claims)
         )
 
-    def reserved_by(self) -> dict[str, str]:
-        found = self._ask(lambda client: client.hgetall(self._key("held")))
-        return {
-            task_id: instance.decode()
-            for instance, held in found.items()
-            for task_id in _task_ids(held)
-        }
+    def reserved_by(self) -> dict[str, frozenset[Reserved]]:
+        found = self._ask(lambda client: client.hgetall(self._key("reserved")))
+        all_of_them = {instance.decode(): _reserved(text) for instance, text in found.items()}
+        return {instance: some for instance, some in all_of_them.items() if some}
 
     def alive(self) -> frozenset[str]:
         key, now = self._key("instances"), self.now()
@@ -140,7 +139,7 @@ class RedisBoots:
     def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:
         ended, key = {instance: self.now() - 0.001}, self._key("claims", instance)
         self._ask(lambda client: client.zadd(self._key("instances"), ended, lt=True))
-        self._ask(lambda client: client.hdel(self._key("held"), instance))
+        self._ask(lambda client: client.hdel(self._key("reserved"), instance))
         members = [ref.task_id(saga_id) for saga_id, ref in claims]
         if members:
             self._ask(lambda client: client.srem(key, *members))
@@ -156,13 +155,13 @@ class RedisBoots:
             self._client.close()
 
 
-def _task_ids(held: bytes) -> list[str]:
-    """What an instance holds; nothing, if what it has written cannot be read."""
+def _reserved(text: bytes) -> frozenset[Reserved]:
+    """What an instance has reserved; nothing, if what it has written cannot be read."""
     try:
-        return [str(task_id) for task_id in json.loads(held)]
-    except (ValueError, TypeError):
-        log.warning("what a worker holds cannot be read: %.80r", held)
-        return []
+        return frozenset(Reserved(each, bool(later)) for each, later in json.loads(text).items())
+    except (ValueError, TypeError, AttributeError):
+        log.warning("what a worker has reserved cannot be read: %.80r", text)
+        return frozenset()
 
 
 def _refs(members: Iterable[bytes]) -> tuple[tuple[str, StepRef], ...]:

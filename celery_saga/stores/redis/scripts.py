@@ -172,8 +172,8 @@ return {1}
 """
 )
 
-# KEYS: instances, held, sweeper. ARGV: instance, seconds to live, held task ids as JSON or '',
-# prefix of claim sets, seconds for which dead instances are retained that hold nothing. Answers
+# KEYS: instances, reserved, sweeper. ARGV: instance, seconds to live, reserved messages as JSON or
+# '', prefix of claim sets, seconds for which dead instances are retained that hold nothing. Answers
 # {seconds, microseconds, 1 if this instance sweeps, task ids of its claims, dead instances that
 # hold something...}.
 BEAT = """
