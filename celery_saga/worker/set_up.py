@@ -10,7 +10,7 @@ from celery import Celery
 from celery_saga.definition import functions
 from celery_saga.settings import DEFAULTS
 from celery_saga.worker import receivers, remote_control
-from celery_saga.worker.heartbeat import RecoveryStep
+from celery_saga.worker.bootstep import RecoveryStep
 from celery_saga.worker.hook import hook, verify
 from celery_saga.worker.tasks import declare_tasks
 

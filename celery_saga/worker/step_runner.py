@@ -6,8 +6,13 @@ published from here: a report goes through the orchestrator like any other event
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cached_property, partial
 from typing import Any
 
@@ -48,7 +53,6 @@ from celery_saga.messaging.message import header_of
 from celery_saga.messaging.results import track
 from celery_saga.messaging.retries import revision_of
 from celery_saga.runtime import Runtime
-from celery_saga.worker.coroutines import finished
 from celery_saga.worker.eager import new_claim
 from celery_saga.worker.receivers import cut_short, expected_at, wrapper_reached
 
@@ -330,3 +334,34 @@ class _Delivery:
         text = f"saga {saga_id} is gone, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)
         self._orchestrator.alert(self._execution, alert, self._ref)
+
+
+def finished(result: Any) -> Any:
+    """The result; that of a coroutine function is awaited here."""
+    if not inspect.isawaitable(result):
+        return result
+    context, coroutine = copy_context(), _awaited(result)
+
+    def run() -> Any:
+        return context.run(asyncio.run, coroutine)
+
+    if not _loop_is_running():
+        return run()
+    # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return sys.modules["gevent"].get_hub().threadpool.apply(run)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -18,6 +18,7 @@ from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import runtime_of
 from celery_saga.stores import memory
 from celery_saga.worker import heartbeat as heartbeat_module
+from celery_saga.worker import received
 from celery_saga.worker.eager import enclosing_task
 from celery_saga.worker.heartbeat import Heartbeat
 from tests.helpers import wait_for
@@ -266,7 +267,7 @@ def test_it_ends_with_the_last_body_that_the_pool_could_not_end(app, monkeypatch
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=6.0)
     bodies = [SimpleNamespace(id="a task")]
     running = SimpleNamespace(active_requests=bodies, reserved_requests=(), requests={})
-    monkeypatch.setattr(heartbeat_module, "state", running)
+    monkeypatch.setattr(received, "state", running)
     runtime = runtime_of(app)
     runtime.new_instance()
     heartbeat = Heartbeat(runtime)
@@ -293,7 +294,7 @@ class TestStepsOfEagerSagas:
         app.conf.update(saga_heartbeat=0.05, saga_heartbeat_ttl=1.0)
         requests: list[Any] = []
         running = SimpleNamespace(active_requests=requests, reserved_requests=(), requests={})
-        monkeypatch.setattr(heartbeat_module, "state", running)
+        monkeypatch.setattr(received, "state", running)
         runtime = runtime_of(app)
         runtime.new_instance()
         heartbeat = runtime.heartbeat = Heartbeat(runtime)

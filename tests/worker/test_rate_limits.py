@@ -20,7 +20,7 @@ from celery_saga import SagaManager
 from celery_saga.core.ports import Reserved
 from celery_saga.runtime import runtime_of
 from celery_saga.worker.heartbeat import Heartbeat
-from celery_saga.worker.rate_limits import RateLimited
+from celery_saga.worker.received import RateLimited
 
 FIRST, *LATER = [f"saga{number}~f0~1" for number in range(3)]
 

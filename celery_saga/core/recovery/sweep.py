@@ -12,10 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from celery_saga.core.events import ClaimVoided, MessageState, Overdue
-from celery_saga.core.execution import SagaExecution, StepRef
+from celery_saga.core.execution import Claim, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import BrokerInspector, HeartbeatReply
-from celery_saga.core.recovery.failure_detector import reclaimable
+from celery_saga.core.recovery.failure_detector import ClaimRef, reclaimable
 from celery_saga.core.recovery.message_locator import (
     Expected,
     Located,
@@ -213,6 +213,25 @@ class Sweeper:
         reserved = self._store.reserved_by()
         own = {each.task_id for each in reserved.pop(instance, ())}
         return sorted(own - {each.task_id for some in reserved.values() for each in some})
+
+    def reclaim_own(
+        self, instance: str, lost: Iterable[ClaimRef], runs: Callable[[Claim | None], bool]
+    ) -> None:
+        """Void claims of the worker's own instance that have no task any more.
+
+        Args:
+            runs: whether the step of a claim runs all the same, inside of another task.
+        """
+        for saga_id, ref in lost:
+            self.guarded(self._void_unless, saga_id, ref, instance, runs)
+
+    def _void_unless(
+        self, saga_id: str, ref: StepRef, instance: str, runs: Callable[[Claim | None], bool]
+    ) -> None:
+        execution = self._store.load(saga_id, context=False)
+        step = None if execution is None else execution.at_step(ref)
+        if step is None or not runs(step.claim):
+            self.void(saga_id, ref, instance)
 
     def guarded(self, call: Callable[..., None], saga_id: str, *args: object) -> bool:
         """Whether ``call`` did its work. What is wrong with one saga is logged, and keeps no other
