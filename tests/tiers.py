@@ -18,7 +18,7 @@ LEFT_TO_CI = {
     "worker/test_crash_points*.py": "a kill at each write, in both ways to write",
     "promises/test_06_once_at_a_time.py": "troubles that must cost no body, on all pools",
     "worker/test_messages_lost_and_doubled.py": "each way to lose a message, for 30 seconds too",
-    "worker/test_given_away.py": "the same of a worker that gives its messages back",
+    "worker/test_unacknowledged.py": "the same of a worker that gives its messages back",
     "promises/test_10_ten_seconds.py": "kills in rows, and how long they cost",
     "worker/test_poison.py": "steps that kill their process again and again",
     "worker/test_races.py": "two that do the same at once, many times over",

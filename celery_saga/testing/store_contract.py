@@ -31,10 +31,10 @@ from celery_saga.testing.builders import (
     succeed,
 )
 from celery_saga.testing.store_contract_expiry import GoneContract
-from celery_saga.testing.store_contract_instances import TTL, BootContract
+from celery_saga.testing.store_contract_instances import TTL, InstanceContract
 
 
-class StoreContract(BootContract, GoneContract):
+class StoreContract(InstanceContract, GoneContract):
     """Derive from it and supply the fixture ``store``."""
 
     def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:

@@ -11,10 +11,10 @@ from celery_saga.testing.builders import claim, create, granted, until
 TTL = 0.3
 
 
-class BootContract:
+class InstanceContract:
     """What stores keep of worker instances; a part of the store contract."""
 
-    def test_a_boot_lives_as_long_as_it_beats(self, store: Store) -> None:
+    def test_an_instance_lives_as_long_as_it_sends_heartbeats(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
 
         def comes_alive(instance: str) -> bool:
@@ -28,7 +28,7 @@ class BootContract:
         store.deregister(one)
         assert one not in store.heartbeat(two, TTL, ()).expired
 
-    def test_a_boot_that_ended_takes_leave(self, store: Store) -> None:
+    def test_an_instance_that_ended_is_deregistered(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
         store.heartbeat(one, 60.0, [Reserved("a~f0~1")])
         store.deregister(one)
@@ -36,7 +36,7 @@ class BootContract:
         assert one not in store.reserved_by()
         assert one not in store.heartbeat(two, TTL, ()).expired
 
-    def test_a_claim_of_a_boot_that_was_forgotten_is_judged_too(self, store: Store) -> None:
+    def test_a_claim_of_a_deregistered_instance_is_reclaimed_too(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
         store.heartbeat(one, TTL, ())
         store.deregister(one)
@@ -62,7 +62,7 @@ class BootContract:
         assert store.heartbeat(one, TTL, ()).sweeper is True
         until(lambda: store.heartbeat(two, TTL, ()).sweeper)
 
-    def test_what_boots_hold_is_known(self, store: Store) -> None:
+    def test_what_instances_have_reserved_is_known(self, store: Store) -> None:
         instance = f"instance-{uuid.uuid4()}"
         reserved = {Reserved("a~f0~1"), Reserved("b~f0~1", deferred=True)}
         store.heartbeat(instance, TTL, reserved)

@@ -190,7 +190,7 @@ class TestUnreadable:
         lost.sweep(later=60)
         assert "s2" in lost.queue.messages
 
-    def test_a_claim_of_it_keeps_no_other_claim_from_being_judged(self, lost, unreadable, caplog):
+    def test_a_claim_of_it_does_not_hold_up_the_others(self, lost, unreadable, caplog):
         lost.store.heartbeat("dead", 1.0, ())
         for saga_id in ("s1", "s2", "s3"):
             lost.store.claim(saga_id, StepRef((0,), Direction.FORWARD, 1), Claim("t", "dead"))
@@ -212,37 +212,37 @@ class TestSeveralApps:
     """Two apps in one place: a worker acts upon sagas of which it has a task."""
 
     @pytest.fixture
-    def pulse(self, lost: Fixture) -> Callable[[], None]:
+    def heartbeat(self, lost: Fixture) -> Callable[[], None]:
         """A heartbeat of ours, and what follows; another app's instance is the one that sweeps."""
         lost.store.heartbeat("theirs", 9_999.0, ())
 
-        def pulse() -> None:
+        def heartbeat() -> None:
             lost.now += MISSED
             lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), steady=True)
 
-        return pulse
+        return heartbeat
 
-    def test_anothers_sagas_are_left_alone(self, lost, pulse):
+    def test_anothers_sagas_are_left_alone(self, lost, heartbeat):
         lost.store.register_app("mail")
         for _ in range(3):
-            pulse()
+            heartbeat()
         assert lost.queue.messages == []
 
-    def test_our_own_are_not_whoever_sweeps(self, lost, pulse):
+    def test_our_own_are_not_whoever_sweeps(self, lost, heartbeat):
         lost.store.register_app("mail")
         lost.queue.tasks = {"do.a"}
-        pulse()
+        heartbeat()
         assert set(lost.queue.messages) == lost.ids
 
-    def test_a_compensations_task_is_enough(self, lost, pulse):
+    def test_a_compensations_task_is_enough(self, lost, heartbeat):
         lost.store.register_app("mail")
         lost.queue.tasks = {"undo.b"}
-        pulse()
+        heartbeat()
         assert set(lost.queue.messages) == lost.ids
 
-    def test_one_app_alone_has_one_sweeper_for_all(self, lost, pulse):
+    def test_one_app_alone_has_one_sweeper_for_all(self, lost, heartbeat):
         lost.queue.tasks = {"do.a"}
-        pulse()
+        heartbeat()
         assert lost.queue.messages == []
         lost.queue.tasks.clear()
         lost.sweep(later=MISSED)
@@ -261,35 +261,35 @@ class TestSeveralApps:
             lost.sweeper.act_upon(lost.store.heartbeat("ours", 6.0, ()), steady=True)
         assert set(lost.queue.messages) == {"own"}
 
-    def test_claims_of_their_dead_instances_are_theirs(self, lost, pulse):
+    def test_claims_of_their_dead_instances_are_theirs(self, lost, heartbeat):
         lost.store.register_app("mail")
         ref = StepRef((0,), Direction.FORWARD, 1)
         lost.store.heartbeat("dead", 1.0, [Reserved("s1~f0~1")])
         lost.store.claim("s0", ref, Claim("t", "dead"))
-        pulse()
+        heartbeat()
         assert lost.store.load("s0").steps[0].lost == 0
         assert lost.store.claims_of("dead") == [("s0", ref)]
         assert lost.store.reserved_by() == {"dead": {Reserved("s1~f0~1")}}
         lost.queue.tasks = {"do.a"}
         lost.now += POLICY.skip_time
-        pulse()
+        heartbeat()
         assert lost.store.load("s0").steps[0].lost == 1
 
-    def test_the_clash_is_told_once(self, lost, pulse, caplog):
+    def test_the_clash_is_told_once(self, lost, heartbeat, caplog):
         lost.store.register_app("mail")
         with caplog.at_level("WARNING", "celery_saga"):
-            pulse()
-            pulse()
+            heartbeat()
+            heartbeat()
         (record,) = caplog.records
         assert "the app shop has sagas of other apps" in record.getMessage()
         assert "saga_key_prefix: mail" in record.getMessage()
 
-    def test_it_is_over_a_day_after_their_last_worker(self, lost, pulse):
+    def test_it_is_over_a_day_after_their_last_worker(self, lost, heartbeat):
         lost.store.register_app("mail")
-        pulse()
+        heartbeat()
         lost.now += INSTANCE_RETENTION + 1
         lost.store.deregister("theirs")
-        pulse()
+        heartbeat()
         assert set(lost.queue.messages) == lost.ids
 
 
@@ -316,7 +316,7 @@ def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, v
     assert set(lost.queue.messages) == lost.ids
 
 
-def test_a_message_that_was_given_away_does_not_wait_in_its_queue(lost: Fixture) -> None:
+def test_an_unacknowledged_message_does_not_wait_in_its_queue(lost: Fixture) -> None:
     """Nobody has it, and other messages are in the queue."""
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1", "tag 2": "s3~f0~1", "old": "s2~f0~0", "x": "no step"}
@@ -345,7 +345,7 @@ def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
     assert lost.queue.messages == ["another"]
 
 
-def test_what_a_live_worker_holds_is_waited_for_and_then_sent_again(lost: Fixture) -> None:
+def test_what_a_live_worker_has_reserved_is_waited_for_and_then_sent_again(lost: Fixture) -> None:
     """The worker may be busy, or may have given it to a process that hangs."""
     lost.store.heartbeat("instance", 9_999, [Reserved(f"{saga_id}~f0~1") for saga_id in lost.ids])
     lost.sweep(later=20)

@@ -108,7 +108,7 @@ def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
     assert site.journal.began(result.id) == ["a/f"]
 
 
-def test_children_that_are_replaced_all_the_time_under_a_busy_heart(site):
+def test_children_that_are_replaced_all_the_time_under_a_busy_heartbeat(site):
     """A fork that came upon a lock of the heartbeat's would wait for ever, its step with it."""
     site.worker("--max-tasks-per-child", "1", saga_heartbeat=0.02)
     saga = site.saga(*[(f"s{number}", late, undo) for number in range(20)])

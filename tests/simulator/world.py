@@ -11,6 +11,7 @@ from celery_saga.core import events as ev
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import HeartbeatReply, Refused, Reserved
+from celery_saga.core.recovery.failure_detector import OwnClaims
 from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
@@ -30,6 +31,8 @@ STILL, LOOKS = 10.0, 2.0
 
 #: A message is missing at the first check, and no sweep is cut short by the clock of this machine.
 AT_ONCE = RecoveryPolicy(heartbeat_interval=60.0, heartbeats_until_known=0.0)
+#: A worker checks its own claims at each heartbeat, however soon that comes.
+AT_EACH_HEARTBEAT = RecoveryPolicy(heartbeat_interval=0.0)
 
 BOOM = Failure("Boom", "it broke")
 
@@ -41,8 +44,8 @@ class Worker:
     """A worker with a main process, and children that run bodies.
 
     Args:
-        deaf: whether its heart does not beat; its children go on.
-        suspected: whether its liveness ran out at some time, so that others may judge it.
+        deaf: whether it sends no heartbeats; its children go on.
+        suspected: whether its liveness ran out at some time, so that others may reclaim its claims.
     """
 
     instance: str
@@ -51,7 +54,7 @@ class Worker:
     deaf: bool = False
     suspected: bool = False
     sweeper: Sweeper | None = None
-    absent: frozenset[tuple[str, StepRef]] = frozenset()
+    own_claims: OwnClaims = field(default_factory=OwnClaims)
 
 
 class World:
@@ -375,7 +378,7 @@ class World:
             return False
         worker = found[pick % len(found)]
         worker.deaf = deaf
-        self.say(f"the heart of {worker.instance} {'stops' if deaf else 'beats again'}")
+        self.say(f"the heartbeat of {worker.instance} {'stops' if deaf else 'goes on'}")
         return None
 
     def _beat(self, pick: int) -> bool | None:
@@ -389,20 +392,20 @@ class World:
         self._actor = worker
         self.say(f"{worker.instance} beats")
         reserved = [Reserved(message.ref.task_id(message.saga_id)) for message in worker.waiting]
-        pulse = self.store.heartbeat(worker.instance, TTL, reserved)
+        reply = self.store.heartbeat(worker.instance, TTL, reserved)
         sweeper = worker.sweeper
         assert sweeper is not None
-        self._judge_own(worker, sweeper, pulse)
-        sweeper.act_upon(pulse, steady=True)
+        self._reclaim_own(worker, sweeper, reply)
+        sweeper.act_upon(reply, steady=True)
 
-    def _judge_own(self, worker: Worker, sweeper: Sweeper, pulse: HeartbeatReply) -> None:
-        """As the heart does it: claims whose task was not there twice running."""
-        there = {(body.message.saga_id, body.ref) for body in worker.bodies}
-        absent = frozenset(pulse.claims) - there
-        for saga_id, ref in sorted(absent & worker.absent, key=str):
+    def _reclaim_own(self, worker: Worker, sweeper: Sweeper, reply: HeartbeatReply) -> None:
+        """Void the worker's claims that the engine's own failure detector finds lost."""
+        tasks = {body.ref.task_id(body.message.saga_id) for body in worker.bodies}
+        checked = worker.own_claims.check(self.clock, reply.claims, tasks, AT_EACH_HEARTBEAT)
+        worker.own_claims, lost = checked
+        for saga_id, ref in sorted(lost, key=str):
             self.say(f"{worker.instance} has lost {saga_id} {ref}")
             sweeper.void(saga_id, ref, worker.instance)
-        worker.absent = absent
 
     def _waiting(self, pick: int) -> tuple[Worker, Message] | None:
         found = [(worker, message) for worker in self.workers for message in worker.waiting]
@@ -562,7 +565,7 @@ class World:
         worker, message = self._retried[-1 - pick // 2 % min(2, len(self._retried))]
         here = [body.message for body in worker.bodies]
         if worker not in self.workers or worker.deaf or _same_ref(message, here):
-            return False  # the heart says nothing while its worker runs the ref
+            return False  # no heartbeat voids the claim while its worker runs the ref
         self._actor = worker
         self.say(f"{worker.instance}: the child is gone that gave {message} back")
         event = ev.ClaimVoided(self.clock, message.ref, instance=worker.instance)

@@ -136,7 +136,7 @@ class TestRedisStore(StoreContract):
         with pytest.raises(NotLoaded):
             found.values["blob"]
 
-    def test_a_claim_of_a_boot_that_died_days_ago_is_judged(self, client: redis.Redis) -> None:
+    def test_a_claim_of_a_worker_that_died_days_ago_is_reclaimed(self, client: redis.Redis) -> None:
         """All workers died on Friday evening, and the next one starts on Monday."""
         store = RedisStore(client)
         first = granted(claim(store, create(store), "friday"))

@@ -243,7 +243,7 @@ def test_it_can_be_deleted(client, store, field, text):
     assert first.saga_id not in store.due(10)
 
 
-def test_what_a_worker_holds_and_cannot_be_read_hides_nobody_elses(client, store):
+def test_what_cannot_be_read_hides_nothing_of_others(client, store):
     store.heartbeat("instance", 60.0, [Reserved("s1~f0~1")])
     client.hset("saga:reserved", "odd", "{")
     client.sadd("saga:claims:instance", b"\xff~f0~1", "s2~f0~1")

@@ -140,13 +140,13 @@ def test_an_older_plugin(report):
     assert wordless.about == ("wordless@test",)
 
 
-def test_a_worker_that_beats_in_another_store(report):
+def test_a_worker_that_sends_heartbeats_to_another_store(report):
     (finding,) = about(report, "workers", "elsewhere@test")
 
     assert (finding.level, finding.setting) == ("error", "saga_store_url")
 
 
-def test_a_boot_that_does_not_tell_of_itself(report):
+def test_an_instance_that_does_not_answer(report):
     """It beats, so it counts; which worker it is, nobody says."""
     (finding,) = [each for each in of(report, "workers") if each.level == "info"]
 

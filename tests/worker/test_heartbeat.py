@@ -103,12 +103,12 @@ def fleet(app, clock) -> Fleet:
     return Fleet(app, clock)
 
 
-class TestJudgingOthers:
-    def test_a_boot_that_is_alive_keeps_its_claim(self, fleet):
+class TestReclaimingOthers:
+    def test_an_instance_that_is_alive_keeps_its_claim(self, fleet):
         fleet.pass_time(60, other=True)
         assert fleet.lost == 0
 
-    def test_the_claim_of_a_boot_that_fell_silent_is_void(self, fleet):
+    def test_the_claim_of_an_instance_that_fell_silent_is_void(self, fleet):
         fleet.pass_time(20, other=True)
         fleet.pass_time(8, other=False)
         assert fleet.lost == 1
@@ -128,7 +128,7 @@ class TestJudgingOthers:
 
         assert fleet.lost == 0
 
-    def test_a_pause_of_all_voids_nothing_wherever_between_two_beats_it_comes(self, fleet):
+    def test_a_pause_of_all_voids_nothing_wherever_between_two_heartbeats_it_comes(self, fleet):
         """One that had just beaten must not judge one that was about to."""
         fleet.pass_time(20, other=True)
         fleet.clock.at += 0.1
@@ -169,7 +169,7 @@ class TestJudgingOthers:
         assert fleet.lost == 1
 
 
-def test_news_without_end_does_not_keep_it_from_beating(app):
+def test_reports_without_end_do_not_hold_it_up(app):
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
     runtime = runtime_of(app)
     store: Any = runtime.store
@@ -191,7 +191,7 @@ def test_news_without_end_does_not_keep_it_from_beating(app):
         heartbeat.stop()
 
 
-def test_what_has_to_wait_does_not_keep_it_from_beating(app):
+def test_what_has_to_wait_does_not_hold_it_up(app):
     """A broker that is away holds up the sweep, and nobody takes the worker for dead."""
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
     runtime = runtime_of(app)
@@ -220,7 +220,7 @@ def test_what_has_to_wait_does_not_keep_it_from_beating(app):
         heartbeat.stop()
 
 
-def test_every_pulse_is_looked_at_however_quickly(app):
+def test_every_reply_is_acted_upon_however_quickly(app):
     """The second thread may take up the work before the first has gone on."""
     runtime = runtime_of(app)
     store: Any = runtime.store

@@ -227,7 +227,7 @@ class TestTrouble:
             wait_for(lambda: told(site, tag), 60)
             wait_for(lambda: runtime_of(app).store.load(found.id).origin is None, 30)
 
-    def test_a_result_backend_that_hangs_does_not_stop_the_heart(self, site):
+    def test_a_result_backend_that_hangs_does_not_stop_the_heartbeat(self, site):
         with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes calls and says nothing
             apart = {
                 "result_backend": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",

@@ -59,7 +59,7 @@ def guarded() -> Iterator[None]:
         raise StoreError(f"the saga store failed: {error}") from error
 
 
-class RedisBoots:
+class RedisInstances:
     """Runs scripts, knows the server's time, and keeps the facts about worker instances."""
 
     def __init__(self, client: redis.Redis | Callable[[], redis.Redis], prefix: str) -> None:

@@ -39,7 +39,7 @@ from celery_saga.errors import (
 from celery_saga.stores.redis import payload, scripts
 from celery_saga.stores.redis.faults import fault_of
 from celery_saga.stores.redis.fields import Part, changes, creation, part_for, partly, wholly
-from celery_saga.stores.redis.instances import RedisBoots, guarded
+from celery_saga.stores.redis.instances import RedisInstances, guarded
 from celery_saga.stores.redis.pool import endpoint_of, hold, let_go, when_free
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
@@ -55,7 +55,7 @@ LARGE = 16_384
 KNOWN_PLANS = 512
 
 
-class RedisStore(RedisBoots):
+class RedisStore(RedisInstances):
     """Keeps executions on one Redis server.
 
     Args:

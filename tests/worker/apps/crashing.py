@@ -96,13 +96,13 @@ class DyingStore:
         return self._write(saga_id, "", "delete", self._store.delete, saga_id, *args)
 
     def heartbeat(self, *args: Any) -> Any:
-        pulse: HeartbeatReply = self._write(
+        reply: HeartbeatReply = self._write(
             "instances", "", "heartbeat", self._store.heartbeat, *args
         )
-        if pulse.sweeper and role not in SWEEPING:
+        if reply.sweeper and role not in SWEEPING:
             self._store.client.delete(self._store._key("sweeper"))
-            return evolved(pulse, sweeper=False)
-        return pulse
+            return evolved(reply, sweeper=False)
+        return reply
 
     def register_app(self, *args: Any) -> Any:
         return self._write("instances", "", "register_app", self._store.register_app, *args)

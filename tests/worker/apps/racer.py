@@ -76,9 +76,9 @@ def reclaim(at: float, instance: str) -> int:
     orchestrator = runtime_of(app).orchestrator
     inspector = runtime_of(app).inspector(orchestrator)
     sweeper = Sweeper(orchestrator, inspector, PATIENT)
-    pulse = HeartbeatReply(orchestrator.store.now(), (instance,), True, ())
+    reply = HeartbeatReply(orchestrator.store.now(), (instance,), True, ())
     reach(at)
-    return sweeper.reclaim(pulse)
+    return sweeper.reclaim(reply)
 
 
 VERBS: dict[str, Any] = {verb.__name__: verb for verb in (start, cancel, commit, sweep, reclaim)}
