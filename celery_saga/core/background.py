@@ -1,4 +1,4 @@
-"""Calls that may take long, done elsewhere than in the thread that has them to do."""
+"""Background jobs: calls that may take long, away from the thread that must not wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BackgroundJobs:
         self._thread: threading.Thread | None = None
 
     def __call__(self, name: str, call: Callable[[], object]) -> None:
-        """Have ``call`` done; what it raises is logged."""
+        """Run ``call`` in the background; what it raises is logged."""
         with self._lock:
             if name in self._waiting:
                 return

@@ -18,16 +18,16 @@ from celery_saga.errors import SagaError
 class MessageState(str, Enum):
     """What the shell could find out about the message of a ref that nobody claimed."""
 
-    LOST_WITH_WORKER = "lost_with_worker"  #: the worker that had it is dead
+    LOST_WITH_WORKER = "lost_with_worker"  #: the worker that had reserved it is dead
     WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
     POSSIBLY_QUEUED = (
         "possibly_queued"  #: it may wait, in its queue or with a live worker that has received it
     )
     BACKLOGGED = "backlogged"  #: it may wait in a queue that holds many
-    MISSING = "missing"  #: nobody has it and it is not in its queue
+    MISSING = "missing"  #: no worker has it and it is not in its queue
     NOWHERE = "nowhere"  #: the same: when it was last sent, it went to no queue
     UNSENT = "unsent"  #: the same: when it was last to be sent, the broker did not take it
-    NOT_CHECKED = "not_checked"  #: the shell did not look
+    NOT_CHECKED = "not_checked"  #: it was not looked for
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class StepReleased:
 
 @dataclass(frozen=True)
 class ClaimVoided:
-    """Whoever held the claim is gone: the outcome of the step is unknown.
+    """The worker that held the claim is dead, or lost the process: the outcome is unknown.
 
     Args:
         token: of the void claim; empty when a worker's main process lost the ref's request.
@@ -143,7 +143,7 @@ class TaskUnknown:
 
 @dataclass(frozen=True)
 class Overdue:
-    """The sweep looked at the saga; ``message`` is what it found of the outstanding message."""
+    """The saga was due and is checked; ``message`` is what was found of its message."""
 
     at: float
     message: MessageState = MessageState.NOT_CHECKED

@@ -185,7 +185,7 @@ class Store(Protocol):
         ...
 
     def due(self, limit: int) -> list[str]:
-        """Ids of sagas whose next look is due, the longest overdue first.
+        """Ids of sagas whose next check is due, the longest overdue first.
 
         One that is gone without :meth:`delete` (it expired, or somebody dropped it) is not due.
         """

@@ -1,4 +1,4 @@
-"""The start, and the sweep's look: everything that happens because time has passed."""
+"""The start, and the overdue check: everything that happens because time has passed."""
 
 from __future__ import annotations
 

@@ -53,13 +53,13 @@ def noted(
 
 
 def check_at(execution: SagaExecution, when: float) -> SagaExecution:
-    """Due for a look at ``when``, or at the deadline if that comes first."""
+    """Due for a check at ``when``, or at the deadline if that comes first."""
     deadline = execution.deadline
     return evolved(execution, due_at=when if deadline is None else min(when, deadline))
 
 
 def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
-    """Due for a look as soon as one that waits for a message; a nearer look stands."""
+    """Due for a check as soon as one that waits for a message; an earlier check stays."""
     if execution.due_at is not None and execution.due_at <= at + CHECK_INTERVAL:
         return execution
     return check_at(execution, at + CHECK_INTERVAL)

@@ -53,7 +53,7 @@ class Resends:
     def note(
         self, before: SagaExecution, after: SagaExecution, message: MessageState, holder: str = ""
     ) -> None:
-        """A saga was looked at.
+        """Note that a saga was checked.
 
         Args:
             before: what it was then.
