@@ -336,6 +336,23 @@ def test_a_delivery_is_looked_for_once(lost: Fixture) -> None:
     assert lost.queue.messages == ["another", "s1", "s1"]
 
 
+def test_a_delivery_is_recovered_after_an_outage_of_the_store(lost: Fixture) -> None:
+    """It was found lost, and then nothing could be saved."""
+    save = lost.store.save
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    lost.store.save = away
+    lost.queue.messages = ["another"]
+    lost.queue.taken = {"tag 1": "s1~f0~1"}
+    with pytest.raises(StoreUnavailable):
+        lost.sweep(later=MISSED)
+    lost.store.save = save
+    lost.sweep(later=MISSED)
+    assert lost.queue.messages == ["another", "s1"]
+
+
 def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}

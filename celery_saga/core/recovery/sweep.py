@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -106,6 +107,7 @@ class Sweeper:
             step = StepRef.parse(task_id)
             if step is not None:
                 self.guarded(self._lost, *step)
+        self._seen = located.seen
         self._resends.tell()
         return len(checks)
 
@@ -117,7 +119,8 @@ class Sweeper:
         broker = self._inspector.backlog(queues)
         snapshot = Snapshot(time.monotonic(), reserved, alive, broker)
         located = locate(messages, snapshot, self._seen, self._policy)
-        self._seen = located.seen
+        # Deliveries are named once, so they are kept in mind when they are dealt with.
+        self._seen = replace(located.seen, deliveries=self._seen.deliveries)
         return located
 
     def _in_time(self, items: Iterable[T]) -> Iterator[T]:
