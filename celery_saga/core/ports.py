@@ -249,9 +249,9 @@ class Backlog:
 
     Args:
         empty: names of queues that hold nothing.
-        given_away: deliveries that nobody has acknowledged, and the task id of each. Only those of
-            which the heartbeats of live workers have had the time to tell; only of brokers that do
-            not deliver them again when the worker's connection ends.
+        unacknowledged: tags of deliveries that no worker has acknowledged, and the task id of each.
+            Only those of which the heartbeats of live workers have had the time to tell; only of
+            brokers that do not deliver them again when the worker's connection ends.
         waiting: the task ids of all messages in a queue, where they are known and not too many.
         long: names of queues that hold many.
     """

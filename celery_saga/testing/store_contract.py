@@ -206,13 +206,13 @@ class StoreContract(InstanceContract, GoneContract):
         first = create(store)
         ref = first.ref(0)
         assert ref is not None
-        granted(store.claim(first.saga_id, ref, Claim("token", "boot", enclosing_task="outer")))
+        granted(store.claim(first.saga_id, ref, Claim("token", "instance", enclosing_task="outer")))
         loaded = store.load(first.saga_id)
         assert loaded is not None
         kept = loaded.steps[0].claim
         assert kept is not None
         assert (kept.token, kept.enclosing_task) == ("token", "outer")
-        refused = store.claim(first.saga_id, ref, Claim("other", "boot"))
+        refused = store.claim(first.saga_id, ref, Claim("other", "instance"))
         assert isinstance(refused, Refused)
         assert refused.owner == kept
 
