@@ -12,6 +12,7 @@ from typing import Any
 
 from celery_saga import Saga
 from celery_saga.core.context.data import encoded
+from celery_saga.result import SagaResult
 from celery_saga.runtime import runtime_of
 from celery_saga.start import StartRequest, start
 from celery_saga.testing.processes import ManagedProcess
@@ -99,7 +100,8 @@ class Path:
         plan = runtime.plans.of(self.saga(site))
         origin = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
         request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=origin)
-        return start(request)
+        start(request)
+        return SagaResult(runtime, saga_id)
 
 
 def _placed(options: Mapping[str, Any], queue: str) -> dict[str, Any]:
