@@ -200,7 +200,7 @@ class StoreContract(InstanceContract, GoneContract):
             (2.0, "pause"),
         ]
         (attempt,) = found.steps[0].log
-        assert (attempt.number, attempt.instance, attempt.outcome) == (1, "boot", "SUCCEEDED")
+        assert (attempt.number, attempt.instance, attempt.outcome) == (1, "instance", "SUCCEEDED")
 
     def test_a_claim_keeps_its_enclosing_task(self, store: Store) -> None:
         first = create(store)

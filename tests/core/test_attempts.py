@@ -30,7 +30,7 @@ def attempts(execution: SagaExecution, index: int) -> list[str]:
         ("a", "start, f0 void, f0 ok", ["1f worker LOST", "2f worker SUCCEEDED"]),
         (
             "a%3",
-            "start, f0 fails, wait 8, looked, f0 ok",
+            "start, f0 fails, wait 8, overdue, f0 ok",
             ["1f worker FAILED", "2f worker SUCCEEDED"],
         ),
         ("a", "start, f0 revoked", []),
@@ -64,7 +64,7 @@ def test_a_second_report_is_no_second_attempt() -> None:
 def test_the_newest_are_kept() -> None:
     scenario = Scenario.of("a^ b").play("start")
     for _ in range(ATTEMPTS_KEPT + 5):
-        scenario.play("f0 fails, wait 9000, looked")
+        scenario.play("f0 fails, wait 9000, overdue")
 
     log = scenario.execution.steps[0].log
     assert [each.number for each in log] == [*range(6, ATTEMPTS_KEPT + 6)]
