@@ -15,7 +15,6 @@ from celery_saga.definition.discovery import import_sagas
 from celery_saga.definition.strategies import check_used
 from celery_saga.errors import SetupError
 from celery_saga.runtime import Runtime, runtime_of
-from celery_saga.stores.memory import MemoryStore
 from celery_saga.worker.heartbeat import Heartbeat
 from celery_saga.worker.hook import verify
 from celery_saga.worker.received import running
@@ -27,7 +26,7 @@ def refuse_memory(runtime: Runtime) -> None:
     Raises:
         SetupError: it has one.
     """
-    if isinstance(runtime.store, MemoryStore):
+    if not runtime.store.shared:
         raise SetupError(
             "saga_store_url = 'memory://' keeps sagas in one process, and the prefork pool has "
             "several: use a redis:// URL, or --pool solo in a test"

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-T = TypeVar("T")
-
 from celery_saga.core.recovery.policy import POLICY
+
+T = TypeVar("T")
 
 #: Seconds for which a fork waits.
 WAIT_TIMEOUT = POLICY.fork_wait
