@@ -287,7 +287,7 @@ def test_what_is_left_to_ci_is_there(pattern: str) -> None:
     found = list(Path(__file__).parent.glob(files))
     assert found
     assert all(is_left_to_ci(path, test=tests) for path in found if path.is_file())
-    for word in tests.strip("*").split("::"):
+    for word in (each.strip("*") for each in tests.split("::")):
         assert all(word in path.read_text() for path in found)
 
 

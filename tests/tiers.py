@@ -31,6 +31,8 @@ LEFT_TO_CI = {
     "promises/test_03*.py::TestBusyQueue*": "a message that was taken at the last moment",
     "promises/test_03*.py::*started after*": "a worker that comes when another has died",
     "promises/test_03*.py::*cold_shutdown*": "the same after a cold shutdown",
+    "worker/test_results_of_sagas.py::TestTrouble::*killed*": "the end told after a kill",
+    "worker/test_results_of_sagas.py::TestTrouble::*broker*": "the end told after an outage",
     "worker/test_atomic_publish.py::TestTls*": "a message in the checkpoint's script, over TLS",
     "worker/test_atomic_publish.py::TestUsers*": "the same for users who may not do all",
     "worker/test_atomic_publish.py::TestWhileItRuns*": "the same under changes of the server",
