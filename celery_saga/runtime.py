@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 from celery import Celery
+from kombu.utils.url import maybe_sanitize_url
 
 from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.context.codec import JSON
@@ -183,6 +184,18 @@ class Runtime:
     def token(self, ref: StepRef) -> str:
         """A new owner token: instance, process, counter, and the ref of the message behind it."""
         return f"{self.instance}:{os.getpid()}:{next(self._count)}:{ref}"
+
+    @property
+    def place(self) -> str:
+        """Where this process keeps sagas, in words; without a password."""
+        settings = self.settings
+        url = self.storage if self.storage is not None else settings.store_url
+        if url is None:
+            name, url = "result_backend", self.app.conf.result_backend
+        else:
+            name = "saga_store_url" if self.storage is None else "SagaManager(storage=)"
+        shown = maybe_sanitize_url(url) if isinstance(url, str) else type(url).__name__
+        return f"{name} = {shown!r}, saga_key_prefix = {settings.key_prefix!r}"
 
     def drop_old_result(self, saga_id: str) -> bool:
         """Drop the Celery result that an earlier saga of this id has left, if it is gone itself.

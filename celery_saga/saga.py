@@ -10,7 +10,6 @@ from typing import Any
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
-from celery_saga import agreement
 from celery_saga.core.context.codec import check
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT
@@ -27,8 +26,9 @@ from celery_saga.messaging.outcome import START
 from celery_saga.result import SagaResult
 from celery_saga.runtime import only_app, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, on_commit, start
+from celery_saga.worker import receivers
 
-agreement.connect()
+receivers.connect_without_manager()
 
 
 class Saga(SagaDefinition):

@@ -15,7 +15,6 @@ from typing import Any
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
-from celery_saga.agreement import check_start
 from celery_saga.core import info
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.saga_context import checked_key
@@ -25,6 +24,7 @@ from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.plan import Plan
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
 from celery_saga.messaging import results
+from celery_saga.messaging.broker import broker_kind
 from celery_saga.messaging.headers import users_headers
 from celery_saga.messaging.publisher import run_here
 from celery_saga.runtime import Runtime
@@ -340,3 +340,21 @@ def on_commit(call: Callable[[], object], using: str | None = None) -> None:
             f"DJANGO_SETTINGS_MODULE and call django.setup(), or use delay() ({error})"
         ) from error
     transaction.on_commit(call, using=using)
+
+
+def check_start(runtime: Runtime) -> None:
+    """Refuse to start a saga that no worker would find.
+
+    Raises:
+        SetupError: it would be kept in this process, and its steps sent to others.
+    """
+    if runtime.heartbeat is not None or runtime.store.shared:
+        return  # a worker in this process looks where we do
+    kind = broker_kind(runtime.app)
+    if kind != "memory":
+        raise SetupError(
+            f"saga_store_url = 'memory://' keeps sagas in this process, and the broker is of the "
+            f"kind {kind!r}: workers would get the steps of sagas that they cannot find. Use a "
+            f"redis:// URL, the same in every process; in a test, task_always_eager = True or the "
+            f"broker memory://"
+        )

@@ -24,6 +24,7 @@ from tests.architecture import (
     graph_of_modules,
     graph_of_units,
     imported,
+    levels,
     tree,
     unit_of,
 )
@@ -36,7 +37,7 @@ FLOORS: Sequence[set[str]] = (
     {"core"},
     {"definition", "stores"},
     {"messaging"},
-    {"runtime", "agreement", "start"},
+    {"runtime", "start"},
     {"worker"},
     {"saga", "result", "manager", "operators", "repository", "aio", "__init__"},
     {"ops", "testing", "contrib"},
@@ -69,6 +70,7 @@ DECIDES = (
 )
 
 MAX_FILE, MAX_FUNCTION, MAX_FOLDER, MAX_NAMES = 400, 40, 14, 45
+MAX_UNITS, MAX_LEVELS, MAX_ARROWS = 22, 12, 90
 
 
 def under(name: str, *places: str) -> bool:
@@ -138,6 +140,13 @@ def folders() -> Iterator[Path]:
 @pytest.mark.parametrize("folder", folders(), ids=lambda each: str(each.relative_to(PACKAGE)))
 def test_folders_stay_small(folder: Path) -> None:
     assert len(list(folder.glob("*.py"))) <= MAX_FOLDER
+
+
+def test_the_house_stays_simple() -> None:
+    graph = graph_of_units()
+    assert len(graph) <= MAX_UNITS
+    assert levels(graph) <= MAX_LEVELS
+    assert sum(map(len, graph.values())) <= MAX_ARROWS
 
 
 def test_the_figures(record_property: Callable[[str, object], None]) -> None:

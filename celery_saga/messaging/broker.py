@@ -12,6 +12,7 @@ from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
 from kombu.exceptions import OperationalError
+from kombu.utils.url import maybe_sanitize_url
 
 from celery_saga.core.ports import Backlog
 from celery_saga.core.recovery.policy import RecoveryPolicy
@@ -201,3 +202,17 @@ def _ask(
         log.debug("the broker does not tell of its messages", exc_info=True)
         return []
     return [part.decode() for part in found]
+
+
+def broker_kind(app: Celery) -> str:
+    """The kind of the app's broker, such as ``redis``; it is not connected to."""
+    with app.connection_for_write() as connection:
+        return str(connection.transport.driver_type)
+
+
+def label_of(app: Celery) -> str:
+    """What tells an app from others in one store, in words; the same in all of its workers."""
+    urls: Any = app.conf.broker_write_url
+    urls = urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";")
+    broker = ";".join(sorted(str(maybe_sanitize_url(url)).partition("?")[0] for url in urls))
+    return f"{app.main or 'without a name'} ({broker}, queue {app.conf.task_default_queue})"

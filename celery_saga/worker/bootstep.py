@@ -9,11 +9,11 @@ from typing import Any
 from celery import Celery, bootsteps
 from kombu.utils import functional
 
-from celery_saga.agreement import broker_kind
 from celery_saga.definition.builder import SAGAS
 from celery_saga.definition.discovery import import_sagas
 from celery_saga.definition.strategies import check_used
 from celery_saga.errors import SetupError
+from celery_saga.messaging.broker import broker_kind
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.worker.heartbeat import Heartbeat
 from celery_saga.worker.hook import verify

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from celery_saga.agreement import label_of
 from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import Claim
@@ -26,6 +25,7 @@ from celery_saga.core.recovery.failure_detector import OwnClaims, Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaExecutionNotFoundException, UnreadableCheckpoint
+from celery_saga.messaging.broker import label_of
 from celery_saga.runtime import Report, Runtime
 from celery_saga.worker import received
 from celery_saga.worker.fork_safety import unforked, unforked_log

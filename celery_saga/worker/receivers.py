@@ -24,7 +24,6 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
-from celery_saga.agreement import tell_of_unknown_task
 from celery_saga.core.decide.observed import log_fields
 from celery_saga.core.events import (
     ClaimVoided,
@@ -37,9 +36,10 @@ from celery_saga.core.events import (
 from celery_saga.core.execution import Failure, StepRef
 from celery_saga.core.failures import recorded
 from celery_saga.core.retry import retry_while_unavailable
+from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
 from celery_saga.messaging.message import header_of
-from celery_saga.runtime import installed
+from celery_saga.runtime import installed, only_app
 
 log = logging.getLogger("celery_saga")
 
@@ -234,7 +234,7 @@ def _on_unknown(
 ) -> None:
     found = StepRef.parse(id or "") if header_of(message) else None
     if found is not None:
-        tell_of_unknown_task(found[0], str(name))
+        _warn_of_unknown_task(found[0], str(name))
     _post(sender.app, id, message, lambda at, ref, instance: TaskUnknown(at, ref))
 
 
@@ -243,3 +243,46 @@ def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:
     if runtime is not None and runtime.heartbeat is not None:
         heartbeat, runtime.heartbeat = runtime.heartbeat, None
         heartbeat.stop()
+
+
+def _warn_of_unknown_task(saga_id: str, task: str) -> None:
+    """A worker got a step whose task it does not have: it is offered again."""
+    log.warning(
+        "saga %s: this worker does not have the task %s of a step, which is offered again for "
+        "saga_unknown_task_grace: have the worker import its module (the app's 'imports' or "
+        "'include', or autodiscover_tasks()), or consume other queues",
+        saga_id,
+        task,
+        extra={"saga_id": saga_id},
+    )
+
+
+def connect_without_manager() -> None:
+    """Have the workers of this process say so if their app runs no sagas."""
+    signals.worker_ready.connect(
+        _warn_without_manager, weak=False, dispatch_uid="celery_saga.no_manager"
+    )
+
+
+def _warn_without_manager(sender: Any = None, **kwargs: Any) -> None:
+    app = sender.app
+    if installed(app) is not None:
+        return
+    names = sorted({saga.name for saga in SAGAS.every() if _is_of(saga, app)})
+    if names:
+        log.warning(
+            "the app %r of this worker has no SagaManager, and the modules that it imports commit "
+            "the sagas %s: it runs their steps as plain tasks, so that the sagas stand still. Add "
+            "'sagas = SagaManager(app)' after 'app = Celery(...)'",
+            app.main,
+            ", ".join(names),
+        )
+
+
+def _is_of(saga: SagaDefinition, app: Celery) -> bool:
+    """Whether a saga is the app's; one that names no app is that of the one with a manager."""
+    try:
+        own: Any = getattr(saga, "own_app", lambda: None)()
+    except Exception:  # its tasks belong to several apps: starting it says so
+        return False
+    return own is app or (own is None and only_app() is None)

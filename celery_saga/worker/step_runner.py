@@ -25,7 +25,6 @@ from celery.exceptions import (
 )
 from celery.platforms import EX_FAILURE
 
-from celery_saga.agreement import tell_of_unknown_saga
 from celery_saga.core import info
 from celery_saga.core.context.codec import returned_key
 from celery_saga.core.context.data import Values, returned, values_of
@@ -105,7 +104,7 @@ def _claimed(
         raise refused(saga_id, ref, Refused("unreadable")) from error
     if isinstance(execution, Refused):
         if execution.reason == UNKNOWN:
-            tell_of_unknown_saga(runtime, saga_id, ref, request.task)
+            _warn_of_unknown_saga(runtime, saga_id, ref, request.task)
         else:
             text, extra = "saga %s: %s delivery of %s dropped", log_fields(saga_id)
             log.info(text, saga_id, execution.reason, ref, extra=extra)
@@ -365,3 +364,18 @@ def _loop_is_running() -> bool:
 
 async def _awaited(result: Any) -> Any:
     return await result
+
+
+def _warn_of_unknown_saga(runtime: Runtime, saga_id: str, ref: StepRef, task: str) -> None:
+    """A delivery's saga is not in the store: it is dropped, and its saga may stand still."""
+    log.warning(
+        "saga %s: the message of task %s (%s) is dropped, as this worker's store does not have "
+        "the saga (%s). It was deleted or has expired; or the process that started it keeps sagas "
+        "elsewhere: saga_store_url (by default the result_backend) and saga_key_prefix must be the "
+        "same in every process",
+        saga_id,
+        task,
+        ref,
+        runtime.place,
+        extra={"saga_id": saga_id},
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import redis
 
-from celery_saga.agreement import label_of
 from celery_saga.core.execution import SETTLED, SagaExecution, SagaStatus
 from celery_saga.core.ports import Store
 from celery_saga.errors import (
@@ -17,6 +16,7 @@ from celery_saga.errors import (
     UnreadableCheckpoint,
     UnsupportedCheckpoint,
 )
+from celery_saga.messaging.broker import label_of
 from celery_saga.ops.doctor.collect.bounded import NoAnswer, within
 from celery_saga.ops.doctor.collect.servers import look, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server, StoreFacts
