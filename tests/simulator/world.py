@@ -220,10 +220,11 @@ class World:
 
     def _runs(self, saga_id: str, direction: Direction | None = None) -> bool:
         """Whether a body of the saga runs on a worker that nobody may take for dead."""
+        alive = self.store.alive()  # time may have passed since the last look
         return any(
             body.message.saga_id == saga_id and direction in (None, body.ref.direction)
             for worker, body in self._bodies()
-            if not worker.suspected
+            if not worker.suspected and worker.instance in alive
         )
 
     def sends(self, message: Message) -> None:
