@@ -7,6 +7,7 @@ states of one small saga.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,8 @@ from celery_saga.core.execution import (
     evolved,
 )
 from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.recovery.failure_detector import Steadiness
+from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.stores.memory import MemoryStore
 from tests.core.worlds import Bounds
 from tests.invariants import Invariant
@@ -187,6 +190,22 @@ def a_claim_without_its_worker_instance(patch: Patch) -> None:
         return current(execution, event)
 
     instead(patch, current, any_instance)
+
+
+@mutant(Invariant.CLAIM_KEPT, seeds=600)
+def claims_are_reclaimed_after_a_standstill(patch: Patch) -> None:
+    """Then all worker instances look dead to the first heartbeat."""
+    patch.setattr(Steadiness, "is_steady", lambda self, policy: True)
+
+
+@mutant(Invariant.CLAIM_KEPT, seeds=600)
+def a_pause_between_heartbeats_is_not_noticed(patch: Patch) -> None:
+    patch.setattr(RecoveryPolicy, "gap", math.inf)
+
+
+@mutant(Invariant.CLAIM_KEPT, seeds=1000)
+def a_leap_of_the_stores_clock_is_not_noticed(patch: Patch) -> None:
+    patch.setattr(RecoveryPolicy, "clock_leap", math.inf)
 
 
 @mutant(Invariant.NEW_EPOCH, seeds=100, way=way("a"))

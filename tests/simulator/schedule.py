@@ -109,6 +109,7 @@ class Schedule:
         deadline: of all of them, in seconds.
         outbox: whether store and broker share a server.
         result: whether the sagas have results, and callers who want to be told.
+        stands_still: whether all workers stop for a while in the midst of it.
         deaf_die: whether workers without a heartbeat are killed at the end, or heard again.
         events: in order.
     """
@@ -119,6 +120,7 @@ class Schedule:
     countdown: float | None
     outbox: bool
     result: bool
+    stands_still: bool
     deaf_die: bool
     events: tuple[Event, ...]
 
@@ -146,6 +148,7 @@ def draw(seed: int) -> Schedule:
         generator.random() < 0.5,
         # Not drawn from the generator: seeds that are known keep their schedules.
         seed % 3 != 0,
+        seed % 4 == 1,
         generator.random() < 0.5,
         tuple(
             _event(generator, kind, list(weights), faults, faulty)

@@ -10,6 +10,9 @@ from tests.simulator.simulator import TOTALS, run
 
 SEEDS = int(os.environ.get("SAGA_SIMULATOR_SEEDS", "300"))
 
+#: Seeds that failed once, beyond those that are run each time.
+FAILED_ONCE = (15_114,)
+
 #: So that processes of pytest-xdist can share them.
 PARTS = 8
 
@@ -23,3 +26,11 @@ def test_no_seed_breaks_a_promise(part: int) -> None:
     if failure:
         pytest.fail(failure, pytrace=False)
     assert TOTALS.seeds - before == len(seeds) > 0
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_seeds_that_failed_once(seed: int) -> None:
+    failure = run([seed])
+    if failure:
+        pytest.fail(failure, pytrace=False)
+    assert TOTALS.seeds > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from celery_saga.core import events as ev
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import HeartbeatReply, Refused, Reserved
-from celery_saga.core.recovery.failure_detector import OwnClaims
+from celery_saga.core.recovery.failure_detector import OwnClaims, Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
@@ -33,6 +34,10 @@ STILL, LOOKS = 10.0, 2.0
 AT_ONCE = RecoveryPolicy(heartbeat_interval=60.0, heartbeats_until_known=0.0)
 #: A worker checks its own claims at each heartbeat, however soon that comes.
 AT_EACH_HEARTBEAT = RecoveryPolicy(heartbeat_interval=0.0)
+#: The default, for workers that are alive before and after a standstill.
+BY_DEFAULT = RecoveryPolicy()
+#: Seconds of a standstill; it comes before this event, when most sagas are on their way.
+STANDSTILL, STANDS_STILL_AT = 60.0, 25
 
 BOOM = Failure("Boom", "it broke")
 
@@ -55,6 +60,7 @@ class Worker:
     suspected: bool = False
     sweeper: Sweeper | None = None
     own_claims: OwnClaims = field(default_factory=OwnClaims)
+    steadiness: Steadiness = field(default_factory=Steadiness)
 
 
 class World:
@@ -92,6 +98,7 @@ class World:
         #: Seconds for which a saga waited for recovery at most, once nothing bad happened.
         self.longest = 0.0
         self._set_back = 0
+        self._leapt = 0.0
         self._described: dict[str, str] = {}
         self._checks: Counter[Invariant] = Counter()
         self._booted = self._claims = self._starts = 0
@@ -109,7 +116,9 @@ class World:
         Raises:
             Broken: an invariant was.
         """
-        for event in self.schedule.events:
+        for number, event in enumerate(self.schedule.events):
+            if number == STANDS_STILL_AT and self.schedule.stands_still:
+                self._stand_still()
             self._happen(event)
         self._settle()
         for saga_id, ledger in self.ledgers.items():
@@ -262,9 +271,12 @@ class World:
     def _check_claim(self, body: Body) -> None:
         """A step on a live worker is never rerun, however long it runs."""
         if not body.ending:
-            step = self._now(body.message.saga_id).steps[body.ref.step]
-            kept = step.claim is not None and step.claim.token == body.claim.token
-            self._require(Invariant.CLAIM_KEPT, kept, "a body on a live worker lost its claim")
+            kept, text = self._has_claim(body), "a body on a live worker lost its claim"
+            self._require(Invariant.CLAIM_KEPT, kept, text)
+
+    def _has_claim(self, body: Body) -> bool:
+        claim = self._now(body.message.saga_id).steps[body.ref.step].claim
+        return claim is not None and claim.token == body.claim.token
 
     def _now(self, saga_id: str) -> SagaExecution:
         found = self.store.load(saga_id)
@@ -389,7 +401,8 @@ class World:
         self._beat_of(found[pick % len(found)])
         return None
 
-    def _beat_of(self, worker: Worker) -> None:
+    def _beat_of(self, worker: Worker, when_steady: bool = False) -> None:
+        """A heartbeat; others are reclaimed at each, or only by a worker that is steady."""
         self._actor = worker
         self.say(f"{worker.instance} beats")
         reserved = [Reserved(message.ref.task_id(message.saga_id)) for message in worker.waiting]
@@ -397,7 +410,10 @@ class World:
         sweeper = worker.sweeper
         assert sweeper is not None
         self._reclaim_own(worker, sweeper, reply)
-        sweeper.act_upon(reply, steady=True)
+        now = self.clock - self._leapt
+        worker.steadiness = worker.steadiness.after(now, reply.at, BY_DEFAULT)
+        steady = not when_steady or worker.steadiness.is_steady(BY_DEFAULT)
+        sweeper.act_upon(reply, steady)
 
     def _reclaim_own(self, worker: Worker, sweeper: Sweeper, reply: HeartbeatReply) -> None:
         """Void the worker's claims that the engine's own failure detector finds lost."""
@@ -587,6 +603,31 @@ class World:
         self._set_back += pick % 8
         self.say("the clock jumps back")
 
+    def _stand_still(self) -> None:
+        """All stop for a minute, or the store's clock leaps by one: that voids no claim."""
+        turns = itertools.count(step=4)
+        while any(self._happened(kind, next(turns)) for kind in ("deliver", "begin")):
+            pass
+        awake = [worker for worker in self.workers if not worker.deaf]
+        self._beat_on(awake, seconds=10)
+        held = [body for worker in awake for body in worker.bodies if self._has_claim(body)]
+        leaps = self.schedule.seed % 8 == 1
+        self.say("the store's clock leaps" if leaps else "all stop for a minute")
+        self._leapt += STANDSTILL if leaps else 0.0
+        self.clock += STANDSTILL
+        self._beat_on(awake, seconds=24)
+        for body in held:
+            kept, text = self._has_claim(body), "a standstill made a claim void"
+            self._require(Invariant.CLAIM_KEPT, kept, text)
+
+    def _beat_on(self, awake: Sequence[Worker], seconds: int) -> None:
+        for _ in range(seconds // 2):
+            self.clock += 2
+            for worker in awake:
+                self._beat_of(worker, when_steady=True)
+            self._look()
+        self._actor = None
+
     # The end.
 
     def _settle(self) -> None:
@@ -648,9 +689,9 @@ class World:
         moves = still <= max(STILL, pause + LOOKS)
         self._require(Invariant.SENT_AGAIN, moves, "a saga does not move")
 
-    def _happened(self, kind: str) -> bool:
+    def _happened(self, kind: str, pick: int = 0) -> bool:
         self._actor = None
-        happened = _EVENTS[kind](self, 0) is not False
+        happened = _EVENTS[kind](self, pick) is not False
         self._look()
         return happened
 
