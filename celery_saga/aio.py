@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from celery.exceptions import TimeoutError
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 
-from celery_saga.core.execution import SagaExecution, SagaStatus, evolved
+from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.ports import Store
 from celery_saga.errors import DefinitionError, SagaExecutionNotFoundException
 from celery_saga.messaging.outcome import failure_of
@@ -78,7 +79,7 @@ async def run(
 
     execution = await asyncio.to_thread(start)
     if pause_on_disk:
-        return execution if execution.settled else evolved(execution, status=SagaStatus.PAUSED)
+        return execution if execution.settled else replace(execution, status=SagaStatus.PAUSED)
     if not execution.settled:
         execution = await settled(runtime.store, execution.saga_id, timeout)
     if raise_on_error and execution.status is not SagaStatus.COMPLETED:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 from celery import Celery
 
 from celery_saga.core.decide import decide
 from celery_saga.core.events import ClaimVoided
-from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.core.execution import SagaExecution
 from celery_saga.core.ports import Store
 from celery_saga.errors import SagaAlreadyExists, SagaExecutionNotFoundException
 from celery_saga.runtime import Runtime, install
@@ -70,7 +71,7 @@ def take_in(store: Store, execution: SagaExecution) -> SagaExecution:
     at = store.now()
     execution = _without_claims(execution, at)
     if not execution.settled:
-        execution = _without_messages(evolved(execution, due_at=at), at)
+        execution = _without_messages(replace(execution, due_at=at), at)
     saved, created = store.create(execution, uuid.uuid4().hex)
     if not created:
         raise SagaAlreadyExists(execution.saga_id, saved.name)

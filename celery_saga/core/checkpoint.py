@@ -19,7 +19,6 @@ from celery_saga.core.state import (
     SagaStepExecution,
     StepRef,
     StepStatus,
-    of_fields,
 )
 from celery_saga.errors import UnsupportedCheckpoint
 
@@ -124,11 +123,12 @@ def _defaults(cls: Any, leave_out: frozenset[str] = frozenset()) -> Mapping[str,
 def record_to_dict(record: Any, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
     """A record's fields as plain data, without those that have their default value."""
     cls: Any = type(record)
-    defaults = _defaults(cls, leave_out)
+    values = record.__dict__
     return {
         name: value if type(value) in _PLAIN else _plain(value)
-        for name, value in record.__dict__.items()
-        if name in defaults and value != defaults[name]
+        for name, default in _defaults(cls, leave_out).items()
+        # Most fields have the very object that is their default.
+        if (value := values[name]) is not default and value != default
     }
 
 
@@ -157,7 +157,7 @@ def record_from(cls: type[T], found: dict[str, Any], what: str) -> T:
     unknown = found.keys() - _defaults(kind).keys()
     if unknown:
         raise TypeError(f"{what} has no {', '.join(sorted(unknown))}")
-    return of_fields(cls, found)
+    return cls(**found)
 
 
 def step_from_dict(data: Mapping[str, Any], **more: Any) -> SagaStepExecution:

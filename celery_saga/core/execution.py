@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_saga.core.checkpoint import (
@@ -32,8 +32,6 @@ from celery_saga.core.state import (
     SagaStepExecution,
     StepRef,
     StepStatus,
-    evolved,
-    of_fields,
 )
 
 __all__ = [
@@ -50,7 +48,6 @@ __all__ = [
     "StepRef",
     "StepStatus",
     "claimed",
-    "evolved",
     "from_parts",
 ]
 
@@ -132,9 +129,9 @@ class SagaExecution:
         deadline: float | None = None,
     ) -> SagaExecution:
         """A new run; nothing of it is sent or saved yet."""
-        steps = tuple([of_fields(SagaStepExecution, {"name": step.name}) for step in plan.steps])
+        steps = tuple([SagaStepExecution(step.name) for step in plan.steps])
         new = cls(saga_id, plan, Values(values), steps, deadline=deadline)
-        return evolved(new, created_at=at, updated_at=at)
+        return replace(new, created_at=at, updated_at=at)
 
     def __repr__(self) -> str:
         return "\n".join(execution_lines(self))
@@ -272,7 +269,7 @@ class SagaExecution:
     def with_step(self, index: int, **changes: Any) -> SagaExecution:
         """This execution with some fields of one step replaced."""
         old, steps = self.steps[index], self.steps
-        new = evolved(old, **changes)
+        new = replace(old, **changes)
         if isinstance(steps, PartialSteps):
             steps = steps.replacing(index, new)
         else:
@@ -282,24 +279,24 @@ class SagaExecution:
             path = (index,)
             journal = tuple(each for each in journal if each != path)
             journal += (path,) if new.effect else ()
-        return evolved(self, steps=steps, journal=journal)
+        return replace(self, steps=steps, journal=journal)
 
     def sent(self, ref: StepRef, **changes: Any) -> SagaExecution:
         """This execution with a dispatch that is on its way from now on; it has no claim yet."""
         active = (*(each for each in self.active if each.path != ref.path), ref)
         changed = self.with_step(ref.step, epoch=ref.epoch, claim=None, **changes)
-        return evolved(changed, active=active)
+        return replace(changed, active=active)
 
     def ended(self, index: int, **changes: Any) -> SagaExecution:
         """This execution with the dispatch of a step over, and its claim with it."""
         active = tuple(each for each in self.active if each.path != (index,))
-        return evolved(self.with_step(index, claim=None, **changes), active=active)
+        return replace(self.with_step(index, claim=None, **changes), active=active)
 
     def with_values(self, update: Mapping[str, Any], remove: Collection[str] = ()) -> SagaExecution:
         """This execution with keys of its context set and deleted."""
         if not update and not remove:
             return self
-        return evolved(self, values=values_of(self.values).changed(update, remove))
+        return replace(self, values=values_of(self.values).changed(update, remove))
 
     def unresolved(self) -> SagaStepExecution | None:
         """The last step whose effect may stand and which no compensation can undo.
@@ -387,4 +384,4 @@ def claimed(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecuti
     if claim.retries < step.retries or (held is not None and claim.retries == step.retries):
         return None
     taken = execution.with_step(ref.step, claim=claim, retries=claim.retries)
-    return evolved(taken, revision=execution.revision + 1)
+    return replace(taken, revision=execution.revision + 1)

@@ -33,7 +33,7 @@ from celery_saga.core.events import (
     StepFailed,
     Transition,
 )
-from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, evolved
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.failures import recorded, text_of
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import (
@@ -152,7 +152,7 @@ class Orchestrator:
         at, values = self.store.now(), encoded(values)  # refuses what could not be saved
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
-        execution, first = self.publisher.first_message(evolved(execution, **fields))
+        execution, first = self.publisher.first_message(replace(execution, **fields))
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         messages = [(it.ref, first) for it in decision.commands if isinstance(it, Dispatch)]

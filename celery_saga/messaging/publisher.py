@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 
 from celery import Celery
 from kombu.exceptions import SerializationError
 
 from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.events import Dispatch, MessageState
-from celery_saga.core.execution import Direction, SagaExecution, StepRef, evolved
+from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.failures import text_of
 from celery_saga.core.ports import Envelope, Message
 from celery_saga.errors import UnsendableStep
@@ -72,7 +73,7 @@ class CeleryPublisher:
         if made is None:
             return execution, message
         headers = users_headers(made.headers) or None
-        return evolved(execution, headers=headers), {**message, "made": made}
+        return replace(execution, headers=headers), {**message, "made": made}
 
     def encode(self, message: Message) -> Envelope | None:
         box = self._outbox

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -33,7 +34,7 @@ from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.decide.observed import fields_of, log_fields
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
-from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef, evolved
+from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.failures import class_names, recorded
 from celery_saga.core.plan import PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
@@ -269,7 +270,7 @@ class _Delivery:
         kind, failure = type(error), recorded(error, self._step.name)
         if issubclass(kind, MaxRetriesExceededError):
             # Celery's own text has all arguments in it.
-            failure = evolved(failure, message=failure.message.partition(" args:")[0])
+            failure = replace(failure, message=failure.message.partition(" args:")[0])
         possible = effect or issubclass(kind, _EFFECT_POSSIBLE) or self._compensated_on(error)
         self._report(
             StepFailed(

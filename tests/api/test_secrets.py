@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from celery import Celery, signals
 
 from celery_saga import Const, Saga, SagaContext, SagaManager, SagaRequest
-from celery_saga.core.execution import evolved
 from celery_saga.runtime import runtime_of
 
 SECRET = "DE99SECRET"
@@ -101,7 +101,7 @@ def test_the_repr_of_an_execution_has_no_constants_and_no_callbacks(app, pay):
     execution = saga.commit().delay().execution
     callback = pay.s(value=SECRET)
 
-    called = evolved(execution, origin={"callbacks": [dict(callback)]})
+    called = replace(execution, origin={"callbacks": [dict(callback)]})
 
     assert execution.plan.steps[0].action.inputs[0].const == SECRET
     assert SECRET not in repr(called)

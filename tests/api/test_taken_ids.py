@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaAlreadyExists, SagaExecution, SagaManager
-from celery_saga.core.execution import evolved
 from celery_saga.stores.memory import MemoryStore
 
 WHEN = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
@@ -160,7 +159,7 @@ def test_of_an_imported_saga_the_name_is_compared(shop: Shop) -> None:
     found = shop.checkout.apply_async({"total": 1}, saga_id="order-7").execution
     other = new_shop()
     try:
-        asyncio.run(other.manager.repository.store(evolved(found, opened_with="")))
+        asyncio.run(other.manager.repository.store(replace(found, opened_with="")))
         assert not other.checkout.apply_async({"total": 2}, saga_id="order-7").created
         with pytest.raises(SagaAlreadyExists):
             other.refund.apply_async({"total": 1}, saga_id="order-7")

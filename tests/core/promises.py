@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from celery_saga.core import events as ev
@@ -19,7 +19,6 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
     claimed,
-    evolved,
 )
 from celery_saga.core.plan import Plan
 from tests.core.worlds import BACKWARD, FORWARD, Body, World, key_of_record, told
@@ -168,7 +167,7 @@ class Promises:
         steps = PartialSteps(known, len(before.steps))
         nothing = PartialValues({}, frozenset())
         try:
-            parts = decide(evolved(before, steps=steps, values=nothing, history=UNREAD), event)
+            parts = decide(replace(before, steps=steps, values=nothing, history=UNREAD), event)
         except NotLoaded:
             return
         except Exception as error:
@@ -179,7 +178,7 @@ class Promises:
         read = dict(steps.items()) | dict(parts.execution.steps.items())
         merged = [read.get(place, step) for place, step in enumerate(before.steps)]
         history = (*before.history, *parts.execution.history.appended)  # type: ignore[attr-defined]
-        whole = evolved(parts.execution, steps=tuple(merged), values=before.values, history=history)
+        whole = replace(parts.execution, steps=tuple(merged), values=before.values, history=history)
         same = (whole, parts.commands) == (after, decision.commands)
         self.require(
             Invariant.DECIDE_IS_TOTAL, same, "parts of a saga decide otherwise than the whole"

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_saga.core import events as ev
@@ -37,7 +37,6 @@ from celery_saga.core.execution import (
     SagaStatus,
     StepRef,
     claimed,
-    evolved,
 )
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 
@@ -110,7 +109,7 @@ class Scenario:
         plan = plan_of(shape, **limits)
         execution = SagaExecution.create("s", plan, {"input": 1}, at=START, deadline=until)
         origin = {"callbacks": [{"task": "t"}]} if result > 1 else None
-        execution = evolved(execution, wants_result=result in (1, 2), origin=origin)
+        execution = replace(execution, wants_result=result in (1, 2), origin=origin)
         return cls(execution, seen=[execution])
 
     def play(self, script: str) -> Scenario:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from celery_saga.core.context.lazy import UNREAD, NotLoaded, Unread
 from celery_saga.core.decide.transitions import noted
-from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.core.execution import SagaExecution
 from celery_saga.core.state import ATTEMPT_ERROR, ATTEMPTS_KEPT
 from tests.core.scenario import Scenario
 
@@ -85,7 +87,7 @@ def test_queued_or_running(script: str, expected: str) -> None:
 
 
 def test_a_history_is_added_to_without_being_read() -> None:
-    execution = evolved(Scenario.of("a").play("start").execution, history=UNREAD)
+    execution = replace(Scenario.of("a").play("start").execution, history=UNREAD)
 
     once = noted(execution, 1.0, "pause", "ann")
     twice = noted(once, 2.0, "resume", "ann")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,7 @@ from celery_saga.core.context.lazy import UNREAD
 from celery_saga.core.decide import decide
 from celery_saga.core.decide.operators import KEPT_REQUESTS
 from celery_saga.core.events import PauseRequested, ResultStored
-from celery_saga.core.execution import (
-    Direction,
-    Note,
-    SagaExecution,
-    SagaStatus,
-    evolved,
-    from_parts,
-)
+from celery_saga.core.execution import Direction, Note, SagaExecution, SagaStatus, from_parts
 from celery_saga.core.plan import Plan
 from celery_saga.errors import UnsupportedCheckpoint
 from tests.core.scenario import Scenario, spoken
@@ -205,12 +198,12 @@ def test_a_refused_request_leaves_the_execution_as_it_is() -> None:
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
 def test_the_history_is_not_read_to_decide(row: Row) -> None:
     whole, unread = row.play(), Scenario.of(row.shape, **row.limits)
-    unread.execution = evolved(unread.execution, history=UNREAD)
+    unread.execution = replace(unread.execution, history=UNREAD)
     unread.play(row.script)
 
     history: Any = unread.execution.history
     assert history.appended == whole.execution.history
-    assert evolved(unread.execution, history=whole.execution.history) == whole.execution
+    assert replace(unread.execution, history=whole.execution.history) == whole.execution
     assert (unread.commands, unread.refusal) == (whole.commands, whole.refusal)
 
 
@@ -231,7 +224,7 @@ def test_no_more_than_a_few_requests_are_kept() -> None:
 
 def test_an_end_is_told_of_a_saga_whose_history_was_not_read() -> None:
     """A worker has read no more than its own step, and stores the result with the last save."""
-    execution = evolved(Scenario.of("a", result=1).play("start, f0 ok").execution, history=UNREAD)
+    execution = replace(Scenario.of("a", result=1).play("start, f0 ok").execution, history=UNREAD)
 
     told = decide(execution, ResultStored(1_010.0, SagaStatus.COMPLETED)).execution
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from celery_saga import (
 )
 from celery_saga.core.failures import exception_of, recorded
 from celery_saga.core.plan import Call, Plan, PlanStep
-from celery_saga.core.state import Failure, evolved
+from celery_saga.core.state import Failure
 from celery_saga.messaging.outcome import failure_of
 from tests.core.scenario import Scenario
 
@@ -130,7 +131,7 @@ def test_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def settled(status: SagaStatus, undo: Failure | None = None) -> SagaExecution:
     plan = Plan("s", (PlanStep("a", Call("do"), Call("undo")), PlanStep("b", Call("do"))))
     execution = SagaExecution.create("id", plan, {}, at=0.0)
-    execution = evolved(execution, status=status, error=recorded(Declined("no"), "b"))
+    execution = replace(execution, status=status, error=recorded(Declined("no"), "b"))
     if undo is not None:
         execution = execution.with_step(0, status=StepStatus.COMPENSATION_FAILED, undo_error=undo)
     return execution
@@ -160,7 +161,7 @@ class TestOfASaga:
         assert isinstance(error.exception, Declined)
 
     def test_that_recorded_nothing(self) -> None:
-        error = failure_of(evolved(settled(SagaStatus.STUCK), error=None))
+        error = failure_of(replace(settled(SagaStatus.STUCK), error=None))
         assert error.exception is None
 
 

@@ -33,7 +33,6 @@ from celery_saga.core.execution import (
     SagaStatus,
     StepRef,
     StepStatus,
-    evolved,
 )
 from celery_saga.core.plan import Call, Plan, PlanStep
 
@@ -123,7 +122,7 @@ def _saga(case: FailedAttempt, *, earlier: bool, began: bool, read_only: bool) -
     )
     if began:
         saga = saga.with_step(HERE, claim=Claim("t", "worker", at=AT - 60))
-    return evolved(
+    return replace(
         saga,
         status=SagaStatus.RUNNING if forward else SagaStatus.COMPENSATING,
         direction=case.direction,

@@ -12,7 +12,6 @@ from celery import Celery
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.core.context.data import PartialValues
 from celery_saga.core.context.lazy import PartialSteps
-from celery_saga.core.execution import evolved
 from celery_saga.core.reprs import WIDTH
 
 
@@ -77,7 +76,7 @@ def test_of_a_part(app: Celery) -> None:
     """Of what was not read it says so, and does not raise."""
     whole = run(app, 3, order_id=7).execution
     steps = PartialSteps({1: whole.steps[1]}, 3)
-    part = evolved(whole, steps=steps, values=PartialValues({}, owner=whole.saga_id))
+    part = replace(whole, steps=steps, values=PartialValues({}, owner=whole.saga_id))
     assert repr(part).splitlines()[1:] == [
         *("  s0: not read", "  s1: SUCCEEDED", "  s2: not read", "  context: not read>"),
     ]
@@ -88,7 +87,7 @@ def test_of_names_without_end(app: Celery) -> None:
     plan = replace(
         whole.plan, saga="s" * 999, steps=(replace(whole.plan.steps[0], name="n" * 999),)
     )
-    assert max(map(len, repr(evolved(whole, plan=plan)).splitlines())) < 2 * WIDTH
+    assert max(map(len, repr(replace(whole, plan=plan)).splitlines())) < 2 * WIDTH
 
 
 def test_a_step_shows_what_there_is(app: Celery) -> None:

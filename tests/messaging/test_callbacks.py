@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from celery_saga import Saga, SagaResult
 from celery_saga.core.decide import decide
 from celery_saga.core.events import Overdue, ResultStored, StepSucceeded
-from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef, evolved
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
 from tests.api.shops import Shop
 
@@ -222,7 +223,7 @@ class TestLater:
     def test_one_that_went_on_before_it_was_told(self, shop: Told) -> None:
         """The news that STUCK is told comes when an operator has settled it already."""
         execution = self.stuck(shop).execution
-        settled = evolved(execution, status=SagaStatus.COMPENSATED, wants_result=True)
+        settled = replace(execution, status=SagaStatus.COMPENSATED, wants_result=True)
 
         after = decide(settled, ResultStored(shop.time, SagaStatus.STUCK)).execution
 

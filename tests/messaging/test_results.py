@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from kombu import serialization
 from kombu.exceptions import EncodeError
 
 from celery_saga import SagaCompensated, SagaManager
-from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.core.execution import SagaExecution
 from celery_saga.messaging import outcome, results
 from tests.core.scenario import Scenario
 
@@ -29,7 +30,7 @@ def app() -> Celery:
 
 def ended(script: str = "start, f0 ok k=1", result: int = 1) -> SagaExecution:
     execution = Scenario.of("a", result=result).play(script).execution
-    return evolved(execution, saga_id=uuid4().hex)  # all backends in memory are one
+    return replace(execution, saga_id=uuid4().hex)  # all backends in memory are one
 
 
 def stored(app: Celery, execution: SagaExecution) -> Any:
@@ -47,8 +48,8 @@ def test_a_compensated_saga(app: Celery) -> None:
 
 
 def test_a_result_that_is_not_wanted(app: Celery) -> None:
-    assert stored(app, evolved(ended(), wants_result=False)).state == "PENDING"
-    failed = evolved(ended("start, f0 fails"), wants_result=False)
+    assert stored(app, replace(ended(), wants_result=False)).state == "PENDING"
+    failed = replace(ended("start, f0 fails"), wants_result=False)
     assert stored(app, failed).state == "PENDING"
 
 
@@ -85,7 +86,7 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
     )
     origin = results.origin_of(request)
     assert json.loads(json.dumps(origin)) == origin
-    back: Any = outcome.request_of(evolved(ended(), origin=origin))
+    back: Any = outcome.request_of(replace(ended(), origin=origin))
     assert back.callbacks == [{**link, "args": [one]}]
     assert (back.group, back.group_index, back.root_id) == ("g", 0, "r")
     assert back.delivery_info == {"priority": 3}
@@ -113,7 +114,7 @@ def test_what_follows_and_cannot_be_called_has_failed(app: Celery) -> None:
         pass
 
     following = takes_nothing.s().set(task_id=f"next-{uuid4().hex}")
-    execution = evolved(ended(), origin={"chain": [dict(following)]})
+    execution = replace(ended(), origin={"chain": [dict(following)]})
 
     result = stored(app, execution)
 

@@ -47,7 +47,6 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
     claimed,
-    evolved,
 )
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.recovery.failure_detector import Steadiness
@@ -287,7 +286,7 @@ def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
         if ref is None or not claimed_now or execution.direction is BACKWARD:
             return give_up_forward(execution, failure, at)
         execution = execution.ended(ref.step, status=StepStatus.UNKNOWN, effect=True)
-        return turn_back(evolved(execution, deadline=None), failure, at)
+        return turn_back(replace(execution, deadline=None), failure, at)
 
     instead(patch, give_up_forward, at_once)
 
@@ -386,8 +385,8 @@ def a_cancel_of_a_running_step_is_forgotten(patch: Patch) -> None:
         wanted = execution.unwind
         if wanted is None or index == len(execution.steps):
             return go_forward(execution, index, at)
-        decision = go_forward(evolved(execution, unwind=None), index, at)
-        return replace(decision, execution=evolved(decision.execution, unwind=wanted))
+        decision = go_forward(replace(execution, unwind=None), index, at)
+        return replace(decision, execution=replace(decision.execution, unwind=wanted))
 
     instead(patch, go_forward, onwards)
 
@@ -398,8 +397,8 @@ def a_pause_is_ignored(patch: Patch) -> None:
         paused = execution.status is SagaStatus.PAUSED
         if not paused or index == len(execution.steps):
             return go_forward(execution, index, at)
-        decision = go_forward(evolved(execution, status=SagaStatus.RUNNING), index, at)
-        return replace(decision, execution=evolved(decision.execution, status=SagaStatus.PAUSED))
+        decision = go_forward(replace(execution, status=SagaStatus.RUNNING), index, at)
+        return replace(decision, execution=replace(decision.execution, status=SagaStatus.PAUSED))
 
     instead(patch, go_forward, onwards)
 
@@ -408,7 +407,7 @@ def a_pause_is_ignored(patch: Patch) -> None:
 def a_step_ends_the_pause(patch: Patch) -> None:
     def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
         if execution.status is SagaStatus.PAUSED:
-            execution = evolved(execution, status=SagaStatus.RUNNING)
+            execution = replace(execution, status=SagaStatus.RUNNING)
         return go_forward(execution, index, at)
 
     instead(patch, go_forward, onwards)
@@ -435,9 +434,9 @@ def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
 @mutant(Invariant.STUCK, seeds=1000, way=way("a b c"))
 def a_compensation_that_fails_stops_the_others(patch: Patch) -> None:
     def stop(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
-        changes = {"outstanding": None, "claim": None, "not_before": None, "undo_error": failure}
         failed = StepStatus.COMPENSATION_FAILED
-        return stuck(execution.with_step(index, status=failed, **changes), failure, at)
+        ended = execution.ended(index, status=failed, not_before=None, undo_error=failure)
+        return stuck(ended, failure, at)
 
     instead(patch, undo_failed, stop)
 
@@ -497,18 +496,18 @@ def a_message_is_sent_again_without_end(patch: Patch) -> None:
 def a_lost_step_is_run_again_without_end(patch: Patch) -> None:
     def uncapped(real: Any, execution: SagaExecution, event: ev.ClaimVoided) -> ev.Decision:
         plan = execution.plan
-        without = evolved(execution, plan=replace(plan, max_redeliveries=1_000_000))
+        without = replace(execution, plan=replace(plan, max_redeliveries=1_000_000))
         decision = real(without, event)
         if decision.execution is without:
             return ev.Decision(execution)
-        return replace(decision, execution=evolved(decision.execution, plan=plan))
+        return replace(decision, execution=replace(decision.execution, plan=plan))
 
     answer(patch, ev.ClaimVoided, uncapped)
 
 
 @mutant(Invariant.SETTLES, seeds=20, way=way("a"))
 def nobody_looks_again(patch: Patch) -> None:
-    instead(patch, check_at, lambda execution, when: evolved(execution, due_at=None))
+    instead(patch, check_at, lambda execution, when: replace(execution, due_at=None))
 
 
 # Starts.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from dataclasses import replace
 
 import pytest
 import redis
 from celery.result import AsyncResult
 
 from celery_saga.core.events import PauseRequested, ResumeRequested
-from celery_saga.core.execution import evolved
 from celery_saga.core.ports import Reserved
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
@@ -235,7 +235,7 @@ class Sweeping:
         saved = None
         while saved is None:  # somebody else was quicker
             execution, at = result.execution, self.store.now() - 1
-            late = evolved(execution, deadline=at, due_at=at)
+            late = replace(execution, deadline=at, due_at=at)
             saved = self.store.save(execution, late, uuid.uuid4().hex)
 
     def settled(self):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from celery.result import AsyncResult
 
 from celery_saga import SagaCompensated
-from celery_saga.core.execution import SagaStatus, evolved
+from celery_saga.core.execution import SagaStatus
 from celery_saga.messaging.results import track
 from tests.helpers import wait_for
 from tests.worker.apps.steps import late, undo
@@ -96,7 +98,7 @@ def test_a_claim_that_comes_late_on_a_backend_that_lets_successes_be_written_ove
     tracked.settled(result)
     backend = tracked.app.backend
     wait_for(AsyncResult(result.id, app=tracked.app).ready)
-    store, before = result._runtime.store, evolved(result.execution, status=SagaStatus.RUNNING)
+    store, before = result._runtime.store, replace(result.execution, status=SagaStatus.RUNNING)
     nothing = {"status": "PENDING", "result": None}
     monkeypatch.setattr(backend, "_get_task_meta_for", lambda task_id: nothing)
 

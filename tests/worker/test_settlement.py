@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -17,7 +18,7 @@ from kombu import serialization
 from celery_saga import Saga, SagaCompensated, SagaManager
 from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepFailed, StepSucceeded
-from celery_saga.core.execution import Claim, Failure, evolved
+from celery_saga.core.execution import Claim, Failure
 from celery_saga.core.ports import Envelope
 from celery_saga.messaging.results import announce
 from celery_saga.runtime import runtime_of
@@ -206,7 +207,7 @@ class TestOneWrite:
         before, _ = played.stored(execution.saga_id)
 
         store = played.orchestrator.store
-        former = evolved(execution, revision=execution.revision - 1)
+        former = replace(execution, revision=execution.revision - 1)
         writer = played.site.client.hget(f"saga:execution:{execution.saga_id}", "w")
         refuse_all = Envelope(store.endpoint, Result([["no such command"]], "text"))
 

@@ -37,6 +37,7 @@ ResolveRequested
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from celery_saga.core import events
@@ -59,7 +60,7 @@ from celery_saga.core.decide.outcomes import (
 )
 from celery_saga.core.decide.overdue import on_overdue, on_result_stored, on_started
 from celery_saga.core.events import Decision, Event
-from celery_saga.core.execution import SagaExecution, evolved
+from celery_saga.core.execution import SagaExecution
 
 __all__ = ["decide"]
 
@@ -90,5 +91,5 @@ def decide(execution: SagaExecution, event: Event) -> Decision:
     after = with_attempts(execution, decision.execution, event)
     # A saga that goes on has no result yet.
     pending = after.result_pending and after.settled
-    after = evolved(after, updated_at=event.at, result_pending=pending)
-    return evolved(decision, execution=after)
+    after = replace(after, updated_at=event.at, result_pending=pending)
+    return replace(decision, execution=after)

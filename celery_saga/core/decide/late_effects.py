@@ -7,6 +7,8 @@ operator's verb.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
@@ -16,7 +18,7 @@ from celery_saga.core.decide.transitions import (
     with_result,
 )
 from celery_saga.core.events import Alert, Decision, StepFailed, StepSucceeded
-from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus, evolved
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
 
 _UNDO_BEGAN = frozenset(
     {StepStatus.COMPENSATING, StepStatus.COMPENSATED, StepStatus.COMPENSATION_FAILED}
@@ -88,5 +90,5 @@ def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Deci
     execution = noted(execution, event.at, "late effect", detail=step.name)
     if execution.status is not SagaStatus.COMPENSATED:
         return Decision(execution)  # the unwind comes by, or the saga is stuck and stays so
-    execution = evolved(execution, status=SagaStatus.COMPENSATING)
+    execution = replace(execution, status=SagaStatus.COMPENSATING)
     return go_back(check_at(execution, event.at + CHECK_INTERVAL), event.at)

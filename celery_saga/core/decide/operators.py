@@ -6,6 +6,7 @@ Each leaves a line of history.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.decide.transitions import (
@@ -38,7 +39,6 @@ from celery_saga.core.execution import (
     SagaStatus,
     SagaStepExecution,
     StepStatus,
-    evolved,
 )
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
@@ -61,7 +61,7 @@ def _requested(
     """The execution with a request that is carried out now, and a line of history of it."""
     request = OperatorRequest(event.at, verb, event.by)
     kept = (*execution.last_requests, request)[-KEPT_REQUESTS:]
-    return evolved(noted(execution, *request, detail), last_requests=kept)
+    return replace(noted(execution, *request, detail), last_requests=kept)
 
 
 def _refused(execution: SagaExecution, verb: str) -> Decision:
@@ -87,7 +87,7 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
     failure = Failure("Cancelled", event.reason, name_of_current(execution))
     if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
-        execution = evolved(execution, status=SagaStatus.RUNNING)
+        execution = replace(execution, status=SagaStatus.RUNNING)
     return give_up_forward(execution, failure, event.at)
 
 
@@ -96,7 +96,7 @@ def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> De
     index = execution.current
     if execution.direction is Direction.BACKWARD:
         return Decision(execution)
-    execution = check_at(evolved(execution, unwind=failure, deadline=None), at + CHECK_INTERVAL)
+    execution = check_at(replace(execution, unwind=failure, deadline=None), at + CHECK_INTERVAL)
     if any(execution.steps[ref.step].claim is not None for ref in execution.active):
         return Decision(execution)
     waits = index is not None and execution.steps[index].status is StepStatus.WAITING
@@ -122,7 +122,7 @@ def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decis
     if execution.settled or execution.status is SagaStatus.PAUSED:
         return _refused(execution, "pause")
     execution = _requested(execution, "pause", event)
-    return Decision(evolved(execution, status=SagaStatus.PAUSED))
+    return Decision(replace(execution, status=SagaStatus.PAUSED))
 
 
 def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Decision:
@@ -138,7 +138,7 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
 def _go_on(execution: SagaExecution, at: float) -> Decision:
     backward = execution.direction is Direction.BACKWARD
     status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
-    execution = check_at(evolved(execution, status=status), at + CHECK_INTERVAL)
+    execution = check_at(replace(execution, status=status), at + CHECK_INTERVAL)
     if execution.active:
         return Decision(execution)
     index = execution.current
@@ -164,7 +164,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
             )
     here = execution.current
     if execution.direction is Direction.FORWARD and here is not None:
-        execution = evolved(execution, error=None).with_step(
+        execution = replace(execution, error=None).with_step(
             here, status=StepStatus.PENDING, attempts=0, lost=0
         )
     return _go_on(execution, event.at)
@@ -195,7 +195,7 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     index = execution.current
     if execution.direction is Direction.FORWARD and index is not None:
         execution = execution.with_step(index, status=StepStatus.SKIPPED)
-        execution = evolved(execution, status=SagaStatus.RUNNING, error=None)
+        execution = replace(execution, status=SagaStatus.RUNNING, error=None)
         execution = check_at(execution, event.at + CHECK_INTERVAL)
         return go_forward(execution, index + 1, event.at)
     obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
@@ -220,9 +220,9 @@ def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> D
     if not _is_stuck(execution, event) or event.status not in TERMINAL:
         return _refused(execution, "resolve")
     execution = _requested(execution, "resolve", event, event.status.value)
-    execution = evolved(execution, resolved_at=event.at)
+    execution = replace(execution, resolved_at=event.at)
     if event.status is SagaStatus.COMPENSATED:
-        execution = evolved(execution, direction=Direction.BACKWARD)
+        execution = replace(execution, direction=Direction.BACKWARD)
         for index, step in enumerate(execution.steps):
             if step.effect:
                 execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)

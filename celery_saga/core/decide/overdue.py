@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.decide.operators import give_up_forward
@@ -20,12 +21,7 @@ from celery_saga.core.decide.transitions import (
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
 from celery_saga.core.events import Alert, Announce, Decision, Overdue, ResultStored, Started
-from celery_saga.core.execution import (
-    Direction,
-    SagaExecution,
-    SagaStatus,
-    evolved,
-)
+from celery_saga.core.execution import Direction, SagaExecution, SagaStatus
 from celery_saga.core.recovery.policy import POLICY
 
 
@@ -72,15 +68,15 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
         if not execution.result_pending:
             return Decision(execution)
         origin = _left_to_tell(execution, event.status)
-        stored = evolved(execution, result_pending=False, origin=origin, due_at=None)
+        stored = replace(execution, result_pending=False, origin=origin, due_at=None)
         return Decision(stored)
     if execution.origin is not None:
         # It has gone on since, and they are told.
-        execution = evolved(execution, origin=_left_to_tell(execution, event.status))
+        execution = replace(execution, origin=_left_to_tell(execution, event.status))
     if not (execution.settled and execution.wants_result):
         return Decision(execution)
     # The result of the older end may have been stored over that of the newer one.
-    execution = evolved(execution, result_pending=True, due_at=event.at + CHECK_INTERVAL)
+    execution = replace(execution, result_pending=True, due_at=event.at + CHECK_INTERVAL)
     return Decision(execution, (Announce(execution.status, again=True),))
 
 
@@ -98,7 +94,7 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     failure = deadline_failure(name_of_current(execution))
     if not past_pivot(execution):
         return give_up_forward(execution, failure, at)
-    execution = noted(evolved(execution, deadline=None), at, "deadline passed after the pivot")
+    execution = noted(replace(execution, deadline=None), at, "deadline passed after the pivot")
     text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
     return Decision(check_at(execution, at + CHECK_INTERVAL), (Alert("saga-deadline", text),))
 

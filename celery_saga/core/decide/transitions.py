@@ -5,6 +5,8 @@ Going forward and going back are one idea with two answers to "which step is nex
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery_saga.core.context.data import values_of
 from celery_saga.core.events import Announce, Command, Decision, Dispatch, StepSucceeded
 from celery_saga.core.execution import (
@@ -16,7 +18,6 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepRef,
     StepStatus,
-    evolved,
 )
 from celery_saga.core.plan import Call
 from celery_saga.core.recovery.policy import POLICY
@@ -49,13 +50,13 @@ def noted(
 ) -> SagaExecution:
     """The execution with one more line of history, which may not have been read."""
     more = (Note(at, what, by, detail),)
-    return evolved(execution, history=execution.history + more)
+    return replace(execution, history=execution.history + more)
 
 
 def check_at(execution: SagaExecution, when: float) -> SagaExecution:
     """Due for a check at ``when``, or at the deadline if that comes first."""
     deadline = execution.deadline
-    return evolved(execution, due_at=when if deadline is None else min(when, deadline))
+    return replace(execution, due_at=when if deadline is None else min(when, deadline))
 
 
 def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
@@ -181,7 +182,7 @@ def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
         return turn_back(execution, deadline_failure(execution.plan.steps[index].name), at)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
-    execution = evolved(execution, status=SagaStatus.RUNNING)
+    execution = replace(execution, status=SagaStatus.RUNNING)
     call = call_of(execution, index, Direction.FORWARD)
     key = call.missing(execution.values)
     if key is None:
@@ -214,7 +215,7 @@ def missing_input(execution: SagaExecution, index: int, key: str, call: Call) ->
 def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """The way forward is over because of ``failure``, or of what was asked for before it."""
     error = execution.error or execution.unwind or failure
-    return go_back(evolved(execution, unwind=execution.unwind or failure, error=error), at)
+    return go_back(replace(execution, unwind=execution.unwind or failure, error=error), at)
 
 
 def go_back(execution: SagaExecution, at: float) -> Decision:
@@ -222,7 +223,7 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
     status = execution.status
     if status is not SagaStatus.PAUSED:
         status = SagaStatus.COMPENSATING
-    execution = evolved(
+    execution = replace(
         execution,
         status=status,
         direction=Direction.BACKWARD,
@@ -283,7 +284,7 @@ def unknown_effect(step: SagaStepExecution) -> Failure:
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """A person is needed; both the first error and what holds it up are kept."""
-    execution = evolved(
+    execution = replace(
         execution, error=execution.error or failure, stuck_count=execution.stuck_count + 1
     )
     execution = noted(execution, at, "stuck", detail=f"{failure.step}: {failure}")
@@ -293,7 +294,7 @@ def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
     """Settled: waiters are told; it is looked at until its result is known to be stored."""
     pending = execution.wants_result or execution.origin is not None
-    execution = evolved(
+    execution = replace(
         execution,
         status=status,
         due_at=at + CHECK_INTERVAL if pending else None,

@@ -48,7 +48,8 @@ def fault_of(saga_id: str, record: Mapping[bytes, bytes]) -> UnreadableCheckpoin
 def _check(saga_id: str, name: str, text: str) -> None:
     """Raise what reading a field raises."""
     if name == "head":
-        record_from(SagaExecution, head_from_dict(saga_id, json.loads(text)), "an execution")
+        fields = {"saga_id": saga_id, "plan": None, **head_from_dict(saga_id, json.loads(text))}
+        record_from(SagaExecution, fields, "an execution")
         return
     for pattern, read in _READERS.items():
         if re.fullmatch(pattern, name):

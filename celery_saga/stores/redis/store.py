@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any, NoReturn
@@ -25,7 +26,6 @@ from celery_saga.core.execution import (
     SagaExecution,
     SagaStatus,
     StepRef,
-    evolved,
 )
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Envelope, Refused
@@ -106,7 +106,7 @@ class RedisStore(RedisInstances):
         )
         _not_refused(answer)
         if answer[0] == 1:
-            return evolved(execution, revision=1), True
+            return replace(execution, revision=1), True
         return self._whole(execution.saga_id, answer[1]), False
 
     def deliver(self, batch: Sequence[Envelope]) -> None:
@@ -251,7 +251,7 @@ class RedisStore(RedisInstances):
             self._key("due"),
         )
         _not_refused(answer)
-        return evolved(after, revision=before.revision + 1) if answer[0] == 1 else None
+        return replace(after, revision=before.revision + 1) if answer[0] == 1 else None
 
     def delete(self, saga_id: str, revision: int | None = None) -> bool:
         try:

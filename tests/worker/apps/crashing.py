@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ import redis
 from celery import signals
 
 from celery_saga.core.context.lazy import NotLoaded
-from celery_saga.core.execution import SagaExecution, StepRef, evolved
+from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import HeartbeatReply
 from tests.worker.apps import crashing_steps
 from tests.worker.apps.wrapping import app, wrap_orchestrators
@@ -101,7 +102,7 @@ class DyingStore:
         )
         if reply.sweeper and role not in SWEEPING:
             self._store.client.delete(self._store._key("sweeper"))
-            return evolved(reply, sweeper=False)
+            return replace(reply, sweeper=False)
         return reply
 
     def register_app(self, *args: Any) -> Any:
