@@ -11,7 +11,7 @@ from tests.simulator.simulator import TOTALS, run
 SEEDS = int(os.environ.get("SAGA_SIMULATOR_SEEDS", "300"))
 
 #: Seeds that failed once, beyond those that are run each time.
-FAILED_ONCE = (15_114,)
+FAILED_ONCE = (15_114, 53_949)
 
 #: So that processes of pytest-xdist can share them.
 PARTS = 8

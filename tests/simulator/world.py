@@ -622,10 +622,10 @@ class World:
 
     def _beat_on(self, awake: Sequence[Worker], seconds: int) -> None:
         for _ in range(seconds // 2):
-            self.clock += 2
             for worker in awake:
                 self._beat_of(worker, when_steady=True)
             self._look()
+            self.clock += 2
         self._actor = None
 
     # The end.
