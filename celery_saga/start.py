@@ -205,11 +205,12 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
         step, ref = execution.steps[index], execution.ref(index)
         # What was sent again and not taken would not be taken the next time either.
         in_vain = ref is None or step.claim is not None or step.republished > 0
-        if execution.status is SagaStatus.PAUSED or (step.not_before is None and in_vain):
+        until = max((each.not_before or 0.0 for each in execution.steps), default=0.0)
+        if execution.status is SagaStatus.PAUSED or (not until and in_vain):
             return
         if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
-        at = max(step.not_before or 0.0, step.expected_at or 0.0, orchestrator.store.now())
+        at = max(until, step.expected_at or 0.0, orchestrator.store.now())
         orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
 
 

@@ -65,7 +65,7 @@ class SagaExecution:
         direction: forward, or backward once the unwind began.
         active: the dispatches that are sent and not over yet; without branches one at most.
         journal: paths of the steps with a compensation whose effects stand or may stand, in the
-            order in which these became known; the rollback takes them from its end.
+            order in which these steps end; the rollback takes them from its end.
         revision: raised by every saved change; a save names the one that it read.
         unwind: why the saga is to go back as soon as no forward claim is alive.
         error: why it failed.
@@ -276,9 +276,10 @@ class SagaExecution:
             steps = (*steps[:index], new, *steps[index + 1 :])
         journal = self.journal
         if old.effect is not new.effect and self.plan.steps[index].compensation is not None:
-            path = (index,)
-            journal = tuple(each for each in journal if each != path)
-            journal += (path,) if new.effect else ()
+            # In the order of the plan, in which steps end that do not run beside each other: what
+            # was reported late is compensated in its step's turn.
+            others = tuple(each for each in journal if each != (index,))
+            journal = tuple(sorted((*others, (index,)))) if new.effect else others
         return replace(self, steps=steps, journal=journal)
 
     def sent(self, ref: StepRef, **changes: Any) -> SagaExecution:

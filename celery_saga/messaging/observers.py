@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide.observed import attempt_of, fields_of_transition, log_fields
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
 from celery_saga.core.events import Subject, Transition
@@ -74,17 +75,30 @@ class LoggingObserver:
 
 def _log_end(execution: SagaExecution) -> None:
     saga_id, name, status = execution.saga_id, execution.name, execution.status
-    obstacle = obstacle_of(execution) if status in _LEVELS else None
     extra = {**log_fields(saga_id, name), "saga_status": status.value}
-    if obstacle is None:
+    try:
+        found = _obstacle(execution) if status in _LEVELS else None
+    except NotLoaded:  # the store was unavailable when all of it was to be read
+        error = execution.error
+        found = f"{status.value}: {error}", error.step if error else "", 0
+    if found is None:
         log.info("saga %s %s: %s", name, saga_id, status.value, extra=extra)
         return
+    text, extra["step"], extra["attempt"] = found
+    log.log(_LEVELS[status], "saga %s %s: %s", name, saga_id, text, extra=extra)
+
+
+def _obstacle(execution: SagaExecution) -> tuple[str, str, int] | None:
+    """What holds a saga up, with the verbs that apply; the step's name and its attempt."""
+    obstacle = obstacle_of(execution)
+    if obstacle is None:
+        return None
     where = f" at step {obstacle.step!r}" if obstacle.step else ""
-    text, extra["step"] = f"{status.value}{where}: {obstacle.cause}", obstacle.step
+    text = f"{execution.status.value}{where}: {obstacle.cause}"
     # The failed attempt counts as one that was before the next.
     tried = [attempt_of(step) - 1 for step in execution.steps if step.name == obstacle.step]
-    extra["attempt"] = max(1, *tried) if tried else 0
     verbs = list(dict.fromkeys(verb.split()[0] for verb, _ in repairs_of(execution)))
     if verbs:
-        text += f"; repair: {command_of(verbs[0], saga_id)} (or {', '.join(verbs[1:])})"
-    log.log(_LEVELS[status], "saga %s %s: %s", name, saga_id, text, extra=extra)
+        command = command_of(verbs[0], execution.saga_id)
+        text += f"; repair: {command} (or {', '.join(verbs[1:])})"
+    return text, obstacle.step, max(1, *tried) if tried else 0

@@ -242,7 +242,7 @@ class Promises:
     def _check_order(self, world: World, index: int) -> None:
         for above in range(index + 1, len(self._plan.steps)):
             truth, step = world.truth[above], world.execution.steps[above]
-            left_out = truth.late or step.status is StepStatus.COMPENSATION_FAILED
+            left_out = step.status is StepStatus.COMPENSATION_FAILED
             owed = self._undoable[above] and truth.debt is not None and not left_out
             self.require(
                 Invariant.REVERSE_ORDER, not owed, f"step {index} was undone before step {above}"

@@ -160,12 +160,12 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     for index, step in enumerate(execution.steps):
         if step.status is StepStatus.COMPENSATION_FAILED:
             execution = execution.with_step(
-                index, status=StepStatus.COMPENSATING, attempts=0, lost=0
+                index, status=StepStatus.COMPENSATING, attempts=0, lost=0, revised=None
             )
     here = execution.current
     if execution.direction is Direction.FORWARD and here is not None:
         execution = replace(execution, error=None).with_step(
-            here, status=StepStatus.PENDING, attempts=0, lost=0
+            here, status=StepStatus.PENDING, attempts=0, lost=0, revised=None
         )
     return _go_on(execution, event.at)
 

@@ -145,7 +145,9 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     if event.lost:
         execution = _may_have_happened(execution, event.ref)
     step = current(execution, event)
-    if step is None or event.retries < step.retries:
+    if step is None:
+        return Decision(_revised_by_overtaken(execution, event))
+    if event.retries < step.retries:
         return Decision(execution)
     if step.claim is None and event.retries == step.retries:
         return Decision(execution)  # it was given back before
@@ -165,6 +167,18 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         unknown_since=None,
     )
     return Decision(due_soon(execution, event.at))
+
+
+def _revised_by_overtaken(execution: SagaExecution, event: StepReleased) -> SagaExecution:
+    """The next delivery has the claim already: what the retry changed is kept all the same.
+
+    Celery sends a retry before its task ends, so that another process may be quicker.
+    """
+    step, index = execution.at_step(event.ref), event.ref.step
+    if step is None or execution.ref(index) != event.ref or event.retries != step.retries:
+        return execution
+    revised = _revised(step, event)
+    return execution if revised == step.revised else execution.with_step(index, revised=revised)
 
 
 def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] | None:
