@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -108,7 +109,7 @@ class Settings:
             source, value = f"{PREFIX}{name}", conf.get(PREFIX + name, DEFAULTS[PREFIX + name])
             if name == "result_expires" and value is None:
                 source = name
-                value = conf.get(source) or 0  # 0 and None: for ever
+                value = _as_celery_reads(conf.get(source))
             try:
                 values[name] = check(value)
             except ValueError as error:
@@ -151,10 +152,21 @@ def _as_cased(name: str, prefix: str) -> str:
     return prefix + name.upper() if prefix.isupper() else prefix + name
 
 
+def _as_celery_reads(value: Any) -> Any:
+    """``result_expires`` is Celery's own: what it takes is taken; 0 and None: for ever."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = max(value, 0)
+    return value or 0
+
+
 def _given(conf: Any) -> tuple[Any, ...]:
     """The values that were set on the configuration itself: those that can change later."""
-    get = conf.changes.get
-    return tuple([get(name, _ABSENT) for name in _READ])
+    get, prefix = conf.changes.get, conf.prefix or ""
+    names = [*_READ, *(_as_cased(name, prefix) for name in _READ if prefix)]
+    return (len(conf.maps), *(get(name, _ABSENT) for name in names))
 
 
 #: What is read: ours, and what ours refer to.

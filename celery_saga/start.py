@@ -135,7 +135,7 @@ def start(request: StartRequest) -> tuple[str, bool]:
     if not created:
         if dropped and execution.settled and not execution.result_pending:
             # It was started and ended meanwhile, and what was dropped was its own.
-            results.announce(runtime.app, execution)
+            results.restore(runtime.app, execution)
         _check_duplicate(execution, request.plan.saga, digest, request.on_duplicate)
     return saga_id, created
 

@@ -221,7 +221,7 @@ class Orchestrator:
     ) -> _Saved:
         """Decide and save, until the revision that was read still stands."""
         execution = known or self._newest(saga_id, run, timeout)
-        for pause in retry.pauses_after_conflicts():
+        for pause in retry.pauses_after_conflicts(timeout):
             try:
                 decision = decide(execution, event)
                 batch = self._batch(decision)
@@ -239,9 +239,9 @@ class Orchestrator:
             if pause:
                 self._pause(pause)
             execution = self._newest(saga_id, execution.run, timeout)
-        tries, what = retry.SAVE_ATTEMPTS, type(event).__name__
-        text = f"others saved saga {saga_id} first, each of {tries} times that {what} was tried"
-        raise StoreUnavailable(f"{text}; the sweep goes on with it")
+        what = type(event).__name__
+        text = f"others saved saga {saga_id} first, each time that {what} was tried"
+        raise retry.SavedByOthers(f"{text}; the sweep goes on with it")
 
     def _newest(self, saga_id: str, run: str | None, timeout: float) -> SagaExecution:
         """The saga, unless it is gone and another one has its id."""

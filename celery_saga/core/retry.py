@@ -23,6 +23,10 @@ CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.002, 0.1
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
+class SavedByOthers(StoreUnavailable):
+    """Others saved one saga first, each time; it says nothing of other sagas."""
+
+
 def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
     """Repeat ``call`` while the store is unavailable, for ``timeout`` seconds.
 
@@ -41,10 +45,15 @@ def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
             attempts += 1
 
 
-def pauses_after_conflicts() -> Iterator[float]:
-    """Seconds after each try that was lost: none, then of random length, ever longer."""
+def pauses_after_conflicts(timeout: float = 0.0) -> Iterator[float]:
+    """Seconds after each try that was lost: none, then of random length, ever longer.
+
+    They end after :data:`SAVE_ATTEMPTS`, but not before ``timeout`` seconds are over.
+    """
+    deadline, longest = time.monotonic() + timeout, CONFLICT_PAUSE
     yield 0.0
-    longest = CONFLICT_PAUSE
-    for _ in range(SAVE_ATTEMPTS - 1):
+    tries = 1
+    while tries < SAVE_ATTEMPTS or time.monotonic() < deadline:
         yield random.uniform(0.0, longest)
         longest = min(2 * longest, LONGEST_CONFLICT_PAUSE)
+        tries += 1

@@ -145,6 +145,16 @@ def store_result(app: Celery, execution: SagaExecution, request: Any) -> None:
         app.backend.store_result(execution.saga_id, result, states.SUCCESS, request=request)
 
 
+def restore(app: Celery, execution: SagaExecution) -> None:
+    """Store the result of a settled saga again; its callers were told."""
+    request = request_of(execution)
+    if execution.status is SagaStatus.COMPLETED:
+        store_result(app, execution, request)
+    elif execution.wants_result:
+        error = failure_of(execution)
+        app.backend.mark_as_failure(execution.saga_id, error, request=request, call_errbacks=False)
+
+
 def _fail(app: Celery, execution: SagaExecution, request: Any, error: Exception) -> None:
     app.backend.mark_as_failure(
         execution.saga_id, error, request=request, store_result=execution.wants_result
@@ -209,14 +219,10 @@ def track(app: Celery, store: Store, saga_id: str) -> None:
         request = request_of(execution)
         app.backend.store_result(saga_id, progress_of(execution), states.STARTED, request=request)
         after = store.load(saga_id, context=False)
-        if after is not None and after.status is SagaStatus.COMPLETED:
+        if after is not None and after.settled:
             whole = store.load(saga_id)
             if whole is not None:
-                store_result(app, whole, request)
-        elif after is not None and after.settled:
-            app.backend.mark_as_failure(
-                saga_id, failure_of(after), request=request, call_errbacks=False
-            )
+                restore(app, whole)
     except Exception:
         # The step matters more than what is shown of it.
         extra = log_fields(saga_id)

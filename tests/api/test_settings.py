@@ -100,7 +100,8 @@ def test_refused(name, value):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(None, 0.0), (0, 0.0), (60, 60.0), (HOUR, 3600.0), (60.5, 60.5)]
+    ("value", "expected"),
+    [(None, 0.0), (0, 0.0), (60, 60.0), (HOUR, 3600.0), (60.5, 60.5), ("3600", 3600.0), (-1, 0.0)],
 )
 def test_by_default_results_expire_as_celerys_do(value, expected):
     assert Settings.of(new_app(result_expires=value)).result_expires == expected
@@ -153,6 +154,20 @@ class TestAgain:
         app.conf.update(saga_context_limit=None, result_expires=5)
         found = Settings.of(app)
         assert (found.context_limit, found.result_expires) == (None, 5.0)
+
+    def test_a_setting_was_changed_under_its_name_in_a_namespace(self):
+        app = Celery("spaced", broker="memory://", set_as_current=False)
+        SagaManager(app)
+        app.config_from_object({"CELERY_SAGA_HEARTBEAT": 3}, namespace="CELERY")
+        assert Settings.of(app).heartbeat == 3.0
+        app.conf.CELERY_SAGA_HEARTBEAT = 5
+        assert Settings.of(app).heartbeat == 5.0
+
+    def test_defaults_were_added(self):
+        app = new_app()
+        assert Settings.of(app).context_limit == 4 * 1024 * 1024
+        app.add_defaults({"saga_context_limit": 10})
+        assert Settings.of(app).context_limit == app.conf.saga_context_limit
 
     def test_the_configuration_was_replaced(self):
         app = new_app()

@@ -57,7 +57,8 @@ class TestOneSnapshot:
         ],
     )
     def test_what_a_worker_tells_counts_more_than_its_queue(self, reserved, state, broker):
-        assert located(reserved, broker).states == {MESSAGE: state}
+        copied = state is LOST and broker is THERE  # a copy that a live worker may take
+        assert located(reserved, broker).states == {MESSAGE: WAITING if copied else state}
 
     @pytest.mark.parametrize(
         ("broker", "state"),

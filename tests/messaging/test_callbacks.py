@@ -8,12 +8,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from celery_saga import Saga, SagaResult
+from celery_saga import AbortSaga, Saga, SagaManager, SagaResult
 from celery_saga.core.decide import decide
 from celery_saga.core.events import Overdue, ResultStored, StepSucceeded
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.errors import AlreadyCommittedException, DefinitionError
+from celery_saga.messaging.results import drop_result
+from celery_saga.runtime import runtime_of
 from tests.api.shops import Shop
 
 
@@ -234,3 +237,40 @@ def test_a_saga_without_callbacks_keeps_none(shop: Told) -> None:
     shop.app.conf.task_always_eager = False
 
     assert shop.saga().delay().execution.origin is None
+
+
+def test_callbacks_are_not_called_again_by_a_second_start() -> None:
+    """A start drops an old result of its id; its twin may have ended since, and told its own."""
+    app = Celery("twins", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(saga_store_url="memory://", task_always_eager=True)
+    app.conf.task_store_eager_result = True
+    SagaManager(app)
+    called: list[object] = []
+
+    @app.task(name="twins.fails", shared=False)
+    def fails() -> None:
+        raise AbortSaga("no")
+
+    @app.task(name="twins.told", shared=False)
+    def told(*result: object) -> None:
+        called.append(result)
+
+    saga = Saga("twins", app=app)
+    saga.local_step(fails)
+    saga.on_compensated(told)
+    saga.commit()
+    runtime = runtime_of(app)
+    drop = runtime.drop_old_result
+
+    def after_the_twin(saga_id: str) -> bool:
+        runtime.drop_old_result = drop  # type: ignore[method-assign]
+        assert not drop(saga_id)
+        saga.apply_async({}, saga_id=saga_id)
+        return drop_result(app, saga_id)
+
+    runtime.drop_old_result = after_the_twin  # type: ignore[method-assign]
+
+    result = saga.apply_async({}, saga_id="x")
+
+    assert (result.created, len(called)) == (False, 1)
+    assert app.AsyncResult("x").state == "FAILURE"

@@ -89,6 +89,7 @@ def locate(
     a live worker has deferred it                     ``WAITING``: no process has it that could hang
     a live worker has it, and had deferred it         ``WAITING``: a process has it only since
     a live worker has reserved it                     ``POSSIBLY_QUEUED``: its process may hang
+    dead workers alone, and a copy is in its queue    ``WAITING``
     dead workers alone have reserved it               ``LOST_WITH_WORKER``
     its queue is empty                                ``MISSING``
     its queue is known, and twice it was not there    ``MISSING``
@@ -128,16 +129,17 @@ class _Locator:
         self._deferred = {each.task_id for each in alive if each.deferred}
 
     def state(self, message: Expected) -> MessageState:
-        if message.task_id in self.reserved:
-            self.missing_since.pop(message, None)
-            return self._reserved(message.task_id)
         waiting = self._broker.waiting.get(message.queue)
         absent = waiting is not None and message.task_id not in waiting
+        there = waiting is not None and not absent
+        if message.task_id in self.reserved and not (there and message.task_id not in self._alive):
+            self.missing_since.pop(message, None)
+            return self._reserved(message.task_id)
         if not absent:
             self.missing_since.pop(message, None)
         if message.queue in self._broker.empty or (absent and self._missing_for_long(message)):
             return MessageState.MISSING
-        if waiting is not None and not absent:
+        if there:
             return MessageState.WAITING
         long = message.queue in self._broker.long
         return MessageState.BACKLOGGED if long else MessageState.POSSIBLY_QUEUED

@@ -27,6 +27,7 @@ from celery_saga.core.recovery.message_locator import (
 from celery_saga.core.recovery.other_apps import OtherApps
 from celery_saga.core.recovery.policy import POLICY, RecoveryPolicy
 from celery_saga.core.recovery.resends import Resends
+from celery_saga.core.retry import SavedByOthers
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     StoreUnavailable,
@@ -65,6 +66,8 @@ class Sweeper:
         self._seen = Seen()
         #: Sagas that could not be checked -> until when they are skipped.
         self._skipped: dict[str, float] = {}
+        #: Of dead instances: messages that were sent again already.
+        self._recovered: dict[str, set[str]] = {}
         self._resends = Resends(inspector, orchestrator.alert)
 
     def act_upon(self, reply: HeartbeatReply, steady: bool) -> None:
@@ -115,6 +118,14 @@ class Sweeper:
         """Where the messages are, of all sagas that are checked: the broker is asked once."""
         messages = [message for _, message in checks if message is not None]
         reserved, alive = self._store.reserved_by(), self._store.alive()
+        # What was sent again is looked for like any other message.
+        again = {each for some in self._recovered.values() for each in some}
+        reserved = {
+            instance: some
+            if instance in alive
+            else frozenset(each for each in some if each.task_id not in again)
+            for instance, some in reserved.items()
+        }
         queues = {message.queue for message in messages if message.queue}
         broker = self._inspector.backlog(queues)
         snapshot = Snapshot(time.monotonic(), reserved, alive, broker)
@@ -166,8 +177,10 @@ class Sweeper:
         """
         try:
             return call()
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            if not isinstance(error, SavedByOthers):
+                raise
+            self._skip(saga_id, error)
         except UnreadableCheckpoint as error:
             self._skip(saga_id, error)
         except Exception:
@@ -182,7 +195,7 @@ class Sweeper:
             self._skipped[execution.saga_id] = time.monotonic() + self._policy.skip_time
         return not ours
 
-    def _skip(self, saga_id: str, error: UnreadableCheckpoint) -> None:
+    def _skip(self, saga_id: str, error: UnreadableCheckpoint | StoreUnavailable) -> None:
         """Nothing about it will go better in a moment."""
         self._skipped[saga_id] = time.monotonic() + self._policy.skip_time
         log.error("%s (it is skipped for a while)", error, extra={"saga_id": saga_id})
@@ -202,13 +215,17 @@ class Sweeper:
     def _reclaim(self, instance: str) -> int:
         claims = self._store.claims_of(instance)
         done = [self.guarded(self.void, *claim, instance) for claim in claims]
+        recovered = self._recovered.setdefault(instance, set())
         for task_id in self._only_reserved_by(instance):
             step = StepRef.parse(task_id)
-            if step is not None:
+            if step is not None and task_id not in recovered:
                 done.append(self.guarded(self._lost, *step, instance))
+                if done[-1]:
+                    recovered.add(task_id)
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
             self._store.deregister(instance, dealt_with)
+            del self._recovered[instance]
         return len(claims)
 
     def _only_reserved_by(self, instance: str) -> list[str]:
@@ -248,8 +265,11 @@ class Sweeper:
                 if execution is not None and self._is_anothers(execution):
                     return False
             call(saga_id, *args)
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            if not isinstance(error, SavedByOthers):
+                raise
+            self._skip(saga_id, error)
+            return False
         except UnreadableCheckpoint as error:
             self._skip(saga_id, error)
             return False
