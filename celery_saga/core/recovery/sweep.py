@@ -225,7 +225,7 @@ class Sweeper:
         dealt_with = [claim for claim, good in zip(claims, done, strict=False) if good]
         if all(done):
             self._store.deregister(instance, dealt_with)
-            del self._recovered[instance]
+            self._recovered.pop(instance, None)
         return len(claims)
 
     def _only_reserved_by(self, instance: str) -> list[str]:
