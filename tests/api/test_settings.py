@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from dataclasses import fields
@@ -39,8 +40,8 @@ def test_an_app_without_a_manager():
 
 
 def test_each_is_described():
-    text = Settings.__doc__ or ""
-    described = re.findall(r"^        (\w+): .+; ", text, re.MULTILINE)
+    text = inspect.cleandoc(Settings.__doc__ or "")  # from Python 3.13 on it is so already
+    described = re.findall(r"^    (\w+): .+; ", text, re.MULTILINE)
     assert described == [each.name for each in fields(Settings)]
 
 
