@@ -177,12 +177,10 @@ class Sweeper:
         """
         try:
             return call()
-        except StoreUnavailable as error:
-            if not isinstance(error, SavedByOthers):
-                raise
+        except (SavedByOthers, UnreadableCheckpoint) as error:
             self._skip(saga_id, error)
-        except UnreadableCheckpoint as error:
-            self._skip(saga_id, error)
+        except StoreUnavailable:
+            raise
         except Exception:
             self._skipped[saga_id] = time.monotonic() + self._policy.skip_time
             log.exception("saga %s cannot be checked", saga_id, extra={"saga_id": saga_id})
@@ -195,7 +193,7 @@ class Sweeper:
             self._skipped[execution.saga_id] = time.monotonic() + self._policy.skip_time
         return not ours
 
-    def _skip(self, saga_id: str, error: UnreadableCheckpoint | StoreUnavailable) -> None:
+    def _skip(self, saga_id: str, error: SavedByOthers | UnreadableCheckpoint) -> None:
         """Nothing about it will go better in a moment."""
         self._skipped[saga_id] = time.monotonic() + self._policy.skip_time
         log.error("%s (it is skipped for a while)", error, extra={"saga_id": saga_id})
@@ -265,14 +263,11 @@ class Sweeper:
                 if execution is not None and self._is_anothers(execution):
                     return False
             call(saga_id, *args)
-        except StoreUnavailable as error:
-            if not isinstance(error, SavedByOthers):
-                raise
+        except (SavedByOthers, UnreadableCheckpoint) as error:
             self._skip(saga_id, error)
             return False
-        except UnreadableCheckpoint as error:
-            self._skip(saga_id, error)
-            return False
+        except StoreUnavailable:
+            raise
         except Exception:
             log.exception("saga %s cannot be recovered now", saga_id, extra={"saga_id": saga_id})
             return False
