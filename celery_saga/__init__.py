@@ -44,9 +44,9 @@ _HOMES = {
     "definition.operations": "SagaOperation saga_step",
     "definition.steps": "LocalSagaStep",
     "errors": (
-        "AbortSaga BadStepResult BarrierPassedTwice BlockedByUndo ContextTooLarge DefinitionError "
-        "DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated SagaError "
-        "SagaNotActionable SagaNotFound SagaPastPivot SagaStuck SetupError StoreError "
+        "AbortSaga BadStepResult BarrierPassedTwice BlockedByCompensation ContextTooLarge "
+        "DefinitionError DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated "
+        "SagaError SagaNotActionable SagaNotFound SagaPastPivot SagaStuck SetupError StoreError "
         "StoreUnavailable UnserializableValue UnsupportedCheckpoint"
     ),
     "manager": "SagaManager",

@@ -22,11 +22,11 @@
       UnsendableStep                                Celery cannot make a message of a step
       StoreError
         StoreUnavailable                              the store does not answer now
-        OutboxRefused                                 the store may not write to the broker
+        PublishRefused                                 the store may not write to the broker
         UnreadableCheckpoint                          a saga's record is damaged
           UnsupportedCheckpoint                       written by a newer version
       AbortSaga                                       raised by a step: no retries, go back
-        BlockedByUndo                                 a barrier: its undo came before it
+        BlockedByCompensation                                 a barrier: its undo came before it
         BarrierPassedTwice                            one step went through a barrier twice
       SagaExecutionException
         SagaExecutionNotFoundException (LookupError)  no such saga id (= SagaNotFound)
@@ -203,7 +203,7 @@ class StoreUnavailable(StoreError):
     """The store does not answer now; the same call may succeed later."""
 
 
-class OutboxRefused(StoreError):
+class PublishRefused(StoreError):
     """The store could not send a message along with a checkpoint; nothing was saved."""
 
 
@@ -250,7 +250,7 @@ class AbortSaga(SagaError):
     """Raise it in a step to end the saga's way forward at once, without retries."""
 
 
-class BlockedByUndo(AbortSaga):
+class BlockedByCompensation(AbortSaga):
     """The undo of a step was committed before the step: its barrier blocks every attempt of it."""
 
     def __init__(self, key: str) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOREVER = 3600.0
 
 #: Seconds for which :meth:`SagaResult.forget` waits for a result to be stored.
-TOLD_IN_TIME = 10.0
+NOTICE_TIMEOUT = 10.0
 
 
 class SagaResult(ResultBase):
@@ -294,7 +294,7 @@ class SagaResult(ResultBase):
         after, changed = orchestrator.apply(self.id, event, self.execution)
         running = after.first_active
         forward = running is not None and running.direction is Direction.FORWARD
-        if terminate and running and forward and after.unwind is not None:
+        if terminate and running and forward and after.rollback_reason is not None:
             control = self._runtime.app.control
             control.revoke(running.task_id(self.id), terminate=True, signal=signal)
         return changed
@@ -323,7 +323,7 @@ class SagaResult(ResultBase):
             SagaNotActionable: it is not over, or is stuck, or its result could not be stored yet.
             SagaExecutionNotFoundException: there is no such saga.
         """
-        give_up = time.monotonic() + TOLD_IN_TIME
+        give_up = time.monotonic() + NOTICE_TIMEOUT
         while True:
             found = self.execution
             if found.status not in TERMINAL:

@@ -26,7 +26,7 @@ from celery_saga.errors import SetupError
 from celery_saga.messaging.inspection import CeleryInspector
 from celery_saga.messaging.observers import LoggingObserver, Observers
 from celery_saga.messaging.publisher import CeleryPublisher
-from celery_saga.messaging.redis.publish import RedisOutbox
+from celery_saga.messaging.redis.publish import RedisPublisher
 from celery_saga.messaging.results import CeleryResults, drop_result
 from celery_saga.settings import Settings
 from celery_saga.stores.factory import checked, new_store
@@ -57,8 +57,8 @@ Report = Callable[[float], Event]
 class WorkerHeartbeat(Protocol):
     """What a running worker's heartbeat offers the rest of its process."""
 
-    def submit(self, saga_id: str, report: Report, run: str | None) -> bool:
-        """Hand over a report on a step; ``run``: of the saga, ``None``: unknown.
+    def submit(self, saga_id: str, report: Report, run_id: str | None) -> bool:
+        """Hand over a report on a step; ``run_id``: of the saga, ``None``: unknown.
 
         Returns whether it takes them: it does in its own process only.
         """
@@ -154,7 +154,7 @@ class Runtime:
         settings = self.settings
         mask_also(settings.mask_keys or ())  # for contexts, which know no app
         store = guard(new_store(self.app, self.storage, self._memory, self.codec))
-        publisher = guard(CeleryPublisher(self.app, RedisOutbox(self.app, store), self.codec))
+        publisher = guard(CeleryPublisher(self.app, RedisPublisher(self.app, store), self.codec))
         results = guard(CeleryResults(self.app, store))
         observer = Observers(self.observers)
         timeout = settings.store_timeout

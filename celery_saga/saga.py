@@ -20,7 +20,7 @@ from celery_saga.definition.drafts import check_known, draft
 from celery_saga.definition.steps import LocalSagaStep
 from celery_saga.definition.strategies import check_declared
 from celery_saga.errors import DefinitionError
-from celery_saga.messaging.callbacks import linked, origin
+from celery_saga.messaging.callbacks import collect_callbacks, linked
 from celery_saga.messaging.headers import checked_headers
 from celery_saga.messaging.outcome import START
 from celery_saga.result import SagaResult
@@ -248,7 +248,7 @@ def start_request(
         deadline,
         on_duplicate,
         headers=checked_headers(headers),
-        callbacks=origin(app, saga, linked(app, link, link_error) or None),
+        callbacks=collect_callbacks(app, saga, linked(app, link, link_error) or None),
     )
 
 

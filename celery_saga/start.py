@@ -51,7 +51,7 @@ class StartRequest:
         on_duplicate: what a taken id means, one of :data:`ON_DUPLICATE`.
         headers: of the message or call that starts it; Celery's own are left out.
         callbacks: of its callers and its definition, as plain JSON: see
-            :func:`celery_saga.messaging.callbacks.origin`.
+            :func:`celery_saga.messaging.callbacks.collect_callbacks`.
         ignore_result: whether it is to have no Celery result.
         opened_with: the values by which a second start is recognized as the same one; by default
             the whole context.
@@ -126,9 +126,9 @@ def start(request: StartRequest) -> tuple[str, bool]:
         **times,
         **_lineage(runtime),
         "wants_result": wanted,
-        "origin": request.callbacks,
+        "callbacks": request.callbacks,
         "headers": users_headers(request.headers) or None,
-        "run": secrets.token_hex(4) if named else "",
+        "run_id": secrets.token_hex(4) if named else "",
         "opened_with": digest,
     }
     execution, created = _created(request, saga_id, fields)

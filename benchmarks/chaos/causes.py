@@ -106,8 +106,8 @@ def _cause(
 ) -> str:
     """Why the second effect came although there was the first."""
     first, second = one.line, other.line
-    reported = min(_end_of(first, lines) + REPORT, second.at)
-    for each, until in ((one, reported), (other, second.at)):
+    effect_tokens = min(_end_of(first, lines) + REPORT, second.at)
+    for each, until in ((one, effect_tokens), (other, second.at)):
         if faults.stopped(each.line.worker, each.began, until):
             return "stopped worker"
     recorded = any(

@@ -27,7 +27,7 @@ from benchmarks.chaos.app import (
 )
 from benchmarks.chaos.engines import with_result
 from benchmarks.chaos.judge import RESULTS, Told
-from benchmarks.chaos.ledger import BACKWARD, FORWARD, acting, who
+from benchmarks.chaos.ledger import COMPENSATION, FORWARD, acting, who
 from benchmarks.chaos.orders import Order
 
 #: Seconds after which a Redis broker delivers again what nobody has acknowledged; and how often it
@@ -64,7 +64,8 @@ def undone() -> None:
 def roll_back(saga_id: str, failed: int, work: Work, stumbles: bool) -> None:
     """The errback of a link: undoes those before it."""
     undos = [
-        undo_link.si(work, stumbles, [saga_id, step, BACKWARD]) for step in reversed(range(failed))
+        undo_link.si(work, stumbles, [saga_id, step, COMPENSATION])
+        for step in reversed(range(failed))
     ]
     chain(*undos, undone.si().set(task_id=f"{saga_id}-undone")).apply_async()
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.chaos.causes import Faults, duplicates
-from benchmarks.chaos.ledger import BACKWARD, FORWARD, Line
+from benchmarks.chaos.ledger import COMPENSATION, FORWARD, Line
 from benchmarks.chaos.orders import Order
 
 #: Celery's state of the result of a saga, by the saga's status.
@@ -104,7 +104,7 @@ def _effects(order: Order, lines: Sequence[Line]) -> tuple[list[bool], int]:
         if line.what != "effect":
             continue
         standing[line.step] = line.direction == FORWARD
-        if line.direction == BACKWARD:
+        if line.direction == COMPENSATION:
             undone.add(line.forward_key)
         elif line.key in undone:
             late += 1
@@ -166,15 +166,15 @@ class _Course:
     def _backward(self, line: Line) -> None:
         if self.undoing is None:
             self.undoing = line
-        if line.what == "began" and not self._may_be_undone(line):
+        if line.what == "began" and not self._may_be_compensated(line):
             self.reasons.append("a step was undone that had left nothing")
         if line.what != "effect":
             return
-        if any(above > line.step for above in self._open if above < self._order.undoable):
+        if any(above > line.step for above in self._open if above < self._order.needs_compensation):
             self.reasons.append("an undo ran before that of a later step")
         self._open.discard(line.step)
 
-    def _may_be_undone(self, line: Line) -> bool:
+    def _may_be_compensated(self, line: Line) -> bool:
         """A step may be undone unless each body of it has said that it left nothing.
 
         A process may have died between the claim and the body's first line, or between its last

@@ -27,7 +27,7 @@ LEDGER = "SAGA_CHAOS_LEDGER"
 LINES = "lines"
 
 #: The directions in which steps run.
-FORWARD, BACKWARD = "f", "c"
+FORWARD, COMPENSATION = "f", "c"
 
 #: Lines that are fetched at once.
 PAGE = 20_000

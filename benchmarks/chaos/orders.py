@@ -41,7 +41,7 @@ class Order:
     pauses: tuple[tuple[float, float], ...] = ()
 
     @property
-    def undoable(self) -> int:
+    def needs_compensation(self) -> int:
         """How many steps have an undo: all, or all but the last."""
         return len(self.kinds) - self.pivot
 

@@ -94,10 +94,10 @@ def journal_of_text(text: str) -> tuple[tuple[int, ...], ...]:
 _OF_STEP: Readers = {
     "status": StepStatus,
     "claim": _claim,
-    "reported": tuple,
+    "effect_tokens": tuple,
     "log": _attempts,
     "error": _failure,
-    "undo_error": _failure,
+    "compensation_error": _failure,
 }
 _OF_HEAD: Readers = {
     "status": SagaStatus,
@@ -105,7 +105,7 @@ _OF_HEAD: Readers = {
     "active": _refs,
     "journal": journal_of_text,
     "last_requests": _requests,
-    "unwind": _failure,
+    "rollback_reason": _failure,
     "error": _failure,
 }
 

@@ -253,7 +253,7 @@ class Dispatch:
 
 
 @dataclass(frozen=True)
-class Announce:
+class NotifyCallers:
     """The saga is settled: tell whoever waits; ``again`` if that was tried before."""
 
     status: SagaStatus
@@ -268,7 +268,7 @@ class Alert:
     text: str
 
 
-Command = Dispatch | Announce | Alert
+Command = Dispatch | NotifyCallers | Alert
 
 
 class Subject(str, Enum):

@@ -62,18 +62,19 @@ class SagaExecution:
         values: the context's data; :attr:`context` gives it as a :class:`SagaContext`.
         steps: one record a step, in the plan's order.
         status: see :class:`SagaStatus`.
-        direction: forward, or backward once the unwind began.
+        direction: forward, or compensation once the rollback began.
         active: the dispatches that are sent and not over yet; without branches one at most.
         journal: paths of the steps with a compensation whose effects stand or may stand, in the
             order in which these steps end; the rollback takes them from its end.
         revision: raised by every saved change; a save names the one that it read.
-        unwind: why the saga is to go back as soon as no forward claim is alive.
+        rollback_reason: why the saga is rolled back as soon as no forward claim is alive.
         error: why it failed.
         deadline: store time at which the way forward is given up, unless the pivot was sent.
         due_at: when the sweep looks next, store time; ``None``: never.
         wants_result: its end is to be stored as the Celery result of its id.
         result_pending: it is settled, and that is not stored, or its callers are not told.
-        origin: what its callers want to be told, as JSON (:mod:`celery_saga.messaging.results`).
+        callbacks: the links of the call and the callbacks of the definition that its end is to
+            call, as JSON (:mod:`celery_saga.messaging.callbacks`).
         headers: of the message that started it, all but Celery's own, as plain JSON; they are on
             every message of it (:mod:`celery_saga.messaging.headers`).
         history: what operators and exceptional events did; it is for people, and only appended to.
@@ -82,8 +83,8 @@ class SagaExecution:
         resolved_at: store time at which an operator said last how it has ended.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.
-        run: drawn for it where its id was given, so that neither messages nor reports of an earlier
-            saga of that id, which is gone, are taken for its own.
+        run_id: drawn where its saga id was given, so that messages and reports of an earlier
+            saga of that id, which was deleted or expired, are not taken for its own.
         opened_with: digest of the context that it began with, where its id was given: it tells
             whether a second start of the id is the same one.
         created_at: store time of the start.
@@ -99,13 +100,13 @@ class SagaExecution:
     active: tuple[StepRef, ...] = ()
     journal: tuple[tuple[int, ...], ...] = ()
     revision: int = 0
-    unwind: Failure | None = None
+    rollback_reason: Failure | None = None
     error: Failure | None = None
     deadline: float | None = None
     due_at: float | None = None
     wants_result: bool = False
     result_pending: bool = False
-    origin: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
+    callbacks: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments of others
     headers: Mapping[str, Any] | None = field(default=None, repr=False)  # a token may be in them
     history: tuple[Note, ...] = ()
     stuck_count: int = 0
@@ -113,7 +114,7 @@ class SagaExecution:
     resolved_at: float | None = None
     root_id: str = ""
     parent_id: str = ""
-    run: str = ""
+    run_id: str = ""
     opened_with: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -249,7 +250,7 @@ class SagaExecution:
         """
         if self.active:
             return self.active[0].step
-        if self.direction is Direction.BACKWARD:
+        if self.direction is Direction.COMPENSATION:
             return self.next_compensation
         for index, step in enumerate(self.steps):
             if step.status not in (StepStatus.SUCCEEDED, StepStatus.SKIPPED):
@@ -325,7 +326,7 @@ class SagaExecution:
     def idempotency_key(self, index: int, direction: Direction) -> str:
         """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""
         step = self.steps[index]
-        turn = step.round if direction is Direction.FORWARD else step.undo_round
+        turn = step.round if direction is Direction.FORWARD else step.compensation_round
         return f"{self.saga_id}/{step.name}/{direction}/{turn}"
 
 

@@ -74,10 +74,10 @@ def cause_of(execution: SagaExecution) -> Exception | None:
     """
     error = exception_of(execution.error) if execution.error else None
     for step in execution.steps if execution.status is SagaStatus.STUCK else ():
-        if step.status is StepStatus.COMPENSATION_FAILED and step.undo_error is not None:
-            undo = exception_of(step.undo_error)
-            undo.__context__ = error
-            return undo
+        if step.status is StepStatus.COMPENSATION_FAILED and step.compensation_error is not None:
+            compensation = exception_of(step.compensation_error)
+            compensation.__context__ = error
+            return compensation
     return error
 
 

@@ -23,11 +23,11 @@ from celery_saga.core.decide import decide
 from celery_saga.core.decide.observed import alerted, claimed_by, fields_of, transitions
 from celery_saga.core.events import (
     Alert,
-    Announce,
     Command,
     Decision,
     Dispatch,
     Event,
+    NotifyCallers,
     ResultStored,
     Started,
     StepFailed,
@@ -46,7 +46,7 @@ from celery_saga.core.ports import (
     Store,
 )
 from celery_saga.errors import (
-    OutboxRefused,
+    PublishRefused,
     SagaExecutionNotFoundException,
     StoreUnavailable,
     UnsendableStep,
@@ -144,7 +144,7 @@ class Orchestrator:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the way forward is given up.
-            fields: of the new execution: ``wants_result``, ``origin``, ``headers``, ``run``,
+            fields: of the new execution: ``wants_result``, ``callbacks``, ``headers``, ``run_id``,
                 ``opened_with``, ``root_id``, ``parent_id``.
 
         Returns: the execution, and whether this call created it.
@@ -175,10 +175,10 @@ class Orchestrator:
         return found
 
     def claim(
-        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         """Take a ref before its body runs, waiting out a store that is unavailable."""
-        take = partial(self.store.claim, saga_id, ref, claim, plan, run)
+        take = partial(self.store.claim, saga_id, ref, claim, plan, run_id)
         taken = retry.retry_while_unavailable(take, timeout=self.store_timeout)
         if isinstance(taken, SagaExecution):
             self._observe(lambda: [claimed_by(taken, ref)])
@@ -191,7 +191,7 @@ class Orchestrator:
         known: SagaExecution | None = None,
         *,
         timeout: float = 0.0,
-        run: str | None = None,
+        run_id: str | None = None,
     ) -> Applied:
         """Let ``event`` have its effect: decide, save with what the store carries, send the rest.
 
@@ -201,14 +201,14 @@ class Orchestrator:
         Args:
             known: saves a load if it is still the newest.
             timeout: seconds for which a call of an unavailable store is retried.
-            run: that of the saga, if the event names one.
+            run_id: that of the saga, if the event names one.
 
         Raises:
             SagaError: the decision's refusal of a request.
             SagaExecutionNotFoundException: the saga is gone.
             StoreUnavailable: also where others changed the saga at each of many tries.
         """
-        saved = self._change(saga_id, event, known, timeout, run)
+        saved = self._change(saga_id, event, known, timeout, run_id)
         return Applied(self._send(saved), saved.changed)
 
     def _change(
@@ -217,16 +217,16 @@ class Orchestrator:
         event: Event,
         known: SagaExecution | None = None,
         timeout: float = 0.0,
-        run: str | None = None,
+        run_id: str | None = None,
     ) -> _Saved:
         """Decide and save, until the revision that was read still stands."""
-        execution = known or self._newest(saga_id, run, timeout)
+        execution = known or self._newest(saga_id, run_id, timeout)
         for pause in retry.pauses_after_conflicts(timeout):
             try:
                 decision = decide(execution, event)
                 batch = self._batch(decision)
             except NotLoaded:
-                execution = self._newest(saga_id, execution.run, timeout)
+                execution = self._newest(saga_id, execution.run_id, timeout)
                 continue
             if decision.refusal is not None:
                 raise decision.refusal
@@ -238,15 +238,15 @@ class Orchestrator:
                 return _Saved(saved, decision.commands, left, execution)
             if pause:
                 self._pause(pause)
-            execution = self._newest(saga_id, execution.run, timeout)
+            execution = self._newest(saga_id, execution.run_id, timeout)
         what = type(event).__name__
         text = f"others saved saga {saga_id} first, each time that {what} was tried"
         raise retry.SavedByOthers(f"{text}; the sweep goes on with it")
 
-    def _newest(self, saga_id: str, run: str | None, timeout: float) -> SagaExecution:
+    def _newest(self, saga_id: str, run_id: str | None, timeout: float) -> SagaExecution:
         """The saga, unless it is gone and another one has its id."""
         found = retry.retry_while_unavailable(partial(self.load, saga_id), timeout)
-        if run is not None and found.run != run:
+        if run_id is not None and found.run_id != run_id:
             raise SagaExecutionNotFoundException(saga_id)
         return found
 
@@ -258,8 +258,8 @@ class Orchestrator:
         after, message = decision.execution, self.publisher.message
         sent = [each for each in decision.commands if isinstance(each, Dispatch)]
         batch = self._carried(after, [(each.ref, message(after, each)) for each in sent])
-        ends = any(isinstance(each, Announce) and not each.again for each in decision.commands)
-        if not ends or not after.result_pending or after.origin is not None:
+        ends = any(isinstance(each, NotifyCallers) and not each.again for each in decision.commands)
+        if not ends or not after.result_pending or after.callbacks is not None:
             return batch
         result = self.results.encode(after)
         if result is None or not self._carries(result):
@@ -289,7 +289,7 @@ class Orchestrator:
         if batch.carried:
             try:
                 return retried(partial(write, batch.after, batch=batch.carried)), batch.left
-            except (OutboxRefused, StoreUnavailable) as error:
+            except (PublishRefused, StoreUnavailable) as error:
                 self.publisher.reconsider()
                 if isinstance(error, StoreUnavailable):
                     raise
@@ -316,13 +316,13 @@ class Orchestrator:
         """Publish, store the result, alert; the events that come of it."""
         execution, commands = saved.execution, saved.commands
         if saved.changed:
-            settles = any(isinstance(each, Announce) and not each.again for each in commands)
+            settles = any(isinstance(each, NotifyCallers) and not each.again for each in commands)
             found = partial(transitions, saved.before, execution, settles)
             if settles and execution.status is not SagaStatus.COMPLETED:
                 execution = self._whole(execution)  # what holds it up is in any of its steps
             self._observe(lambda: [each._replace(execution=execution) for each in found()])
         for command in commands:
-            if isinstance(command, Announce):
+            if isinstance(command, NotifyCallers):
                 yield from self._end(execution)
             elif isinstance(command, Alert):
                 self.alert(execution, command)

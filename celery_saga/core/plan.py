@@ -52,7 +52,7 @@ class Input:
                 return _MISSING
         return value
 
-    def stands_in(self, context: Mapping[str, Any]) -> bool:
+    def is_in(self, context: Mapping[str, Any]) -> bool:
         """Whether ``context`` has it; a plain key is not decoded for that."""
         if len(self.path) == 1:
             return self.path[0] in context
@@ -115,7 +115,7 @@ class Call:
     def missing(self, context: Mapping[str, Any]) -> str | None:
         """The first required input which ``context`` lacks: its key, or its path as a tuple."""
         for item in self.inputs:
-            if item.required and not item.stands_in(context):
+            if item.required and not item.is_in(context):
                 return str(item.path[0] if len(item.path) == 1 else item.path)
         return None
 
@@ -244,12 +244,12 @@ def _to_dict(item: Any) -> Any:
 
 
 def _step_from_dict(data: dict[str, Any]) -> PlanStep:
-    undo = data.get("compensation")
+    compensation = data.get("compensation")
     classes = data.get("compensate_on_failure", False)
     return PlanStep(
         name=data["name"],
         action=_call_from_dict(data["action"]),
-        compensation=_call_from_dict(undo) if undo else None,
+        compensation=_call_from_dict(compensation) if compensation else None,
         pivot=data.get("pivot", False),
         compensate_on_failure=tuple(classes) if isinstance(classes, list) else classes,
         read_only=data.get("read_only", False),

@@ -133,13 +133,13 @@ class Store(Protocol):
         ...
 
     def claim(
-        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         """Take ``ref`` by the rule of :func:`celery_saga.core.execution.claimed`, atomically.
 
         The claim's ``at`` is set by the store. With the hash of the saga's ``plan``, a store may
         answer with no more of the execution than a step that succeeds needs
-        (:mod:`celery_saga.core.context.lazy`). A message of another ``run`` of the id is stale.
+        (:mod:`celery_saga.core.context.lazy`). A message of another run of the id is stale.
 
         Raises:
             UnsupportedCheckpoint: a newer version saved it; it is not claimed.
@@ -163,7 +163,7 @@ class Store(Protocol):
         or stuck one never, nor one whose result is still to be stored.
 
         Raises:
-            OutboxRefused: the server refused an envelope; nothing was saved.
+            PublishRefused: the server refused an envelope; nothing was saved.
         """
         ...
 
@@ -173,7 +173,7 @@ class Store(Protocol):
         A publisher finds out with it whether they arrive.
 
         Raises:
-            OutboxRefused: the server refused an envelope.
+            PublishRefused: the server refused an envelope.
         """
         ...
 
@@ -338,7 +338,7 @@ class BrokerInspector(Protocol):
         """
         ...
 
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+    def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         """Names of the workers that consume these queues and do not know of sagas, by queue.
 
         Only those that answer within a second or two.

@@ -30,7 +30,7 @@ def execution_lines(execution: Any) -> Iterator[str]:
     """An execution in ten lines at most, whatever there is in it; no values of the context."""
     status, name = execution.status.value, execution.plan.saga
     yield f"<{type(execution).__name__} {_line(repr(name))} {execution.saga_id}: {status}"
-    for failure in (execution.unwind, execution.error):
+    for failure in (execution.rollback_reason, execution.error):
         if failure is not None:
             at = f" at step {failure.step!r}" if failure.step else ""
             yield f"  {_line(f'failed{at}: {failure}')}"
@@ -65,7 +65,7 @@ def _step(execution: Any, index: int) -> str:
         step = execution.steps[index]
     except NotLoaded:
         return f"{_line(name)}: not read"
-    error = step.undo_error or step.error
+    error = step.compensation_error or step.error
     return f"{_line(name)}: {step.status.value}" + (f" ({_line(error)})" if error else "")
 
 

@@ -80,7 +80,7 @@ class Direction(str, Enum):
     """Which of a step's two tasks is meant. The value is the letter used in message ids."""
 
     FORWARD = "f"
-    BACKWARD = "c"
+    COMPENSATION = "c"
 
     __str__ = str.__str__
 
@@ -133,7 +133,7 @@ class StepRef(NamedTuple):
         if match is None:
             return None
         saga_id, letter, path, epoch = match.groups()
-        direction = Direction.FORWARD if letter == "f" else Direction.BACKWARD
+        direction = Direction.FORWARD if letter == "f" else Direction.COMPENSATION
         return saga_id, cls(tuple(map(int, path.split("."))), direction, int(epoch))
 
 
@@ -223,23 +223,23 @@ class SagaStepExecution:
         name: the step's name.
         status: see :class:`StepStatus`.
         epoch: of the newest dispatch, over both directions; 0 before the first.
-        forward_epoch: of the newest forward dispatch, once the undo was dispatched.
+        forward_epoch: of the newest forward dispatch, once the compensation was dispatched.
         claim: who runs it.
         effect: an effect was reported, or may exist, and is not undone.
         retries: the highest Celery retry count seen; a message that is sent again carries it.
         attempts: failed attempts in the engine's own retries, this direction.
         lost: attempts whose outcome stayed unknown, this direction.
-        round: how often the forward task began anew after its undo ran.
-        undo_round: how often the undo began anew after a late effect.
-        reopened: a late effect arrived while the undo was on its way.
-        reported: tokens of the effects that were counted; a second report says nothing new.
+        round: how often the forward task began anew after its compensation ran.
+        compensation_round: how often the compensation began anew after a late effect.
+        late_effect: a late effect arrived while its compensation was active.
+        effect_tokens: claims of the effects that were counted; a second report says nothing new.
         expected_at: when the newest message could be taken at the earliest, store time.
         republished: how often that message was sent again.
         unclaimed: how often of these because nobody had it.
         not_before: no dispatch before this store time (the engine's own delays).
-        unknown_since: since when workers say that they do not know the task.
+        task_unknown_since: since when workers say that they do not know the task.
         error: why the forward task failed.
-        undo_error: why the undo failed.
+        compensation_error: why the compensation failed.
         kept: context values of before, as JSON texts, that its compensation reads and that others
             have changed since, or that only its own result holds; a key that was not there: None.
         revised: how the message of its task's last retry differs from the planned one, as plain
@@ -259,16 +259,16 @@ class SagaStepExecution:
     attempts: int = 0
     lost: int = 0
     round: int = 0
-    undo_round: int = 0
-    reopened: bool = False
-    reported: tuple[str, ...] = ()
+    compensation_round: int = 0
+    late_effect: bool = False
+    effect_tokens: tuple[str, ...] = ()
     expected_at: float | None = None
     republished: int = 0
     unclaimed: int = 0
     not_before: float | None = None
-    unknown_since: float | None = None
+    task_unknown_since: float | None = None
     error: Failure | None = None
-    undo_error: Failure | None = None
+    compensation_error: Failure | None = None
     kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
     revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
     log: tuple[Attempt, ...] = field(default=(), repr=False)
@@ -279,8 +279,8 @@ class SagaStepExecution:
         return short(self)
 
     @property
-    def undoable(self) -> bool:
-        """Whether its effect stands, and its undo has not failed for good."""
+    def needs_compensation(self) -> bool:
+        """Whether its effect stands, and its compensation has not failed for good."""
         return self.effect and self.status is not StepStatus.COMPENSATION_FAILED
 
 

@@ -58,12 +58,12 @@ def _lost_inputs(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
     before: set[str | int] = set()
     for index, step in steps:
         before.update(key for item in step.action.inputs if item.required for key in item.path[:1])
-        key, undo = result_key(step), step.compensation
-        for item in undo.inputs if undo is not None else ():
-            if undo and item.required and key not in before and item.path[:1] == (key,):
+        key, compensation = result_key(step), step.compensation
+        for item in compensation.inputs if compensation is not None else ():
+            if compensation and item.required and key not in before and item.path[:1] == (key,):
                 yield (
                     (index, item.param),
-                    f"compensation {undo.task!r} requires {item.param!r}, which only step "
+                    f"compensation {compensation.task!r} requires {item.param!r}, which only step "
                     f"{step.name!r} itself returns; if that step's outcome is lost, the saga gets "
                     f"stuck: give {item.param!r} a default and find the effect by "
                     f"saga_info().forward_key",

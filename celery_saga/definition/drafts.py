@@ -64,10 +64,10 @@ def _draft_step(step: LocalSagaStep, name: str, app: Celery | None) -> PlanStep 
     action = _draft_call(name, step.action, read_only or step.options.get("on_lost"), app)
     if action is None:
         return None
-    undo = step.compensation
-    compensation = None if undo is None else _draft_call(name, undo, True, app)
-    if compensation is None and undo is not None:
-        compensation = Call(undo.label if functions.is_plain(undo.callback) else "", "context")
+    given = step.compensation
+    compensation = None if given is None else _draft_call(name, given, True, app)
+    if compensation is None and given is not None:
+        compensation = Call(given.label if functions.is_plain(given.callback) else "", "context")
     pivot = bool(step.options.get("pivot"))
     return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only)
 

@@ -121,8 +121,8 @@ def _plan_step(
     compensation = None
     if step.compensation is not None:
         limit = Settings.of(app).compensation_max_attempts
-        attempts_back = step.compensation.options.get("max_attempts", limit)
-        compensation = target.call(step.compensation, "compensation", True, attempts_back)
+        compensation_attempts = step.compensation.options.get("max_attempts", limit)
+        compensation = target.call(step.compensation, "compensation", True, compensation_attempts)
         given = {key: step.action.options.get(key) for key in ("queue", "priority")}
         given = {key: value for key, value in given.items() if value is not None}
         compensation = filled(app, compensation, given)

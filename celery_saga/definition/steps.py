@@ -171,11 +171,11 @@ class LocalSagaStep(SagaStep):
         allowed = STEP_OPTIONS | {"compensation"}
         action, about = operation_of(callback, parameters, options, allowed)
         self._paired = "compensation" not in options or options["compensation"] is not None
-        undo = about.pop("compensation", None)
+        compensation = about.pop("compensation", None)
         self._set_options(about)
         self.action = action
-        if undo is not None:
-            self.on_failure(undo)
+        if compensation is not None:
+            self.on_failure(compensation)
 
     def _set_options(self, options: Mapping[str, Any]) -> None:
         for key in options:
@@ -204,12 +204,12 @@ class LocalSagaStep(SagaStep):
         assert self.action is not None
         made = copy(self)
         made.action, about = as_told(self.action, found)
-        undo = about.pop("compensation", None)
-        undo = undo if self._paired else None
+        compensation = about.pop("compensation", None)
+        compensation = compensation if self._paired else None
         if about:
             made._set_options({**about, **self.options})
-        if self.compensation is not None or undo is not None:
-            given = self.compensation or operation_of(undo, None, {})[0]
+        if self.compensation is not None or compensation is not None:
+            given = self.compensation or operation_of(compensation, None, {})[0]
             made.compensation, _ = as_told(given, found)
         return made
 

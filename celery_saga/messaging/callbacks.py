@@ -30,7 +30,7 @@ def linked(app: Celery, link: Any = None, link_error: Any = None) -> dict[str, A
     return {name: given for name, given in found.items() if given}
 
 
-def origin(
+def collect_callbacks(
     app: Celery, definition: SagaDefinition, kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """All that is to be told of a run, as plain JSON; ``None``: nobody wants to know.
@@ -49,9 +49,9 @@ def origin(
     return plain
 
 
-def told_of(origin: Mapping[str, Any], status: str) -> dict[str, Any]:
+def callbacks_at(collect_callbacks: Mapping[str, Any], status: str) -> dict[str, Any]:
     """The request's words of an end with that status, the definition's callbacks among them."""
-    found = dict(origin)
+    found = dict(collect_callbacks)
     own = found.pop("on", {}).get(status)
     if own:
         kind = "callbacks" if status == "COMPLETED" else "errbacks"

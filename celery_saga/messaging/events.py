@@ -51,7 +51,7 @@ def refused(saga_id: str, ref: StepRef, refusal: Refused) -> Ended:
     return Ended(text, "task-revoked", terminated=False, signum=None, expired=False)
 
 
-class _TellsEnds:
+class _ReportsEnds:
     """A worker's request that sends the event of :class:`Ended`."""
 
     __slots__ = ()
@@ -70,7 +70,7 @@ class _TellsEnds:
         return done
 
 
-class TellingRequest:
+class EndReportingRequest:
     """Stands for a task's ``Request`` option: the class that it names, which also tells ends.
 
     Celery reads the option when a worker builds its strategy for the task. Before that the class is
@@ -89,6 +89,6 @@ class TellingRequest:
             return self  # a worker asks the task, and not its class
         if self._made is None:
             cls: Any = symbol_by_name(self._option)
-            known = not isinstance(cls, type) or issubclass(cls, _TellsEnds)
-            self._made = cls if known else type(cls.__name__, (_TellsEnds, cls), {})
+            known = not isinstance(cls, type) or issubclass(cls, _ReportsEnds)
+            self._made = cls if known else type(cls.__name__, (_ReportsEnds, cls), {})
         return self._made

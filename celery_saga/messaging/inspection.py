@@ -82,7 +82,7 @@ def queues_of(said: Any) -> frozenset[str]:
     return frozenset(str(queue.get("name")) for queue in found)
 
 
-def strangers(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+def workers_without_plugin(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[str]]:
     """Names of the workers that consume these queues and do not know of sagas, by queue.
 
     A worker without the plugin would log an error about a question that it does not know: it is
@@ -132,8 +132,8 @@ class CeleryInspector:
         lost = bool(exchange) and lacks_exchange(self._app, exchange)
         return MessageState.NOWHERE if lost else None
 
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
-        return strangers(self._app, queues)
+    def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+        return workers_without_plugin(self._app, queues)
 
     def backlog(self, queues: Collection[str]) -> Backlog:
         return backlog(self._app, queues)

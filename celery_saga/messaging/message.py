@@ -95,7 +95,7 @@ class Messages:
             "saga_id": execution.saga_id,
             "step": execution.steps[ref.step].name,
         }
-        if ref.direction is Direction.BACKWARD:
+        if ref.direction is Direction.COMPENSATION:
             shown["undo"] = True
         size, words, origins = 0, self._mask_keys, call.origins
         for key in [key for key in kwargs if key not in shown]:
@@ -144,7 +144,7 @@ def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
 def mark_of(execution: SagaExecution) -> dict[str, str]:
     """What marks the message of a step; saga, step, direction and epoch are in the task's id."""
     plan = execution.plan.hash
-    return {"plan": plan, "run": execution.run} if execution.run else {"plan": plan}
+    return {"plan": plan, "run_id": execution.run_id} if execution.run_id else {"plan": plan}
 
 
 def _shown(text: str) -> Any:
@@ -161,7 +161,7 @@ def _shown(text: str) -> Any:
 
 def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
     """The task before: the previous step's, or for an undo the one that it undoes."""
-    index = ref.step if ref.direction is Direction.BACKWARD else ref.step - 1
+    index = ref.step if ref.direction is Direction.COMPENSATION else ref.step - 1
     if index < 0:
         return execution.parent_id or None
     step = execution.steps[index]

@@ -14,7 +14,7 @@ from celery_saga.core.decide.repair import Obstacle, obstacle_of
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.failures import cause_of
 from celery_saga.errors import SagaCompensated, SagaFailedExecutionException, SagaStuck
-from celery_saga.messaging.callbacks import told_of
+from celery_saga.messaging.callbacks import callbacks_at
 from celery_saga.messaging.headers import as_sent
 
 #: The engine task that starts a saga; its id is the saga's.
@@ -57,7 +57,7 @@ def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
 
 def request_of(execution: SagaExecution) -> Any:
     """The request of the task that started the saga, or of one that might have."""
-    told = told_of(execution.origin or {}, execution.status.value)
+    told = callbacks_at(execution.callbacks or {}, execution.status.value)
     kept: Mapping[str, Any] = kombu_json.loads(json.dumps(told))
     saga_id = execution.saga_id
     return Context(

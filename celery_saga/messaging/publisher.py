@@ -22,7 +22,7 @@ from celery_saga.errors import UnsendableStep
 from celery_saga.messaging.headers import users_headers
 from celery_saga.messaging.message import Messages
 from celery_saga.messaging.recording import added_to, recorder
-from celery_saga.messaging.redis.publish import RedisOutbox, arguments, remember, send
+from celery_saga.messaging.redis.publish import RedisPublisher, arguments, remember, send
 
 log = logging.getLogger("celery_saga")
 
@@ -49,7 +49,9 @@ class CeleryPublisher:
         codec: writes the arguments that are not in a checkpoint.
     """
 
-    def __init__(self, app: Celery, outbox: RedisOutbox | None = None, codec: Codec = JSON) -> None:
+    def __init__(
+        self, app: Celery, outbox: RedisPublisher | None = None, codec: Codec = JSON
+    ) -> None:
         self._app, self._messages = app, Messages(app, codec)
         self._outbox = outbox
         self._here = threading.local()

@@ -62,7 +62,7 @@ def wanted(app: Celery, ignore_result: bool | None = False) -> bool:
     return not isinstance(app.backend, DisabledBackend)
 
 
-def origin_of(request: Any) -> dict[str, Any]:
+def callbacks_of(request: Any) -> dict[str, Any]:
     """What is kept of a request, as plain JSON."""
     kept = {name: getattr(request, name, None) for name in _KEPT}
     kept["priority"] = (request.delivery_info or {}).get("priority")
@@ -89,10 +89,10 @@ class CeleryResults:
         return self._in_store.encode(execution)
 
     def publish(self, execution: SagaExecution) -> None:
-        announce(self._app, execution)
+        publish_and_notify(self._app, execution)
 
 
-def announce(app: Celery, execution: SagaExecution) -> None:
+def publish_and_notify(app: Celery, execution: SagaExecution) -> None:
     """Store the result of a settled saga, and tell its callers.
 
     The result comes first: while the backend is away nobody is told, and nobody is told twice.
@@ -110,7 +110,7 @@ def announce(app: Celery, execution: SagaExecution) -> None:
         except EncodeError as error:
             _fail(app, execution, request, error)  # as Celery does with such a result
             return
-        if execution.origin is None:
+        if execution.callbacks is None:
             return
         try:
             _call_back(app, execution, request)

@@ -76,13 +76,13 @@ class MemoryStore:
         return self._sagas.get(saga_id)
 
     def claim(
-        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         with self._changed:
             found = self._sagas.get(saga_id)
             if found is None:
                 return Refused(UNKNOWN)
-            if found.run != run:
+            if found.run_id != run_id:
                 return Refused("stale")
             taken = claimed(found, ref, replace(claim, at=self.now()))
             if taken is None:
@@ -101,7 +101,7 @@ class MemoryStore:
     ) -> SagaExecution | None:
         with self._changed:
             found = self._sagas.get(before.saga_id)
-            if found is None or found.run != before.run:
+            if found is None or found.run_id != before.run_id:
                 return None
             if found.revision != before.revision:
                 writer, saved = self._writers.get(before.saga_id, ("", found))

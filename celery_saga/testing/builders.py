@@ -53,7 +53,7 @@ def claim(
     ref = execution.first_active
     assert ref is not None
     mine = Claim(uuid.uuid4().hex, instance, retries)
-    return store.claim(execution.saga_id, ref, mine, run=execution.run)
+    return store.claim(execution.saga_id, ref, mine, run_id=execution.run_id)
 
 
 def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:

@@ -243,7 +243,7 @@ class StoreContract(InstanceContract, GoneContract):
         first = create(store)
         for ref in (
             StepRef((0,), Direction.FORWARD, 2),
-            StepRef((0,), Direction.BACKWARD, 1),
+            StepRef((0,), Direction.COMPENSATION, 1),
             StepRef((1,), Direction.FORWARD, 1),
             StepRef((9,), Direction.FORWARD, 1),
         ):
@@ -289,16 +289,16 @@ class StoreContract(InstanceContract, GoneContract):
         assert first.saga_id not in store.due(1000)
 
     def test_a_settled_saga_whose_result_is_not_stored_is_due(self, store: Store) -> None:
-        origin = {"callbacks": [{"task": "t", "kwargs": {"n": [1, None]}}], "priority": 3}
-        new = replace(make_execution(store), wants_result=True, origin=origin)
+        callbacks = {"callbacks": [{"task": "t", "kwargs": {"n": [1, None]}}], "priority": 3}
+        new = replace(make_execution(store), wants_result=True, callbacks=callbacks)
         first, _ = store.create(new, "token")
         past = replace(first, result_pending=True, due_at=store.now() - 1)
         ended = save(store, first, replace(past, status=SagaStatus.COMPLETED))
         assert ended is not None
         assert store.load(first.saga_id) == ended
-        assert (ended.origin, ended.wants_result) == (origin, True)
+        assert (ended.callbacks, ended.wants_result) == (callbacks, True)
         assert first.saga_id in store.due(1000)
-        told = replace(ended, result_pending=False, due_at=None, origin=None)
+        told = replace(ended, result_pending=False, due_at=None, callbacks=None)
         told = save(store, ended, told) or told
         assert store.load(first.saga_id) == told
         assert first.saga_id not in store.due(1000)

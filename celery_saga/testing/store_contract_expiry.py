@@ -11,10 +11,10 @@ from celery_saga.testing.builders import claim, create, granted, make_execution,
 
 def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
     """Two sagas of one id; the first one was claimed, and is gone."""
-    new = replace(make_execution(store), run="first")
+    new = replace(make_execution(store), run_id="first")
     first = granted(claim(store, store.create(new, "one")[0], "old"))
     assert store.delete(new.saga_id)
-    second, created = store.create(replace(new, run="second"), "two")
+    second, created = store.create(replace(new, run_id="second"), "two")
     assert created
     return first, second
 
@@ -49,12 +49,12 @@ class GoneContract:
     def test_a_message_of_a_saga_that_is_gone_is_stale(self, store: Store) -> None:
         """Its id, ref and plan are those of the saga that has the id now."""
         _, second = _twice(store)
-        for run in ("first", ""):
-            late = claim(store, replace(second, run=run), "late")
+        for run_id in ("first", ""):
+            late = claim(store, replace(second, run_id=run_id), "late")
             assert isinstance(late, Refused)
             assert (late.reason, late.owner) == ("stale", None)
         assert store.load(second.saga_id) == second
-        assert granted(claim(store, second, "new")).run == "second"
+        assert granted(claim(store, second, "new")).run_id == "second"
 
     def test_a_report_of_a_saga_that_is_gone_changes_nothing(self, store: Store) -> None:
         """It names the very revision at which the saga is that has the id now."""

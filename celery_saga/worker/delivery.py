@@ -26,7 +26,7 @@ def delivery_of(request: Any) -> tuple[str, StepRef] | None:
     return None if header_of(request) is None else StepRef.parse(request.id)
 
 
-def recognized(app: Celery, request: Any) -> tuple[str, StepRef] | None:
+def restore_header(app: Celery, request: Any) -> tuple[str, StepRef] | None:
     """As :func:`delivery_of` for a request without our header, which a task class may overwrite.
 
     Taken for an ordinary call, its body would run with no report, and the sweep would send the step
@@ -70,7 +70,7 @@ def _was_sent(execution: SagaExecution, ref: StepRef, task: str) -> bool:
     return call is not None and call.task == task
 
 
-def keep_ours(request: Any, options: dict[str, Any]) -> None:
+def preserve_headers(request: Any, options: dict[str, Any]) -> None:
     """Let the message of a step's retry have our header, and show no more than the step's own.
 
     Headers in a retry's options replace those of the request, and what is shown of the arguments

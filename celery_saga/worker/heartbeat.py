@@ -86,14 +86,14 @@ class Heartbeat:
         """As :meth:`stop`, as soon as no body runs in this process any more."""
         self._leaving = True
 
-    def submit(self, saga_id: str, report: Report, run: str | None) -> bool:
+    def submit(self, saga_id: str, report: Report, run_id: str | None) -> bool:
         """Take a report from the worker's main process, whose threads must not wait for a store.
 
         A process of the pool that inherited this object is not listened to.
         """
         if os.getpid() != self._pid:
             return False
-        self._inbox.put(partial(self._deliver, saga_id, report, run))
+        self._inbox.put(partial(self._deliver, saga_id, report, run_id))
         return True
 
     def _beat(self) -> None:
@@ -135,7 +135,7 @@ class Heartbeat:
         self._sweeper.reclaim_own(self.instance, lost, _runs_inside)
         self._sweeper.act_upon(reply, steady)
 
-    def _deliver(self, saga_id: str, report: Report, run: str | None) -> None:
+    def _deliver(self, saga_id: str, report: Report, run_id: str | None) -> None:
         """Give a report to its saga, with the store's time."""
         event = report(self._orchestrator.store.now())
         if isinstance(event, ClaimVoided) and event.ref.task_id(saga_id) in received.steps():
@@ -144,7 +144,7 @@ class Heartbeat:
             return
         timeout = self._orchestrator.store_timeout
         try:
-            self._orchestrator.apply(saga_id, event, timeout=timeout, run=run)
+            self._orchestrator.apply(saga_id, event, timeout=timeout, run_id=run_id)
         except SagaExecutionNotFoundException:
             log.info("a report on saga %s, which does not exist any more", saga_id)
         except UnreadableCheckpoint as error:

@@ -26,9 +26,9 @@ from celery_saga.core import info
 from celery_saga.core.execution import StepRef
 from celery_saga.definition.tasks.declarations import INNER, RUN, run_in
 from celery_saga.errors import AbortSaga, SagaExecutionException, SetupError
-from celery_saga.messaging.events import TellingRequest
+from celery_saga.messaging.events import EndReportingRequest
 from celery_saga.runtime import runtime_of
-from celery_saga.worker.delivery import delivery_of, keep_ours, recognized
+from celery_saga.worker.delivery import delivery_of, preserve_headers, restore_header
 from celery_saga.worker.eager import enclosing_task
 from celery_saga.worker.receivers import body_cut_off
 from celery_saga.worker.step_runner import run_step
@@ -81,7 +81,7 @@ def around(inner: Any) -> Call:
         body = task.run if plain else _method(inner, task)
         _running[id(request)] = request
         try:
-            delivery = delivery_of(request) or recognized(task.app, request)
+            delivery = delivery_of(request) or restore_header(task.app, request)
             with enclosing_task(request):
                 if delivery is None:
                     return _by_itself(body, args, kwargs)
@@ -177,7 +177,7 @@ def _making_retries(inner: Any) -> Call:
             and isinstance(given, dict)
             and given.get("task_id") == request.id
         ):
-            keep_ours(request, given)
+            preserve_headers(request, given)
             if (made := _messages.get()) is not None:
                 made.append(message)
         return message
@@ -204,7 +204,7 @@ _WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "retry": _retrying,
     "signature_from_request": _making_retries,
     "replace": _replacing,
-    "Request": TellingRequest,
+    "Request": EndReportingRequest,
 }
 
 

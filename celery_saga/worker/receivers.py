@@ -111,7 +111,7 @@ def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
 
 def _run(carrier: Any) -> str | None:
     header = header_of(carrier)
-    return None if header is None else header.get("run", "")
+    return None if header is None else header.get("run_id", "")
 
 
 def _report(app: Celery, request: Any, make: Make) -> None:
@@ -127,8 +127,8 @@ def _report(app: Celery, request: Any, make: Make) -> None:
     (saga_id, ref), orchestrator = found, runtime.orchestrator
     try:
         now = retry_while_unavailable(orchestrator.store.now, orchestrator.store_timeout)
-        event, run = make(now, ref, runtime.instance), _run(request)
-        orchestrator.apply(saga_id, event, timeout=orchestrator.store_timeout, run=run)
+        event, run_id = make(now, ref, runtime.instance), _run(request)
+        orchestrator.apply(saga_id, event, timeout=orchestrator.store_timeout, run_id=run_id)
     except SagaExecutionNotFoundException:
         log.info("task %s has failed, and its saga is gone", request.id, extra=log_fields(saga_id))
     except StoreUnavailable:

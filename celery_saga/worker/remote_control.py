@@ -19,10 +19,10 @@ from celery_saga.runtime import installed
 from celery_saga.settings import PREFIX, Settings
 
 #: The question's name.
-QUESTION = "saga"
+COMMAND = "saga"
 
 #: The worker's own settings that are told. None of them holds a secret.
-TOLD = ("heartbeat", "heartbeat_ttl", "key_prefix")
+REPORTED_SETTINGS = ("heartbeat", "heartbeat_ttl", "key_prefix")
 
 #: Celery's setting that is told.
 SHUTDOWN = "worker_soft_shutdown_timeout"
@@ -38,16 +38,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def told_settings(app: Celery) -> dict[str, Any]:
+def reported_settings(app: Celery) -> dict[str, Any]:
     """The settings that are told, as ``app`` has them: plain numbers and texts."""
     settings, _ = Settings.read(app.conf)
-    told = {PREFIX + name: getattr(settings, name) for name in TOLD}
+    told = {PREFIX + name: getattr(settings, name) for name in REPORTED_SETTINGS}
     return {**told, SHUTDOWN: app.conf[SHUTDOWN]}
 
 
 def connect() -> None:
     """Have the workers of this process know the question."""
-    inspect_command(name=QUESTION)(answer)
+    inspect_command(name=COMMAND)(answer)
 
 
 def answer(state: Any, **kwargs: Any) -> dict[str, Any]:
@@ -60,6 +60,6 @@ def answer(state: Any, **kwargs: Any) -> dict[str, Any]:
         "heartbeat": runtime.heartbeat is not None,
         "pool": type(state.consumer.pool).__module__.rpartition(".")[2],
         "versions": versions(),
-        "settings": told_settings(state.app),
+        "settings": reported_settings(state.app),
         "clock": time.time(),
     }

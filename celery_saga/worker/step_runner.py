@@ -96,8 +96,8 @@ def _claimed(
     """The saga with the claim on its step; raises as :func:`run_step`."""
     try:
         header = header_of(request) or {}
-        plan, run = header.get("plan"), header.get("run", "")
-        execution = runtime.orchestrator.claim(saga_id, ref, claim, plan, run)
+        plan, run_id = header.get("plan"), header.get("run_id", "")
+        execution = runtime.orchestrator.claim(saga_id, ref, claim, plan, run_id)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     except UnreadableCheckpoint as error:
@@ -176,7 +176,7 @@ class _Delivery:
             step=step.name,
             direction=ref.direction.value,
             attempt=1 + self._retries + step.attempts + step.lost,
-            round=step.round if forward else step.undo_round,
+            round=step.round if forward else step.compensation_round,
             idempotency_key=self._execution.idempotency_key(ref.step, ref.direction),
             forward_key=self._execution.idempotency_key(ref.step, Direction.FORWARD),
         )
@@ -213,7 +213,7 @@ class _Delivery:
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of the result the step's compensation reads and the context does not get."""
-        if self._ref.direction is Direction.BACKWARD or self._context is not None:
+        if self._ref.direction is Direction.COMPENSATION or self._context is not None:
             return {}
         keys = self._step.compensation_reads.difference(update)
         if not keys or result is None:
@@ -247,7 +247,7 @@ class _Delivery:
         returns = self._call.returns
         if isinstance(returns, str):
             return {returns: result}
-        if returns is False or result is None or self._ref.direction is Direction.BACKWARD:
+        if returns is False or result is None or self._ref.direction is Direction.COMPENSATION:
             return {}
         if isinstance(result, Mapping):
             return dict(result)
@@ -317,17 +317,17 @@ class _Delivery:
             # counts as unknown.
             raise Reject(error, requeue=True) from error
         except SagaExecutionNotFoundException:
-            self._tell_a_person(event)
+            self._alert_operator(event)
             return
         if not changed:
             text, extra = "saga %s: the report of %s came too late", self._fields
             log.warning(text, saga_id, self._ref, extra=extra)
 
-    def _tell_a_person(self, event: Event) -> None:
+    def _alert_operator(self, event: Event) -> None:
         """The saga was deleted, or has expired: nobody will undo what its step did."""
         saga_id, name = self._execution.saga_id, self._step.name
         effect = isinstance(event, StepSucceeded) or getattr(event, "effect", False)
-        if not effect or self._ref.direction is Direction.BACKWARD:
+        if not effect or self._ref.direction is Direction.COMPENSATION:
             text, extra = "saga %s: it is gone, and the report of %s with it", self._fields
             log.info(text, saga_id, self._ref, extra=extra)
             return

@@ -16,11 +16,11 @@ from celery_saga.core.execution import SagaStatus
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
-from celery_saga.messaging.callbacks import origin
-from celery_saga.messaging.events import TellingRequest, started
+from celery_saga.messaging.callbacks import collect_callbacks
+from celery_saga.messaging.events import EndReportingRequest, started
 from celery_saga.messaging.headers import STAMPS
 from celery_saga.messaging.outcome import START, failure_of
-from celery_saga.messaging.results import origin_of
+from celery_saga.messaging.results import callbacks_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, start
 
@@ -38,7 +38,7 @@ def declare_tasks(app: Celery) -> None:
         reject_on_worker_lost=True,
         serializer="json",
         apply_async=_sent_without_secrets,
-        Request=TellingRequest("celery.worker.request:Request"),
+        Request=EndReportingRequest("celery.worker.request:Request"),
     )
 
 
@@ -107,7 +107,9 @@ def _asked(
         encoded(_merged(name, previous, named), runtime.codec),
         saga_id,
         headers=_headers_of(request),
-        callbacks=origin(runtime.app, definition, None if eager else origin_of(request)),
+        callbacks=collect_callbacks(
+            runtime.app, definition, None if eager else callbacks_of(request)
+        ),
         ignore_result=request.ignore_result,
         # A result before it is not compared: the task that gave it may be delivered twice as well,
         # and answer otherwise, and it is the same link of the same chain.

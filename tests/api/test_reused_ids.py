@@ -40,7 +40,7 @@ def start() -> Iterator[Callable[[], SagaResult]]:
 def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution, SagaResult]:
     """A saga as somebody knows it who is late, and the one that has its id now."""
     runtime = start()._runtime
-    old = runtime.store.claim("order-7", REF, Claim("old", "instance"), run=_run(runtime))
+    old = runtime.store.claim("order-7", REF, Claim("old", "instance"), run_id=_run(runtime))
     assert isinstance(old, SagaExecution)
     runtime.store.delete("order-7")
     return runtime, old, start()
@@ -49,7 +49,7 @@ def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution
 def _run(runtime: Runtime) -> str:
     found = runtime.store.load("order-7")
     assert found is not None
-    return found.run
+    return found.run_id
 
 
 @pytest.mark.parametrize("claimed", [False, True])
@@ -65,7 +65,7 @@ def _run(runtime: Runtime) -> str:
 def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, event) -> None:
     runtime, old, new = old_and_new(start)
     if claimed:
-        runtime.store.claim("order-7", REF, Claim("new", "instance"), run=_run(runtime))
+        runtime.store.claim("order-7", REF, Claim("new", "instance"), run_id=_run(runtime))
     before = new.execution
     with pytest.raises(SagaExecutionNotFoundException):
         runtime.orchestrator.apply("order-7", event, old)
@@ -79,9 +79,9 @@ class Inbox:
         self._runtime = runtime
         self.gone = 0
 
-    def submit(self, saga_id: str, report: Callable[[float], Any], run: str | None) -> bool:
+    def submit(self, saga_id: str, report: Callable[[float], Any], run_id: str | None) -> bool:
         try:
-            self._runtime.orchestrator.apply(saga_id, report(9e9), run=run)
+            self._runtime.orchestrator.apply(saga_id, report(9e9), run_id=run_id)
         except SagaExecutionNotFoundException:
             self.gone += 1
         return True
@@ -109,8 +109,8 @@ def test_what_a_worker_tells_of_a_message_counts_for_its_saga(start, old, tell) 
     runtime, before, new = old_and_new(start)
     runtime.heartbeat = inbox = Inbox(runtime)
     known = new.execution
-    run = before.run if old else known.run
-    headers = {"id": REF.task_id("order-7"), "saga": {"plan": before.plan.hash, "run": run}}
+    run_id = before.run_id if old else known.run_id
+    headers = {"id": REF.task_id("order-7"), "saga": {"plan": before.plan.hash, "run_id": run_id}}
 
     tell(runtime.app.tasks["again.step"], headers)
 

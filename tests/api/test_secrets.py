@@ -101,7 +101,7 @@ def test_the_repr_of_an_execution_has_no_constants_and_no_callbacks(app, pay):
     execution = saga.commit().delay().execution
     callback = pay.s(value=SECRET)
 
-    called = replace(execution, origin={"callbacks": [dict(callback)]})
+    called = replace(execution, callbacks={"callbacks": [dict(callback)]})
 
     assert execution.plan.steps[0].action.inputs[0].const == SECRET
     assert SECRET not in repr(called)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_saga import BlockedByUndo
+from celery_saga import BlockedByCompensation
 from tests.barrier.places import Place
 from tests.helpers import delivery
 
@@ -80,7 +80,7 @@ def run(place: Place, saga_id: str, each: Delivery, result: Any) -> tuple[str, A
                     told = ("first", result)
             if not each.commits:
                 raise Rollback
-    except BlockedByUndo:
+    except BlockedByCompensation:
         return "blocked", None
     except Rollback:
         pass

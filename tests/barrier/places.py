@@ -17,7 +17,7 @@ from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
-from celery_saga.contrib.barrier import Passage, create_table, dbapi
+from celery_saga.contrib.barrier import BarrierResult, create_table, dbapi
 from celery_saga.contrib.barrier import django as django_barrier
 from celery_saga.contrib.barrier import sqlalchemy as sqlalchemy_barrier
 from tests.databases import Postgres
@@ -41,7 +41,7 @@ class Place:
         """A transaction that is committed at the end, and rolled back by an error."""
         raise NotImplementedError
 
-    def barrier(self, session: Any) -> AbstractContextManager[Passage]:
+    def barrier(self, session: Any) -> AbstractContextManager[BarrierResult]:
         raise NotImplementedError
 
     def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +81,7 @@ class Place:
 
 
 class _DbApi(Place):
-    def barrier(self, session: Any) -> AbstractContextManager[Passage]:
+    def barrier(self, session: Any) -> AbstractContextManager[BarrierResult]:
         return dbapi.barrier(session)
 
     def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,7 +148,7 @@ class Alchemy(Place):
     def transaction(self) -> AbstractContextManager[Any]:
         return self.sessions.begin()
 
-    def barrier(self, session: Any) -> AbstractContextManager[Passage]:
+    def barrier(self, session: Any) -> AbstractContextManager[BarrierResult]:
         return sqlalchemy_barrier.barrier(session)
 
     def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,7 +187,7 @@ class Django(Place):
         finally:
             connections[self.alias].close()
 
-    def barrier(self, session: Any) -> AbstractContextManager[Passage]:
+    def barrier(self, session: Any) -> AbstractContextManager[BarrierResult]:
         return django_barrier.barrier(self.alias)
 
     def once(self, function: Callable[..., Any]) -> Callable[..., Any]:

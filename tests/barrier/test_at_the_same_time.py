@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from celery_saga import BlockedByUndo
+from celery_saga import BlockedByCompensation
 from tests.barrier.model import Delivery, Model, run
 from tests.barrier.places import Place
 from tests.helpers import delivery, wait_for
@@ -167,7 +167,7 @@ def test_a_blocked_step_leaves_a_postgres_transaction_usable(psycopg):
     saga = psycopg.saga()
     run(psycopg, saga, UNDO, None)
     with delivery(saga), psycopg.transaction() as session:
-        with pytest.raises(BlockedByUndo), psycopg.barrier(session):
+        with pytest.raises(BlockedByCompensation), psycopg.barrier(session):
             pass
         psycopg.effect(session, saga, 4)
     assert psycopg.amounts(saga) == [4]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from celery_saga import BarrierPassedTwice, BlockedByUndo, UnserializableValue
-from celery_saga.contrib.barrier import Passage
+from celery_saga import BarrierPassedTwice, BlockedByCompensation, UnserializableValue
+from celery_saga.contrib.barrier import BarrierResult
 from tests.barrier.places import Place
 from tests.helpers import delivery
 
@@ -19,7 +19,7 @@ class Rollback(Exception):
     pass
 
 
-def do(place: Place, saga_id: str, result: Any = None, round: int = 0) -> Passage:
+def do(place: Place, saga_id: str, result: Any = None, round: int = 0) -> BarrierResult:
     with delivery(saga_id, "f", round), place.transaction() as session:
         with place.barrier(session) as first:
             if first:
@@ -28,7 +28,7 @@ def do(place: Place, saga_id: str, result: Any = None, round: int = 0) -> Passag
         return first
 
 
-def undo(place: Place, saga_id: str, round: int = 0, of: int = 0) -> Passage:
+def undo(place: Place, saga_id: str, round: int = 0, of: int = 0) -> BarrierResult:
     with delivery(saga_id, "c", round, of), place.transaction() as session:
         with place.barrier(session) as first:
             if first:
@@ -84,7 +84,9 @@ def test_without_a_result_there_is_none(place):
 def test_an_undo_before_its_step_does_nothing_and_blocks_it(place):
     saga = place.saga()
     assert not undo(place, saga)
-    with pytest.raises(BlockedByUndo, match=f"{saga}/pay/f/0 was undone before it happened"):
+    with pytest.raises(
+        BlockedByCompensation, match=f"{saga}/pay/f/0 was undone before it happened"
+    ):
         do(place, saga)
     assert place.amounts(saga) == []
     assert not undo(place, saga)
@@ -95,7 +97,7 @@ def test_a_step_that_comes_again_after_its_undo_is_blocked_and_reports_no_effect
     saga = place.saga()
     do(place, saga, "done")
     undo(place, saga)
-    with pytest.raises(BlockedByUndo):
+    with pytest.raises(BlockedByCompensation):
         do(place, saga)
     assert place.amounts(saga) == [-1, 1]
 
@@ -114,7 +116,7 @@ def test_rounds_of_a_step_have_nothing_to_do_with_each_other(place):
     assert not undo(place, saga)
     assert do(place, saga, "second", round=1)
     assert do(place, saga, round=1).result == "second"
-    with pytest.raises(BlockedByUndo):
+    with pytest.raises(BlockedByCompensation):
         do(place, saga, round=0)
     assert undo(place, saga, round=3, of=1)
     assert place.rows(saga) == ["pay/c/0", "pay/c/1", "pay/f/0", "pay/f/1"]

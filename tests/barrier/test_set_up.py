@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session
 
 from celery_saga import SetupError
-from celery_saga.contrib.barrier import TABLE, Passage, create_table, dbapi
+from celery_saga.contrib.barrier import TABLE, BarrierResult, create_table, dbapi
 from celery_saga.contrib.barrier import django as django_barrier
 from celery_saga.contrib.barrier import sqlalchemy as sqlalchemy_barrier
 from celery_saga.contrib.barrier.statements import statements
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MISSING = "the barrier needs a transaction"
 
 
-def passes(barrier: AbstractContextManager[Passage]) -> None:
+def passes(barrier: AbstractContextManager[BarrierResult]) -> None:
     with barrier as first:
         assert first
 
@@ -312,7 +312,7 @@ class TestDjangosMigration:
     def test_the_model_shows_the_rows(self, django_sqlite):
         saga = django_sqlite.saga()
         run(django_sqlite, saga, Delivery("f"), "kept")
-        found = apps.get_model("celery_saga_barrier", "Passage").objects.get(
+        found = apps.get_model("celery_saga_barrier", "BarrierResult").objects.get(
             step_key__startswith=f"{saga}/"
         )
         assert (str(found), found.result) == (f"{saga}/pay/f/0", '"kept"')

@@ -21,7 +21,7 @@ from celery_saga.core.execution import (
     claimed,
 )
 from celery_saga.core.plan import Plan
-from tests.core.worlds import BACKWARD, FORWARD, Body, World, key_of_record, told
+from tests.core.worlds import COMPENSATION, FORWARD, Body, World, key_of_record, told
 from tests.invariants import Invariant
 
 BOOM = Failure("Boom", "it broke")
@@ -116,7 +116,7 @@ class Promises:
             early = pivot is None or before.steps[pivot].epoch == 0
             self.require(Invariant.PIVOT, early, "a saga was cancelled after its pivot was sent")
         elif isinstance(event, ev.StepFailed) and event.final and after is not before:
-            over = after.settled or after.direction is BACKWARD
+            over = after.settled or after.direction is COMPENSATION
             self.require(Invariant.CAPS, over, "a final failure was not final")
         elif isinstance(event, ev.Overdue) and event.message is ev.MessageState.MISSING:
             ref = before.first_active
@@ -135,20 +135,22 @@ class Promises:
     ) -> None:
         """Who settles, or is looked at with a result that is not stored, is announced."""
         after = decision.execution
-        said = [command for command in decision.commands if isinstance(command, ev.Announce)]
+        said = [command for command in decision.commands if isinstance(command, ev.NotifyCallers)]
         again_stuck = after.stuck_count > before.stuck_count  # at another step, by a skip
         if after.settled and (again_stuck or not before.settled):
             self.require(
-                Invariant.RESULT, said == [ev.Announce(after.status)], "a saga settled in silence"
+                Invariant.RESULT,
+                said == [ev.NotifyCallers(after.status)],
+                "a saga settled in silence",
             )
-            wanted = before.wants_result or before.origin is not None
+            wanted = before.wants_result or before.callbacks is not None
             self.require(
                 Invariant.RESULT,
                 after.result_pending is wanted,
                 "a result is forgotten, or unwanted",
             )
         elif said and before.status is after.status:
-            again = ev.Announce(after.status, again=True)
+            again = ev.NotifyCallers(after.status, again=True)
             older = isinstance(event, ev.ResultStored) and event.status is not after.status
             reason = before.result_pending or older
             self.require(Invariant.RESULT, said == [again] and reason, "announced for nothing")
@@ -160,7 +162,7 @@ class Promises:
         if before.ref(ref.step) != ref:
             return
         places = [ref.step, ref.step + 1][: len(before.steps) - ref.step]
-        if ref.direction is BACKWARD:
+        if ref.direction is COMPENSATION:
             below = [index for index in range(ref.step) if self._undoable[index]]
             places = [ref.step, *below[-1:]]
         known = {place: before.steps[place] for place in places}
@@ -189,9 +191,13 @@ class Promises:
         if body is None:
             return then
         index, truth = body.ref.step, then.truth[body.ref.step]
-        if body.ref.direction is BACKWARD:
+        if body.ref.direction is COMPENSATION:
             done = isinstance(event, ev.StepSucceeded) and truth.debt is not None
-            if done and then.execution is not world.execution and body.undo_round >= truth.debt:
+            if (
+                done
+                and then.execution is not world.execution
+                and body.compensation_round >= truth.debt
+            ):
                 return told(then, index, truth._replace(debt=None, late=False))
             return then
         report = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
@@ -199,7 +205,7 @@ class Promises:
             failed = isinstance(event, ev.StepFailed)
             then = then._replace(heard=then.heard | {(body.ref, body.retries, failed)})
         if report or isinstance(event, ev.ClaimVoided):
-            late = world.execution.direction is BACKWARD
+            late = world.execution.direction is COMPENSATION
             then = told(then, index, truth._replace(debt=truth.sent + 1, late=late))
         return then
 
@@ -220,7 +226,9 @@ class Promises:
         self.require(Invariant.PAUSE, again or not paused, "a paused saga sent a step")
         if ref.direction is FORWARD:
             self.require(
-                Invariant.CANCEL, again or before.unwind is None, "a step was sent after the cancel"
+                Invariant.CANCEL,
+                again or before.rollback_reason is None,
+                "a step was sent after the cancel",
             )
             return then
         running = [body.token for body in then.bodies if body.state == "running"]
@@ -237,7 +245,7 @@ class Promises:
             reason = truth.debt is not None or never_claimed
             text = f"step {ref.step} left nothing behind and is undone"
             self.require(Invariant.COMPENSATED_FOR_A_REASON, reason, text)
-        return told(then, ref.step, truth._replace(sent=max(truth.sent, step.undo_round)))
+        return told(then, ref.step, truth._replace(sent=max(truth.sent, step.compensation_round)))
 
     def _check_order(self, world: World, index: int) -> None:
         for above in range(index + 1, len(self._plan.steps)):
@@ -267,9 +275,9 @@ class Promises:
                 same = now == before.ref(index)
                 self.require(Invariant.NEW_EPOCH, same, "two dispatches under one epoch")
         self._check_counts(world, then)
-        if before.direction is FORWARD and after.direction is BACKWARD:
+        if before.direction is FORWARD and after.direction is COMPENSATION:
             self._check_turn(then)
-        elif after.direction is FORWARD and after.unwind is not None:
+        elif after.direction is FORWARD and after.rollback_reason is not None:
             awaited = any(after.steps[ref.step].claim is not None for ref in after.active)
             self.require(
                 Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
@@ -288,7 +296,7 @@ class Promises:
             after.settled or not after.result_pending,
             "the result of a saga that runs",
         )
-        if before.origin is not None and after.origin is None:
+        if before.callbacks is not None and after.callbacks is None:
             stored = isinstance(event, ev.ResultStored)
             self.require(
                 Invariant.CALLERS, stored, "the callers were forgotten before they were told"
@@ -304,7 +312,7 @@ class Promises:
             sent = step.unclaimed <= 2 * (most + 1)
             self.require(Invariant.CAPS, sent, "a message was sent too often")
             old, new = world.truth[index], then.truth[index]
-            late = step.undo_round <= max(old.sent, old.debt or 0, new.debt or 0)
+            late = step.compensation_round <= max(old.sent, old.debt or 0, new.debt or 0)
             self.require(Invariant.LATE_EFFECT, late, "a new round without a late effect")
 
     def _check_turn(self, world: World) -> None:
@@ -317,8 +325,8 @@ class Promises:
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
         execution = world.execution
         if was in TERMINAL:
-            reported = isinstance(event, (ev.StepSucceeded, ev.StepFailed))
-            back = was is SagaStatus.COMPENSATED and reported
+            effect_tokens = isinstance(event, (ev.StepSucceeded, ev.StepFailed))
+            back = was is SagaStatus.COMPENSATED and effect_tokens
             self.require(Invariant.SETTLED_STAYS, back, f"{was} became {execution.status}")
         if was is SagaStatus.PAUSED and not execution.settled:
             asked = isinstance(event, (ev.ResumeRequested, ev.CancelRequested))
@@ -337,7 +345,7 @@ class Promises:
                 self.require(Invariant.COMPLETED, done or skipped, "COMPLETED, but not all of it")
         elif execution.status is SagaStatus.COMPENSATED:
             self._check_compensated(world)
-        elif execution.status is SagaStatus.STUCK and execution.direction is BACKWARD:
+        elif execution.status is SagaStatus.STUCK and execution.direction is COMPENSATION:
             self._check_stuck(world)
 
     def _check_compensated(self, world: World) -> None:
@@ -396,7 +404,7 @@ class Promises:
                 self._probed.add(key)
                 for epoch in range(1, step.epoch + 1):
                     self._probe_ref(execution, StepRef((index,), FORWARD, epoch), at)
-                    self._probe_ref(execution, StepRef((index,), BACKWARD, epoch), at)
+                    self._probe_ref(execution, StepRef((index,), COMPENSATION, epoch), at)
 
     def _probe_ref(self, execution: SagaExecution, ref: StepRef, at: float) -> None:
         newest = execution.ref(ref.step) == ref
@@ -409,7 +417,7 @@ class Promises:
             ev.StepRevoked(at, ref, BOOM, "elsewhere"),
             ev.TaskUnknown(at, ref),
         ]
-        if ref.direction is BACKWARD:
+        if ref.direction is COMPENSATION:
             events.append(ev.StepSucceeded(at, ref, "stranger"))
         if newest and execution.steps[ref.step].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]

@@ -70,8 +70,8 @@ def plan_of(shape: str, **limits: Any) -> Plan:
             max_attempts=undo_tries,
             backoff=backoff,
         )
-        undoable = not past and not {"-", "?"} & set(flags)
-        compensation = undo if undoable else None
+        needs_compensation = not past and not {"-", "?"} & set(flags)
+        compensation = undo if needs_compensation else None
         about = {"pivot": "*" in flags, "read_only": "?" in flags}
         steps.append(PlanStep(match["name"], action, compensation, **about))
     return Plan("shape", tuple(steps), **limits)
@@ -108,8 +108,8 @@ class Scenario:
         until = None if deadline is None else START + deadline
         plan = plan_of(shape, **limits)
         execution = SagaExecution.create("s", plan, {"input": 1}, at=START, deadline=until)
-        origin = {"callbacks": [{"task": "t"}]} if result > 1 else None
-        execution = replace(execution, wants_result=result in (1, 2), origin=origin)
+        callbacks = {"callbacks": [{"task": "t"}]} if result > 1 else None
+        execution = replace(execution, wants_result=result in (1, 2), callbacks=callbacks)
         return cls(execution, seen=[execution])
 
     def play(self, script: str) -> Scenario:
@@ -268,6 +268,6 @@ def spoken(scenario: Scenario) -> str:
 def _spoken(command: ev.Command) -> str:
     if isinstance(command, ev.Dispatch):
         return f"send {command.ref}" + (f" r{command.retries}" if command.retries else "")
-    if isinstance(command, ev.Announce):
-        return f"announce {command.status}" + " again" * command.again
+    if isinstance(command, ev.NotifyCallers):
+        return f"notify {command.status}" + " again" * command.again
     return f"alert {command.name}"

@@ -184,7 +184,7 @@ def test_a_checkpoint_from_before_there_were_results_is_read() -> None:
     steps, plan = execution.steps, execution.plan
     old = from_parts("s", head, plan=plan, values={"input": 1}, steps=steps, history=(), revision=0)
     assert old == execution
-    assert (old.wants_result, old.result_pending, old.origin) == (False, False, None)
+    assert (old.wants_result, old.result_pending, old.callbacks) == (False, False, None)
 
 
 def test_a_refused_request_leaves_the_execution_as_it_is() -> None:
@@ -236,14 +236,16 @@ def test_a_transition_notes_its_time() -> None:
     assert scenario.execution.updated_at == scenario.now
 
 
-def test_the_idempotency_key_outlives_redeliveries_and_changes_with_a_new_undo_round() -> None:
+def test_the_idempotency_key_outlives_redeliveries_and_changes_with_a_new_compensation_round() -> (
+    None
+):
     scenario = Scenario.of("a b c")
     forward = scenario.execution.idempotency_key(1, Direction.FORWARD)
     scenario.play(ZOMBIE)
     assert scenario.execution.idempotency_key(1, Direction.FORWARD) == forward == "s/b/f/0"
-    assert scenario.execution.idempotency_key(1, Direction.BACKWARD) == "s/b/c/0"
+    assert scenario.execution.idempotency_key(1, Direction.COMPENSATION) == "s/b/c/0"
     scenario.play("c1 ok, f1~1 ok")
-    assert scenario.execution.idempotency_key(1, Direction.BACKWARD) == "s/b/c/1"
+    assert scenario.execution.idempotency_key(1, Direction.COMPENSATION) == "s/b/c/1"
 
 
 def test_a_long_saga_of_which_no_undo_has_its_input_ends_stuck() -> None:
@@ -253,6 +255,6 @@ def test_a_long_saga_of_which_no_undo_has_its_input_ends_stuck() -> None:
     for index in range(length - 1):
         scenario.play(f"f{index} ok")
     scenario.play(f"f{length - 1} fails")
-    assert spoken(scenario) == "announce STUCK"
-    failed = [step for step in scenario.execution.steps if step.undo_error is not None]
+    assert spoken(scenario) == "notify STUCK"
+    failed = [step for step in scenario.execution.steps if step.compensation_error is not None]
     assert len(failed) == length - 1

@@ -93,7 +93,10 @@ class TestSteadiness:
         assert reclaimable(expired, alive, steady) == found
 
 
-A, B = (("s1", StepRef((0,), Direction.FORWARD, 1)), ("s2", StepRef((1,), Direction.BACKWARD, 3)))
+A, B = (
+    ("s1", StepRef((0,), Direction.FORWARD, 1)),
+    ("s2", StepRef((1,), Direction.COMPENSATION, 3)),
+)
 A_TASK, B_TASK = "s1~f0~1", "s2~c1~3"
 
 

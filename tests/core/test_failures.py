@@ -133,7 +133,9 @@ def settled(status: SagaStatus, undo: Failure | None = None) -> SagaExecution:
     execution = SagaExecution.create("id", plan, {}, at=0.0)
     execution = replace(execution, status=status, error=recorded(Declined("no"), "b"))
     if undo is not None:
-        execution = execution.with_step(0, status=StepStatus.COMPENSATION_FAILED, undo_error=undo)
+        execution = execution.with_step(
+            0, status=StepStatus.COMPENSATION_FAILED, compensation_error=undo
+        )
     return execution
 
 

@@ -135,7 +135,7 @@ def test_a_compensation_that_raises_it_leaves_its_saga_stuck(app: Celery, what: 
     result = saga.commit().delay()
 
     assert result.status.value == "STUCK"
-    error = result.execution.steps[0].undo_error
+    error = result.execution.steps[0].compensation_error
     assert error is not None
     expect_told(error, what)
     with pytest.raises(SagaStuck) as caught:

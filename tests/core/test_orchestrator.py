@@ -13,7 +13,7 @@ from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, Ste
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import Envelope
 from celery_saga.core.retry import LONGEST_CONFLICT_PAUSE, SAVE_ATTEMPTS
-from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
+from celery_saga.errors import PublishRefused, StoreUnavailable, UnsendableStep
 from celery_saga.stores.memory import MemoryStore
 from tests.core.scenario import plan_of
 
@@ -44,7 +44,7 @@ class Carrying(MemoryStore):
 
     def _carry(self, batch: Sequence[Envelope]) -> None:
         if batch and self.refuses:
-            raise OutboxRefused("no")
+            raise PublishRefused("no")
         self.carried += [envelope.payload for envelope in batch]
 
 

@@ -38,7 +38,7 @@ from celery_saga.core.plan import Call, Plan, PlanStep
 
 RECORDED = Path(__file__).with_name("policy.txt")
 
-FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
+FORWARD, COMPENSATION = Direction.FORWARD, Direction.COMPENSATION
 NO_YES = (False, True)
 LETTERS = {
     "n": AfterFailure.RETRY_NOW,
@@ -90,7 +90,7 @@ def _events(case: FailedAttempt, began: bool) -> Iterator[ev.Event]:
 
 
 def _takes_effect(case: FailedAttempt, event: ev.Event, began: bool) -> bool:
-    if case.direction is BACKWARD or case.kind is FailureKind.UNSENDABLE:
+    if case.direction is COMPENSATION or case.kind is FailureKind.UNSENDABLE:
         return False
     if isinstance(event, ev.StepFailed):
         return event.effect
@@ -117,7 +117,7 @@ def _saga(case: FailedAttempt, *, earlier: bool, began: bool, read_only: bool) -
         forward_epoch=0 if forward else 2,
         effect=earlier,
         expected_at=0.0,
-        unknown_since=0.0,
+        task_unknown_since=0.0,
         unclaimed=most_resends(plan),
     )
     if began:
@@ -126,7 +126,7 @@ def _saga(case: FailedAttempt, *, earlier: bool, began: bool, read_only: bool) -
         saga,
         status=SagaStatus.RUNNING if forward else SagaStatus.COMPENSATING,
         direction=case.direction,
-        unwind=Failure("Cancelled", "", "b") if case.rolling_back else None,
+        rollback_reason=Failure("Cancelled", "", "b") if case.rolling_back else None,
     )
 
 
@@ -136,7 +136,7 @@ def answer_of(case: FailedAttempt, decision: ev.Decision) -> AfterFailure:
     here = [each.ref for each in sent if each.ref.path == (HERE,)]
     if any(ref.direction is case.direction for ref in here):
         return AfterFailure.RETRY_NOW
-    if sent and after.direction is BACKWARD:
+    if sent and after.direction is COMPENSATION:
         return AfterFailure.COMPENSATE
     if after.status is SagaStatus.STUCK and after.direction is FORWARD:
         return AfterFailure.STUCK
@@ -153,7 +153,7 @@ def recorded() -> dict[FailedAttempt, AfterFailure]:
         kind, direction, place, *letters = line.split()
         flags = itertools.product(*[NO_YES] * 5)
         for each, letter in zip(flags, "".join(letters), strict=True):
-            where = FORWARD if direction == "forward" else BACKWARD
+            where = FORWARD if direction == "forward" else COMPENSATION
             case = FailedAttempt(FailureKind[kind], where, Place[place.upper()], *each)
             found[case] = LETTERS[letter]
     return found

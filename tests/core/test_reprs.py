@@ -93,5 +93,5 @@ def test_of_names_without_end(app: Celery) -> None:
 def test_a_step_shows_what_there_is(app: Celery) -> None:
     step = run(app, 1).execution.steps[0]
     assert repr(step).startswith("SagaStepExecution(name='s0', status=<StepStatus.SUCCEEDED")
-    assert "undo_error" not in repr(step)
+    assert "compensation_error" not in repr(step)
     assert "retries=0" not in repr(step)

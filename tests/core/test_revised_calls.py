@@ -27,8 +27,8 @@ def test_an_operators_retry_of_a_compensation_reads_the_corrected_context() -> N
 
     scenario.play("retry x=right")
 
-    call = call_of(scenario.execution, 0, Direction.BACKWARD)
-    inputs = scenario.execution.inputs_of(0, Direction.BACKWARD)
+    call = call_of(scenario.execution, 0, Direction.COMPENSATION)
+    inputs = scenario.execution.inputs_of(0, Direction.COMPENSATION)
     assert call.texts(inputs) == {"x": '"right"'}
 
 

@@ -82,7 +82,7 @@ class Queue:
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
         return self.not_sent_of.get(execution.saga_id)
 
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+    def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         self.asked_for.append(sorted(queues))
         return {queue: self.consumers[queue] for queue in queues if queue in self.consumers}
 
@@ -511,7 +511,7 @@ class TestNobodyClaims:
         def asks(queues: Collection[str]) -> Mapping[str, Collection[str]]:
             raise OSError("the broker is away")
 
-        lost.queue.strangers = asks
+        lost.queue.workers_without_plugin = asks
         with caplog.at_level("WARNING", "celery_saga"):
             assert set(self.until_settled(lost, 9)) == {"COMPENSATING"}
         assert "could not be asked" in caplog.text

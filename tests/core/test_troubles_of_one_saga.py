@@ -83,7 +83,7 @@ class Broker:
     def not_sent(self, *about: Any) -> None:
         return None
 
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+    def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         return {}
 
 

@@ -83,7 +83,7 @@ class Walk:
         self.found = self._promises.found
         until = LONG / 2 if deadline else None
         execution = SagaExecution.create("s", plan, {}, at=0.0, deadline=until)
-        execution = replace(execution, wants_result=result, origin={} if result else None)
+        execution = replace(execution, wants_result=result, callbacks={} if result else None)
         self._first = World(execution, (Truth(),) * len(plan.steps), bounds)
         #: What is broken -> history.
         self.broken: dict[Complaint, str] = {}
@@ -206,7 +206,7 @@ class Walk:
         step = execution.steps[ref.step]
         fair = execution.status is not SagaStatus.PAUSED and step.claim is None
         for retries in sorted({0, step.retries, *([1] if world.retried == ref else [])}):
-            body = Body(ref, retries, step.undo_round, "running")
+            body = Body(ref, retries, step.compensation_round, "running")
             claim = Claim(body.token, "w", retries, time_after(execution))
             taken = claimed(execution, ref, claim)
             if taken is not None and taken is not execution:

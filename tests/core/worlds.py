@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from celery_saga.core.decide.operators import held_up_by
 from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepRef
 
-FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
+FORWARD, COMPENSATION = Direction.FORWARD, Direction.COMPENSATION
 
 
 class Bounds(NamedTuple):
@@ -39,7 +39,7 @@ class Body(NamedTuple):
 
     ref: StepRef
     retries: int
-    undo_round: int
+    compensation_round: int
     #: ``running``; ``retried``: Celery has its retry, the saga does not know;
     #: ``zombie``: the claim is void; ``loose``: so it is, and the effect has happened since.
     state: str
@@ -59,7 +59,7 @@ class Truth(NamedTuple):
     undone: int = -1
     #: The highest undo round that was sent.
     sent: int = -1
-    #: An effect was reported or may exist: an undo of this round or a later one settles it.
+    #: An effect was effect_tokens or may exist: an undo of this round or a later one settles it.
     debt: int | None = None
     #: The debt arose on the way back.
     late: bool = False
@@ -72,7 +72,7 @@ class World(NamedTuple):
     truth: tuple[Truth, ...]
     left: Bounds
     bodies: tuple[Body, ...] = ()
-    #: StepRef, Celery retries and whether it was a failure, of reported effects.
+    #: StepRef, Celery retries and whether it was a failure, of effect_tokens effects.
     heard: frozenset[tuple[StepRef, int, bool]] = frozenset()
     #: The ref for which Celery has a message with one retry.
     retried: StepRef | None = None
@@ -93,9 +93,11 @@ def took_effect(world: World, body: Body) -> World:
     truth = world.truth[body.ref.step]
     if body.ref.direction is FORWARD:
         return told(world, body.ref.step, truth._replace(standing=True))
-    if body.undo_round <= truth.undone:
+    if body.compensation_round <= truth.undone:
         return world
-    return told(world, body.ref.step, truth._replace(standing=False, undone=body.undo_round))
+    return told(
+        world, body.ref.step, truth._replace(standing=False, undone=body.compensation_round)
+    )
 
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
@@ -110,11 +112,29 @@ def forgiven(world: World, status: SagaStatus | None = None) -> World:
 
 #: Fields of which only the presence matters, and fields that do not matter.
 _PRESENCE = frozenset(
-    {"error", "undo_error", "not_before", "unknown_since", "unwind", "deadline", "due_at", "origin"}
+    {
+        "error",
+        "compensation_error",
+        "not_before",
+        "task_unknown_since",
+        "rollback_reason",
+        "deadline",
+        "due_at",
+        "callbacks",
+    }
     | {"resolved_at"}
 )
 _IGNORED = frozenset(
-    {"expected_at", "republished", "started_at", "ended_at", "claim", "name", "epoch", "reported"}
+    {
+        "expected_at",
+        "republished",
+        "started_at",
+        "ended_at",
+        "claim",
+        "name",
+        "epoch",
+        "effect_tokens",
+    }
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
     | {"active", "stuck_count", "last_requests"}
 )
@@ -134,7 +154,7 @@ def key_of(world: World) -> object:
     return (
         _key_of_execution(execution, epochs),
         world.truth,
-        _usable(world.left, execution.direction is BACKWARD, over),
+        _usable(world.left, execution.direction is COMPENSATION, over),
         tuple((*_ref_key(body.ref, epochs), *body[1:]) for body in world.bodies),
         frozenset((*_ref_key(ref, epochs), *rest) for ref, *rest in world.heard),
         world.retried is not None and world.retried == execution.first_active,
@@ -156,7 +176,7 @@ def _renumbered(world: World) -> list[dict[int, int]]:
     for ref in (*known, *world.execution.active):
         epochs[ref.step].add(ref.epoch)
     for used, step in zip(epochs, world.execution.steps, strict=True):
-        used.update(_parts_of(token)[0] for token in step.reported)
+        used.update(_parts_of(token)[0] for token in step.effect_tokens)
     return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
 
 
@@ -174,7 +194,7 @@ def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) ->
                 key_of_record(step),
                 epochs[index][step.epoch],
                 step.claim is not None,
-                frozenset(_token_key(token, epochs[index]) for token in step.reported),
+                frozenset(_token_key(token, epochs[index]) for token in step.effect_tokens),
             )
             for index, step in enumerate(execution.steps)
         ),

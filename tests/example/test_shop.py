@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import example_project
-from celery_saga import BlockedByUndo, SagaStatus
+from celery_saga import BlockedByCompensation, SagaStatus
 from example_project.balance import differences, total_cents, totals
 from example_project.shop import tasks
 from example_project.shop.database import (
@@ -135,9 +135,9 @@ class TestRepeatedCalls:
     def test_an_undo_before_its_call_changes_nothing_and_blocks_the_call(self, shop):
         undo(shop, 1)
 
-        with pytest.raises(BlockedByUndo):
+        with pytest.raises(BlockedByCompensation):
             self.reserve(shop)
-        with pytest.raises(BlockedByUndo):
+        with pytest.raises(BlockedByCompensation):
             self.charge(shop)
         assert on_hand(shop) == {"MUG": 10, "RUG": 5}
         assert totals(shop)["charged"] == totals(shop)["refunded"] == 0

@@ -179,7 +179,7 @@ class TestLater:
         result = self.stuck(shop)
         shop.manager.resolve(result, "COMPLETED")
 
-        assert result.execution.origin is None
+        assert result.execution.callbacks is None
 
     def test_stuck_again_while_it_is_told_that_it_was(self, shop: Told) -> None:
         """An operator is quicker than the result backend, and it gets stuck a second time."""
@@ -230,13 +230,13 @@ class TestLater:
 
         after = decide(settled, ResultStored(shop.time, SagaStatus.STUCK)).execution
 
-        assert (after.origin, after.result_pending) == (execution.origin, True)
+        assert (after.callbacks, after.result_pending) == (execution.callbacks, True)
 
 
 def test_a_saga_without_callbacks_keeps_none(shop: Told) -> None:
     shop.app.conf.task_always_eager = False
 
-    assert shop.saga().delay().execution.origin is None
+    assert shop.saga().delay().execution.callbacks is None
 
 
 def test_callbacks_are_not_called_again_by_a_second_start() -> None:

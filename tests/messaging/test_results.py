@@ -34,7 +34,7 @@ def ended(script: str = "start, f0 ok k=1", result: int = 1) -> SagaExecution:
 
 
 def stored(app: Celery, execution: SagaExecution) -> Any:
-    results.announce(app, execution)
+    results.publish_and_notify(app, execution)
     return AsyncResult(execution.saga_id, app=app)
 
 
@@ -84,14 +84,14 @@ def test_what_is_kept_of_a_request_is_plain_json_and_comes_back() -> None:
             "something else": 7,
         }
     )
-    origin = results.origin_of(request)
-    assert json.loads(json.dumps(origin)) == origin
-    back: Any = outcome.request_of(replace(ended(), origin=origin))
+    callbacks = results.callbacks_of(request)
+    assert json.loads(json.dumps(callbacks)) == callbacks
+    back: Any = outcome.request_of(replace(ended(), callbacks=callbacks))
     assert back.callbacks == [{**link, "args": [one]}]
     assert (back.group, back.group_index, back.root_id) == ("g", 0, "r")
     assert back.delivery_info == {"priority": 3}
     assert back.errbacks is None
-    assert set(origin) == {"callbacks", "group", "group_index", "root_id", "priority"}
+    assert set(callbacks) == {"callbacks", "group", "group_index", "root_id", "priority"}
 
 
 def test_who_wants_no_result(app: Celery) -> None:
@@ -114,7 +114,7 @@ def test_what_follows_and_cannot_be_called_has_failed(app: Celery) -> None:
         pass
 
     following = takes_nothing.s().set(task_id=f"next-{uuid4().hex}")
-    execution = replace(ended(), origin={"chain": [dict(following)]})
+    execution = replace(ended(), callbacks={"chain": [dict(following)]})
 
     result = stored(app, execution)
 

@@ -29,7 +29,7 @@ from celery_saga.messaging.publisher import CeleryPublisher
 from celery_saga.messaging.redis.publish import arguments
 from celery_saga.messaging.retries import revision_of
 
-FIRST, UNDO = StepRef((0,), Direction.FORWARD, 1), StepRef((0,), Direction.BACKWARD, 2)
+FIRST, UNDO = StepRef((0,), Direction.FORWARD, 1), StepRef((0,), Direction.COMPENSATION, 2)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ class TestHowLongItHolds:
         )
         after = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
         assert after.ref(0) == UNDO
-        assert call_of(after, 0, Direction.BACKWARD).options == {}
+        assert call_of(after, 0, Direction.COMPENSATION).options == {}
 
     def test_it_is_in_the_export(self):
         execution = begun({"kwargs": {"page": 2}, "options": {"queue": "slow"}})

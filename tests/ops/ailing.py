@@ -7,10 +7,10 @@ from typing import Any
 
 from celery_saga.ops.doctor.facts import (
     BrokerFacts,
-    Duty,
     Facts,
     Offset,
     Plugin,
+    RequiredTask,
     Sagas,
     Server,
     StoreFacts,
@@ -29,8 +29,10 @@ KEEPS_ALL = {
     "maxmemory-policy": "noeviction",
     "min-replicas-to-write": "0",
 }
-CHARGE = Duty("checkout", "charge", "shop.charge", "celery", undoable=True)
-REFUND = Duty("checkout", "charge", "shop.refund", "celery", undo=True, undoable=True)
+CHARGE = RequiredTask("checkout", "charge", "shop.charge", "celery", needs_compensation=True)
+REFUND = RequiredTask(
+    "checkout", "charge", "shop.refund", "celery", is_compensation=True, needs_compensation=True
+)
 
 
 def plugin(instance: str = "boot1", **changes: Any) -> Plugin:
@@ -57,7 +59,7 @@ def server(*roles: str, info: dict[str, str] | None = None, **settings: str) -> 
     return Server(URL, roles or ("store", "broker"), "run1", {**KEEPS_ALL, **changed}, told)
 
 
-WELL = Facts(
+OK = Facts(
     app="shop",
     settings={**SETTINGS, "saga_sweep_limit": 100},
     versions=VERSIONS,
@@ -65,7 +67,7 @@ WELL = Facts(
     broker=BrokerFacts(URL, "redis", visibility_timeout=3600.0, one_write=True),
     servers=(server(),),
     workers=(worker(),),
-    duties=(CHARGE, REFUND),
+    required=(CHARGE, REFUND),
     waits=(Waits("shop.charge", 30.0, 600.0),),
     sagas=Sagas(live=3),
 )
@@ -76,16 +78,16 @@ def ill(**changes: Any) -> Facts:
     for part in ("store", "broker"):
         own = {name: changes.pop(name) for name in list(changes) if name.startswith(f"{part}_")}
         stripped = {name.removeprefix(f"{part}_"): value for name, value in own.items()}
-        changes[part] = replace(getattr(WELL, part), **stripped)
-    return replace(WELL, **changes)
+        changes[part] = replace(getattr(OK, part), **stripped)
+    return replace(OK, **changes)
 
 
 def on(*servers: Server) -> Facts:
     return ill(servers=servers)
 
 
-def duties(*found: Duty) -> Facts:
-    return ill(duties=found)
+def required(*found: RequiredTask) -> Facts:
+    return ill(required=found)
 
 
 def workers(*found: Worker, **changes: Any) -> Facts:

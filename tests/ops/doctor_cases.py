@@ -10,10 +10,10 @@ from tests.ops.ailing import (
     SETTINGS,
     URL,
     VERSIONS,
-    duties,
     foreign,
     ill,
     on,
+    required,
     server,
     worker,
     workers,
@@ -22,7 +22,7 @@ from tests.ops.ailing import (
 AWAY = "the saga store does not answer: Connection refused"
 WRONG = {"saga_heartbeat": "saga_heartbeat: expected seconds, found the str '2'"}
 OFF = Offset(9.9, 10.1)
-READ = replace(CHARGE, step="read", task="shop.charge", undoable=False, reruns=False)
+READ = replace(CHARGE, step="read", task="shop.charge", needs_compensation=False, reruns=False)
 
 #: Check, case, facts -> the level and the setting of each finding of that check.
 CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
@@ -220,7 +220,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "plugin",
         "on the queue of starts",
-        replace(workers(worker(), foreign()), duties=(replace(CHARGE, queue="orders"),)),
+        replace(workers(worker(), foreign()), required=(replace(CHARGE, queue="orders"),)),
         [("warning", "--queues")],
     ),
     ("plugin", "on other queues", workers(worker(), foreign("mail@b", "mail")), []),
@@ -287,25 +287,31 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "queues",
         "nobody, live",
-        duties(replace(CHARGE, queue="orders", live=2), CHARGE),
+        required(replace(CHARGE, queue="orders", live=2), CHARGE),
         [("error", "--queues")],
     ),
-    ("queues", "nobody", duties(replace(CHARGE, queue="orders")), [("warning", "--queues")]),
+    ("queues", "nobody", required(replace(CHARGE, queue="orders")), [("warning", "--queues")]),
     (
         "queues",
         "foreign workers only",
         replace(
-            workers(worker(), foreign("w2@b", "orders")), duties=(replace(CHARGE, queue="orders"),)
+            workers(worker(), foreign("w2@b", "orders")),
+            required=(replace(CHARGE, queue="orders"),),
         ),
         [("warning", "--queues")],
     ),
     (
         "tasks",
         "nobody, live",
-        duties(replace(CHARGE, task="shop.new", live=1)),
+        required(replace(CHARGE, task="shop.new", live=1)),
         [("error", "imports")],
     ),
-    ("tasks", "nobody", duties(replace(CHARGE, task="saga:shop.price")), [("warning", "imports")]),
+    (
+        "tasks",
+        "nobody",
+        required(replace(CHARGE, task="saga:shop.price")),
+        [("warning", "imports")],
+    ),
     (
         "tasks",
         "one of two",
@@ -320,20 +326,25 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         ill(broken={"checkout": "step 'a' has no action"}),
         [("error", "local_step")],
     ),
-    ("early-ack", "a task", duties(READ, replace(READ, saga="other")), [("warning", "acks_late")]),
+    (
+        "early-ack",
+        "a task",
+        required(READ, replace(READ, saga="other")),
+        [("warning", "acks_late")],
+    ),
     (
         "early-ack",
         "a task of others, or a function",
-        duties(replace(READ, declared=False)),
+        required(replace(READ, declared=False)),
         [("warning", "on_lost")],
     ),
-    ("early-ack", "with a compensation", duties(replace(READ, undoable=True)), []),
-    ("early-ack", "the compensation itself", duties(replace(READ, undo=True)), []),
+    ("early-ack", "with a compensation", required(replace(READ, needs_compensation=True)), []),
+    ("early-ack", "the compensation itself", required(replace(READ, is_compensation=True)), []),
     (
         "limits",
         "threads",
         replace(
-            workers(worker(told={"pool": "thread"})), duties=(replace(CHARGE, hard_limit=9.0),)
+            workers(worker(told={"pool": "thread"})), required=(replace(CHARGE, hard_limit=9.0),)
         ),
         [("warning", "--pool")],
     ),
@@ -341,7 +352,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "limits",
         "gevent, soft",
         replace(
-            workers(worker(told={"pool": "gevent"})), duties=(replace(CHARGE, soft_limit=9.0),)
+            workers(worker(told={"pool": "gevent"})), required=(replace(CHARGE, soft_limit=9.0),)
         ),
         [("warning", "--pool")],
     ),
@@ -349,11 +360,11 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "limits",
         "gevent, hard",
         replace(
-            workers(worker(told={"pool": "gevent"})), duties=(replace(CHARGE, hard_limit=9.0),)
+            workers(worker(told={"pool": "gevent"})), required=(replace(CHARGE, hard_limit=9.0),)
         ),
         [],
     ),
-    ("limits", "prefork", duties(replace(CHARGE, hard_limit=9.0, soft_limit=8.0)), []),
+    ("limits", "prefork", required(replace(CHARGE, hard_limit=9.0, soft_limit=8.0)), []),
     (
         "visibility-timeout",
         "a time limit",
@@ -363,13 +374,13 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "visibility-timeout",
         "a step's time limit",
-        duties(replace(CHARGE, hard_limit=7200.0)),
+        required(replace(CHARGE, hard_limit=7200.0)),
         [("warning", "broker_transport_options")],
     ),
     (
         "visibility-timeout",
         "a step's, acknowledged early",
-        duties(replace(CHARGE, hard_limit=7200.0, late=False)),
+        required(replace(CHARGE, hard_limit=7200.0, late=False)),
         [],
     ),
     (

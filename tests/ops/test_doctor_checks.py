@@ -18,7 +18,7 @@ from celery_saga.ops.doctor.printing import lines
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
 from tests.core.scenario import Scenario
-from tests.ops.ailing import WELL, duties
+from tests.ops.ailing import OK, required
 from tests.ops.doctor_cases import CASES, READ
 
 IDS = [f"{check}: {case}" for check, case, _, _ in CASES]
@@ -39,7 +39,7 @@ def test_the_check_finds_it(check, case, facts, expected):
 
 
 def test_an_installation_that_is_well_has_no_findings():
-    assert examine(WELL).findings == ()
+    assert examine(OK).findings == ()
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -59,7 +59,7 @@ class TestEachFinding:
         assert finding.setting in SETTINGS_THERE_ARE[finding.where]
 
     def test_shows_the_setting_and_its_value(self, finding):
-        report = examine(WELL, {finding.check: lambda facts: [finding]})
+        report = examine(OK, {finding.check: lambda facts: [finding]})
         text = " ".join(" ".join(lines(report, lambda text, **style: text)).split())
 
         assert f"{finding.where} {finding.setting}: {finding.to}" in text
@@ -85,7 +85,7 @@ def test_a_lost_step_that_nothing_undoes_is_as_the_finding_says():
 
     assert [step.status for step in lost.steps] == ["COMPENSATED", "UNKNOWN"]
     assert (lost.status, lost.steps[1].effect) == ("STUCK", True)
-    (finding,) = CHECKS["early-ack"](duties(READ))
+    (finding,) = CHECKS["early-ack"](required(READ))
     assert "the step ends UNKNOWN and the rest of the saga is undone" in finding.leads_to
     assert "the saga ends STUCK" in finding.leads_to
 

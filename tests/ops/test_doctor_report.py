@@ -16,12 +16,12 @@ from celery_saga.ops.doctor.collect.servers import once, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server
 from celery_saga.ops.doctor.findings import Level
 from celery_saga.ops.doctor.printing import lines
-from tests.ops.ailing import URL, VERSIONS, WELL, ill, on, server, worker, workers
+from tests.ops.ailing import OK, URL, VERSIONS, ill, on, server, worker, workers
 
 NOTHING_KEPT = on(server(appendonly="no"))
 EVERY_SECOND = on(server(appendfsync="everysec"))
 FROM_MEMORY = on(server(appendonly="no", save="900 1"))
-BLIND = ill(store_problem="away", broker_problem="away", workers=())
+UNREACHABLE = ill(store_problem="away", broker_problem="away", workers=())
 
 
 def plain(text, **style):
@@ -36,11 +36,11 @@ class TestExitCode:
     @pytest.mark.parametrize(
         ("facts", "codes"),
         [
-            (WELL, (0, 0, 0)),
+            (OK, (0, 0, 0)),
             (EVERY_SECOND, (0, 0, 1)),
             (FROM_MEMORY, (0, 1, 1)),
             (NOTHING_KEPT, (1, 1, 1)),
-            (BLIND, (2, 2, 2)),
+            (UNREACHABLE, (2, 2, 2)),
         ],
         ids=["well", "info", "warning", "error", "blind"],
     )
@@ -55,7 +55,7 @@ class TestExitCode:
 
 
 def test_less_bad_findings_can_be_left_out():
-    mixed = replace(WELL, servers=(server(appendonly="no", maxmemory_policy="allkeys-lru"),))
+    mixed = replace(OK, servers=(server(appendonly="no", maxmemory_policy="allkeys-lru"),))
     report = examine(mixed)
 
     assert [each.level for each in report.findings] == [Level.ERROR, Level.INFO]
@@ -64,7 +64,7 @@ def test_less_bad_findings_can_be_left_out():
 
 class TestDocument:
     def test_of_an_installation_that_is_well(self):
-        assert examine(WELL).to_dict() == {
+        assert examine(OK).to_dict() == {
             "schema": SCHEMA,
             "app": "shop",
             "versions": VERSIONS,
@@ -99,7 +99,7 @@ class TestDocument:
         }
 
     def test_what_could_not_be_looked_at_is_null(self):
-        document = examine(BLIND).to_dict()
+        document = examine(UNREACHABLE).to_dict()
 
         assert (document["workers"], document["sagas"]) == (None, None)
 
@@ -111,7 +111,7 @@ class TestDocument:
 
 class TestPrinted:
     def test_well(self):
-        text = printed(examine(WELL))
+        text = printed(examine(OK))
 
         assert text.splitlines()[:5] == [
             "app      shop, celery_saga 1.2.0, celery 5.7.0, kombu 5.7.0, python 3.12.1",
@@ -136,12 +136,12 @@ class TestPrinted:
         )
 
     def test_it_is_counted(self):
-        mixed = replace(WELL, servers=(server(appendonly="no", maxmemory_policy="allkeys-lru"),))
+        mixed = replace(OK, servers=(server(appendonly="no", maxmemory_policy="allkeys-lru"),))
 
         assert printed(examine(mixed)).endswith(f"{len(CHECKS)} checks, 1 error, 1 info.")
 
     def test_what_is_not_known_is_not_said(self):
-        text = printed(examine(BLIND))
+        text = printed(examine(UNREACHABLE))
 
         assert "workers  not known" in text
         assert "sagas    not known" in text
@@ -157,7 +157,7 @@ class TestPrinted:
         assert click.style("ERROR    ", fg="red", bold=True) in text
 
     def test_no_line_is_too_long(self):
-        for facts in (WELL, NOTHING_KEPT, BLIND, EVERY_SECOND):
+        for facts in (OK, NOTHING_KEPT, UNREACHABLE, EVERY_SECOND):
             assert max(map(len, printed(examine(facts)).splitlines())) <= 100
 
 

@@ -8,7 +8,11 @@ import pytest
 
 from celery_saga import Saga
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
-from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits, still_needed
+from celery_saga.ops.doctor.collect.required_tasks import (
+    gather_required_tasks,
+    gather_waits,
+    still_needed,
+)
 from celery_saga.runtime import runtime_of
 from tests.definition.building import new_app, plan_of
 
@@ -43,9 +47,11 @@ def saga_of(app, **options):
 
 
 def gathered(app, *live):
-    duties, broken = gather_duties(runtime_of(app), live)
+    required, broken = gather_required_tasks(runtime_of(app), live)
     assert SAGA not in broken
-    return {(duty.step, duty.undo): duty for duty in duties if duty.saga == SAGA}
+    return {
+        (needed.step, needed.is_compensation): needed for needed in required if needed.saga == SAGA
+    }
 
 
 def test_committed_sagas_bring_all_their_tasks(app):
@@ -53,21 +59,24 @@ def test_committed_sagas_bring_all_their_tasks(app):
 
     found = gathered(saga.app)
 
-    assert {key: (duty.task, duty.queue) for key, duty in found.items()} == {
+    assert {key: (needed.task, needed.queue) for key, needed in found.items()} == {
         ("reserve", False): ("shop.reserve", "celery"),
         ("reserve", True): ("shop.release", "celery"),
         ("charge", False): ("shop.charge", "celery"),
         ("book", False): ("elsewhere.book", "carrier"),
         ("ship", False): ("shop.ship", "parcels"),
     }
-    assert {step for (step, undo), duty in found.items() if duty.reruns} == {"reserve", "ship"}
-    assert {step for (step, undo), duty in found.items() if duty.declared} == {
+    assert {step for (step, undo), needed in found.items() if needed.reruns} == {
+        "reserve",
+        "ship",
+    }
+    assert {step for (step, undo), needed in found.items() if needed.declared} == {
         "reserve",
         "charge",
         "ship",
     }
-    assert found["reserve", False].undoable
-    assert not found["charge", False].undoable
+    assert found["reserve", False].needs_compensation
+    assert not found["charge", False].needs_compensation
     assert [found[step, False].hard_limit for step in ("reserve", "charge", "ship")] == [9, 7, None]
     assert found["ship", False].soft_limit == 40
 
@@ -98,9 +107,9 @@ def test_a_saga_that_cannot_be_started_says_why(app):
     saga.local_step("elsewhere.book", name="book").on_failure(lambda context: None)
     saga.commit()
 
-    duties, broken = gather_duties(runtime_of(app), ())
+    required, broken = gather_required_tasks(runtime_of(app), ())
 
-    assert [duty for duty in duties if duty.saga == SAGA] == []
+    assert [needed for needed in required if needed.saga == SAGA] == []
     assert "a worker could not find" in broken[SAGA]
 
 
@@ -154,14 +163,14 @@ class TestStillNeeded:
 
     def test_on_the_way_back_what_is_to_be_undone(self, run):
         run = run.with_step(0, status=StepStatus.SUCCEEDED, effect=True)
-        run = replace(run, direction=Direction.BACKWARD)
+        run = replace(run, direction=Direction.COMPENSATION)
 
         assert self.needed(run) == {("reserve", "c")}
         assert self.needed(run.with_step(0, status=StepStatus.COMPENSATED, effect=False)) == set()
 
     def test_a_step_that_runs_while_the_saga_is_to_go_back(self, run):
         run = run.sent(StepRef((0,), Direction.FORWARD, 1), status=StepStatus.RUNNING)
-        run = replace(run, unwind=Failure("Cancelled", ""))
+        run = replace(run, rollback_reason=Failure("Cancelled", ""))
 
         assert self.needed(run) == {("reserve", "f")}
 

@@ -16,7 +16,7 @@ def test_what_the_caller_is_told_of_a_saga_that_is_stuck(shared, name):
     with pytest.raises(SagaStuck) as caught:
         result.get(timeout=30)
     execution = result.execution
-    (stuck,) = [step for step in execution.steps if step.undo_error]
-    for word in (f"'{stuck.name}'", stuck.undo_error.message, execution.error.message):
+    (stuck,) = [step for step in execution.steps if step.compensation_error]
+    for word in (f"'{stuck.name}'", stuck.compensation_error.message, execution.error.message):
         assert word in str(caught.value)
     assert shared.client.ttl(f"saga:execution:{result.id}") == -1

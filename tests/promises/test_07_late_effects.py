@@ -158,7 +158,7 @@ class TestEndsWhileItsSuccessorRuns:
     @pytest.mark.parametrize("row", ["late", "late undo", "early undo"])
     def test_it_does_not_end_the_step(self, woken, row):
         if row == "late":  # that its effect is there is noted
-            wait_for(lambda: len(woken.sagas[row].execution.steps[0].reported) == 1)
+            wait_for(lambda: len(woken.sagas[row].execution.steps[0].effect_tokens) == 1)
         else:
             too_late(woken, row)
         step = woken.sagas[row].execution.steps[0]

@@ -218,7 +218,7 @@ def test_a_result_that_lacks_the_key_and_nothing_else_has_it(bench: Bench) -> No
     )
     assert bench.calls == []
     assert result.status == "STUCK"
-    error = result.execution.steps[0].undo_error
+    error = result.execution.steps[0].compensation_error
     assert error is not None
     assert "'id'" in str(error)
 

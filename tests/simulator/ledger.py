@@ -153,7 +153,7 @@ class Ledger:
     def _check_key(self, body: Body, now: SagaExecution) -> None:
         truth, step = self.steps[body.ref.step], now.steps[body.ref.step]
         forward = body.ref.direction is Direction.FORWARD
-        turn = body.ref.direction, step.round if forward else step.undo_round
+        turn = body.ref.direction, step.round if forward else step.compensation_round
         same = truth.keys.setdefault(turn, body.key) == body.key
         self._require(Invariant.IDEMPOTENCY_KEY, same, "a round has two keys")
         only = truth.rounds.setdefault(body.key, turn) == turn
@@ -261,7 +261,7 @@ class Ledger:
             self._require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
             sent = step.unclaimed <= 2 * (most + 1)
             self._require(Invariant.CAPS, sent, "a message was sent too often")
-            late = step.undo_round <= truth.late
+            late = step.compensation_round <= truth.late
             self._require(
                 Invariant.LATE_EFFECT, late, "an undo began a new round without a late effect"
             )
@@ -283,7 +283,7 @@ class Ledger:
                 forward = now.direction is Direction.FORWARD
                 self._require(
                     Invariant.CANCEL,
-                    not (forward and before.unwind),
+                    not (forward and before.rollback_reason),
                     "a step was sent after the cancel",
                 )
                 paused = before.status is after.status is SagaStatus.PAUSED
@@ -293,7 +293,9 @@ class Ledger:
         if before.status is SagaStatus.STUCK:
             self._require(Invariant.SETTLED_STAYS, False, "a stuck saga went on by itself")
         if before.status in TERMINAL:
-            told = [step.reported for step in before.steps] != [s.reported for s in after.steps]
+            told = [step.effect_tokens for step in before.steps] != [
+                s.effect_tokens for s in after.steps
+            ]
             back = before.status is SagaStatus.COMPENSATED and told
             self._require(
                 Invariant.SETTLED_STAYS, back, "a terminal saga went on without a late effect"
@@ -304,7 +306,9 @@ class Ledger:
         if execution.resolved_at is not None:
             return
         if execution.status is SagaStatus.COMPLETED:
-            self._require(Invariant.COMPLETED, execution.unwind is None, "COMPLETED after a cancel")
+            self._require(
+                Invariant.COMPLETED, execution.rollback_reason is None, "COMPLETED after a cancel"
+            )
             for step, truth in zip(execution.steps, self.steps, strict=True):
                 there = step.status is StepStatus.SUCCEEDED and truth.standing is not None
                 skipped = step.status is StepStatus.SKIPPED
@@ -318,7 +322,7 @@ class Ledger:
                 invariant = Invariant.LATE_EFFECT if late else Invariant.COMPENSATED
                 gone = step.status is StepStatus.SKIPPED or not self._stands(execution, index)
                 self._require(invariant, gone, "COMPENSATED, and an effect is there", index)
-        elif execution.status is SagaStatus.STUCK and execution.direction is Direction.BACKWARD:
+        elif execution.status is SagaStatus.STUCK and execution.direction is Direction.COMPENSATION:
             for index, step in enumerate(execution.steps):
                 failed = step.status is StepStatus.COMPENSATION_FAILED
                 tried = failed or not self._undoable[index] or not self._stands(execution, index)

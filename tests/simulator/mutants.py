@@ -19,21 +19,21 @@ from celery_saga.core import events as ev
 from celery_saga.core.context.lazy import NotLoaded, PartialSteps
 from celery_saga.core.decide import _HANDLERS
 from celery_saga.core.decide.failing import follow_up
-from celery_saga.core.decide.late_effects import _reopen, late_effect
+from celery_saga.core.decide.late_effects import _compensate_again, late_effect
 from celery_saga.core.decide.operators import give_up_forward
 from celery_saga.core.decide.outcomes import current
-from celery_saga.core.decide.overdue import _announced_again, _left_to_tell
+from celery_saga.core.decide.overdue import _callbacks_left, _notified_again
 from celery_saga.core.decide.policy import Place, place_of
 from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
-    go_back,
+    compensation_failed,
+    continue_rollback,
     go_forward,
     past_pivot,
     send,
+    start_rollback,
     stuck,
-    turn_back,
-    undo_failed,
     with_possible_effect,
 )
 from celery_saga.core.decide.unclaimed import most_resends, on_unclaimed
@@ -55,7 +55,7 @@ from celery_saga.stores.memory import MemoryStore
 from tests.core.worlds import Bounds
 from tests.invariants import Invariant
 
-FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
+FORWARD, COMPENSATION = Direction.FORWARD, Direction.COMPENSATION
 
 NOTHING = Bounds(0, 0, 0, 0)
 
@@ -272,7 +272,9 @@ def an_unread_step_looks_like_a_new_one(patch: Patch) -> None:
 @mutant(Invariant.REVERSE_ORDER, seeds=100, way=way("a b"))
 def the_order_is_not_reversed(patch: Patch) -> None:
     def first(execution: SagaExecution) -> int | None:
-        left = [place for (place,) in execution.journal if execution.steps[place].undoable]
+        left = [
+            place for (place,) in execution.journal if execution.steps[place].needs_compensation
+        ]
         return left[0] if left else None
 
     patch.setattr(SagaExecution, "next_compensation", property(first))
@@ -283,10 +285,10 @@ def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
     def at_once(execution: SagaExecution, failure: Failure, at: float) -> ev.Decision:
         ref = execution.first_active
         claimed_now = ref is not None and execution.steps[ref.step].claim is not None
-        if ref is None or not claimed_now or execution.direction is BACKWARD:
+        if ref is None or not claimed_now or execution.direction is COMPENSATION:
             return give_up_forward(execution, failure, at)
         execution = execution.ended(ref.step, status=StepStatus.UNKNOWN, effect=True)
-        return turn_back(replace(execution, deadline=None), failure, at)
+        return start_rollback(replace(execution, deadline=None), failure, at)
 
     instead(patch, give_up_forward, at_once)
 
@@ -316,7 +318,7 @@ def a_second_run_that_declines_hides_the_first(patch: Patch) -> None:
     """The classic half-done saga: the first attempt went through, and its process was lost."""
 
     def forget(real: Any, execution: SagaExecution, event: ev.StepFailed) -> ev.Decision:
-        if execution.ref(event.ref.step) != event.ref or event.ref.direction is BACKWARD:
+        if execution.ref(event.ref.step) != event.ref or event.ref.direction is COMPENSATION:
             return real(execution, event)
         without = execution.with_step(event.ref.step, effect=False)
         decision = real(without, event)
@@ -341,8 +343,8 @@ def a_late_effect_is_ignored(patch: Patch) -> None:
 @mutant(Invariant.LATE_EFFECT, way=way("a!", voids=1, zombies=1))
 def a_late_effect_under_a_running_compensation_is_forgotten(patch: Patch) -> None:
     def forget(real: Any, execution: SagaExecution, event: ev.StepSucceeded) -> ev.Decision:
-        if event.ref.direction is BACKWARD and execution.steps[event.ref.step].reopened:
-            execution = execution.with_step(event.ref.step, reopened=False)
+        if event.ref.direction is COMPENSATION and execution.steps[event.ref.step].late_effect:
+            execution = execution.with_step(event.ref.step, late_effect=False)
         return real(execution, event)
 
     answer(patch, ev.StepSucceeded, forget)
@@ -354,8 +356,8 @@ def each_dispatch_of_a_compensation_is_a_round(patch: Patch) -> None:
         execution: SagaExecution, index: int, direction: Direction, at: float
     ) -> ev.Decision:
         step = execution.steps[index]
-        if direction is BACKWARD and step.forward_epoch:
-            execution = execution.with_step(index, undo_round=step.undo_round + 1)
+        if direction is COMPENSATION and step.forward_epoch:
+            execution = execution.with_step(index, compensation_round=step.compensation_round + 1)
         return send(execution, index, direction, at)
 
     instead(patch, send, send_anew)
@@ -382,11 +384,11 @@ def a_key_for_each_epoch(patch: Patch) -> None:
 @mutant(Invariant.CANCEL, seeds=600, way=way("a b", cancels=1))
 def a_cancel_of_a_running_step_is_forgotten(patch: Patch) -> None:
     def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
-        wanted = execution.unwind
+        wanted = execution.rollback_reason
         if wanted is None or index == len(execution.steps):
             return go_forward(execution, index, at)
-        decision = go_forward(replace(execution, unwind=None), index, at)
-        return replace(decision, execution=replace(decision.execution, unwind=wanted))
+        decision = go_forward(replace(execution, rollback_reason=None), index, at)
+        return replace(decision, execution=replace(decision.execution, rollback_reason=wanted))
 
     instead(patch, go_forward, onwards)
 
@@ -421,7 +423,7 @@ def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
     def done(execution: SagaExecution, ref: StepRef, *how: Any, **more: Any) -> ev.Decision:
         decision = follow_up(execution, ref, *how, **more)
         step = decision.execution.steps[ref.step]
-        if ref.direction is BACKWARD or step.ended_at is None or not step.effect:
+        if ref.direction is COMPENSATION or step.ended_at is None or not step.effect:
             return decision
         execution = execution.with_step(
             ref.step, status=StepStatus.SUCCEEDED, ended_at=step.ended_at
@@ -435,21 +437,21 @@ def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
 def a_compensation_that_fails_stops_the_others(patch: Patch) -> None:
     def stop(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
         failed = StepStatus.COMPENSATION_FAILED
-        ended = execution.ended(index, status=failed, not_before=None, undo_error=failure)
+        ended = execution.ended(index, status=failed, not_before=None, compensation_error=failure)
         return stuck(ended, failure, at)
 
-    instead(patch, undo_failed, stop)
+    instead(patch, compensation_failed, stop)
 
 
 @mutant(Invariant.SETTLED_STAYS, way=way("a b!", voids=1, zombies=1))
 def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
     def go_on(execution: SagaExecution, event: Any) -> ev.Decision:
-        decision = _reopen(execution, event)
+        decision = _compensate_again(execution, event)
         if decision.execution.status is not SagaStatus.STUCK:
             return decision
-        return go_back(check_at(decision.execution, event.at + 4), event.at)
+        return continue_rollback(check_at(decision.execution, event.at + 4), event.at)
 
-    instead(patch, _reopen, go_on)
+    instead(patch, _compensate_again, go_on)
 
 
 @mutant(Invariant.RESULT, seeds=20)
@@ -457,7 +459,7 @@ def a_result_is_published_before_it_is_saved(patch: Patch) -> None:
     batch = Orchestrator._batch
 
     def publish_first(self: Orchestrator, decision: ev.Decision) -> Any:
-        if any(isinstance(each, ev.Announce) for each in decision.commands):
+        if any(isinstance(each, ev.NotifyCallers) for each in decision.commands):
             self.results.publish(decision.execution)
         return batch(self, decision)
 
@@ -466,12 +468,12 @@ def a_result_is_published_before_it_is_saved(patch: Patch) -> None:
 
 @mutant(Invariant.RESULT, seeds=600)
 def a_result_is_published_but_once(patch: Patch) -> None:
-    instead(patch, _announced_again, lambda execution, at: ev.Decision(execution))
+    instead(patch, _notified_again, lambda execution, at: ev.Decision(execution))
 
 
 @mutant(Invariant.CALLERS, seeds=1000)
 def callers_are_told_of_each_end(patch: Patch) -> None:
-    instead(patch, _left_to_tell, lambda execution, status: execution.origin)
+    instead(patch, _callbacks_left, lambda execution, status: execution.callbacks)
 
 
 # What has to go on.

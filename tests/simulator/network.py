@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from celery_saga.core.events import Dispatch, Subject, Transition
 from celery_saga.core.execution import Claim, Direction, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.ports import Backlog, Envelope, Refused
-from celery_saga.errors import OutboxRefused, StoreUnavailable, UnsendableStep
+from celery_saga.errors import PublishRefused, StoreUnavailable, UnsendableStep
 from celery_saga.stores.memory import MemoryStore
 from tests.simulator.schedule import Event, Fault
 
@@ -158,7 +158,7 @@ class Broker:
 
     def undelivered(self, task_id: str) -> None: ...
 
-    def announce(self, execution: SagaExecution) -> None:
+    def publish_and_notify(self, execution: SagaExecution) -> None:
         away = ConnectionError("the result backend is away")
         kinds = {"away_before": away, "away_after": away}
         self._weather.write(lambda: self.tell(execution), kinds)
@@ -168,7 +168,7 @@ class Broker:
         saga_id = execution.saga_id
         self._world.publishes(execution)
         self.results[saga_id] = execution.status
-        self.told[saga_id] = self.told.get(saga_id, 0) + (execution.origin is not None)
+        self.told[saga_id] = self.told.get(saga_id, 0) + (execution.callbacks is not None)
 
     def observe(self, transition: Transition) -> None:
         if transition.subject is Subject.ALERT:
@@ -182,7 +182,7 @@ class Broker:
 
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> None: ...
 
-    def strangers(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
+    def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         return {}
 
     def backlog(self, queues: Collection[str]) -> Backlog:
@@ -210,7 +210,7 @@ class Results:
         return Envelope(HERE, execution) if self._broker.with_store else None
 
     def publish(self, execution: SagaExecution) -> None:
-        self._broker.announce(execution)
+        self._broker.publish_and_notify(execution)
 
 
 class FarStore(MemoryStore):
@@ -236,10 +236,10 @@ class FarStore(MemoryStore):
         return self._write(write, batch)
 
     def claim(
-        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         def write() -> SagaExecution | Refused:
-            answer = super(FarStore, self).claim(saga_id, ref, claim, plan, run)
+            answer = super(FarStore, self).claim(saga_id, ref, claim, plan, run_id)
             if not isinstance(answer, Refused):
                 self._world.claimed(saga_id, ref, claim.token)
             return answer
@@ -280,5 +280,5 @@ class FarStore(MemoryStore):
         away = StoreUnavailable("the store is away")
         kinds: dict[str, Exception] = {"away_before": away, "away_after": away}
         if batch:
-            kinds["outbox_refused"] = OutboxRefused("the script is refused")
+            kinds["outbox_refused"] = PublishRefused("the script is refused")
         return self._weather.write(write, kinds)

@@ -131,7 +131,9 @@ class World:
                 self._check_result(execution)
                 self.counts[f"ended {execution.status}"] += 1
                 self.counts["met lost attempts"] += sum(step.lost for step in execution.steps)
-                self.counts["met late effects"] += sum(step.undo_round for step in execution.steps)
+                self.counts["met late effects"] += sum(
+                    step.compensation_round for step in execution.steps
+                )
         self._count_checks()
 
     def _count_checks(self) -> None:
@@ -221,7 +223,7 @@ class World:
         """None is sent while a step runs on a worker that is alive."""
         for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
             ref = after.ref(index)
-            sent = ref is not None and ref.direction is Direction.BACKWARD
+            sent = ref is not None and ref.direction is Direction.COMPENSATION
             if sent and new.epoch > old.epoch:
                 runs = self._runs(after.saga_id, Direction.FORWARD)
                 text = "a compensation was sent while a step runs"
@@ -297,7 +299,7 @@ class World:
             countdown=self.schedule.countdown,
             deadline=self.schedule.deadline,
             wants_result=self.schedule.result,
-            origin={"callbacks": []} if self.schedule.result else None,
+            callbacks={"callbacks": []} if self.schedule.result else None,
         )
 
     def _ask(self, make: Callable[[float], ev.Event], pick: int, by_hand: bool = True) -> None:

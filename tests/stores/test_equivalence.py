@@ -103,8 +103,10 @@ def random_plan(dice: random.Random) -> Plan:
             f"do{index}", style, () if style == "context" else inputs, rerun=dice.random() < 0.7
         )
         undo = Call(f"undo{index}", inputs=inputs, max_attempts=2)
-        undoable = (pivot is None or index < pivot) and dice.random() < 0.8
-        steps.append(PlanStep(f"s{index}", action, undo if undoable else None, index == pivot))
+        needs_compensation = (pivot is None or index < pivot) and dice.random() < 0.8
+        steps.append(
+            PlanStep(f"s{index}", action, undo if needs_compensation else None, index == pivot)
+        )
     return Plan("equal", tuple(steps), max_redeliveries=1)
 
 
@@ -124,8 +126,8 @@ def plain(execution: SagaExecution | None) -> Any:
     return (
         list(execution.values.items()), steps, execution.status, execution.direction,
         execution.active, execution.journal, execution.revision,
-        execution.unwind, execution.error, notes,
-        execution.wants_result, execution.result_pending, execution.origin,
+        execution.rollback_reason, execution.error, notes,
+        execution.wants_result, execution.result_pending, execution.callbacks,
         execution.stuck_count, [each[1:] for each in execution.last_requests],
         execution.resolved_at is not None,
     )  # fmt: skip
@@ -196,7 +198,7 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
         twins = [Twin(MemoryStore()), Twin(RedisStore(client))]
         wants: dict[str, Any] = {}
         if seed % 2:
-            wants = {"wants_result": True, "origin": {"chain": [seed]}}
+            wants = {"wants_result": True, "callbacks": {"chain": [seed]}}
         start = {"k1": 1, "k0": [1, {"a": None}], "deep": {"er": "value"}, "big": "x" * 1000}
         for twin in twins:
             twin.orchestrator.start(plan, saga_id, start, token="start", **wants)

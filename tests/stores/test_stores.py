@@ -13,7 +13,7 @@ import redis
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.ports import Envelope, Reserved, Store
-from celery_saga.errors import OutboxRefused, StoreError, StoreUnavailable, UnsupportedCheckpoint
+from celery_saga.errors import PublishRefused, StoreError, StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore, instances
 from celery_saga.stores.redis.payload import Pushes, Result
@@ -81,9 +81,9 @@ class TestRedisStore(StoreContract):
         client.set("a string", "")
 
         for batch in ([wrong], two):
-            with pytest.raises(OutboxRefused):
+            with pytest.raises(PublishRefused):
                 store.save(first, replace(first, values={"n": 1}), "token", batch)
-            with pytest.raises(OutboxRefused):
+            with pytest.raises(PublishRefused):
                 store.deliver(batch)
         assert store.load(first.saga_id) == first
 
@@ -212,7 +212,7 @@ class TestRedisStore(StoreContract):
         with EmbeddedValkey() as server:
             store = RedisStore(redis.Redis.from_url(server.url(0), retry=None))
             before = store.now()
-        monkeypatch.setattr(instances, "CLOCK_TRUST", 0.0)
+        monkeypatch.setattr(instances, "CLOCK_TTL", 0.0)
         assert before <= store.now() < before + 60
         with pytest.raises(StoreUnavailable):
             RedisStore(redis.Redis.from_url(server_gone(), retry=None)).now()

@@ -6,7 +6,7 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import Session
 from typing_extensions import assert_type
 
-from celery_saga.contrib.barrier import Passage, dbapi
+from celery_saga.contrib.barrier import BarrierResult, dbapi
 from celery_saga.contrib.barrier import django as django_barrier
 from celery_saga.contrib.barrier import sqlalchemy as sqlalchemy_barrier
 
@@ -36,7 +36,7 @@ def use(session: Session, connection: sqlite3.Connection) -> None:
     assert_type(charge(total=3), int)
     assert_type(refund(3), int)
     with sqlalchemy_barrier.barrier(session) as first:
-        assert_type(first, Passage)
+        assert_type(first, BarrierResult)
     with dbapi.barrier(connection) as first, django_barrier.barrier("payments") as first:
         pass
     assert_type(sqlalchemy_barrier.purge(session, days=90), int)

@@ -46,9 +46,9 @@ def record(journal: Journal, result: SagaResult, timeout: float = 40) -> Record:
             {
                 "status": step.status.value,
                 "error": step.error and str(step.error),
-                "undo error": step.undo_error and str(step.undo_error),
+                "undo error": step.compensation_error and str(step.compensation_error),
                 "attempts": step.attempts,
-                "rounds": (step.round, step.undo_round),
+                "rounds": (step.round, step.compensation_round),
                 "lost": step.lost,
                 "effect": step.effect,
             }

@@ -98,8 +98,8 @@ class Path:
         order(site, saga_id, *places)
         callback = tasks.told.s(saga_id)
         plan = runtime.plans.of(self.saga(site))
-        origin = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
-        request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=origin)
+        callbacks = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
+        request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=callbacks)
         start(request)
         return SagaResult(runtime, saga_id)
 

@@ -62,7 +62,7 @@ class Fixture:
 
     def deliver(self, result: SagaResult, ref: StepRef = FIRST, **request: Any) -> None:
         """As a worker's process runs a message."""
-        header = {"plan": result.execution.plan.hash, "run": result.execution.run}
+        header = {"plan": result.execution.plan.hash, "run_id": result.execution.run_id}
         task_id = ref.task_id(result.id)
         request = {"id": task_id, "headers": {"saga": header}, "retries": 0, **request}
         build_tracer(self.task.name, self.task, app=self.app)(task_id, (), {}, request)
@@ -105,7 +105,7 @@ def test_eagerly(app: Celery, where: str, propagates: bool) -> None:
         assert step.error.message == "no tenant"
     else:
         assert (result.status, step.status) == ("STUCK", "COMPENSATION_FAILED")
-        assert (step.undo_error.message, step.attempts) == ("no tenant", 2)
+        assert (step.compensation_error.message, step.attempts) == ("no tenant", 2)
 
 
 def test_an_abort_is_final(app: Celery) -> None:
@@ -141,7 +141,10 @@ class TestNothingEndsByIt:
 
     @pytest.mark.parametrize(
         "request_of_it",
-        [{"ref": StepRef((0,), Direction.FORWARD, 0)}, {"headers": {"saga": {"run": "another"}}}],
+        [
+            {"ref": StepRef((0,), Direction.FORWARD, 0)},
+            {"headers": {"saga": {"run_id": "another"}}},
+        ],
         ids=["an older epoch", "an earlier run of that id"],
     )
     def test_a_stale_message(self, one: Fixture, request_of_it: dict[str, Any]) -> None:

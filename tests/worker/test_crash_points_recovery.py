@@ -124,7 +124,7 @@ TELLING = {
     "it is not noted that all are told": "ResultStored nothing before save",
     "it is noted": "ResultStored nothing after save",
 }
-TOLD = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),))
+REPORTED_SETTINGS = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),))
 
 
 def table_of_end(name):
@@ -167,7 +167,7 @@ class Sweeping:
             if table_of(name) == table
         }
         self.told = {
-            name: TOLD.start_with_callers(
+            name: REPORTED_SETTINGS.start_with_callers(
                 site, "bodies COMPLETED before announce", f"sweeper {place}"
             )
             for name, place in TELLING.items()
@@ -260,7 +260,7 @@ class Sweeping:
         """A sweeper has died where it was to die: what its saga waits for may come."""
         if execution.status == "PAUSED":
             self.ask(result, ResumeRequested)
-        elif execution.unwind and execution.steps[0].claim:
+        elif execution.rollback_reason and execution.steps[0].claim:
             self.site.journal.open(result.id, "a/f")
 
 
@@ -282,8 +282,8 @@ class TestTelling:
         sweeping = once(Sweeping, sites[way], way, table_of_end(name))
         site, result = sweeping.site, sweeping.told[name]
         assert died(site, result.id), "no process came by"
-        assert site.journal.began(result.id) == bodies(TOLD.bodies)
-        assert result.status == TOLD.status
+        assert site.journal.began(result.id) == bodies(REPORTED_SETTINGS.bodies)
+        assert result.status == REPORTED_SETTINGS.status
         assert AsyncResult(result.id, app=site.app).state == "SUCCESS"
         # At least: other sagas' sweepers die as well, some of them in the midst of telling this.
         assert len(site.journal.said(result.id, "told")) >= times_told(name)

@@ -192,7 +192,7 @@ class TestBeforeTheBody:
         assert (step.republished, step.lost) == (0, 0)
         if status == STUCK:
             assert step.attempts == UNDO["max_attempts"]
-            assert step.undo_error.message == "declined"
+            assert step.compensation_error.message == "declined"
 
 
 class TestBodiesThatAreCutOff:
@@ -319,7 +319,7 @@ class TestLimits:
     def test_an_undo_over_its_limit_is_tried_again(self, on, sagas, kind):
         result = sagas[on.pool, kind, "undo"]
         assert on.ledger(result) == (STUCK, ["f", "c", "c"])
-        assert result.execution.steps[1].undo_error.type == self.CUT[on.pool, kind][1]
+        assert result.execution.steps[1].compensation_error.type == self.CUT[on.pool, kind][1]
 
     @only("prefork")
     @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ class TestLimits:
             undo_options=options,
         )
         assert on.ledger(result) == (STUCK, ["f"])
-        assert "'receipt'" in result.execution.steps[1].undo_error.message
+        assert "'receipt'" in result.execution.steps[1].compensation_error.message
 
     @only("prefork")
     def test_a_retry_after_the_soft_limit_that_declines_is_undone(self, on):
@@ -444,7 +444,7 @@ class TestMessages:
         finally:
             on.site.app.conf.saga_unknown_task_grace = 600
         assert "no worker knows task 'table.nobody'" in step.execution.error.message
-        assert "no worker knows" in undo.execution.steps[1].undo_error.message
+        assert "no worker knows" in undo.execution.steps[1].compensation_error.message
 
 
 LEAVES = ["alone", "group 1", "group 2", "first", "second", "header 1", "header 2", "body"]

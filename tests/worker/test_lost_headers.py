@@ -28,7 +28,7 @@ class TestATaskClassThatOverwritesHeaders:
         saga = kinds.one("overwriting", kinds.overwriting)
         result = saga.apply_async(saga_id="lost-header-1")
 
-        assert result.execution.run
+        assert result.execution.run_id
         assert result.get(timeout=30) == {"overwritten": True}
         assert journal.began(result.id) == ["overwriting/f"]
 

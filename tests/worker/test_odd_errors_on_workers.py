@@ -43,7 +43,7 @@ def test_what_a_step_and_its_compensation_raise_is_recorded(ended, journal, what
     assert execution.status == "STUCK"
     assert journal.began(result.id) == ["a/f", "b/f", "c/f", "b/c", "a/c"]
     _, kind, text = ODD[what]
-    for failure in (execution.steps[2].error, execution.steps[1].undo_error):
+    for failure in (execution.steps[2].error, execution.steps[1].compensation_error):
         assert kind in failure.type
         assert text in failure.message
         assert len(str(failure)) < SHORT

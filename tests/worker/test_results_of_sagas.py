@@ -135,7 +135,7 @@ class TestStored:
         for number, saga_id in enumerate(ids):
             assert celery_result(shared, saga_id).get(timeout=30) == {"n": 3}
             execution = runtime_of(shared.app).orchestrator.load(saga_id)
-            wait_for(lambda one=saga_id: runtime_of(shared.app).store.load(one).origin is None)
+            wait_for(lambda one=saga_id: runtime_of(shared.app).store.load(one).callbacks is None)
             assert execution.settled
             wait_for(lambda n=number: told(shared, f"once {n}"))
         assert [len(told(shared, f"once {number}")) for number in range(20)] == [1] * 20
@@ -225,7 +225,7 @@ class TestTrouble:
             broker.restart()
             site.worker(app=CANVAS, **apart)  # the first may not have survived it
             wait_for(lambda: told(site, tag), 60)
-            wait_for(lambda: runtime_of(app).store.load(found.id).origin is None, 30)
+            wait_for(lambda: runtime_of(app).store.load(found.id).callbacks is None, 30)
 
     def test_a_result_backend_that_hangs_does_not_stop_the_heartbeat(self, site):
         with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes calls and says nothing

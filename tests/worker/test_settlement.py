@@ -20,7 +20,7 @@ from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepFailed, StepSucceeded
 from celery_saga.core.execution import Claim, Failure
 from celery_saga.core.ports import Envelope
-from celery_saga.messaging.results import announce
+from celery_saga.messaging.results import publish_and_notify
 from celery_saga.runtime import runtime_of
 from celery_saga.stores.redis.payload import Result
 from tests.worker.harness import Site
@@ -102,7 +102,7 @@ class Played:
     def by_celery(self, execution: Any) -> tuple[dict[str, Any], int]:
         """The same, stored by the backend itself."""
         self.site.client.delete(self.app.backend.get_key_for_task(execution.saga_id))
-        announce(self.app, self.orchestrator.load(execution.saga_id))
+        publish_and_notify(self.app, self.orchestrator.load(execution.saga_id))
         return self.stored(execution.saga_id)
 
 

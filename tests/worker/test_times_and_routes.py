@@ -79,8 +79,8 @@ class TestDeadline:
         saga = shared.saga(("a", late, undo), ("b", late, undo))
         result = saga.apply_async({"hold": ["b/f"]}, deadline=deadline)
         shared.journal.wait(result.id, "began", 2)
-        wait_for(lambda: result.execution.unwind is not None)
-        assert result.execution.unwind.type == "DeadlineExceeded"
+        wait_for(lambda: result.execution.rollback_reason is not None)
+        assert result.execution.rollback_reason.type == "DeadlineExceeded"
 
         shared.journal.open(result.id, "b/f")
         assert shared.settled(result) == "COMPENSATED"

@@ -11,7 +11,7 @@ from celery_saga import Saga, SagaResult
 from celery_saga.core.events import MessageState
 from celery_saga.core.execution import Direction, StepRef
 from celery_saga.messaging.broker import lacks_exchange
-from celery_saga.messaging.inspection import strangers
+from celery_saga.messaging.inspection import workers_without_plugin
 from celery_saga.runtime import runtime_of
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.worker.apps import strange_steps as tasks
@@ -96,7 +96,7 @@ def test_it_comes_to_an_end(fleet: Fleet, name: str) -> None:
     assert fleet.site.settled(result, 60) == status
     step = result.execution.steps[1]
     assert step.status == step_status.rpartition(">")[2]
-    found = step.undo_error if status == STUCK and step.undo_error else step.error
+    found = step.compensation_error if status == STUCK and step.compensation_error else step.error
     assert found is not None
     assert found.type == error
     assert fleet.site.journal.began(result.id) == bodies
@@ -132,8 +132,8 @@ def test_a_message_that_reaches_no_queue_is_told_of(fleet: Fleet) -> None:
 
 def test_the_strangers_of_a_queue(fleet: Fleet) -> None:
     app = fleet.site.app
-    assert strangers(app, {"old": 1, "celery": 2}) == {"old": {fleet.old.name}}
-    assert strangers(app, ["no such queue"]) == {}
+    assert workers_without_plugin(app, {"old": 1, "celery": 2}) == {"old": {fleet.old.name}}
+    assert workers_without_plugin(app, ["no such queue"]) == {}
 
 
 def test_an_exchange_that_nobody_declared(site: Site) -> None:

@@ -12,7 +12,8 @@ transaction of its effect::
 
 - A step that comes again finds the row and is skipped; it gets the result that the first kept.
 - An undo writes the row of its step as well. If it is the first to do so, the step has not
-  happened: there is nothing to undo, and the step can happen no more (:class:`BlockedByUndo`).
+  happened: there is nothing to undo, and the step can happen
+  no more (:class:`BlockedByCompensation`).
 - An undo that comes again is skipped, and so is a second undo of the same step under a new round,
   which the engine asks for when the step reports late.
 
@@ -33,8 +34,8 @@ where an undo likewise inserts the key of what it undoes. Kept results, and one 
 a step, are not part of it.
 """
 
-from celery_saga.contrib.barrier.passage import Passage
+from celery_saga.contrib.barrier.passage import BarrierResult
 from celery_saga.contrib.barrier.statements import TABLE, create_table
-from celery_saga.errors import BarrierPassedTwice, BlockedByUndo
+from celery_saga.errors import BarrierPassedTwice, BlockedByCompensation
 
-__all__ = ["TABLE", "BarrierPassedTwice", "BlockedByUndo", "Passage", "create_table"]
+__all__ = ["TABLE", "BarrierPassedTwice", "BarrierResult", "BlockedByCompensation", "create_table"]

@@ -18,7 +18,7 @@ from functools import cache, partial, wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from celery_saga.contrib.barrier import passage
-from celery_saga.contrib.barrier.passage import Execute, Passage
+from celery_saga.contrib.barrier.passage import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import Statements, statements
 from celery_saga.errors import SetupError
 
@@ -63,7 +63,7 @@ _DRIVERS = {
 }
 
 
-def barrier(connection: Any) -> AbstractContextManager[Passage]:
+def barrier(connection: Any) -> AbstractContextManager[BarrierResult]:
     """The barrier of the step that is running, in the connection's transaction.
 
     Args:

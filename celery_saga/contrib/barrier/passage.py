@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from celery_saga.contrib.barrier.statements import Statements
 from celery_saga.core.context.codec import JSON, as_returned
 from celery_saga.core.info import SagaInfo, step_info
-from celery_saga.errors import BarrierPassedTwice, BlockedByUndo, SetupError
+from celery_saga.errors import BarrierPassedTwice, BlockedByCompensation, SetupError
 
 R = TypeVar("R")
 
@@ -33,7 +33,7 @@ class Result(Protocol):
 Execute = Callable[[str, tuple[Any, ...]], Result]
 
 
-class Passage:
+class BarrierResult:
     """One way through a barrier. It is true for whoever is first: then the work is to be done.
 
     Attributes:
@@ -68,7 +68,7 @@ _passed: ContextVar[SagaInfo | None] = ContextVar("celery_saga_barrier_passed", 
 
 
 @contextmanager
-def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
+def passing(sql: Statements, execute: Execute) -> Iterator[BarrierResult]:
     """Go through the barrier, and keep the result at the end.
 
     Args:
@@ -76,13 +76,13 @@ def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
         execute: runs one of them in the user's transaction.
 
     Raises:
-        BlockedByUndo: the step was undone before.
+        BlockedByCompensation: the step was undone before.
         BarrierPassedTwice: the step has done its work in this database already.
         UnserializableValue: the result cannot be kept.
     """
     info = step_info()
     if info is None:
-        yield Passage(True)
+        yield BarrierResult(True)
         return
     passage = _Gate(sql, execute, info).enter()
     yield passage
@@ -92,7 +92,7 @@ def passing(sql: Statements, execute: Execute) -> Iterator[Passage]:
         execute(sql.keep, (text, _own_key(info)))
 
 
-def run(barrier: AbstractContextManager[Passage], work: Callable[[], R]) -> R:
+def run(barrier: AbstractContextManager[BarrierResult], work: Callable[[], R]) -> R:
     """Work in the barrier, and keep what comes of it; who is skipped gets what was kept."""
     with barrier as first:
         if first:
@@ -113,10 +113,10 @@ def _own_key(info: SagaInfo) -> str:
     """
     if info.direction == "f":
         return info.idempotency_key
-    return _undo_of(info.forward_key)
+    return _compensation_of(info.forward_key)
 
 
-def _undo_of(key: str) -> str:
+def _compensation_of(key: str) -> str:
     head, _, turn = key.rpartition("/")
     return f"{head.removesuffix('f')}c/{turn}"
 
@@ -129,16 +129,16 @@ class _Gate:
         self._own = _own_key(info)
         self._at = int(time.time())
 
-    def enter(self) -> Passage:
+    def enter(self) -> BarrierResult:
         if not self._insert(self._own):
             return self._known()
         _passed.set(self._info)
         if self._info.direction == "f":
-            return Passage(True)
+            return BarrierResult(True)
         # The row of the step itself: whoever wrote it was first.
         if self._insert(self._info.forward_key):
-            return Passage(False)
-        passage = Passage(True)
+            return BarrierResult(False)
+        passage = BarrierResult(True)
         passage._forward = self._forward
         return passage
 
@@ -148,15 +148,15 @@ class _Gate:
             raise SetupError(f"the driver does not say whether the barrier's row is new ({count})")
         return count == 1
 
-    def _known(self) -> Passage:
+    def _known(self) -> BarrierResult:
         """Someone was here before: say what came of it."""
         if _passed.get() is self._info:
             raise BarrierPassedTwice(self._own)
-        forward, undo = self._info.forward_key, _undo_of(self._info.forward_key)
-        rows = self._rows(forward, undo)
-        if self._own == forward and undo in rows:
-            raise BlockedByUndo(forward)
-        return Passage(False, rows[self._own])
+        forward, compensation = self._info.forward_key, _compensation_of(self._info.forward_key)
+        rows = self._rows(forward, compensation)
+        if self._own == forward and compensation in rows:
+            raise BlockedByCompensation(forward)
+        return BarrierResult(False, rows[self._own])
 
     def _forward(self) -> Any:
         key = self._info.forward_key

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from celery_saga.contrib.barrier import passage
 from celery_saga.contrib.barrier.dbapi import check_transaction
-from celery_saga.contrib.barrier.passage import Execute, Passage
+from celery_saga.contrib.barrier.passage import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import (
     KEY_LENGTH,
     MYSQL_COLLATION,
@@ -47,7 +47,7 @@ Bound = Session | scoped_session[Any] | Connection
 S = TypeVar("S", bound=Bound)
 
 
-def barrier(session: Bound) -> AbstractContextManager[Passage]:
+def barrier(session: Bound) -> AbstractContextManager[BarrierResult]:
     """The barrier of the step that is running, in the transaction of a session or connection.
 
     Raises:

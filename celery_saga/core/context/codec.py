@@ -232,7 +232,7 @@ def _returned(value: Any, inside: set[int]) -> Any:
     """As the checks, and gives back what would come back."""
     kind = type(value)
     if not isinstance(value, (dict, list, tuple)):
-        back = value if kind in _CHECKS else _there_and_back(value)
+        back = value if kind in _CHECKS else _round_trip(value)
         _CHECKS.get(type(back), _refuse)(back, set())
         return back
     if id(value) in inside or len(inside) >= MAX_DEPTH:
@@ -266,7 +266,7 @@ def _returned_key(key: Any) -> str:
     return str(key)
 
 
-def _there_and_back(value: Any) -> Any:
+def _round_trip(value: Any) -> Any:
     try:
         return JSON.loads(_encode(value))
     except RecursionError:

@@ -10,16 +10,16 @@ through this same function. What follows when an attempt of a step has failed is
 event                  what it does
 =====================  ============================================================================
 Started                CREATED -> RUNNING, first step sent; or waits for its time
-StepSucceeded          forward: next step, or COMPLETED, or the requested unwind;
+StepSucceeded          forward: next step, or COMPLETED, or the requested rollback;
                        backward: next lower undo, or COMPENSATED, or STUCK if an undo had failed;
                        without the claim: a late effect, undone again if its undo began
-StepFailed             forward: engine retry (retriable, after the pivot) or unwind, with its own
+StepFailed             forward: engine retry (retriable, after the pivot) or rollback, with its own
                        undo if the effect may have happened; after the pivot, when final: STUCK;
                        backward: engine retry, then COMPENSATION_FAILED and on to the next undo
 StepReleased           claim given back, Celery sends the task again
 ClaimVoided            sent again in a new epoch, slower from the second time on, or UNKNOWN and
-                       unwind; from the pivot on and for undos always sent again; after the cap
-                       unwind, or STUCK
+                       rollback; from the pivot on and for undos always sent again; after the cap
+                       rollback, or STUCK
 StepRevoked            as StepFailed; clean if nobody had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
 Overdue                deadline; delays that are over; messages that are lost, sent again ever
@@ -27,7 +27,7 @@ Overdue                deadline; delays that are over; messages that are lost, s
                        them; settled: the result is announced again until it is stored
 ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
                        the newer is announced again
-CancelRequested        unwind, at once or when the claimed step has ended
+CancelRequested        rollback, at once or when the claimed step has ended
 Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK
 ResolveRequested

@@ -5,10 +5,10 @@ from __future__ import annotations
 from celery_saga.core.decide.policy import AfterFailure, FailedAttempt, FailureKind, after_failure
 from celery_saga.core.decide.transitions import (
     call_of,
+    compensation_failed,
     run_again,
+    start_rollback,
     stuck,
-    turn_back,
-    undo_failed,
     wait,
     with_possible_effect,
 )
@@ -41,14 +41,14 @@ def follow_up(
         if ref.direction is Direction.FORWARD:
             execution = execution.with_step(index, status=StepStatus.WAITING)
         return wait(execution, index, at + call.delay(execution.steps[index].attempts))
-    if ref.direction is Direction.BACKWARD:
-        return undo_failed(execution, index, failure, at)
+    if ref.direction is Direction.COMPENSATION:
+        return compensation_failed(execution, index, failure, at)
     unknown = execution.steps[index].effect if unknown is None else unknown
     status = StepStatus.UNKNOWN if unknown else StepStatus.FAILED
     execution = execution.with_step(index, status=status)
     if kind is not FailureKind.UNSENDABLE:  # that one never began, and has no end
         execution = execution.with_step(index, ended_at=at)
-    go_on = stuck if answer is AfterFailure.STUCK else turn_back
+    go_on = stuck if answer is AfterFailure.STUCK else start_rollback
     return go_on(execution, failure, at)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
-    go_back,
+    continue_rollback,
     noted,
     own_result,
     with_result,
@@ -20,7 +20,7 @@ from celery_saga.core.decide.transitions import (
 from celery_saga.core.events import Alert, Decision, StepFailed, StepSucceeded
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
 
-_UNDO_BEGAN = frozenset(
+_COMPENSATION_BEGAN = frozenset(
     {StepStatus.COMPENSATING, StepStatus.COMPENSATED, StepStatus.COMPENSATION_FAILED}
 )
 
@@ -29,9 +29,9 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
     """Take note of an effect, known or possible, whose report nobody waits for."""
     ref = event.ref
     step = execution.at_step(ref)
-    if step is None or ref.direction is Direction.BACKWARD or ref.epoch > step.epoch:
+    if step is None or ref.direction is Direction.COMPENSATION or ref.epoch > step.epoch:
         return Decision(execution)
-    if not event.token or event.token in step.reported:
+    if not event.token or event.token in step.effect_tokens:
         return Decision(execution)
     if execution.plan.steps[ref.step].read_only:
         return Decision(execution)
@@ -45,13 +45,15 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
         return _after_an_operator(execution, event)
     if execution.plan.steps[ref.step].compensation is None:
         # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
-        return Decision(execution.with_step(ref.step, reported=(*step.reported, event.token)))
+        return Decision(
+            execution.with_step(ref.step, effect_tokens=(*step.effect_tokens, event.token))
+        )
     execution = _counted(execution, event)
     if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
         execution = _with_own_result(execution, event)
-    if step.effect and step.status not in _UNDO_BEGAN:
+    if step.effect and step.status not in _COMPENSATION_BEGAN:
         return Decision(execution)  # its undo is still to come
-    return _reopen(execution, event)
+    return _compensate_again(execution, event)
 
 
 def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
@@ -62,7 +64,9 @@ def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExec
 
 def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
     step = execution.steps[event.ref.step]
-    return execution.with_step(event.ref.step, effect=True, reported=(*step.reported, event.token))
+    return execution.with_step(
+        event.ref.step, effect=True, effect_tokens=(*step.effect_tokens, event.token)
+    )
 
 
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
@@ -70,25 +74,29 @@ def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFail
     step = execution.steps[event.ref.step]
     if step.status is not StepStatus.SKIPPED and execution.resolved_at is None:
         return Decision(execution)  # it completed by itself
-    execution = execution.with_step(event.ref.step, reported=(*step.reported, event.token))
+    execution = execution.with_step(
+        event.ref.step, effect_tokens=(*step.effect_tokens, event.token)
+    )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"
     return Decision(execution, (Alert("saga-orphan-effect", text),))
 
 
-def _reopen(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+def _compensate_again(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     index = event.ref.step
     step = execution.steps[index]
     ref = execution.ref(index)
-    in_flight = ref is not None and ref.direction is Direction.BACKWARD
-    began = step.status in _UNDO_BEGAN
+    in_flight = ref is not None and ref.direction is Direction.COMPENSATION
+    began = step.status in _COMPENSATION_BEGAN
     if isinstance(event, StepSucceeded):
         execution = with_result(execution, event)
     execution = execution.with_step(
-        index, reopened=in_flight, undo_round=step.undo_round + (began and not in_flight)
+        index,
+        late_effect=in_flight,
+        compensation_round=step.compensation_round + (began and not in_flight),
     )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     if execution.status is not SagaStatus.COMPENSATED:
-        return Decision(execution)  # the unwind comes by, or the saga is stuck and stays so
+        return Decision(execution)  # the rollback comes by, or the saga is stuck and stays so
     execution = replace(execution, status=SagaStatus.COMPENSATING)
-    return go_back(check_at(execution, event.at + CHECK_INTERVAL), event.at)
+    return continue_rollback(check_at(execution, event.at + CHECK_INTERVAL), event.at)

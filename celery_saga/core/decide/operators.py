@@ -12,14 +12,14 @@ from typing import Any
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
+    continue_rollback,
     end,
-    go_back,
     go_forward,
     name_of_current,
     noted,
     past_pivot,
     resume_forward,
-    turn_back,
+    start_rollback,
 )
 from celery_saga.core.events import (
     CancelRequested,
@@ -77,9 +77,9 @@ def _is_stuck(execution: SagaExecution, event: OfStuckSagas) -> bool:
 
 def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
     """Go back, unless the outcome stands already or the pivot forbids it."""
-    if execution.status in TERMINAL or execution.direction is Direction.BACKWARD:
+    if execution.status in TERMINAL or execution.direction is Direction.COMPENSATION:
         return Decision(execution)
-    if execution.unwind is not None:
+    if execution.rollback_reason is not None:
         return Decision(execution)
     if past_pivot(execution):
         pivot = execution.plan.steps[execution.plan.pivot or 0].name
@@ -94,19 +94,21 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
 def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """Turn back now if no claim is alive; otherwise when the claimed step has had its say."""
     index = execution.current
-    if execution.direction is Direction.BACKWARD:
+    if execution.direction is Direction.COMPENSATION:
         return Decision(execution)
-    execution = check_at(replace(execution, unwind=failure, deadline=None), at + CHECK_INTERVAL)
+    execution = check_at(
+        replace(execution, rollback_reason=failure, deadline=None), at + CHECK_INTERVAL
+    )
     if any(execution.steps[ref.step].claim is not None for ref in execution.active):
         return Decision(execution)
     waits = index is not None and execution.steps[index].status is StepStatus.WAITING
     if index is not None and (execution.active or waits):
         # Nobody has started it: the message becomes stale, its claim will be refused.
-        execution = withdrawn(execution, index)
-    return turn_back(execution, failure, at)
+        execution = cancelled_dispatch(execution, index)
+    return start_rollback(execution, failure, at)
 
 
-def withdrawn(execution: SagaExecution, index: int) -> SagaExecution:
+def cancelled_dispatch(execution: SagaExecution, index: int) -> SagaExecution:
     """The execution with the unclaimed message of step ``index`` made stale."""
     step = execution.steps[index]
     status = StepStatus.FAILED if step.error else StepStatus.PENDING
@@ -136,7 +138,7 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
 
 
 def _go_on(execution: SagaExecution, at: float) -> Decision:
-    backward = execution.direction is Direction.BACKWARD
+    backward = execution.direction is Direction.COMPENSATION
     status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
     execution = check_at(replace(execution, status=status), at + CHECK_INTERVAL)
     if execution.active:
@@ -145,7 +147,7 @@ def _go_on(execution: SagaExecution, at: float) -> Decision:
     until = None if index is None else execution.steps[index].not_before
     if until is not None and at < until:
         return Decision(check_at(execution, until))
-    return go_back(execution, at) if backward else resume_forward(execution, at)
+    return continue_rollback(execution, at) if backward else resume_forward(execution, at)
 
 
 def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
@@ -222,7 +224,7 @@ def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> D
     execution = _requested(execution, "resolve", event, event.status.value)
     execution = replace(execution, resolved_at=event.at)
     if event.status is SagaStatus.COMPENSATED:
-        execution = replace(execution, direction=Direction.BACKWARD)
+        execution = replace(execution, direction=Direction.COMPENSATION)
         for index, step in enumerate(execution.steps):
             if step.effect:
                 execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)

@@ -9,15 +9,15 @@ from typing import Any
 from celery_saga.core.context.data import values_of
 from celery_saga.core.decide.failing import follow_up, never_sent
 from celery_saga.core.decide.late_effects import late_effect
-from celery_saga.core.decide.operators import withdrawn
+from celery_saga.core.decide.operators import cancelled_dispatch
 from celery_saga.core.decide.policy import FailureKind
 from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
+    continue_rollback,
     due_soon,
-    go_back,
     go_forward,
-    turn_back,
+    start_rollback,
     with_possible_effect,
     with_result,
 )
@@ -68,14 +68,14 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     if step is None:
         return late_effect(execution, event)
     execution = with_result(execution, event)
-    if event.ref.direction is Direction.BACKWARD:
-        return _undone(execution, index, step, event.at)
+    if event.ref.direction is Direction.COMPENSATION:
+        return _compensated(execution, index, step, event.at)
     execution = execution.ended(
         index,
         status=StepStatus.SUCCEEDED,
         revised=None,
         effect=True,
-        reported=(*step.reported, event.token),
+        effect_tokens=(*step.effect_tokens, event.token),
         kept=values_of(event.own).texts() or None,
         expected_at=None,
         ended_at=event.at,
@@ -83,19 +83,21 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     return go_forward(execution, index + 1, event.at)
 
 
-def _undone(execution: SagaExecution, index: int, step: SagaStepExecution, at: float) -> Decision:
+def _compensated(
+    execution: SagaExecution, index: int, step: SagaStepExecution, at: float
+) -> Decision:
     """An undo returned; an effect that was reported meanwhile needs another round."""
-    again = step.reopened
+    again = step.late_effect
     execution = execution.ended(
         index,
         status=StepStatus.COMPENSATED,
         revised=None,
         effect=again,
-        reopened=False,
-        undo_round=step.undo_round + again,
-        undo_error=None,
+        late_effect=False,
+        compensation_round=step.compensation_round + again,
+        compensation_error=None,
     )
-    return go_back(execution, at)
+    return continue_rollback(execution, at)
 
 
 def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
@@ -108,16 +110,18 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     if not event.failure.step:  # a worker's main process knows the task's id alone
         event = replace(event, failure=replace(event.failure, step=step.name))
     kind = FailureKind.FINAL if event.final else FailureKind.FAILED
-    if event.ref.direction is Direction.BACKWARD:
-        return _undo_attempt_failed(execution, event.ref, event.failure, event.at, kind)
+    if event.ref.direction is Direction.COMPENSATION:
+        return _compensation_attempt_failed(execution, event.ref, event.failure, event.at, kind)
     return _forward_failed(execution, event, kind)
 
 
-def _undo_attempt_failed(
+def _compensation_attempt_failed(
     execution: SagaExecution, ref: StepRef, failure: Failure, at: float, kind: FailureKind
 ) -> Decision:
     attempts = execution.steps[ref.step].attempts + 1
-    execution = execution.with_step(ref.step, attempts=attempts, undo_error=failure, revised=None)
+    execution = execution.with_step(
+        ref.step, attempts=attempts, compensation_error=failure, revised=None
+    )
     return follow_up(execution, ref, kind, failure, at)
 
 
@@ -129,7 +133,7 @@ def _forward_failed(execution: SagaExecution, event: StepFailed, kind: FailureKi
         index,
         attempts=step.attempts + 1,
         effect=step.effect or possible,
-        reported=step.reported + told,
+        effect_tokens=step.effect_tokens + told,
         error=event.failure,
         revised=None,
     )
@@ -153,8 +157,10 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         return Decision(execution)  # it was given back before
     if event.lost and event.retries == step.retries:
         return Decision(execution)  # the next delivery has claimed it already
-    if execution.unwind is not None and event.ref.direction is Direction.FORWARD:
-        return turn_back(withdrawn(execution, event.ref.step), execution.unwind, event.at)
+    if execution.rollback_reason is not None and event.ref.direction is Direction.FORWARD:
+        return start_rollback(
+            cancelled_dispatch(execution, event.ref.step), execution.rollback_reason, event.at
+        )
     execution = execution.with_step(
         event.ref.step,
         claim=None,
@@ -164,7 +170,7 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
         republished=0,
         unclaimed=0,
         not_before=None,
-        unknown_since=None,
+        task_unknown_since=None,
     )
     return Decision(due_soon(execution, event.at))
 
@@ -242,7 +248,7 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     index, step = event.ref.step, current(execution, event)
     if step is None or step.claim is not None:
         return Decision(execution)
-    since = step.unknown_since if step.unknown_since is not None else event.at
+    since = step.task_unknown_since if step.task_unknown_since is not None else event.at
     task = call_of(execution, index, event.ref.direction).task
     if event.at - since >= execution.plan.unknown_task_grace:
         failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
@@ -250,5 +256,5 @@ def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     longer = POLICY.unknown_task_delay * 2.0 ** min(step.republished, 30)
     delay = min(POLICY.unknown_task_delay_max, longer)
     until = event.at + delay
-    execution = execution.with_step(index, unknown_since=since, not_before=until)
+    execution = execution.with_step(index, task_unknown_since=since, not_before=until)
     return Decision(check_at(execution, until))

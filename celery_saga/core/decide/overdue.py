@@ -11,8 +11,8 @@ from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     CLAIMED_CHECK_INTERVAL,
     check_at,
+    continue_rollback,
     deadline_failure,
-    go_back,
     go_forward,
     name_of_current,
     noted,
@@ -20,7 +20,7 @@ from celery_saga.core.decide.transitions import (
     resume_forward,
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
-from celery_saga.core.events import Alert, Announce, Decision, Overdue, ResultStored, Started
+from celery_saga.core.events import Alert, Decision, NotifyCallers, Overdue, ResultStored, Started
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus
 from celery_saga.core.recovery.policy import POLICY
 
@@ -38,7 +38,7 @@ def on_started(execution: SagaExecution, event: Started) -> Decision:
 def on_overdue(execution: SagaExecution, event: Overdue) -> Decision:
     """See whether the saga waits for something that will not come by itself."""
     if execution.settled:
-        return _announced_again(execution, event.at)
+        return _notified_again(execution, event.at)
     deadline = execution.deadline
     if deadline is not None and event.at >= deadline:
         return _deadline_passed(execution, event.at)
@@ -53,12 +53,12 @@ def on_overdue(execution: SagaExecution, event: Overdue) -> Decision:
     return on_unclaimed(execution, step, ref, event)
 
 
-def _announced_again(execution: SagaExecution, at: float) -> Decision:
+def _notified_again(execution: SagaExecution, at: float) -> Decision:
     if not execution.result_pending:
         return Decision(execution)
     last = (execution.due_at or at) - execution.updated_at
     delay = min(POLICY.result_delay_max, 2 * max(CHECK_INTERVAL, last))
-    return Decision(check_at(execution, at + delay), (Announce(execution.status, again=True),))
+    return Decision(check_at(execution, at + delay), (NotifyCallers(execution.status, again=True),))
 
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
@@ -67,26 +67,26 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
     if execution.status is event.status and same:
         if not execution.result_pending:
             return Decision(execution)
-        origin = _left_to_tell(execution, event.status)
-        stored = replace(execution, result_pending=False, origin=origin, due_at=None)
+        callbacks = _callbacks_left(execution, event.status)
+        stored = replace(execution, result_pending=False, callbacks=callbacks, due_at=None)
         return Decision(stored)
-    if execution.origin is not None:
+    if execution.callbacks is not None:
         # It has gone on since, and they are told.
-        execution = replace(execution, origin=_left_to_tell(execution, event.status))
+        execution = replace(execution, callbacks=_callbacks_left(execution, event.status))
     if not (execution.settled and execution.wants_result):
         return Decision(execution)
     # The result of the older end may have been stored over that of the newer one.
     execution = replace(execution, result_pending=True, due_at=event.at + CHECK_INTERVAL)
-    return Decision(execution, (Announce(execution.status, again=True),))
+    return Decision(execution, (NotifyCallers(execution.status, again=True),))
 
 
-def _left_to_tell(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
+def _callbacks_left(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
     """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each.
 
     One that is stuck has another when an operator has seen to it, and so has one that is undone
     when a late effect reopens it.
     """
-    own = (execution.origin or {}).get("on")
+    own = (execution.callbacks or {}).get("on")
     return {"on": own} if own and status is not SagaStatus.COMPLETED else None
 
 
@@ -107,6 +107,6 @@ def _send_what_waited(execution: SagaExecution, at: float) -> Decision:
     execution = check_at(execution, at + CHECK_INTERVAL)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
-    if execution.direction is Direction.BACKWARD:
-        return go_back(execution, at)
+    if execution.direction is Direction.COMPENSATION:
+        return continue_rollback(execution, at)
     return resume_forward(execution, at)

@@ -2,22 +2,22 @@
 
 The first row that fits an attempt holds; ``-`` fits everything.
 
-==========  =========  ======  ======  =============  ===========  =====  ============  ===========
-kind        direction  place   effect  attempts_left  reruns_left  rerun  rolling_back  what follows
-==========  =========  ======  ======  =============  ===========  =====  ============  ===========
-FAILED      backward   -       -       yes            -            -      -             RETRY_LATER
-LOST        backward   -       -       -              yes          -      -             RETRY_NOW
--           backward   -       -       -              -            -      -             COMPENSATE
-UNSENDABLE  forward    -       -       -              -            -      -             STUCK
-FAILED      forward    PIVOT   yes     -              yes          -      -             RETRY_LATER
-FAILED      forward    PIVOT   yes     -              no           -      -             STUCK
-FAILED      forward    -       -       yes            -            -      no            RETRY_LATER
-LOST        forward    BEFORE  yes     -              yes          no     -             COMPENSATE
-LOST        forward    -       -       -              yes          -      no            RETRY_NOW
--           forward    AFTER   -       -              -            -      -             STUCK
--           forward    PIVOT   yes     -              -            -      -             STUCK
--           forward    -       -       -              -            -      -             COMPENSATE
-==========  =========  ======  ======  =============  ===========  =====  ============  ===========
+========== ============ ======  ======  =============  ===========  =====  ============  ===========
+kind       direction    place   effect  attempts_left  reruns_left  rerun  rolling_back  what follows
+========== ============ ======  ======  =============  ===========  =====  ============  ===========
+FAILED     compensation -       -       yes            -            -      -             RETRY_LATER
+LOST       compensation -       -       -              yes          -      -             RETRY_NOW
+-          compensation -       -       -              -            -      -             COMPENSATE
+UNSENDABLE forward      -       -       -              -            -      -             STUCK
+FAILED     forward      PIVOT   yes     -              yes          -      -             RETRY_LATER
+FAILED     forward      PIVOT   yes     -              no           -      -             STUCK
+FAILED     forward      -       -       yes            -            -      no            RETRY_LATER
+LOST       forward      BEFORE  yes     -              yes          no     -             COMPENSATE
+LOST       forward      -       -       -              yes          -      no            RETRY_NOW
+-          forward      AFTER   -       -              -            -      -             STUCK
+-          forward      PIVOT   yes     -              -            -      -             STUCK
+-          forward      -       -       -              -            -      -             COMPENSATE
+========== ============ ======  ======  =============  ===========  =====  ============  ===========
 
 In words: the pivot whose effect may stand has no compensation, so that only its own report settles
 it, and it is run again until the limit of redeliveries. From there on nothing is compensated: what
@@ -101,7 +101,7 @@ class FailedAttempt:
             attempts_left=call.max_attempts is None or step.attempts < call.max_attempts,
             reruns_left=reruns <= plan.max_redeliveries,
             rerun=call.rerun,
-            rolling_back=execution.unwind is not None,
+            rolling_back=execution.rollback_reason is not None,
         )
 
 
@@ -114,7 +114,7 @@ def place_of(plan: Plan, index: int) -> Place:
 
 def after_failure(attempt: FailedAttempt) -> AfterFailure:
     """What follows; see the table."""
-    if attempt.direction is Direction.BACKWARD:
+    if attempt.direction is Direction.COMPENSATION:
         return _of_a_compensation(attempt)
     if attempt.kind is FailureKind.UNSENDABLE:
         return AfterFailure.STUCK

@@ -27,18 +27,18 @@ def obstacle_of(execution: SagaExecution) -> Obstacle | None:
     """What holds a stuck saga up, or why one goes back or went back; ``None``: nothing does."""
     if execution.status is SagaStatus.STUCK:
         return _of_a_stuck_saga(execution)
-    error = execution.error or execution.unwind
+    error = execution.error or execution.rollback_reason
     return Obstacle(error.step, str(error)) if error else None
 
 
 def _of_a_stuck_saga(execution: SagaExecution) -> Obstacle:
     for step in execution.steps:
-        if step.status is StepStatus.COMPENSATION_FAILED and step.undo_error is not None:
-            cause = f"its compensation failed: {step.undo_error}"
+        if step.status is StepStatus.COMPENSATION_FAILED and step.compensation_error is not None:
+            cause = f"its compensation failed: {step.compensation_error}"
             if execution.error is not None:
                 cause += f" (after {execution.error})"
             return Obstacle(step.name, cause)
-    unresolved = execution.unresolved() if execution.direction is Direction.BACKWARD else None
+    unresolved = execution.unresolved() if execution.direction is Direction.COMPENSATION else None
     if unresolved is not None:
         return Obstacle(unresolved.name, unknown_effect(unresolved).message)
     name = name_of_current(execution)

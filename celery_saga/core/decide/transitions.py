@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from celery_saga.core.context.data import values_of
-from celery_saga.core.events import Announce, Command, Decision, Dispatch, StepSucceeded
+from celery_saga.core.events import Command, Decision, Dispatch, NotifyCallers, StepSucceeded
 from celery_saga.core.execution import (
     Direction,
     Failure,
@@ -83,7 +83,7 @@ def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution
     changed = [*event.update, *event.remove]
     for key in changed:
         for index in readers.get(key, ()):
-            if index != ref.step and _may_be_undone(execution, index, event):
+            if index != ref.step and _may_be_compensated(execution, index, event):
                 execution = _keeping(execution, index, key, event)
     return execution.with_values(event.update, event.remove)
 
@@ -96,7 +96,7 @@ def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str 
     return {**merged, **values_of(event.own).texts()}
 
 
-def _may_be_undone(execution: SagaExecution, index: int, event: StepSucceeded) -> bool:
+def _may_be_compensated(execution: SagaExecution, index: int, event: StepSucceeded) -> bool:
     """Whether a step's compensation may run after what another step reports."""
     if execution.direction is Direction.FORWARD:
         pivot = execution.plan.pivot
@@ -127,7 +127,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
         republished=0,
         unclaimed=0,
         not_before=None,
-        unknown_since=None,
+        task_unknown_since=None,
         started_at=step.started_at if step.started_at is not None else at,
     )
     return Decision(due_soon(execution, at), (Dispatch(ref),))
@@ -167,19 +167,19 @@ def resume_forward(execution: SagaExecution, at: float) -> Decision:
     index = execution.current
     if index is None:
         return go_forward(execution, len(execution.steps), at)
-    if execution.steps[index].status is StepStatus.WAITING and execution.unwind is None:
+    if execution.steps[index].status is StepStatus.WAITING and execution.rollback_reason is None:
         return send(execution, index, Direction.FORWARD, at)
     return go_forward(execution, index, at)
 
 
 def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
     """On to step ``index``, or to the end, or back if that was asked for meanwhile."""
-    if execution.unwind is not None:
-        return go_back(execution, at)
+    if execution.rollback_reason is not None:
+        return continue_rollback(execution, at)
     if index == len(execution.steps):
         return end(execution, SagaStatus.COMPLETED, at)
     if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
-        return turn_back(execution, deadline_failure(execution.plan.steps[index].name), at)
+        return start_rollback(execution, deadline_failure(execution.plan.steps[index].name), at)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
     execution = replace(execution, status=SagaStatus.RUNNING)
@@ -191,7 +191,7 @@ def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
     execution = execution.ended(index, status=StepStatus.FAILED, error=failure, ended_at=at)
     if past_pivot(execution):
         return stuck(execution, failure, at)
-    return turn_back(execution, failure, at)
+    return start_rollback(execution, failure, at)
 
 
 def deadline_failure(name: str) -> Failure:
@@ -212,13 +212,15 @@ def missing_input(execution: SagaExecution, index: int, key: str, call: Call) ->
     return Failure("celery_saga.errors.MissingInput", text, name)
 
 
-def turn_back(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+def start_rollback(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """The way forward is over because of ``failure``, or of what was asked for before it."""
-    error = execution.error or execution.unwind or failure
-    return go_back(replace(execution, unwind=execution.unwind or failure, error=error), at)
+    error = execution.error or execution.rollback_reason or failure
+    return continue_rollback(
+        replace(execution, rollback_reason=execution.rollback_reason or failure, error=error), at
+    )
 
 
-def go_back(execution: SagaExecution, at: float) -> Decision:
+def continue_rollback(execution: SagaExecution, at: float) -> Decision:
     """Undo the last effect that stands; with none left the saga is over."""
     status = execution.status
     if status is not SagaStatus.PAUSED:
@@ -226,8 +228,8 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
     execution = replace(
         execution,
         status=status,
-        direction=Direction.BACKWARD,
-        error=execution.error or execution.unwind,
+        direction=Direction.COMPENSATION,
+        error=execution.error or execution.rollback_reason,
         deadline=None,
     )
     while (index := execution.next_compensation) is not None:
@@ -238,18 +240,20 @@ def go_back(execution: SagaExecution, at: float) -> Decision:
             execution = execution.with_step(index, attempts=0, lost=0, revised=None)
         elif step.not_before is not None and at < step.not_before:
             return wait(execution, index, step.not_before)  # a late effect was undone meanwhile
-        call = call_of(execution, index, Direction.BACKWARD)
-        key = call.missing(execution.inputs_of(index, Direction.BACKWARD))
+        call = call_of(execution, index, Direction.COMPENSATION)
+        key = call.missing(execution.inputs_of(index, Direction.COMPENSATION))
         if key is None:
-            return send(execution, index, Direction.BACKWARD, at)
+            return send(execution, index, Direction.COMPENSATION, at)
         failure = missing_input(execution, index, key, call)
-        execution = _with_failed_undo(execution, index, failure)
-    return _end_of_unwind(execution, at)
+        execution = _with_failed_compensation(execution, index, failure)
+    return _end_of_rollback(execution, at)
 
 
-def undo_failed(execution: SagaExecution, index: int, failure: Failure, at: float) -> Decision:
+def compensation_failed(
+    execution: SagaExecution, index: int, failure: Failure, at: float
+) -> Decision:
     """An undo failed for good: keep it, and undo the others all the same."""
-    return go_back(_with_failed_undo(execution, index, failure), at)
+    return continue_rollback(_with_failed_compensation(execution, index, failure), at)
 
 
 def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> SagaExecution:
@@ -259,16 +263,18 @@ def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> S
     return execution.with_step(index, effect=step.effect or possible)
 
 
-def _with_failed_undo(execution: SagaExecution, index: int, failure: Failure) -> SagaExecution:
+def _with_failed_compensation(
+    execution: SagaExecution, index: int, failure: Failure
+) -> SagaExecution:
     return execution.ended(
-        index, status=StepStatus.COMPENSATION_FAILED, not_before=None, undo_error=failure
+        index, status=StepStatus.COMPENSATION_FAILED, not_before=None, compensation_error=failure
     )
 
 
-def _end_of_unwind(execution: SagaExecution, at: float) -> Decision:
+def _end_of_rollback(execution: SagaExecution, at: float) -> Decision:
     for step in execution.steps:
         if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
-            failure = step.undo_error or Failure("", "its undo failed", step.name)
+            failure = step.compensation_error or Failure("", "its undo failed", step.name)
             return stuck(execution, failure, at)
     unresolved = execution.unresolved()
     if unresolved is not None:
@@ -293,7 +299,7 @@ def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
     """Settled: waiters are told; it is looked at until its result is known to be stored."""
-    pending = execution.wants_result or execution.origin is not None
+    pending = execution.wants_result or execution.callbacks is not None
     execution = replace(
         execution,
         status=status,
@@ -302,5 +308,5 @@ def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
         updated_at=at,
         result_pending=pending,
     )
-    commands: tuple[Command, ...] = (Announce(status),)
+    commands: tuple[Command, ...] = (NotifyCallers(status),)
     return Decision(execution, commands)

@@ -27,29 +27,29 @@ class OtherApps:
     def __init__(self, store: Store, inspector: BrokerInspector, app: str = "") -> None:
         self._store, self._inspector, self._app = store, inspector, app
         #: The names of the others.
-        self.met: frozenset[str] = frozenset()
+        self.other_apps: frozenset[str] = frozenset()
 
     def look(self) -> None:
         """Find out who is there; an app is remembered for a day after its last worker."""
         if not self._app:
             return
-        before, self.met = self.met, self._store.register_app(self._app) - {self._app}
-        if self.met - before:
+        before, self.other_apps = self.other_apps, self._store.register_app(self._app) - {self._app}
+        if self.other_apps - before:
             log.warning(
                 "the store of the app %s has sagas of other apps under the same saga_key_prefix: "
                 "%s. A worker acts upon those of which its app has a task. Give each app a "
                 "saga_key_prefix of its own, unless they share sagas on purpose",
                 self._app,
-                "; ".join(sorted(self.met)),
+                "; ".join(sorted(self.other_apps)),
             )
 
-    def is_ours(self, execution: SagaExecution) -> bool:
+    def is_own(self, execution: SagaExecution) -> bool:
         """Whether this worker may act upon a saga.
 
         With several apps in one place, it must have one of the tasks of the saga's plan. Whoever
         can run a step of it has one, so a saga that some worker could move on is left to somebody.
         """
-        return not self.met or any(map(self._inspector.has_task, _tasks(execution)))
+        return not self.other_apps or any(map(self._inspector.has_task, _tasks(execution)))
 
 
 def _tasks(execution: SagaExecution) -> Iterator[str]:

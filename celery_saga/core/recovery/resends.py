@@ -48,7 +48,7 @@ class Resends:
         self._inspector, self._alert = inspector, alert
         self._new: list[_Resend] = []
         self._asked: float | None = None
-        self._strangers: Mapping[str, Collection[str]] = {}
+        self._without_plugin: Mapping[str, Collection[str]] = {}
 
     def note(
         self, before: SagaExecution, after: SagaExecution, message: MessageState, holder: str = ""
@@ -87,11 +87,11 @@ class Resends:
         if not queues:
             return
         try:
-            self._strangers = self._inspector.strangers(queues)
+            self._without_plugin = self._inspector.workers_without_plugin(queues)
         except Exception:
             log.warning("the workers could not be asked whether they know of sagas", exc_info=True)
             return
-        for queue, workers in self._strangers.items():
+        for queue, workers in self._without_plugin.items():
             for worker in sorted(workers):
                 text = (
                     f"worker {worker} consumes queue {queue!r}, on which steps of sagas are sent, "
@@ -102,7 +102,7 @@ class Resends:
 
     def _log(self, each: _Resend) -> None:
         execution, ref = each.execution, each.ref
-        step, workers = execution.steps[ref.step], self._strangers.get(each.queue, ())
+        step, workers = execution.steps[ref.step], self._without_plugin.get(each.queue, ())
         who = each.holder or ", ".join(sorted(workers)) or "not known"
         log.warning(
             "saga %s: task %s of step %r is sent again, time %d: %s (queue: %s; worker: %s)",

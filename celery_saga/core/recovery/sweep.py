@@ -82,7 +82,7 @@ class Sweeper:
         self._other_apps.look()
         # With several apps in one place each instance sweeps: the one of them that is to may not
         # act upon the others' sagas.
-        if not reply.sweeper and not self._other_apps.met:
+        if not reply.sweeper and not self._other_apps.other_apps:
             return
         self.sweep()
         self.reclaim(reply, steady)
@@ -188,7 +188,7 @@ class Sweeper:
 
     def _is_anothers(self, execution: SagaExecution) -> bool:
         """Whether a saga is another app's, which is skipped for a while."""
-        ours = self._other_apps.is_ours(execution)
+        ours = self._other_apps.is_own(execution)
         if not ours:
             self._skipped[execution.saga_id] = time.monotonic() + self._policy.skip_time
         return not ours
@@ -258,7 +258,7 @@ class Sweeper:
         if self._skipped.get(saga_id, 0.0) > time.monotonic():
             return False
         try:
-            if self._other_apps.met:
+            if self._other_apps.other_apps:
                 execution = self._store.load(saga_id, context=False)
                 if execution is not None and self._is_anothers(execution):
                     return False

@@ -191,16 +191,19 @@ class _Template:
         self.check = getattr(task, "__header__", None) if task.typing else None
         message = json.loads(json.dumps(frame["message"]))
         mark = uuid.uuid4().hex
-        holes = {f"{mark}{number}": place for number, place in enumerate(_PLACES)}
-        for hole, (part, name) in holes.items():
-            message[part][name] = hole
+        placeholders = {f"{mark}{number}": place for number, place in enumerate(_PLACES)}
+        for placeholder, (part, name) in placeholders.items():
+            message[part][name] = placeholder
         text = _dumps({"body": f"{mark}body", **message})
         # Cut at the holes, quotes and all: every second piece is the name of what goes there.
         pieces = text.split(f'"{mark}')
         self._pieces = [pieces[0]]
         for piece in pieces[1:]:
-            hole, _, rest = piece.partition('"')
-            self._pieces += ["body" if hole == "body" else _PLACES[int(hole)][1], rest]
+            placeholder, _, rest = piece.partition('"')
+            self._pieces += [
+                "body" if placeholder == "body" else _PLACES[int(placeholder)][1],
+                rest,
+            ]
         self._names = self._pieces[1::2]
 
     def text(self, request: Mapping[str, Any], app: Celery) -> str:

@@ -33,14 +33,14 @@ from celery_saga.stores.redis.pool import when_free
 log = logging.getLogger("celery_saga")
 
 #: Seconds for which a passed or failed trial is believed.
-TRUST = 60.0
+PROBE_RESULT_TTL = 60.0
 
 
 #: How many messages that did not get where they should are remembered.
 REMEMBERED = 10_000
 
 #: Milliseconds for which the key of a trial is kept at most.
-TRIAL_KEPT = 10_000
+PROBE_TTL = 10_000
 
 #: How the endpoints begin of stores that can push.
 _SCHEME = "redis:"
@@ -98,7 +98,7 @@ class _Collector:
         self.declared, self.pid = set(), os.getpid()
 
 
-class RedisOutbox:
+class RedisPublisher:
     """Turns requests into the Redis commands that send them.
 
     Args:
@@ -114,7 +114,7 @@ class RedisOutbox:
         self._templates = Templates(app)
         # Not one collector a thread: a greenlet pool makes a new thread for every task.
         self._lock = threading.RLock()
-        self._trials: dict[str, tuple[float, bool]] = {}
+        self._probes: dict[str, tuple[float, bool]] = {}
         self._told = False
         #: Why the last trial did not pass.
         self.refusal = ""
@@ -123,7 +123,7 @@ class RedisOutbox:
 
     def forget(self) -> None:
         """A connection was lost: try again before the next use."""
-        self._trials = {}
+        self._probes = {}
         self._templates.forget()
 
     def usable(self) -> bool:
@@ -143,19 +143,19 @@ class RedisOutbox:
         return True
 
     def _trusted(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
-        known = self._believed(what)
+        known = self._known_result(what)
         if known is None:
             with self._lock:
-                known = self._believed(what)  # another thread may have found out meanwhile
+                known = self._known_result(what)  # another thread may have found out meanwhile
                 if known is None:
                     self._templates.forget()
                     known = self._try(what, push)
-                    self._trials[what] = (time.monotonic(), known)
+                    self._probes[what] = (time.monotonic(), known)
         return known
 
-    def _believed(self, what: str) -> bool | None:
-        trial = self._trials.get(what)
-        return None if trial is None or time.monotonic() - trial[0] > TRUST else trial[1]
+    def _known_result(self, what: str) -> bool | None:
+        probe = self._probes.get(what)
+        return None if probe is None or time.monotonic() - probe[0] > PROBE_RESULT_TTL else probe[1]
 
     def _try(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
         try:
@@ -181,7 +181,7 @@ class RedisOutbox:
         key = f"{channel.global_keyprefix}celery_saga-trial-{uuid.uuid4().hex}"
         value = uuid.uuid4().hex
         # If the servers are two, nobody looks for it where the store has put it.
-        push([("lpush", key, value), ("pexpire", key, TRIAL_KEPT)])
+        push([("lpush", key, value), ("pexpire", key, PROBE_TTL)])
         client = self._broker()
         found = when_free(lambda: client.lrange(key, 0, -1))
         when_free(lambda: client.delete(key))

@@ -32,7 +32,7 @@ log = logging.getLogger("celery_saga")
 _OWN = (RedisBackend, SentinelBackend)
 
 
-class _Notes:
+class _RecordedCommands:
     """Stands in for a Redis client: nothing is there, and what is written is noted."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Notes:
         return None
 
     @contextmanager
-    def pipeline(self, **options: Any) -> Iterator[_Notes]:
+    def pipeline(self, **options: Any) -> Iterator[_RecordedCommands]:
         yield self
 
     def execute(self) -> None: ...
@@ -92,14 +92,14 @@ class RedisResults:
         context = f"context-{uuid.uuid4().hex}"
         recording = object.__new__(type(backend))
         vars(recording).update(vars(backend))
-        vars(recording)["client"] = notes = _Notes()
+        vars(recording)["client"] = notes = _RecordedCommands()
         result: Any = context if completed else failure_of(execution)
         state = states.SUCCESS if completed else states.FAILURE
         recording.store_result(execution.saga_id, result, state, request=request_of(execution))
         return _result_of(notes, json.dumps(context) if completed else None)
 
 
-def _result_of(notes: _Notes, context: str | None) -> Result | None:
+def _result_of(notes: _RecordedCommands, context: str | None) -> Result | None:
     """The notes with what was written apart; ``None`` if they are not as they should be."""
     texts = {args[-1] for _, *args in notes.commands}
     if len(texts) != 1:

@@ -46,7 +46,7 @@ def view(execution: SagaExecution, app: str) -> dict[str, Any]:
             "attempts": [_attempt(each) for each in step.log],
             "error": str(step.error or ""),
             "compensation": planned.compensation.task if planned.compensation else "",
-            "compensation_error": str(step.undo_error or ""),
+            "compensation_error": str(step.compensation_error or ""),
         }
         for index, (planned, step) in enumerate(
             zip(execution.plan.steps, execution.steps, strict=True)

@@ -23,7 +23,7 @@ from celery_saga.ops.doctor.findings import Finding, Level
 SCHEMA = 1
 
 #: Exit codes.
-WELL, ILL, BLIND = 0, 1, 2
+OK, FAILED, UNREACHABLE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Report:
 
     def exit_code(self, fail_on: Level = Level.ERROR) -> int:
         """2 if neither store nor broker answered, 1 if a finding is as bad as that, else 0."""
-        if self.facts.blind:
-            return BLIND
-        return ILL if any(each.level.rank <= fail_on.rank for each in self.findings) else WELL
+        if self.facts.unreachable:
+            return UNREACHABLE
+        return FAILED if any(each.level.rank <= fail_on.rank for each in self.findings) else OK
 
     def at_least(self, level: Level) -> Report:
         """This report without findings that are less bad."""

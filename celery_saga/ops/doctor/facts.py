@@ -145,7 +145,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Duty:
+class RequiredTask:
     """One task of a step of a saga that is committed here, or on its way.
 
     Args:
@@ -153,7 +153,7 @@ class Duty:
         step: the step's.
         task: the task's.
         queue: where its messages go; empty: an exchange decides.
-        undo: it is the step's compensation.
+        is_compensation: it is the step's compensation.
         undoable: the step has a compensation.
         reruns: it is run again if its worker is lost.
         declared: this process has it as a task with options of its own, not as a plain function.
@@ -167,8 +167,8 @@ class Duty:
     step: str
     task: str
     queue: str
-    undo: bool = False
-    undoable: bool = False
+    is_compensation: bool = False
+    needs_compensation: bool = False
     reruns: bool = True
     declared: bool = True
     late: bool = True
@@ -247,12 +247,12 @@ class Facts:
     broker: BrokerFacts = field(default_factory=BrokerFacts)
     servers: tuple[Server, ...] = ()
     workers: tuple[Worker, ...] = ()
-    duties: tuple[Duty, ...] = ()
+    required: tuple[RequiredTask, ...] = ()
     waits: tuple[Waits, ...] = ()
     sagas: Sagas = field(default_factory=Sagas)
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def blind(self) -> bool:
+    def unreachable(self) -> bool:
         """Whether neither store nor broker could be looked at."""
         return bool(self.store.problem and self.broker.problem)

@@ -114,15 +114,15 @@ class Wire:
             self.close()
             raise
         except ResponseError:  # an answer too: the connection goes on
-            self._put_back(held)
+            self._return_connection(held)
             raise
         except BaseException:
             held.drop()  # what it would answer next is not known
             raise
-        self._put_back(held)
+        self._return_connection(held)
         return answer
 
-    def _put_back(self, held: _Held) -> None:
+    def _return_connection(self, held: _Held) -> None:
         if held.kept:
             self._kept.append(held)
         elif redis_pool.keep(held.pool):

@@ -48,13 +48,13 @@ class Change:
         set: field, value, field, value...
         places: the same for places of keys; a key that has a place keeps it.
         delete: fields to drop.
-        given_up: claims that end with this save, each with its ref.
+        ended_claims: claims that end with this save, each with its ref.
     """
 
     set: list[Any] = field(default_factory=list)
     places: list[Any] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
-    given_up: list[tuple[Claim, StepRef]] = field(default_factory=list)
+    ended_claims: list[tuple[Claim, StepRef]] = field(default_factory=list)
 
 
 def creation(execution: SagaExecution) -> list[Any]:
@@ -69,8 +69,8 @@ def creation(execution: SagaExecution) -> list[Any]:
         fields += [f"s{index}", _dumps(record)]
         if ref is not None:
             fields += [f"o{index}", f"{ref} {step.retries}"]
-    if execution.run:
-        fields += ["run", execution.run]  # the scripts look for it there
+    if execution.run_id:
+        fields += ["run_id", execution.run_id]  # the scripts look for it there
     if execution.history:
         fields += ["h1", _history(execution.history)]
     return fields
@@ -131,7 +131,7 @@ def _step_changes(
         # Claims are only ever given by the claim script; a save can but end them.
         change.delete.append(f"k{index}")
         if was is not None:
-            change.given_up.append((old.claim, was))
+            change.ended_claims.append((old.claim, was))
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,12 @@ def part_for(plan: Plan, ref: StepRef) -> Part | None:
         own, after = steps[index].action, index + 1 if index + 1 < len(steps) else None
         call = steps[after].action if after is not None else None
     else:
-        undo = steps[index].compensation
+        compensation = steps[index].compensation
         below = (i for i in range(index - 1, -1, -1) if steps[i].compensation is not None)
         after = next(below, None)
-        if undo is None or after is None:
+        if compensation is None or after is None:
             return None  # the end of the way back looks at every step
-        own, call = undo, steps[after].compensation
+        own, call = compensation, steps[after].compensation
     if own.style == "context" or (call and call.style == "context"):
         return None
     paths = [item.path for item in call.inputs] if call else []
@@ -177,7 +177,7 @@ def part_for(plan: Plan, ref: StepRef) -> Part | None:
     return Part((index,) if after is None else (index, after), tuple(keys))
 
 
-def partly(
+def load_partial(
     saga_id: str,
     plan: Plan,
     part: Part,
@@ -211,7 +211,7 @@ def partly(
     )
 
 
-def wholly(
+def load_full(
     saga_id: str,
     found: Sequence[Any],
     plan: Plan | None = None,

@@ -29,7 +29,7 @@ from celery_saga.stores.redis.pool import when_free
 
 log = logging.getLogger("celery_saga")
 
-_AWAY = (
+_UNAVAILABLE = (
     ConnectionError,
     TimeoutError,
     BusyLoadingError,
@@ -43,7 +43,7 @@ _AWAY = (
 _NOT_NOW = ("NOREPLICAS ", "MISCONF ", "BUSY ")
 
 #: Seconds for which an estimate of the server's clock is used before the server is asked again.
-CLOCK_TRUST = 10.0
+CLOCK_TTL = 10.0
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def guarded() -> Iterator[None]:
     """Driver errors as the library's own; the driver's is the cause."""
     try:
         yield
-    except _AWAY as error:
+    except _UNAVAILABLE as error:
         raise StoreUnavailable(f"the saga store does not answer: {error}") from error
     except RedisError as error:
         if str(error).startswith(_NOT_NOW):
@@ -87,7 +87,7 @@ class RedisInstances:
 
     def now(self) -> float:
         clock = self._clock
-        if clock is None or time.monotonic() - clock[0] > CLOCK_TRUST:
+        if clock is None or time.monotonic() - clock[0] > CLOCK_TTL:
             try:
                 self._set_clock(*self._ask(lambda client: client.time()))
             except StoreUnavailable:

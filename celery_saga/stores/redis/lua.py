@@ -83,7 +83,7 @@ end
 
 # Stores the result of a saga, with its context as it will be after the fields set[1] to set[2] are
 # written, the places of new keys, and the fields drop[1] to drop[2] are dropped.
-TELL = (
+NOTIFY = (
     ORDER
     + """
 local function context_after(key, set, new, drop)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_saga.core.ports import Envelope
-from celery_saga.errors import OutboxRefused
+from celery_saga.errors import PublishRefused
 
 #: A broker's command, its key and its value.
 Push = tuple[str, str, Any]
@@ -53,13 +53,13 @@ def messages(found: Iterable[Pushes | Result], own: int) -> list[Any]:
         own: number of the store's database.
 
     Raises:
-        OutboxRefused: they are for more than one database.
+        PublishRefused: they are for more than one database.
     """
     pushes = [each for each in found if isinstance(each, Pushes) and each.pushes]
     if not pushes:
         return []
     if len({each.database for each in pushes}) > 1:
-        raise OutboxRefused("the messages of one save are for brokers in different databases")
+        raise PublishRefused("the messages of one save are for brokers in different databases")
     parts = [part for each in pushes for push in each.pushes for part in push]
     return [own, pushes[0].database, *parts]
 

@@ -6,7 +6,7 @@ A saga is one hash:
 field     holds
 ========  =====================================================================================
 rev       revision
-run       what tells this saga from others of its id, absent where the id was drawn for it
+run_id    what tells this saga from others of its id, absent where the id was drawn for it
 by        token of the call that created it
 w         token of the last call that saved; claims come after it
 head      status, active, journal, deadline... as JSON
@@ -26,7 +26,7 @@ Cluster is not supported.
 """
 
 from celery_saga.core.checkpoint import SCHEMA_VERSION
-from celery_saga.stores.redis.lua import LISTS, TELL, WHOLE, WRITE
+from celery_saga.stores.redis.lua import LISTS, NOTIFY, WHOLE, WRITE
 
 # ARGV: list of messages. Answers {1} or {-1, why the broker refused}.
 PUSH = (
@@ -75,7 +75,7 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 )
 
 # KEYS: saga hash. ARGV: step index, ref, retries, token, instance, prefix of all keys, '1' if the
-# plan is known, run, enclosing task or '', node or ''; then, to read a part: how many records,
+# plan is known, run_id, enclosing task or '', node or ''; then, to read a part: how many records,
 # their fields, other fields. Answers {reason, claim or ''}, or {'newer', version} where nobody here
 # can read the saga, or {'ok', JSON of seconds and microseconds, whole saga}, or for a part one
 # text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the records,
@@ -85,7 +85,7 @@ CLAIM = (
     WHOLE
     + """
 local i, ref, token = ARGV[1], ARGV[2], ARGV[4]
-local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run', unpack(ARGV, 12))
+local found = redis.call('HMGET', KEYS[1], 'rev', 'o' .. i, 'k' .. i, 'run_id', unpack(ARGV, 12))
 local time, rev, out, held = redis.call('TIME'), found[1], found[2], found[3]
 if not rev then return {'unknown saga', ''} end
 if (found[4] or '') ~= ARGV[8] then return {'stale', ''} end
@@ -123,7 +123,7 @@ return table.concat(answer, string.char(0))
 )
 
 # KEYS: saga hash, due. ARGV: prefix of all keys, due score | '-' | '', seconds to live | 'persist'
-# | '', channel or '', retention of the status keys or '', run; then lists of: field, value... to
+# | '', channel or '', retention of the status keys or '', run_id; then lists of: field, value... to
 # set, beginning with the new revision and the token; messages; fields to delete; instance, ref...
 # of claims that end; field, value... to set if they are new; result; old status keys; new ones. The
 # result is nothing, or: text, '1' if the context comes behind it, text behind that; then the length
@@ -131,12 +131,12 @@ return table.concat(answer, string.char(0))
 # before), {0} when the revision has moved on, {-1, why the broker refused}.
 SAVE = (
     LISTS
-    + TELL
+    + NOTIFY
     + WRITE
     + """
 at = 7
 local set, last = take()
-local stands = redis.call('HMGET', KEYS[1], 'rev', 'w', 'run')
+local stands = redis.call('HMGET', KEYS[1], 'rev', 'w', 'run_id')
 if (stands[3] or '') ~= ARGV[6] then return {0} end
 if tonumber(stands[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
   return {stands[2] == ARGV[set + 3] and 1 or 0}

@@ -30,7 +30,7 @@ from celery_saga.core.execution import (
 from celery_saga.core.plan import Plan
 from celery_saga.core.ports import Envelope, Refused
 from celery_saga.errors import (
-    OutboxRefused,
+    PublishRefused,
     StoreError,
     StoreUnavailable,
     UnreadableCheckpoint,
@@ -38,15 +38,22 @@ from celery_saga.errors import (
 )
 from celery_saga.stores.redis import payload, scripts
 from celery_saga.stores.redis.faults import fault_of
-from celery_saga.stores.redis.fields import Part, changes, creation, part_for, partly, wholly
+from celery_saga.stores.redis.fields import (
+    Part,
+    changes,
+    creation,
+    load_full,
+    load_partial,
+    part_for,
+)
 from celery_saga.stores.redis.instances import RedisInstances, guarded
 from celery_saga.stores.redis.pool import endpoint_of, hold, let_go, when_free
 
 #: While it waits for the end of a saga, the store also looks by itself, in case a notice was lost.
-LOOK_EVERY = 2.0
+POLL_INTERVAL = 2.0
 
 #: Where it has no connection for notices, it looks after so many seconds; the last repeats.
-LOOKS = (0.02, 0.05, 0.1, 0.2, 0.3)
+POLL_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 #: Characters of a context above which it is not read at each look, but when the saga is settled.
 LARGE = 16_384
@@ -139,7 +146,7 @@ class RedisStore(RedisInstances):
         self, saga_id: str, found: Sequence[Any], plan: Plan | None = None, context: bool = True
     ) -> SagaExecution:
         try:
-            return wholly(saga_id, found, plan, context, self._codec)
+            return load_full(saga_id, found, plan, context, self._codec)
         except Exception as error:
             self._explain(saga_id, error)
 
@@ -167,7 +174,7 @@ class RedisStore(RedisInstances):
         return self._whole(saga_id, found, context=context) if found else None
 
     def claim(
-        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run: str = ""
+        self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         known = self._plans.get(plan or "")
         part = known.part(ref) if known else None
@@ -182,7 +189,7 @@ class RedisStore(RedisInstances):
                 claim.instance,
                 self._prefix,
                 "1" if known else "",
-                run,
+                run_id,
                 claim.enclosing_task,
                 claim.node,
                 *(part.fields if part else ()),
@@ -193,7 +200,7 @@ class RedisStore(RedisInstances):
                 found, *texts = answer.decode().split("\0")
                 seconds, micros, *records = json.loads(found)
                 self._set_clock(seconds, micros)
-                return partly(saga_id, known.plan, part, records, texts, self._codec)
+                return load_partial(saga_id, known.plan, part, records, texts, self._codec)
             except Exception as error:
                 self._explain(saga_id, error)
         if answer[0] == b"newer":
@@ -226,7 +233,7 @@ class RedisStore(RedisInstances):
         ttl = ""
         if _is_over(after) is not _is_over(before):
             ttl = self._expires if _is_over(after) else "persist"
-        ended = [part for claim, ref in change.given_up for part in (claim.instance, str(ref))]
+        ended = [part for claim, ref in change.ended_claims for part in (claim.instance, str(ref))]
         due = ""
         if before.due_at != after.due_at:
             due = "-" if after.due_at is None else repr(after.due_at)
@@ -236,7 +243,7 @@ class RedisStore(RedisInstances):
             after.saga_id,
             scripts.SAVE,
             [
-                *(self._prefix, due, ttl, notify, keep, before.run),
+                *(self._prefix, due, ttl, notify, keep, before.run_id),
                 *_lists(
                     ["rev", before.revision + 1, "w", token, *change.set],
                     payload.messages(carried, self._database),
@@ -302,15 +309,15 @@ class RedisStore(RedisInstances):
         try:
             with client.pubsub(ignore_subscribe_messages=True) as notices:
                 when_free(lambda: notices.subscribe(self._key("settled", saga_id)))
-                notices.get_message(timeout=LOOK_EVERY)  # the subscription stands from here on
-                yield lambda left: notices.get_message(timeout=min(left, LOOK_EVERY))
+                notices.get_message(timeout=POLL_INTERVAL)  # the subscription stands from here on
+                yield lambda left: notices.get_message(timeout=min(left, POLL_INTERVAL))
         finally:
             let_go(pool)
 
 
 def _pauses() -> Callable[[float], None]:
     """Pauses that grow."""
-    steps = chain(LOOKS, repeat(LOOKS[-1]))
+    steps = chain(POLL_DELAYS, repeat(POLL_DELAYS[-1]))
     return lambda left: time.sleep(min(left, next(steps)))
 
 
@@ -345,4 +352,4 @@ def _lists(*parts: Sequence[Any]) -> list[Any]:
 
 def _not_refused(answer: Sequence[Any]) -> None:
     if answer[0] == -1:
-        raise OutboxRefused(f"the server refused an envelope: {answer[1].decode()}")
+        raise PublishRefused(f"the server refused an envelope: {answer[1].decode()}")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase
 
-from celery_saga.contrib.barrier.django.models import Passage
+from celery_saga.contrib.barrier.django.models import BarrierResult
 from tests.django.orders.models import Order
 from tests.django.orders.sagas import place_order, sell
 
@@ -130,5 +130,5 @@ class BarrierTest(TransactionTestCase):
         assert sell.delay(order_id=order.pk, amount=200).status == "COMPENSATED"
         order.refresh_from_db()
         assert order.state.endswith("paid back")
-        keys = set(Passage.objects.values_list("step_key", flat=True))
+        keys = set(BarrierResult.objects.values_list("step_key", flat=True))
         assert {key.partition("/")[2].rpartition(".")[2] for key in keys} == {"pay/f/0", "pay/c/0"}

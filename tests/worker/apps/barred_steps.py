@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from celery import shared_task
 
-from celery_saga import BlockedByUndo, saga_info
+from celery_saga import BlockedByCompensation, saga_info
 from celery_saga.contrib.barrier.dbapi import barrier
 from tests.worker.apps.journal import note, wait_at
 
@@ -54,7 +54,7 @@ def work(hold: tuple[str, ...], amount: int) -> Any:
                 db.execute(f"INSERT INTO effects VALUES ('{info.saga_id}', {amount})")
                 first.result = {"number": uuid.uuid4().hex}
             pause(hold, "inside")
-    except BlockedByUndo:
+    except BlockedByCompensation:
         note("blocked")
         raise
     note("committed", first=bool(first), result=first.result)

@@ -90,7 +90,7 @@ def _saga(title: str, *steps: Any, **options: Any) -> Saga:
     return saga.commit()
 
 
-def _undone(name: str, *steps: Any) -> Saga:
+def _compensated(name: str, *steps: Any) -> Saga:
     saga = Saga(f"tenants-{name}", app=app)
     saga.local_step(book, name="book").on_failure(cancel, retry_backoff=0.01)
     for step in steps:
@@ -100,12 +100,12 @@ def _undone(name: str, *steps: Any) -> Saga:
 
 SAGAS = {
     "forward": _saga("forward", book, again),
-    "compensation sent by the sweep": _undone("undone", pay),
+    "compensation sent by the sweep": _compensated("undone", pay),
     "the engine's own retry": _saga(
         "later", at_last, book, name="later", retriable=True, max_attempts=3, retry_backoff=0.01
     ),
     "a process that is killed": _saga("killed", at_a_gate, book),
-    "a hard time limit": _undone("limited", too_long),
+    "a hard time limit": _compensated("limited", too_long),
 }
 
 

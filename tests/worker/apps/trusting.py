@@ -5,5 +5,5 @@ from tests.worker.apps.site import app
 
 __all__ = ["app"]
 
-assert publish.TRUST > 1
-publish.TRUST = 0.1
+assert publish.PROBE_RESULT_TTL > 1
+publish.PROBE_RESULT_TTL = 0.1

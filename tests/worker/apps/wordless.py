@@ -2,9 +2,9 @@
 
 from celery.worker.control import Panel
 
-from celery_saga.worker.remote_control import QUESTION
+from celery_saga.worker.remote_control import COMMAND
 from tests.worker.apps.site import app, steps
 
 __all__ = ["app", "steps"]
 
-del Panel.data[QUESTION], Panel.meta[QUESTION]
+del Panel.data[COMMAND], Panel.meta[COMMAND]

@@ -29,7 +29,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from celery_saga.contrib.barrier import passage
-from celery_saga.contrib.barrier.passage import Execute, Passage
+from celery_saga.contrib.barrier.passage import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import Statements, statements
 from celery_saga.errors import SetupError
 
@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def barrier(using: str = DEFAULT_DB_ALIAS) -> Iterator[Passage]:
+def barrier(using: str = DEFAULT_DB_ALIAS) -> Iterator[BarrierResult]:
     """The barrier of the step that is running, in an ``atomic`` block of its own.
 
     Args:

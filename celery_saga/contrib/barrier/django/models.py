@@ -5,7 +5,7 @@ from django.db import models
 from celery_saga.contrib.barrier.statements import KEY_LENGTH, TABLE
 
 
-class Passage(models.Model):
+class BarrierResult(models.Model):
     """That a step, or its undo, had its effect, or can have none any more."""
 
     step_key = models.CharField(primary_key=True, max_length=KEY_LENGTH)

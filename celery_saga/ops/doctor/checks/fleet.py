@@ -65,7 +65,7 @@ def _elsewhere(facts: Facts) -> Iterator[Finding]:
 
 def plugin(facts: Facts) -> Iterator[Finding]:
     """Workers without the plugin on queues to which steps go."""
-    steps = {duty.queue for duty in facts.duties}
+    steps = {needed.queue for needed in facts.required}
     for worker in facts.workers:
         shared = sorted(worker.queues & (steps | {facts.start_queue}))
         if worker.engine or not shared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from celery_saga.ops.doctor.facts import Duty, Facts, Worker
+from celery_saga.ops.doctor.facts import Facts, RequiredTask, Worker
 from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
 
 
@@ -24,12 +24,12 @@ def definitions(facts: Facts) -> Iterator[Finding]:
 
 def early_ack(facts: Facts) -> Iterator[Finding]:
     """Steps that a lost worker ends for good, and that nothing undoes."""
-    found: dict[tuple[str, bool], list[Duty]] = {}
-    for duty in facts.duties:
-        if not (duty.undo or duty.undoable or duty.reruns):
-            found.setdefault((duty.task, duty.declared), []).append(duty)
-    for (task, declared), duties in found.items():
-        steps = sorted({f"{duty.saga}/{duty.step}" for duty in duties})
+    found: dict[tuple[str, bool], list[RequiredTask]] = {}
+    for needed in facts.required:
+        if not (needed.is_compensation or needed.needs_compensation or needed.reruns):
+            found.setdefault((needed.task, needed.declared), []).append(needed)
+    for (task, declared), required in found.items():
+        steps = sorted({f"{needed.saga}/{needed.step}" for needed in required})
         yield Finding(
             Level.WARNING,
             f"task {task!r} is acknowledged before it runs, and its step has no compensation "
@@ -51,29 +51,29 @@ def queues(facts: Facts) -> Iterator[Finding]:
     if not plugged:
         return  # check "workers" says so
     consumed = set().union(*(worker.queues for worker in plugged))
-    for queue, duties in _by_queue(facts.duties).items():
+    for queue, required in _by_queue(facts.required).items():
         if queue not in consumed:
-            live = max(duty.live for duty in duties)
+            live = max(needed.live for needed in required)
             yield Finding(
                 Level.ERROR if live else Level.WARNING,
                 f"no worker with the plugin consumes the queue {queue!r}, to which the steps "
-                f"{listed(_steps(duties))} go{_waiting(live)}",
+                f"{listed(_steps(required))} go{_waiting(live)}",
                 "their sagas stand still there",
                 Where.WORKER,
                 "--queues",
                 f"one that includes {queue}",
-                (queue, *_steps(duties)),
+                (queue, *_steps(required)),
             )
 
 
 def tasks(facts: Facts) -> Iterator[Finding]:
     """Tasks of sagas that their workers do not register."""
-    for queue, duties in _by_queue(facts.duties).items():
+    for queue, required in _by_queue(facts.required).items():
         consumers = [worker for worker in _plugged(facts) if queue in worker.queues]
-        for task in sorted({duty.task for duty in duties}):
+        for task in sorted({needed.task for needed in required}):
             without = [worker for worker in consumers if task not in worker.tasks]
             if without:
-                live = max(duty.live for duty in duties if duty.task == task)
+                live = max(needed.live for needed in required if needed.task == task)
                 yield _unknown_task(task, queue, without, len(without) == len(consumers), live)
 
 
@@ -99,10 +99,10 @@ def limits(facts: Facts) -> Iterator[Finding]:
         pool = worker.plugin.pool if worker.plugin else ""
         hard, soft = pool in ("thread", "solo"), pool in ("thread", "solo", "gevent")
         idle = [
-            duty
-            for duty in facts.duties
-            if duty.queue in worker.queues
-            and ((hard and duty.hard_limit) or (soft and duty.soft_limit))
+            needed
+            for needed in facts.required
+            if needed.queue in worker.queues
+            and ((hard and needed.hard_limit) or (soft and needed.soft_limit))
         ]
         if idle:
             yield Finding(
@@ -121,18 +121,19 @@ def _plugged(facts: Facts) -> list[Worker]:
     return [worker for worker in facts.workers if worker.engine]
 
 
-def _by_queue(duties: Iterable[Duty]) -> dict[str, list[Duty]]:
-    found: dict[str, list[Duty]] = {}
-    for duty in duties:
-        if duty.queue:  # otherwise an exchange decides, and the broker alone knows
-            found.setdefault(duty.queue, []).append(duty)
+def _by_queue(required: Iterable[RequiredTask]) -> dict[str, list[RequiredTask]]:
+    found: dict[str, list[RequiredTask]] = {}
+    for needed in required:
+        if needed.queue:  # otherwise an exchange decides, and the broker alone knows
+            found.setdefault(needed.queue, []).append(needed)
     return found
 
 
-def _steps(duties: Iterable[Duty]) -> tuple[str, ...]:
+def _steps(required: Iterable[RequiredTask]) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
-            f"{duty.saga}/{duty.step}{' (compensation)' if duty.undo else ''}" for duty in duties
+            f"{needed.saga}/{needed.step}{' (compensation)' if needed.is_compensation else ''}"
+            for needed in required
         )
     )
 

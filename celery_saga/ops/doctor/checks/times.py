@@ -64,10 +64,10 @@ def visibility_timeout(facts: Facts) -> Iterator[Finding]:
     if seconds is None or facts.broker.problem:
         return
     runs = {waits.task: waits.limit for waits in facts.waits if (waits.limit or 0) > seconds}
-    for duty in facts.duties:
-        longest = max(duty.hard_limit or 0, duty.soft_limit or 0)
-        if duty.late and longest > max(seconds, runs.get(duty.task) or 0):
-            runs[duty.task] = longest
+    for needed in facts.required:
+        longest = max(needed.hard_limit or 0, needed.soft_limit or 0)
+        if needed.late and longest > max(seconds, runs.get(needed.task) or 0):
+            runs[needed.task] = longest
     rests = {waits.task: waits.countdown for waits in facts.waits}
     rests = {task: rest for task, rest in rests.items() if (rest or 0) > seconds}
     if not runs and not rests:

@@ -15,13 +15,13 @@ from celery_saga.definition.discovery import import_sagas
 from celery_saga.messaging.outcome import START
 from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.collect.broker import gather_broker
-from celery_saga.ops.doctor.collect.required_tasks import gather_duties, gather_waits
+from celery_saga.ops.doctor.collect.required_tasks import gather_required_tasks, gather_waits
 from celery_saga.ops.doctor.collect.servers import once
 from celery_saga.ops.doctor.collect.store import gather_store
 from celery_saga.ops.doctor.facts import Facts
 from celery_saga.runtime import runtime_of
 from celery_saga.settings import Settings, misspelt
-from celery_saga.worker.remote_control import told_settings, versions
+from celery_saga.worker.remote_control import reported_settings, versions
 
 
 def gather(app: Celery, timeout: float, limit: int) -> Facts:
@@ -42,10 +42,10 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
     settings, wrong = Settings.read(app.conf)
     stored = gather_store(runtime, limit)
     broker = gather_broker(runtime, None if stored.facts.problem else runtime.store, timeout)
-    duties, broken = gather_duties(runtime, stored.live)
+    required, broken = gather_required_tasks(runtime, stored.live)
     return Facts(
         app=app.main or "",
-        settings={**told_settings(app), "saga_sweep_limit": settings.sweep_limit},
+        settings={**reported_settings(app), "saga_sweep_limit": settings.sweep_limit},
         wrong_settings=wrong,
         misspelt_settings=misspelt(app.conf),
         versions=versions(),
@@ -55,7 +55,7 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
         broker=broker.facts,
         servers=once(server for server in (stored.server, broker.server) if server),
         workers=broker.workers,
-        duties=duties,
+        required=required,
         waits=gather_waits(app),
         sagas=stored.sagas,
         broken=broken,

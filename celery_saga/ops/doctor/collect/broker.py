@@ -11,7 +11,7 @@ from kombu import Connection
 
 from celery_saga.core.ports import Store
 from celery_saga.messaging.broker import open_connection
-from celery_saga.messaging.redis.publish import RedisOutbox
+from celery_saga.messaging.redis.publish import RedisPublisher
 from celery_saga.ops.doctor.collect.bounded import NoAnswer, within
 from celery_saga.ops.doctor.collect.servers import look, shown
 from celery_saga.ops.doctor.collect.workers import gather_workers
@@ -85,7 +85,7 @@ def _broker(runtime: Runtime, facts: BrokerFacts) -> BrokerFacts:
 def _one_write(runtime: Runtime, store: Store | None, facts: BrokerFacts) -> BrokerFacts:
     if store is None:
         return facts
-    outbox = RedisOutbox(runtime.app, store)
+    outbox = RedisPublisher(runtime.app, store)
     return replace(facts, one_write=outbox.usable(), two_writes_because=outbox.refusal)
 
 

@@ -15,7 +15,7 @@ from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, SetupError
 from celery_saga.messaging.routing import queue_of
-from celery_saga.ops.doctor.facts import Duty, Waits
+from celery_saga.ops.doctor.facts import RequiredTask, Waits
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
 
@@ -26,11 +26,11 @@ _AHEAD = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.WAITING})
 _DONE_WITH = frozenset({StepStatus.COMPENSATED, StepStatus.SKIPPED})
 
 
-def gather_duties(
+def gather_required_tasks(
     runtime: Runtime, live: Iterable[SagaExecution]
-) -> tuple[tuple[Duty, ...], dict[str, str]]:
+) -> tuple[tuple[RequiredTask, ...], dict[str, str]]:
     """What committed and ``live`` sagas need, and the sagas that cannot be started, with why."""
-    needed: list[tuple[Duty, int]] = []
+    needed: list[tuple[RequiredTask, int]] = []
     broken: dict[str, str] = {}
     for definition in SAGAS.every():
         if not _runs_on(definition, runtime.app):
@@ -44,16 +44,21 @@ def gather_duties(
         except SagaError as error:
             broken[definition.name] = str(error)
             continue
-        everything = [(index, undo) for index in range(len(plan.steps)) for undo in (False, True)]
-        needed += [(duty, 0) for duty in _duties(runtime.app, plan, everything)]
+        everything = [
+            (index, is_compensation)
+            for index in range(len(plan.steps))
+            for is_compensation in (False, True)
+        ]
+        needed += [(task, 0) for task in _required_tasks(runtime.app, plan, everything)]
     for execution in live:
         needed += [
-            (duty, 1) for duty in _duties(runtime.app, execution.plan, still_needed(execution))
+            (task, 1)
+            for task in _required_tasks(runtime.app, execution.plan, still_needed(execution))
         ]
-    count: dict[Duty, int] = {}
-    for duty, sagas in needed:
-        count[duty] = count.get(duty, 0) + sagas
-    return tuple(replace(duty, live=sagas) for duty, sagas in count.items()), broken
+    count: dict[RequiredTask, int] = {}
+    for task, sagas in needed:
+        count[task] = count.get(task, 0) + sagas
+    return tuple(replace(task, live=sagas) for task, sagas in count.items()), broken
 
 
 def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
@@ -66,30 +71,34 @@ def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
 
 def still_needed(execution: SagaExecution) -> Iterator[tuple[int, bool]]:
     """Steps whose task may still be sent: index, and whether it is the compensation."""
-    forward = execution.direction is Direction.FORWARD and execution.unwind is None
+    forward = execution.direction is Direction.FORWARD and execution.rollback_reason is None
     for index, record in enumerate(execution.steps):
         ref = execution.ref(index)
         if (forward and record.status in _AHEAD) or (ref and ref.direction is Direction.FORWARD):
             yield index, False
-        if record.status not in _DONE_WITH and (forward or record.undoable):
+        if record.status not in _DONE_WITH and (forward or record.needs_compensation):
             yield index, True
 
 
-def _duties(app: Celery, plan: Plan, needed: Iterable[tuple[int, bool]]) -> Iterator[Duty]:
-    for index, undo in needed:
+def _required_tasks(
+    app: Celery, plan: Plan, needed: Iterable[tuple[int, bool]]
+) -> Iterator[RequiredTask]:
+    for index, is_compensation in needed:
         step = plan.steps[index]
-        call = step.compensation if undo else step.action
+        call = step.compensation if is_compensation else step.action
         if call is None:
             continue
         task = app.tasks.get(call.task)
-        yield Duty(
+        yield RequiredTask(
             plan.saga,
             step.name,
             call.task,
             queue_of(app, call),
-            undo=undo,
-            undoable=step.compensation is not None,
-            reruns=undo or call.rerun or (plan.pivot is not None and index >= plan.pivot),
+            is_compensation=is_compensation,
+            needs_compensation=step.compensation is not None,
+            reruns=is_compensation
+            or call.rerun
+            or (plan.pivot is not None and index >= plan.pivot),
             declared=task is not None and not is_wire_name(call.task),
             late=bool(task.acks_late if task is not None else call.rerun),
             soft_limit=_limit(app, task, call, "soft_time_limit"),

@@ -10,7 +10,7 @@ from kombu import Connection
 from celery_saga.messaging.inspection import Answer, ask, queues_of, tasks_of
 from celery_saga.messaging.outcome import START
 from celery_saga.ops.doctor.facts import Offset, Plugin, Worker
-from celery_saga.worker.remote_control import QUESTION
+from celery_saga.worker.remote_control import COMMAND
 
 
 def gather_workers(app: Celery, connection: Connection, timeout: float) -> tuple[Worker, ...]:
@@ -26,7 +26,7 @@ def gather_workers(app: Celery, connection: Connection, timeout: float) -> tuple
     queues = _by_node(ask(app, connection, "active_queues", timeout, nodes))
     # A worker without the plugin would log an error about a question that it does not know.
     plugged = [answer.node for answer in registered if START in tasks_of(answer.said)]
-    own = _by_node(ask(app, connection, QUESTION, timeout, plugged) if plugged else [])
+    own = _by_node(ask(app, connection, COMMAND, timeout, plugged) if plugged else [])
     found = []
     for answer in registered:
         consumed = _next(queues, answer.node)

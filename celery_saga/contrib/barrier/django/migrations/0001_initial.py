@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
 
     operations = (
         migrations.CreateModel(
-            name="Passage",
+            name="BarrierResult",
             fields=[
                 (
                     "step_key",
