@@ -3,7 +3,7 @@
 The first row that fits an attempt holds; ``-`` fits everything.
 
 ========== ============ ======  ======  =============  ===========  =====  ============  ===========
-kind       direction    place   effect  attempts_left  reruns_left  rerun  rolling_back  what follows
+kind       direction    place   effect  attempts_left  reruns_left  rerun  rolling_back what follows
 ========== ============ ======  ======  =============  ===========  =====  ============  ===========
 FAILED     compensation -       -       yes            -            -      -             RETRY_LATER
 LOST       compensation -       -       -              yes          -      -             RETRY_NOW
