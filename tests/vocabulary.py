@@ -95,7 +95,7 @@ def limits() -> dict[tuple[str, str], int]:
     found = {}
     for line in LIMITS.read_text().splitlines():
         area, word, number = line.rsplit(maxsplit=2)
-        found[area, word] = int(number)
+        found[area, word] = max(int(number), found.get((area, word), 0))
     return found
 
 
@@ -105,8 +105,13 @@ def short(pattern: str) -> str:
 
 
 def _write() -> None:
-    lines = [f"{area} {short(pattern)} {n}" for (area, pattern), n in sorted(counted().items())]
-    LIMITS.write_text("\n".join(lines) + "\n")
+    now, before = counted(), limits()
+    lowered = {
+        (area, short(pattern)): min(n, before.get((area, short(pattern)), 0))
+        for (area, pattern), n in sorted(now.items())
+    }
+    lines = [f"{area} {word} {n}" for (area, word), n in lowered.items() if n]
+    LIMITS.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _print(only: str) -> None:
