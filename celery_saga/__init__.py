@@ -1,13 +1,13 @@
 """Durable sagas on the Celery you already run.
 
-Its names are imported when they are first asked for: Celery's command line imports the package at
-each start, for its verbs.
+A name is imported when it is first used, because Celery's command line imports the package at each
+start.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Celery makes errors out of stored results only of modules that are imported.
+# Celery restores stored errors only from modules that are imported.
 from celery_saga import errors as errors
 from celery_saga._version import __version__ as __version__
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from celery_saga.saga import Saga as Saga
     from celery_saga.worker.current_step import saga_info as saga_info
 
-#: Where the names are. All of the errors can be imported from here, those of the Minos framework
-#: too, which are not listed.
+#: The module of each public name. All errors can be imported from here; those of the Minos
+#: framework are not listed.
 _HOMES = {
     "core.context.saga_context": "SagaContext",
     "core.execution": "SagaExecution",

@@ -1,8 +1,8 @@
-"""Running sagas from asynchronous code: the Minos framework's ``await manager.run(...)``.
+"""Runs sagas from asynchronous code: the Minos framework's ``await manager.run(...)``.
 
-A store's wait holds a thread. The event loop's own threads are few, and a start must not queue
-behind them, so waiting has threads of its own, and coroutines that wait in greater numbers take
-turns.
+A store's wait blocks a thread. The event loop has few threads of its own, and a start must not
+queue behind waits. So waiting has its own threads, and coroutines that are more than these threads
+take turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from celery_saga.saga import Saga, start_request, started
 #: How many threads wait.
 WAITERS = 32
 
-#: Seconds of one turn: a thread outlives its coroutine, if that is cancelled, by no more than this.
+#: Seconds of one turn: the longest time for which a thread outlives its cancelled coroutine.
 TURN = 2.0
 
 _waiting: set[object] = set()
@@ -42,7 +42,7 @@ def _make_threads() -> None:
 
 
 _make_threads()
-os.register_at_fork(after_in_child=_make_threads)  # threads stay behind in the parent
+os.register_at_fork(after_in_child=_make_threads)  # a fork does not copy threads
 
 
 async def run(
@@ -61,13 +61,13 @@ async def run(
     """Start a saga and wait for its end; see :meth:`celery_saga.SagaManager.run`.
 
     Args:
-        pause_on_disk: come back, and raise nothing, as soon as the saga is saved. Until it is
-            settled the execution that comes back shows as paused; the saga itself goes on.
-        raise_on_error: raise if the saga did not complete; or else give back how it ended.
+        pause_on_disk: return, and raise nothing, as soon as the saga is saved. Until it is settled
+            the returned execution shows as paused; the saga itself continues.
+        raise_on_error: raise if the saga did not complete; else return how it ended.
         timeout: seconds to wait.
         response: would continue a saga at a remote step, and there are none yet.
-        user: would travel with the requests of remote steps.
-        autocommit: there is no second phase that could be left out.
+        user: would be sent with the requests of remote steps.
+        autocommit: must be True; a second phase does not exist here.
         options: those of :meth:`Saga.apply_async`.
     """
     saga = _runnable(runtime, definition, response, user, autocommit)
@@ -99,13 +99,13 @@ def _runnable(runtime: Runtime, definition: Any, response: Any, user: Any, autoc
         raise TypeError(f"definition: expected a Saga, found a {type(definition).__name__}")
     if user is not None:
         raise ValueError(
-            "user: it would travel with the requests of remote steps, and celery_saga has none "
+            "user: it would be sent with the requests of remote steps, and celery_saga has none "
             "yet: put it into the context, where every step finds it"
         )
     if autocommit is not True:
         raise ValueError(
-            "autocommit: expected True: each step takes effect when it runs and is undone if the "
-            "saga fails, there is nothing left to commit or reject"
+            "autocommit: expected True: each step takes effect when it runs and is compensated if "
+            "the saga fails, there is nothing left to commit or reject"
         )
     own = definition.own_app()
     if own is not None and own is not runtime.app:
@@ -117,29 +117,29 @@ def _runnable(runtime: Runtime, definition: Any, response: Any, user: Any, autoc
 
 
 async def settled(store: Store, saga_id: str, timeout: float | None = None) -> SagaExecution:
-    """The execution once it is settled. Cancelling this does nothing to the saga.
+    """Wait until an execution is settled, and return it. Cancelling this has no effect on the saga.
 
     Args:
-        timeout: seconds; ``None``: as long as it takes.
+        timeout: seconds; ``None``: no limit.
 
     Raises:
         celery.exceptions.TimeoutError: it is not settled in time.
-        SagaExecutionNotFoundException: there is no such saga.
-        StoreUnavailable: the store is away.
+        SagaExecutionNotFoundException: no saga has this id.
+        StoreUnavailable: the store is unavailable.
     """
     loop, me = asyncio.get_running_loop(), object()
-    give_up = None if timeout is None else time.monotonic() + timeout
+    stop_waiting_at = None if timeout is None else time.monotonic() + timeout
     _waiting.add(me)
     try:
         while True:
             turn = TURN / (1 + len(_waiting) // (WAITERS + 1))
-            left = turn if give_up is None else max(0.0, give_up - time.monotonic())
+            left = turn if stop_waiting_at is None else max(0.0, stop_waiting_at - time.monotonic())
             found = await loop.run_in_executor(_threads, store.wait, saga_id, min(turn, left))
             if found is None:
                 raise SagaExecutionNotFoundException(saga_id)
             if found.settled:
                 return found
-            if give_up is not None and time.monotonic() >= give_up:
+            if stop_waiting_at is not None and time.monotonic() >= stop_waiting_at:
                 raise TimeoutError(f"saga {saga_id} is not settled after {timeout:g} seconds")
     finally:
         _waiting.discard(me)

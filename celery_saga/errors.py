@@ -8,44 +8,44 @@
         SagaNotCommittedException                     commit() is missing
         AlreadyCommittedException                     changed after commit()
         SagaStepException
-          SagaNotDefinedException                     a step that belongs to no saga
+          SagaNotDefinedException                     a step that does not belong to a saga
           EmptySagaStepException                      no callback at all
-          UndefinedOnExecuteException                 an undo without a do
+          UndefinedOnExecuteException                 a compensation without an action
           AlreadyOnSagaException                      a step added twice
           MultipleOnExecuteException
           MultipleOnFailureException
       SetupError                                      the app or the store is not set up for sagas
-      UnserializableValue (ValueError)                JSON cannot carry it; names the key path
+      UnserializableValue (ValueError)                not JSON-serializable; names the key path
       ContextTooLarge (ValueError)                    more than saga_context_limit allows
       MissingInput (LookupError)                      a step needs a key that the context lacks
-      BadStepResult (TypeError)                       what a step returned cannot be its result
-      UnsendableStep                                Celery cannot make a message of a step
+      BadStepResult (TypeError)                       a step returned what is not a valid result
+      UnsendableStep                                  Celery cannot make a message of a step
       StoreError
         StoreUnavailable                              the store does not answer now
         PublishRefused                                 the store may not write to the broker
         UnreadableCheckpoint                          a saga's record is damaged
           UnsupportedCheckpoint                       written by a newer version
-      AbortSaga                                       raised by a step: no retries, go back
-        BlockedByCompensation                                 a barrier: its undo came before it
-        BarrierPassedTwice                            one step went through a barrier twice
+      AbortSaga                                       raised by a step: no retries, roll back
+        BlockedByCompensation                         a barrier: its compensation ran before it
+        BarrierPassedTwice                            one step entered a barrier twice
       SagaExecutionException
         SagaExecutionNotFoundException (LookupError)  no such saga id (= SagaNotFound)
         SagaAlreadyExists
-        IllegalSagaId (ValueError)                    no text that can be an id
+        IllegalSagaId (ValueError)                    not a text that can be an id
         SagaPastPivot                                 too late to cancel
-        SagaNotActionable                             a verb that the saga's status does not allow
+        SagaNotActionable                             a request that the saga's status rules out
         SagaStepExecutionException                    one step of a run
-        SagaRollbackExecutionException                the way back does not end by itself
+        SagaRollbackExecutionException                the rollback does not end by itself
         SagaFailedExecutionException                  raised by SagaResult.get(), manager.run()
-          SagaFailedCommitCallbackException           Minos's own; nothing here raises it
+          SagaFailedCommitCallbackException           of the Minos framework; never raised here
           SagaFailedExecutionStepException (SagaStepExecutionException)
-            SagaCompensated                           undone
-            SagaStuck (SagaRollbackExecutionException)  a person is needed
+            SagaCompensated                           rolled back
+            SagaStuck (SagaRollbackExecutionException)  needs operator intervention
 
 The names that end in ``Exception`` are those of the Minos framework's saga package, so that code
 written for it keeps its ``except`` clauses.
 
-Constructor arguments are ``args``, and the text is made in ``__str__``: an error therefore survives
+The constructor arguments are ``args``, and ``__str__`` makes the text. An error therefore survives
 pickling and the JSON form in which Celery stores it.
 """
 
@@ -62,11 +62,11 @@ SagaException = SagaError
 
 
 class DefinitionError(SagaError, ValueError):
-    """A saga is put together wrongly; nothing was started."""
+    """A saga is defined incorrectly; nothing was started."""
 
 
 class DefinitionWarning(UserWarning):
-    """A saga can be started, and something about it will go wrong in a bad moment."""
+    """A saga can be started, but its definition causes trouble in some failure."""
 
 
 class EmptySagaException(DefinitionError):
@@ -82,11 +82,11 @@ class AlreadyCommittedException(DefinitionError):
 
 
 class SagaStepException(DefinitionError):
-    """One step is put together wrongly."""
+    """One step is defined incorrectly."""
 
 
 class SagaNotDefinedException(SagaStepException):
-    """The step belongs to no saga."""
+    """The step does not belong to a saga."""
 
 
 class EmptySagaStepException(SagaStepException):
@@ -94,7 +94,7 @@ class EmptySagaStepException(SagaStepException):
 
 
 class UndefinedOnExecuteException(SagaStepException):
-    """The step has an undo and nothing to do."""
+    """The step has a compensation and no action."""
 
 
 class AlreadyOnSagaException(SagaStepException):
@@ -110,16 +110,16 @@ class MultipleOnFailureException(SagaStepException):
 
 
 class SetupError(SagaError):
-    """The app or the store cannot run sagas as it is set up; the text says what to change."""
+    """The app or the store is not set up to run sagas; the text says what to change."""
 
 
 class UnserializableValue(SagaError, ValueError):
-    """A value cannot travel as JSON and come back equal and of its type.
+    """A value does not survive JSON: it is not decoded to an equal value of the same type.
 
     Args:
-        path: where it stands, such as ``context['order']['lines'][2]``.
-        found: what was found there.
-        advice: what to use instead.
+        path: its place, such as ``context['order']['lines'][2]``.
+        found: the value that was found.
+        advice: the value to use instead.
     """
 
     def __init__(self, path: str, found: str, advice: str = "") -> None:
@@ -152,7 +152,7 @@ class ContextTooLarge(SagaError, ValueError):
 
 
 def needs(key: str) -> str:
-    """That something needs ``key``, or a path as a tuple's repr, which the context lacks."""
+    """Return the text that a key, or a path as a tuple's repr, is required and missing."""
     if key.startswith("("):
         return f"needs {key}, which the context does not hold"
     hint = f"; a path into a value is a tuple, {tuple(key.split('.'))!r}" if "." in key else ""
@@ -174,7 +174,7 @@ class MissingInput(SagaError, LookupError):
 
 
 class BadStepResult(SagaError, TypeError):
-    """A step returned what cannot be used as its result."""
+    """A step returned a value that cannot be used as its result."""
 
     def __init__(self, step: str, expected: str, found: str) -> None:
         super().__init__(step, expected, found)
@@ -196,25 +196,25 @@ class UnsendableStep(SagaError):
 
 
 class StoreError(SagaError):
-    """The store did not do what was asked; the driver's error is ``__cause__``."""
+    """The store did not carry out a request; the driver's error is ``__cause__``."""
 
 
 class StoreUnavailable(StoreError):
-    """The store does not answer now; the same call may succeed later."""
+    """The store is unavailable; the same call may succeed later."""
 
 
 class PublishRefused(StoreError):
-    """The store could not send a message along with a checkpoint; nothing was saved."""
+    """The store could not publish a message with a checkpoint; nothing was saved."""
 
 
 class UnreadableCheckpoint(StoreError):
-    """What the store keeps of a saga cannot be read; what was read is ``__cause__``, if any.
+    """A stored checkpoint cannot be read; ``__cause__`` is the error of reading, if any.
 
     Args:
         saga_id: the saga.
         field: of its record, such as ``head``, ``s0`` (its first step) or ``context['total']``;
             empty: it is not known which.
-        cause: what is wrong with it.
+        cause: what is wrong with the field.
     """
 
     def __init__(self, saga_id: str, field: str, cause: str) -> None:
@@ -224,7 +224,7 @@ class UnreadableCheckpoint(StoreError):
     def __str__(self) -> str:
         where = f"field {self.field!r} of its record" if self.field else "its record"
         return (
-            f"saga {self.saga_id!r}: {where} cannot be read: {self.cause}; mend it in the store, "
+            f"saga {self.saga_id!r}: {where} cannot be read: {self.cause}; repair it in the store, "
             f"or delete the saga: SagaManager.repository.delete()"
         )
 
@@ -247,22 +247,22 @@ class UnsupportedCheckpoint(UnreadableCheckpoint):
 
 
 class AbortSaga(SagaError):
-    """Raise it in a step to end the saga's way forward at once, without retries."""
+    """Raise it in a step to start the saga's rollback at once, without retries."""
 
 
 class BlockedByCompensation(AbortSaga):
-    """The undo of a step was committed before the step: its barrier blocks every attempt of it."""
+    """A step's compensation was committed before the step: the barrier blocks its attempts."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
 
     def __str__(self) -> str:
-        return f"{self.key} was undone before it happened, and has no effect any more"
+        return f"{self.key} was compensated before it ran, and has no effect any more"
 
 
 class BarrierPassedTwice(AbortSaga):
-    """A step went through the barrier of one database twice; what came second was not done."""
+    """A step entered the barrier of one database twice; the second part was not done."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -270,13 +270,13 @@ class BarrierPassedTwice(AbortSaga):
 
     def __str__(self) -> str:
         return (
-            f"{self.key} has been through this barrier already, in the same run of its body: "
+            f"{self.key} has entered this barrier already, in the same run of its body: "
             f"do all of its work in one transaction, or make two steps of it"
         )
 
 
 class SagaExecutionException(SagaError):
-    """Something about one run of a saga."""
+    """Base of errors that concern one run of a saga."""
 
 
 class SagaExecutionNotFoundException(SagaExecutionException, LookupError):
@@ -294,12 +294,12 @@ SagaNotFound = SagaExecutionNotFoundException
 
 
 class SagaAlreadyExists(SagaExecutionException):
-    """The id belongs to another saga, to one with another context, or to any if asked so.
+    """The id is taken by another saga, by one with another context, or by any if so requested.
 
     Args:
         saga_id: the id.
         saga_name: the name of the saga that has it.
-        why: in words, what tells that saga from the one that was to start.
+        why: the difference between that saga and the one to be started, as text.
     """
 
     def __init__(self, saga_id: str, saga_name: str, why: str = "") -> None:
@@ -336,7 +336,7 @@ class SagaPastPivot(SagaExecutionException):
 
 
 class SagaNotActionable(SagaExecutionException):
-    """An operator's verb does not fit the saga's status; nothing changed."""
+    """An operator's request does not apply to the saga's status; nothing changed."""
 
     def __init__(self, saga_id: str, verb: str, status: str) -> None:
         super().__init__(saga_id, verb, status)
@@ -347,11 +347,11 @@ class SagaNotActionable(SagaExecutionException):
 
 
 class SagaStepExecutionException(SagaExecutionException):
-    """Something about one step of a run."""
+    """Base of errors that concern one step of a run."""
 
 
 class SagaRollbackExecutionException(SagaExecutionException):
-    """The effects of a failed saga could not all be undone."""
+    """The effects of a failed saga could not all be compensated."""
 
 
 class SagaFailedExecutionException(SagaExecutionException):
@@ -371,7 +371,7 @@ class SagaFailedExecutionException(SagaExecutionException):
 
     @property
     def exception(self) -> BaseException | None:
-        """What the step raised (``__cause__``); ``None`` after pickling or JSON, which drop it."""
+        """The error of the step (``__cause__``); ``None`` after pickling or JSON, which drop it."""
         return self.__cause__
 
     def __str__(self) -> str:
@@ -381,20 +381,20 @@ class SagaFailedExecutionException(SagaExecutionException):
 
 
 class SagaFailedCommitCallbackException(SagaFailedExecutionException):
-    """The Minos framework's second phase failed; there is none here, and nothing raises this."""
+    """The Minos framework's second phase failed. celery_saga has none and never raises this."""
 
 
 class SagaFailedExecutionStepException(SagaFailedExecutionException, SagaStepExecutionException):
-    """A saga ended without completing, as one of its steps failed or it was cancelled."""
+    """A saga ended without completing, because a step failed or it was cancelled."""
 
 
 class SagaCompensated(SagaFailedExecutionStepException):
-    """The saga failed or was cancelled, and all of its effects were undone."""
+    """The saga failed or was cancelled, and all of its effects were compensated."""
 
     _ending = "was compensated after it failed"
 
 
 class SagaStuck(SagaFailedExecutionStepException, SagaRollbackExecutionException):
-    """The saga can go neither forward nor back without a person."""
+    """The saga cannot continue in either direction without an operator."""
 
     _ending = "is stuck"

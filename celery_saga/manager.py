@@ -1,4 +1,4 @@
-"""``SagaManager(app)``: the one line that makes an app run sagas."""
+"""``SagaManager(app)``: the one line that enables an app to run sagas."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from celery_saga.worker.set_up import set_up
 
 
 class SagaManager(Operators):
-    """Makes ``app`` run sagas; construct it in every process that starts or runs them.
+    """Enables ``app`` to run sagas; construct it in every process that starts or runs them.
 
     Put it on the line after ``app = Celery(...)``. It reads no configuration when constructed. A
     second one on the same app is another handle of the same engine.
 
-    The Minos framework's call, ``SagaManager(storage=..., broker_pool=...)``, is understood too.
+    The Minos framework's call, ``SagaManager(storage=..., broker_pool=...)``, is supported too.
 
     Args:
         app: the Celery app.
-        storage: where its sagas are kept: a store's URL, as for ``saga_store_url``, which it goes
-            before, or a :class:`~celery_saga.stores.Store`, which belongs to the app from now on;
-            by default what the app's settings say.
+        storage: where its sagas are kept: a store's URL, as for ``saga_store_url``, over which it
+            takes precedence, or a :class:`~celery_saga.stores.Store`, which the app owns from now
+            on; by default what the app's settings say.
         broker_pool: the Celery app, if it is not given as ``app``: its broker is the sagas'.
 
     Raises:
-        SetupError: something is not what it should be, or the app has a manager with another
+        SetupError: an argument is not what is expected, or the app has a manager with another
             storage.
     """
 
@@ -47,16 +47,16 @@ class SagaManager(Operators):
         *,
         storage: Any = None,
         broker_pool: Any = None,
-        **gone: Any,
+        **unknown: Any,
     ) -> None:
-        if gone:
+        if unknown:
             raise SetupError(
-                f"SagaManager: {sorted(gone)[0]}= has no meaning here: broker, store and settings "
+                f"SagaManager: {sorted(unknown)[0]}= is not supported: broker, store and settings "
                 f"are those of the Celery app, SagaManager(app)"
             )
         self.app = _checked_app(app, broker_pool, storage)
         if isinstance(storage, SagaExecutionRepository):
-            storage = None  # of the same app, and so its store as it is
+            storage = None  # of the same app, so its store stays
         self._runtime = install(self.app, storage, set_up, verify)
 
     @overload
@@ -87,46 +87,46 @@ class SagaManager(Operators):
     ) -> SagaExecution | uuid.UUID | str:
         """Start a saga and wait for its end, without blocking the event loop.
 
-        Cancelling the coroutine does nothing to a saga that was started. A saga that is bound to no
-        app runs on this manager's.
+        Cancelling the coroutine has no effect on a saga that was started. A saga that is not bound
+        to an app runs on this manager's.
 
         Args:
             definition: the committed saga.
-            context: what it begins with.
-            return_execution: the execution, or else its id alone.
+            context: the values that the saga begins with.
+            return_execution: whether to return the execution, or its id alone.
             options: ``pause_on_disk``, ``raise_on_error``, ``timeout``, ``response``, ``user`` and
                 ``autocommit``, as :func:`celery_saga.aio.run` has them; all others are those
                 of :meth:`Saga.apply_async`.
 
         Returns:
-            The settled execution, or the id: a UUID, or a text if ``saga_id=`` was none.
+            The settled execution, or the id: a UUID, or a text if ``saga_id=`` was not a UUID.
 
         Raises:
-            SagaFailedExecutionStepException: it was undone (SagaCompensated) or is stuck
+            SagaFailedExecutionStepException: it was rolled back (SagaCompensated) or is stuck
                 (SagaStuck); ``exception`` is what the step raised.
-            celery.exceptions.TimeoutError: it is not settled in time; it runs on.
-            RuntimeError: called inside a task, where waiting can lock up the workers.
-            ValueError, NotImplementedError: an option asks for what is not there.
+            celery.exceptions.TimeoutError: it is not settled in time; it continues to run.
+            RuntimeError: called inside a task, where waiting can deadlock the workers.
+            ValueError, NotImplementedError: an option asks for something that is not supported.
             SagaError, TypeError: as :meth:`Saga.apply_async`.
         """
         execution = await run(self._runtime, definition, context, **options)
         return execution if return_execution else execution.uuid
 
     def get(self, saga_id: str | uuid.UUID) -> SagaResult:
-        """The handle of a saga that was started before.
+        """Return the handle of a saga that was started before.
 
         Raises:
-            SagaExecutionNotFoundException: there is none with this id.
+            SagaExecutionNotFoundException: no saga has this id.
         """
         result = SagaResult(self._runtime, str(saga_id))
-        result.execution  # noqa: B018 - raises if there is no such saga
+        result.execution  # noqa: B018 - raises if no saga has this id
         return result
 
     def register(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Make a plain function known to the workers that import this module; usable above it.
+        """Register a plain function for the workers that import this module; also a decorator.
 
         Raises:
-            DefinitionError: its name stands for another function.
+            DefinitionError: its name is registered for another function.
         """
         name = functions.wire_name(function, None)
         if name is None:
@@ -144,10 +144,10 @@ class SagaManager(Operators):
 
 
 def _checked_app(app: Any, broker_pool: Any, storage: Any) -> Celery:
-    """The one app that all of them speak of.
+    """Return the one app that all arguments belong to.
 
     Raises:
-        SetupError: they speak of none or of several, or one of them is something else.
+        SetupError: they name no app or several, or one of them is something else.
     """
     given = {"app": app, "broker_pool": broker_pool}
     if isinstance(storage, SagaExecutionRepository):

@@ -1,4 +1,4 @@
-"""What a person on call asks of the sagas of an app: find them, and get them out of trouble."""
+"""What an operator can do with the sagas of an app: list them, and repair them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from celery_saga.runtime import Runtime
 
 log = logging.getLogger("celery_saga")
 
-#: A saga by its id, or by the handle of it.
+#: A saga, by its id or its handle.
 SagaId = str | uuid.UUID | SagaResult
 
 Executions = list[SagaExecution]
@@ -36,11 +36,11 @@ Statuses = list[SagaStatus]
 
 
 class Operators:
-    """Lists sagas, and repairs them; every request leaves a line in the saga's history.
+    """Lists sagas, and repairs them; every request adds an entry to the saga's history.
 
-    Each verb of one saga returns its handle. All raise :class:`SagaExecutionNotFoundException` for
-    an id that is not there, and :class:`SagaNotActionable`, which changes nothing, where the verb
-    does not fit the saga's status. ``by`` says who asks; by default that is ``user@host``.
+    Each method for one saga returns its handle. All raise :class:`SagaExecutionNotFoundException`
+    for an unknown id, and :class:`SagaNotActionable`, which changes nothing, where the request does
+    not apply to the saga's status. ``by`` names the operator; by default it is ``user@host``.
     """
 
     _runtime: Runtime
@@ -53,7 +53,7 @@ class Operators:
         older_than: float | timedelta | None = None,
         limit: int = 100,
     ) -> Executions:
-        """Sagas of this app, those first that changed last.
+        """List the sagas of this app, the last changed one first.
 
         Args:
             status: one or several; by default all.
@@ -62,11 +62,11 @@ class Operators:
             limit: how many at most.
 
         Returns:
-            Their executions without their contexts, which ``get(saga_id).context`` reads. One
+            Their executions without their contexts, which ``get(saga_id).context`` reads. A saga
             that cannot be read is left out, with an error in the log.
 
         Raises:
-            ValueError: there is no such status, or a number is none that can be.
+            ValueError: the status is unknown, or a number is out of range.
         """
         if limit < 1:
             raise ValueError(f"list: limit: expected 1 or more, found {limit!r}")
@@ -74,7 +74,7 @@ class Operators:
         if older_than is not None:
             until = store.now() - _seconds(older_than)
         found = {
-            saga_id: execution  # of one that moves on meanwhile, as it was found last
+            saga_id: execution  # a saga that changes meanwhile, as it was found last
             for each in _statuses(status)
             for saga_id in store.find(each, limit, saga, until)
             if (execution := _read(store, saga_id)) is not None and execution.status is each
@@ -84,10 +84,10 @@ class Operators:
     def retry(
         self, saga_id: SagaId, context: Mapping[str, Any] | None = None, *, by: str | None = None
     ) -> SagaResult:
-        """Let a stuck saga try again what holds it up.
+        """Let a stuck saga retry the step or compensation that blocks it.
 
         Args:
-            context: keys to set first, over what the context and its steps' results hold.
+            context: keys to set before that; they replace those of the context and its results.
 
         Raises:
             UnserializableValue, ContextTooLarge: the context cannot be stored with these keys.
@@ -99,13 +99,13 @@ class Operators:
         return self._settle(handle, RetryRequested(self._now(), _who(by), update))
 
     def skip(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
-        """A person has dealt with the step that holds a stuck saga up: go on behind it."""
+        """Continue a stuck saga behind the step that blocks it, which the operator has handled."""
         return self._settle(self._handle(saga_id), SkipRequested(self._now(), _who(by)))
 
     def resolve(
         self, saga_id: SagaId, status: SagaStatus | str, *, by: str | None = None
     ) -> SagaResult:
-        """A person has settled a stuck saga, and says how it ended.
+        """End a stuck saga, which the operator has settled, with the given status.
 
         Args:
             status: ``COMPLETED`` or ``COMPENSATED``.
@@ -114,11 +114,11 @@ class Operators:
         return self._settle(self._handle(saga_id), ResolveRequested(self._now(), found, _who(by)))
 
     def pause(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
-        """Send no further step; the one that is on its way may end."""
+        """Send no further step; a step that was sent already may end."""
         return self._ask(self._handle(saga_id), PauseRequested(self._now(), _who(by)))
 
     def resume(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
-        """Take a paused saga up where it stopped."""
+        """Continue a paused saga where it stopped."""
         return self._ask(self._handle(saga_id), ResumeRequested(self._now(), _who(by)))
 
     def cancel(
@@ -129,7 +129,7 @@ class Operators:
         by: str | None = None,
         terminate: bool = False,
     ) -> SagaResult:
-        """Have a saga undone; see :meth:`SagaResult.cancel`. One that is over stays as it is."""
+        """Roll a saga back; see :meth:`SagaResult.cancel`. A saga that has ended is unchanged."""
         handle = self._handle(saga_id)
         handle.cancel(reason, _who(by), terminate=terminate)
         return handle
@@ -141,7 +141,7 @@ class Operators:
         return self._runtime.store.now()
 
     def _settle(self, handle: SagaResult, event: OfStuckSagas) -> SagaResult:
-        """Ask it of the trouble that the saga has now, and of none that it comes to meanwhile."""
+        """Send the request for the trouble that the saga has now, and for no later trouble."""
         found = handle.execution
         event = replace(event, stuck=found.stuck_count)
         self._runtime.orchestrator.apply(handle.id, event, found)
@@ -157,7 +157,7 @@ def _who(by: str | None) -> str:
         return by
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
+    except (OSError, KeyError, ImportError):  # the user of a container may have no name
         return socket.gethostname()
 
 

@@ -29,44 +29,44 @@ class SagaExecutionRepository:
         self._runtime: Runtime = install(app, None, set_up, verify)
 
     async def store(self, execution: SagaExecution) -> None:
-        """Take in an execution that was exported elsewhere; see :meth:`SagaExecution.from_raw`.
+        """Import an execution that was exported elsewhere; see :meth:`SagaExecution.from_raw`.
 
-        It must not be on its way anywhere else any more: it goes on here, with a step that was
-        running then as one whose outcome is unknown.
+        It must not run anywhere else any more. It continues here, and the outcome of a step that
+        was running at the export is unknown.
 
         Raises:
-            SagaAlreadyExists: there is one with its id, which stays as it is.
+            SagaAlreadyExists: its id is taken; the stored saga is unchanged.
         """
-        await asyncio.to_thread(take_in, self._runtime.store, execution)
+        await asyncio.to_thread(import_execution, self._runtime.store, execution)
 
     async def load(self, saga_id: str | uuid.UUID) -> SagaExecution:
-        """The execution as it was saved last.
+        """Return the execution as it was saved last.
 
         Raises:
-            SagaExecutionNotFoundException: there is none with this id.
+            SagaExecutionNotFoundException: no saga has this id.
         """
         return await asyncio.to_thread(self._runtime.orchestrator.load, str(saga_id))
 
     async def delete(self, saga_id: str | uuid.UUID | SagaExecution) -> None:
-        """Forget an execution.
+        """Delete an execution.
 
         Raises:
-            SagaExecutionNotFoundException: there is none with this id.
+            SagaExecutionNotFoundException: no saga has this id.
         """
         key = saga_id.saga_id if isinstance(saga_id, SagaExecution) else str(saga_id)
         if not await asyncio.to_thread(self._runtime.store.delete, key):
             raise SagaExecutionNotFoundException(key)
 
 
-def take_in(store: Store, execution: SagaExecution) -> SagaExecution:
-    """Save ``execution`` under its own id, as it will be from now on.
+def import_execution(store: Store, execution: SagaExecution) -> SagaExecution:
+    """Save ``execution`` under its own id, and return it as it is saved.
 
-    One that is on its way goes on here. A message that it had sent elsewhere is sent again, and of
-    a step that was running when it was exported the outcome is unknown: the step is run again or
-    undone, as the plan says. So it must not be on its way anywhere else any more.
+    An execution that has not ended continues here. A message that it had sent elsewhere is sent
+    again. The outcome of a step that was running at the export is unknown: the step is run again or
+    compensated, as the plan says. So the execution must not run anywhere else any more.
 
     Raises:
-        SagaAlreadyExists: the store has a saga with this id, which stays as it is.
+        SagaAlreadyExists: its id is taken; the stored saga is unchanged.
     """
     at = store.now()
     execution = _without_claims(execution, at)
@@ -87,7 +87,7 @@ def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:
 
 
 def _without_messages(execution: SagaExecution, at: float) -> SagaExecution:
-    """Overdue, so that the first look sends it again; a retry of Celery's keeps its time."""
+    """Mark its messages as overdue, so that the first check sends them again, except retries."""
     for ref in execution.active:
         if (execution.steps[ref.step].expected_at or 0.0) <= at:
             execution = execution.with_step(ref.step, expected_at=0.0)

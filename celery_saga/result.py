@@ -1,4 +1,4 @@
-"""The handle of one saga; it is used like Celery's ``AsyncResult``."""
+"""The handle of one saga, used like Celery's ``AsyncResult``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from celery_saga.messaging.results import forget_result
 if TYPE_CHECKING:
     from celery_saga.runtime import Runtime
 
-#: Seconds of one wait in the store when no timeout is given; it then waits on.
+#: Seconds of one wait in the store when no timeout is given; the wait is then repeated.
 FOREVER = 3600.0
 
 #: Seconds for which :meth:`SagaResult.forget` waits for a result to be stored.
@@ -34,30 +34,30 @@ NOTICE_TIMEOUT = 10.0
 
 
 class SagaResult(ResultBase):
-    """Asks for the state of one saga, and waits for its end.
+    """Reads the state of one saga, and waits for its end.
 
-    It has what an :class:`celery.result.AsyncResult` has, and goes into a ``ResultSet``. ``state``
-    is in Celery's words, ``status`` is the saga's own. A saga is no child of a task: ``parent`` is
-    None and ``children`` is empty.
+    It has the methods of :class:`celery.result.AsyncResult`, and can be in a ``ResultSet``.
+    ``state`` is Celery's state, ``status`` is the saga's own. A saga is not a child of a task:
+    ``parent`` is None and ``children`` is empty.
 
     Args:
-        runtime: of the app that runs it.
+        runtime: the engine of the app that runs it.
         saga_id: the saga.
         created: whether the call that returned this handle started the saga; ``False`` if the id
             was taken and the saga that has it was returned.
     """
 
     TimeoutError = TimeoutError
-    #: As of Celery's own result of a task whose children are not known.
+    #: The same as of Celery's own result of a task whose children are not known.
     children: tuple[Any, ...] = ()
-    #: A set of results asks each in turn; the store is not the result backend.
+    #: A set of results polls each in turn; the store is not the result backend.
     supports_native_join = False
 
     def __init__(self, runtime: Runtime, saga_id: str, *, created: bool = False) -> None:
         self._runtime = runtime
         self.id = saga_id
         self.created = created
-        self._cache: dict[str, Any] | None = None  # as the backend tells; read by a ResultSet
+        self._cache: dict[str, Any] | None = None  # as the backend reports it; for a ResultSet
         self._on_ready = promise(self._forgotten, weak=True)
         self._waited_for = False
 
@@ -79,7 +79,7 @@ class SagaResult(ResultBase):
     @property
     def name(self) -> str:
         """The saga's name."""
-        return self._glance.name
+        return self._without_context.name
 
     @property
     def state(self) -> str:
@@ -88,7 +88,7 @@ class SagaResult(ResultBase):
 
     @property
     def result(self) -> Any:
-        """The final context, or the error; of a saga on its way what its steps are at."""
+        """The final context, or the error; before the end, the progress of its steps."""
         return result_of(self.execution)
 
     info = result
@@ -99,8 +99,8 @@ class SagaResult(ResultBase):
 
     @property
     def date_done(self) -> datetime | None:
-        """When the end of a saga that is settled was last told, in UTC by the store's clock."""
-        execution = self._glance
+        """The time at which a settled saga's end was last reported, in UTC by the store's clock."""
+        execution = self._without_context
         at = execution.updated_at
         return datetime.fromtimestamp(at, timezone.utc) if execution.settled else None
 
@@ -109,33 +109,33 @@ class SagaResult(ResultBase):
         """The newest checkpoint.
 
         Raises:
-            SagaExecutionNotFoundException: it has expired, or there never was one.
+            SagaExecutionNotFoundException: it has expired, or the saga never existed.
         """
         return self._runtime.orchestrator.load(self.id)
 
     @property
-    def _glance(self) -> SagaExecution:
-        """The newest checkpoint without the context, which may be large and is asked for often."""
+    def _without_context(self) -> SagaExecution:
+        """The newest checkpoint without the context, which may be large."""
         return self._runtime.orchestrator.load(self.id, context=False)
 
     @property
     def status(self) -> SagaStatus:
-        """Where the saga is; the context is not read for that."""
-        return self._glance.status
+        """The status of the saga; reading it does not read the context."""
+        return self._without_context.status
 
     @property
     def context(self) -> SagaContext:
-        """The context as it is now."""
+        """The current context."""
         return self.execution.context
 
     @property
     def progress(self) -> OrderedDict[str, StepStatus]:
         """The status of each step by its name, in order."""
-        return OrderedDict((step.name, step.status) for step in self._glance.steps)
+        return OrderedDict((step.name, step.status) for step in self._without_context.steps)
 
     def ready(self) -> bool:
-        """Whether :meth:`get` would answer at once."""
-        return self._glance.settled
+        """Whether :meth:`get` would return at once."""
+        return self._without_context.settled
 
     def successful(self) -> bool:
         """Whether the saga completed."""
@@ -186,12 +186,12 @@ class SagaResult(ResultBase):
         """Wait for the end; for a saga that did not complete, raise its error.
 
         Args:
-            timeout: seconds; ``None``: as long as it takes.
-            propagate: without it the error is returned, not raised.
-            interval, no_ack, follow_parents, on_message, on_interval: taken and not needed: the
-                store says when a saga has settled.
+            timeout: seconds; ``None``: no limit.
+            propagate: if false, the error is returned, not raised.
+            interval, no_ack, follow_parents, on_message, on_interval: accepted and not used: the
+                store reports when a saga has settled.
             callback: called with the id and the result before that is returned.
-            disable_sync_subtasks: refuse to wait inside a task, where waiting can lock up the
+            disable_sync_subtasks: refuse to wait inside a task, where waiting can deadlock the
                 workers. As with Celery, False allows it at your own risk.
 
         Returns:
@@ -199,16 +199,16 @@ class SagaResult(ResultBase):
 
         Raises:
             celery.exceptions.TimeoutError: it is not settled in time.
-            SagaCompensated: it failed and was undone.
-            SagaStuck: it needs a person.
-            SagaExecutionNotFoundException: there is no such saga.
+            SagaCompensated: it failed and was compensated.
+            SagaStuck: it needs operator intervention.
+            SagaExecutionNotFoundException: no saga has this id.
             RuntimeError: called inside a task.
         """
         if disable_sync_subtasks:
             assert_will_not_block()
         execution = self._settled(timeout)
         self._fulfil()
-        return self._given(execution, propagate, callback)
+        return self._outcome(execution, propagate, callback)
 
     def _settled(self, timeout: float | None) -> SagaExecution:
         store = self._runtime.store
@@ -221,7 +221,7 @@ class SagaResult(ResultBase):
             if timeout is not None:
                 raise TimeoutError("The operation timed out.")
 
-    def _given(self, execution: SagaExecution, propagate: bool, callback: Any) -> Any:
+    def _outcome(self, execution: SagaExecution, propagate: bool, callback: Any) -> Any:
         result = result_of(execution)
         if propagate and isinstance(result, Exception):
             raise result
@@ -232,20 +232,20 @@ class SagaResult(ResultBase):
     wait = get
 
     def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
-        """Raise the error of a saga that did not complete; otherwise the result."""
-        return self._given(self.execution, propagate, callback)
+        """Raise the error of a saga that did not complete; else return the result."""
+        return self._outcome(self.execution, propagate, callback)
 
     maybe_reraise = maybe_throw
 
     def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        """Have a vine promise called with this handle, once it or the backend hears of the end."""
+        """Call a vine promise with this handle once the saga has ended."""
         if not self._on_ready.ready and getattr(self.backend, "is_async", False):
             self._waited_for = True
             self.backend.add_pending_result(self, weak=weak)
         return self._on_ready.then(callback, on_error)
 
     def _maybe_set_cache(self, meta: dict[str, Any]) -> None:
-        """What the result backend calls when it hears of a result that is waited for."""
+        """Called by the result backend when it receives a result that is waited for."""
         if meta and meta["status"] in states.READY_STATES:
             self._cache = meta
             self._fulfil()
@@ -255,17 +255,17 @@ class SagaResult(ResultBase):
             self._on_ready(self)
 
     def _forgotten(self, result: Any) -> Any:
-        """The backend listens no longer, and keeps this no longer; as of Celery's own results."""
+        """Stop waiting for it in the backend, as Celery's own results do."""
         if self._waited_for:
             self.backend.remove_pending_result(self)
         return result
 
     def as_tuple(self) -> tuple[tuple[str, None], None]:
-        """The id as Celery writes results in canvases."""
+        """The id in the form in which Celery writes results in canvases."""
         return (self.id, None), None
 
     def as_list(self) -> list[str]:
-        """The id, alone."""
+        """The id alone."""
         return [self.id]
 
     def cancel(
@@ -276,15 +276,16 @@ class SagaResult(ResultBase):
         terminate: bool = False,
         signal: str = "SIGTERM",
     ) -> bool:
-        """Have the saga undone; whether this call changed how it ends.
+        """Roll the saga back; returns whether this call changed how it ends.
 
         Args:
-            reason: in words, for the history.
-            by: who wants it.
-            terminate: kill the process that runs the step, where one does, and do not wait for its
-                end. The step counts as one that may have happened: it is undone with the rest. An
-                undo is never killed. Pools that cannot kill a task (threads, solo) let it end.
-            signal: how it is killed.
+            reason: a text for the history.
+            by: the operator or caller who requests it.
+            terminate: kill the process that runs the step, if one does, and do not wait for the
+                step's end. Its effect may have happened, so it is compensated with the rest. A
+                compensation is never killed. Pools that cannot kill a task (threads, solo) let the
+                step end.
+            signal: the signal that kills it.
 
         Raises:
             SagaPastPivot: its pivot was dispatched.
@@ -307,30 +308,30 @@ class SagaResult(ResultBase):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """As :meth:`cancel`: what is revoked of a saga is undone.
+        """The same as :meth:`cancel`: revoking a saga rolls it back.
 
         Args:
-            connection, wait, timeout: taken and not needed: the answer comes from the store.
+            connection, wait, timeout: accepted and not used: the store reports the outcome.
         """
         self.cancel("revoked", terminate=terminate, signal=signal or "SIGTERM")
 
     def forget(self) -> None:
-        """Drop the checkpoint and the Celery result of a saga that is over.
+        """Delete the checkpoint and the Celery result of a saga that has ended.
 
-        The id is free then.
+        After that the id can be used again.
 
         Raises:
-            SagaNotActionable: it is not over, or is stuck, or its result could not be stored yet.
-            SagaExecutionNotFoundException: there is no such saga.
+            SagaNotActionable: it has not ended, is stuck, or its result could not be stored yet.
+            SagaExecutionNotFoundException: no saga has this id.
         """
-        give_up = time.monotonic() + NOTICE_TIMEOUT
+        stop_waiting_at = time.monotonic() + NOTICE_TIMEOUT
         while True:
             found = self.execution
             if found.status not in TERMINAL:
                 raise SagaNotActionable(self.id, "forget", found.status.value)
             if not found.result_pending and self._runtime.store.delete(self.id, found.revision):
                 break
-            if found.result_pending and time.monotonic() > give_up:
+            if found.result_pending and time.monotonic() > stop_waiting_at:
                 status = f"{found.status.value}, and its result is not stored yet"
                 raise SagaNotActionable(self.id, "forget", status)
             time.sleep(0.01)

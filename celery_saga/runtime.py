@@ -1,4 +1,4 @@
-"""What one app's sagas need in one process: store, publishers, orchestrator, and who we are."""
+"""What one app's sagas require in one process: store, publishers, orchestrator, instance id."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _ATTRIBUTE = "_celery_saga_runtime"
 #: Apps with a runtime in this process.
 _apps: WeakSet[Celery] = WeakSet()
 
-#: Held while what all threads share is made. A forked child has one of its own: the thread that
-#: held the parent's does not exist in it.
+#: Held while objects that all threads share are made. A forked child has its own lock: the thread
+#: that held the parent's does not exist in the child.
 _making = threading.RLock()
 
 
@@ -50,17 +50,17 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-#: Makes an event once the store's time is known.
+#: Makes an event from the store's time.
 Report = Callable[[float], Event]
 
 
 class WorkerHeartbeat(Protocol):
-    """What a running worker's heartbeat offers the rest of its process."""
+    """What a running worker's heartbeat offers to the rest of its process."""
 
     def submit(self, saga_id: str, report: Report, run_id: str | None) -> bool:
         """Hand over a report on a step; ``run_id``: of the saga, ``None``: unknown.
 
-        Returns whether it takes them: it does in its own process only.
+        Returns whether it accepts reports, which it does only in its own process.
         """
         ...
 
@@ -69,15 +69,15 @@ class WorkerHeartbeat(Protocol):
         ...
 
     def stop_when_idle(self) -> None:
-        """End it when no body runs any more."""
+        """Stop it once no step body runs."""
         ...
 
 
 class Guard(Protocol):
-    """Puts something round a part of the engine that has the same verbs."""
+    """Wraps a part of the engine in another one that has the same methods."""
 
     def __call__(self, part: T, /) -> T:
-        """The part, guarded."""
+        """Return the wrapped part."""
         ...
 
 
@@ -89,9 +89,9 @@ class Runtime:
     """The engine of one app in this process.
 
     Args:
-        app: the Celery app; its configuration is first read when something is needed.
+        app: the Celery app; its configuration is read at the first need.
         storage: a store or the URL of one; None: what the app's settings say.
-        verify: makes sure that the app's tasks can be steps, where no worker starts that does.
+        verify: checks that the app's tasks can be steps, for a process that starts no worker.
     """
 
     def __init__(
@@ -103,23 +103,23 @@ class Runtime:
         self.app = app
         self.storage = storage
         self.verify = verify
-        #: This instance of this process. A worker draws a new one before it makes its pool, and the
-        #: pool's processes inherit it.
+        #: The instance id of this process. A worker makes a new one before it makes its pool, and
+        #: the pool's processes inherit it.
         self.instance = f"client-{uuid.uuid4().hex[:12]}"
-        #: Between values of contexts and texts, in checkpoints and messages.
+        #: Converts values of contexts to texts and back, in checkpoints and messages.
         self.codec = JSON
         self._memory = MemoryStore()
         self._count = itertools.count(1)
         self._made: tuple[int, Orchestrator | None] = (0, None)
         self.plans = Plans(app)
         self._here = threading.local()
-        #: Are told what the engine has done.
+        #: Are notified of what the engine has done.
         self.observers: list[Observer] = [LoggingObserver()]
         #: The heartbeat of the worker that runs in this process, if one does.
         self.heartbeat: WorkerHeartbeat | None = None
 
     def new_instance(self) -> str:
-        """Draw a new instance id: a worker is starting."""
+        """Make a new instance id, because a worker starts."""
         self.instance = uuid.uuid4().hex[:12]
         return self.instance
 
@@ -144,15 +144,14 @@ class Runtime:
     def new_orchestrator(
         self, background_jobs: BackgroundJobs | None = None, guard: Guard = _unguarded
     ) -> Orchestrator:
-        """An orchestrator with a store connection of its own.
+        """Make an orchestrator with its own store connection.
 
         Args:
-            background_jobs: takes over the results; see :class:`Orchestrator`.
-            guard: what is put round store and publishers, as of a thread beside which processes
-                are forked.
+            background_jobs: stores the results; see :class:`Orchestrator`.
+            guard: wraps store and publishers, for a thread of a process that forks.
         """
         settings = self.settings
-        mask_also(settings.mask_keys or ())  # for contexts, which know no app
+        mask_also(settings.mask_keys or ())  # contexts do not know their app
         store = guard(new_store(self.app, self.storage, self._memory, self.codec))
         publisher = guard(CeleryPublisher(self.app, RedisPublisher(self.app, store), self.codec))
         results = guard(CeleryResults(self.app, store))
@@ -161,12 +160,12 @@ class Runtime:
         return Orchestrator(store, publisher, results, timeout, background_jobs, observer)
 
     def inspector(self, orchestrator: Orchestrator, guard: Guard = _unguarded) -> BrokerInspector:
-        """What is known of the broker to which the orchestrator's steps are sent."""
+        """Make the inspector of the broker to which the orchestrator's steps are sent."""
         return guard(CeleryInspector(self.app, orchestrator.publisher))
 
     @property
     def unfinished(self) -> deque[str]:
-        """Eager sagas that this thread has not seen to their ends yet."""
+        """Eager sagas of this thread that have not ended yet."""
         if not hasattr(self._here, "unfinished"):
             self._here.unfinished = deque()
         found: deque[str] = self._here.unfinished
@@ -182,12 +181,12 @@ class Runtime:
         return Settings.of(self.app)
 
     def token(self, ref: StepRef) -> str:
-        """A new owner token: instance, process, counter, and the ref of the message behind it."""
+        """Make an owner token: instance, process, counter, and the ref of the message."""
         return f"{self.instance}:{os.getpid()}:{next(self._count)}:{ref}"
 
     @property
     def place(self) -> str:
-        """Where this process keeps sagas, in words; without a password."""
+        """The store of this process, as a text without a password."""
         settings = self.settings
         url = self.storage if self.storage is not None else settings.store_url
         if url is None:
@@ -198,12 +197,12 @@ class Runtime:
         return f"{name} = {shown!r}, saga_key_prefix = {settings.key_prefix!r}"
 
     def drop_old_result(self, saga_id: str) -> bool:
-        """Drop the Celery result that an earlier saga of this id has left, if it is gone itself.
+        """Delete the Celery result of an earlier saga of this id, if its checkpoint is deleted.
 
-        Returns whether there was one.
+        Returns whether there was a result.
 
         Raises:
-            StoreUnavailable: the store or the result backend is away.
+            StoreUnavailable: the store or the result backend is unavailable.
         """
         if self.store.load(saga_id, context=False) is not None:
             return False
@@ -216,14 +215,14 @@ def install(
     set_up: Callable[[Celery], None],
     verify: Callable[[Celery], None],
 ) -> Runtime:
-    """The app's runtime; it is made, and the app set up, by the first call.
+    """Return the app's runtime; the first call makes it and sets up the app.
 
     Args:
         storage: a store, or the URL of one.
         verify: see :attr:`Runtime.verify`.
 
     Raises:
-        SetupError: it was made with another storage, or ``storage`` is none.
+        SetupError: it was made with another storage, or ``storage`` is not a store.
     """
     storage = None if storage is None else checked(storage)
     with _making:
@@ -244,7 +243,7 @@ def install(
 
 
 def runtime_of(app: Celery) -> Runtime:
-    """The runtime of an app.
+    """Return the runtime of an app.
 
     Raises:
         SetupError: the app has no :class:`SagaManager`.
@@ -269,11 +268,11 @@ def _elsewhere() -> str:
 
 
 def only_app() -> Celery | None:
-    """The app with a runtime, if this process has one and no more."""
+    """Return the app with a runtime, if this process has exactly one."""
     apps = list(_apps)
     return apps[0] if len(apps) == 1 else None
 
 
 def installed(app: Celery) -> Runtime | None:
-    """The runtime of an app, if it has one."""
+    """Return the runtime of an app, if it has one."""
     return getattr(app, _ATTRIBUTE, None)

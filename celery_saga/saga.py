@@ -32,19 +32,19 @@ receivers.connect_without_manager()
 
 
 class Saga(SagaDefinition):
-    """A definition that is started like a task is: ``saga.delay(order_id=7)``."""
+    """A definition that is started like a task: ``saga.delay(order_id=7)``."""
 
     __doc__ = f"{__doc__}\n\n{SagaDefinition.__doc__}"
 
     def commit(self: Self) -> Self:
-        """Make the saga immutable and its functions known; returns the saga.
+        """Make the saga immutable and register its functions; returns the saga.
 
-        Warns of what can be seen in its steps that will go wrong in a bad moment.
+        It warns of steps whose definition causes trouble in some failure.
 
         Raises:
             AlreadyCommittedException: it is committed.
-            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, a
-                task whose parameters cannot be known, ...
+            DefinitionError: two pivots, a compensation on or after the pivot, two steps of one
+                name, a task whose parameters are not known, ...
         """
         check_declared(self.steps)
         check_known(self.steps)
@@ -56,9 +56,9 @@ class Saga(SagaDefinition):
 
     @property
     def app(self) -> Celery:
-        """The app that runs it: given, else the one that its tasks share, else the current one.
+        """The app that runs it: given, else the app of its tasks, else the current one.
 
-        In a thread that has no current app, it is the one that has a SagaManager.
+        In a thread that has no current app, it is the app that has a SagaManager.
 
         Raises:
             DefinitionError: its tasks belong to several apps.
@@ -67,7 +67,7 @@ class Saga(SagaDefinition):
         if found is None:
             found = current_app._get_current_object()  # type: ignore[attr-defined]
             if found.main == "default" and not found.set_as_current:
-                # The one that Celery makes up where no app is current, as in new threads.
+                # The one that Celery makes where no app is current, as in new threads.
                 found = only_app() or found
         return found
 
@@ -131,15 +131,15 @@ class Saga(SagaDefinition):
             link: a signature or several, called with the final context when it completes;
                 ``link_error``: called with its id when it does not, as errbacks of tasks are.
             on_duplicate: if the id is taken, ``"return"`` the handle of the same start and raise
-                for another one; ``"return_any"`` gives the handle of whatever has it; ``"raise"``.
+                for another one; ``"return_any"`` the handle of any saga that has it; ``"raise"``.
 
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
             DefinitionError: the saga cannot be run.
-            MissingInput, UnserializableValue, ContextTooLarge: nor with this context.
+            MissingInput, UnserializableValue, ContextTooLarge: this context is not possible.
             SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
-            StoreUnavailable: the store is away; calling again with the same id is safe.
-            ValueError: another argument is not what it should be.
+            StoreUnavailable: the store is unavailable; calling again with the same id is safe.
+            ValueError: another argument is not valid.
         """
         given: dict[str, Any] = {"countdown": countdown, "eta": eta, "deadline": deadline}
         given |= {"queue": queue, "priority": priority, "headers": headers, "saga_id": saga_id}
@@ -159,16 +159,16 @@ class Saga(SagaDefinition):
     ) -> None:
         """As :meth:`apply_async`, once Django's current transaction is committed.
 
-        Mistakes are found now, while the transaction can still be rolled back; the context is
+        Errors are raised now, while the transaction can still be rolled back; the context is
         copied now; ``countdown`` and ``deadline`` count from the commit. Nothing starts if the
-        transaction is rolled back, and outside of one the saga starts at once. As of Celery's own
-        ``task.delay_on_commit()`` there is no result: name the saga with ``saga_id=`` to find it.
+        transaction is rolled back. Outside of one the saga starts at once. Like Celery's own
+        ``task.delay_on_commit()`` it returns no result: set ``saga_id=`` to find the saga.
 
         Args:
-            context: what the saga begins with.
-            using: the database whose transaction it is, by its name in ``DATABASES``, as of
-                Django's ``transaction.on_commit()``; left out, the default one.
-            options: as of :meth:`apply_async`.
+            context: the values that the saga begins with.
+            using: the database of the transaction, by its name in ``DATABASES``, as for
+                Django's ``transaction.on_commit()``; by default the default one.
+            options: as for :meth:`apply_async`.
 
         Raises:
             SetupError: Django is not installed, or not configured in this process.
@@ -178,20 +178,21 @@ class Saga(SagaDefinition):
         on_commit(partial(started, request), using)
 
     def s(self, /, **context: Any) -> Signature[Any]:
-        """The start of a run with this context, as a signature for canvas and beat.
+        """Return the start of a run with this context, as a signature for canvas and beat.
 
         As a link of a chain or as a callback it gets the result before it, which must be a mapping
-        or None; keys that are given here win. The result of the signature is the final context.
+        or None; keys that are given here take precedence.
+        The result of the signature is the final context.
 
         Raises:
-            DefinitionError: the saga has no name, by which a worker could find it.
+            DefinitionError: the saga has no name by which a worker could find it.
             SagaNotCommittedException: ``commit()`` is missing.
             UnserializableValue: a value of the context cannot be sent.
         """
         return self.signature(context)
 
     def si(self, /, **context: Any) -> Signature[Any]:
-        """As :meth:`s`, without the result before it."""
+        """As :meth:`s`, without the result of the task before it."""
         return self.signature(context, immutable=True)
 
     def signature(
@@ -200,21 +201,21 @@ class Saga(SagaDefinition):
         """As :meth:`s`, with the options of the message that starts the run.
 
         Args:
-            context: what the saga begins with.
-            immutable: leave out the result before it.
+            context: the values that the saga begins with.
+            immutable: ignore the result of the task before it.
             options: Celery's, such as ``queue``, ``countdown``, ``priority``, ``task_id``; the
                 task's id is the saga's.
         """
         self.validate()
         if self._name is None:
             raise DefinitionError(
-                "a saga without a name cannot be a signature, for no worker could find it: give it "
-                "one with Saga('name')"
+                "a saga without a name cannot be a signature, because a worker could not find it: "
+                "give it one with Saga('name')"
             )
         values = context_values(context)
         check(values, "context")
         given = {"saga": self._name, "context": values}
-        # As of a step that takes the whole context. Which words are to be masked is not known yet:
+        # As for a step that takes the whole context. The words to mask are not known yet:
         # signatures are made while modules are imported, and that must not read the configuration.
         options = {"kwargsrepr": repr({**given, "context": CONTEXT}), **options}
         return _Start(START, kwargs=given, options=options, immutable=immutable, app=self.app)
@@ -236,7 +237,7 @@ def start_request(
     link_error: Any = None,
     on_duplicate: str = "return",
 ) -> StartRequest:
-    """The checked request for a run on ``app``; arguments as of :meth:`Saga.apply_async`."""
+    """Make the checked request for a run on ``app``; arguments as of :meth:`Saga.apply_async`."""
     runtime = runtime_of(app)
     return StartRequest(
         runtime,
@@ -253,13 +254,13 @@ def start_request(
 
 
 def started(request: StartRequest) -> SagaResult:
-    """Carry out a start; the handle of its run."""
+    """Carry out a start, and return the handle of its run."""
     saga_id, created = start(request)
     return SagaResult(request.runtime, saga_id, created=created)
 
 
 class _Start(Signature[Any]):
-    """A signature whose repr has no values of the context; its copies are Celery's own."""
+    """A signature whose repr shows no values of the context; its copies are Celery's own."""
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         return f"{self['task']}(saga={self['kwargs']['saga']!r}, context={CONTEXT})"

@@ -1,4 +1,4 @@
-"""The settings of an app's sagas: typed, checked, read once."""
+"""The settings of an app's sagas: typed, checked and read once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger("celery_saga")
 #: What all names of settings begin with in the configuration of a Celery app.
 PREFIX = "saga_"
 
-#: Similarity, 0 to 1, from which on an unknown name is taken for a misspelt one.
+#: Similarity, 0 to 1, from which on an unknown name counts as a misspelt one.
 TYPO = 0.8
 
 _ATTRIBUTE = "_celery_saga_settings"
 
-#: Stands for a setting that is not in a mapping, where ``None`` is a value.
+#: The value of a setting that is not in a mapping, where ``None`` is a value.
 _ABSENT = object()
 
 
@@ -31,8 +31,8 @@ _ABSENT = object()
 class Settings:
     """The settings of one app. Each is ``saga_<name>`` in the app's configuration.
 
-    *Seconds* are an ``int``, a ``float`` or a ``timedelta``. A number as text, as environment
-    variables have it, is refused: Celery does not convert such texts either.
+    *Seconds* are an ``int``, a ``float`` or a ``timedelta``. A number as text, as in environment
+    variables, is refused, because Celery does not convert such texts either.
 
     Attributes:
         store_url: str or None; where checkpoints are kept: ``redis://``, ``rediss://``,
@@ -53,7 +53,7 @@ class Settings:
         context_limit: int, 1 or more; characters of all values of a context as JSON. None: no
             limit.
         context_inline_limit: int, 0 or more; characters of a context up to which a step that takes
-            the whole context gets it in its message. Above, it gets a reference.
+            the whole context gets it in its message. A larger one is sent as a reference.
         store_step_results: bool; each step's result is stored as a Celery result too.
         mask_keys: a word or a list of words, not empty; values under keys that contain one of them
             are masked wherever they are shown. None: the default words.
@@ -76,12 +76,12 @@ class Settings:
 
     @classmethod
     def of(cls, app: Any) -> Settings:
-        """The settings of a Celery app; they are read anew when one of them was changed.
+        """Return the settings of a Celery app; a change to one of them reads them again.
 
-        ``result_expires`` is resolved: it is None no more.
+        ``result_expires`` is resolved: it is never None.
 
         Raises:
-            SetupError: a setting is not what it must be; the text names each one, what is
+            SetupError: a setting is not valid; the text names each one, what is
                 expected and what was found.
         """
         conf = app.conf
@@ -99,9 +99,9 @@ class Settings:
 
     @classmethod
     def read(cls, conf: Any) -> tuple[Settings, dict[str, str]]:
-        """The settings in a configuration, and the wrong ones, each with what is wrong with it.
+        """Return the settings in a configuration, and the wrong ones, each with its error.
 
-        Where one cannot be understood, its default takes its place.
+        A setting that is not valid has its default value.
         """
         values: dict[str, Any] = {}
         problems: dict[str, str] = {}
@@ -129,9 +129,9 @@ DEFAULTS: dict[str, Any] = {PREFIX + each.name: each.default for each in fields(
 
 
 def misspelt(conf: Any) -> dict[str, str]:
-    """Unknown names in a configuration that look like those of settings -> the nearest one.
+    """Return unknown names in a configuration that resemble settings, with the nearest one.
 
-    Only names that begin like a setting's are looked at: the configuration may be a module, which
+    Only names with the prefix of settings are compared: the configuration may be a module, which
     has names for other purposes too.
     """
     conf.finalize()
@@ -148,12 +148,12 @@ def misspelt(conf: Any) -> dict[str, str]:
 
 
 def _as_cased(name: str, prefix: str) -> str:
-    """A setting's name as it is written in a configuration with this namespace."""
+    """Return a setting's name as it is written in a configuration with this namespace."""
     return prefix + name.upper() if prefix.isupper() else prefix + name
 
 
 def _as_celery_reads(value: Any) -> Any:
-    """``result_expires`` is Celery's own: what it takes is taken; 0 and None: for ever."""
+    """Convert ``result_expires`` as Celery does; 0 and None: sagas do not expire."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -169,12 +169,12 @@ def _given(conf: Any) -> tuple[Any, ...]:
     return (len(conf.maps), *(get(name, _ABSENT) for name in names))
 
 
-#: What is read: ours, and what ours refer to.
+#: The names that are read: those of celery_saga, and Celery's that they refer to.
 _READ = (*DEFAULTS, "result_expires")
 
 
 def _shown(value: Any) -> str:
-    """A value for an error text; not more of a text than its type, which may be a password."""
+    """Return a value for an error text; of a text only its type, because it may be a password."""
     if isinstance(value, str):
         return f"the str {value!r}" if value.replace(".", "", 1).isdigit() else "a str"
     if value is None or isinstance(value, (bool, int, float, timedelta)):

@@ -29,8 +29,8 @@ from celery_saga.messaging.headers import users_headers
 from celery_saga.messaging.publisher import run_here
 from celery_saga.runtime import Runtime
 
-#: What may be done about an id that is taken: give back that saga if it is the same start, give it
-#: back in any case, or refuse in any case.
+#: What to do about an id that is taken: return that saga if the start is the same, return it in any
+#: case, or refuse in any case.
 ON_DUPLICATE = ("return", "return_any", "raise")
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,30 +38,30 @@ _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class StartRequest:
-    """The start of one run, checked when it is made; :func:`start` carries it out.
+    """The start of one run. It is checked when it is made; :func:`start` carries it out.
 
     Args:
         runtime: the engine of the app that it runs on.
         plan: the run's plan; ``queue`` and ``priority`` of a call are in it.
-        context: what the run begins with.
+        context: the values that the run begins with.
         saga_id: its id; None: a new one.
         countdown: seconds, or a timedelta, until the first step is sent.
         eta: the time for that; a naive one is in UTC.
         deadline: seconds, a timedelta or a datetime by which it must be past its pivot or ended.
-        on_duplicate: what a taken id means, one of :data:`ON_DUPLICATE`.
+        on_duplicate: what to do about a taken id, one of :data:`ON_DUPLICATE`.
         headers: of the message or call that starts it; Celery's own are left out.
         callbacks: of its callers and its definition, as plain JSON: see
             :func:`celery_saga.messaging.callbacks.collect_callbacks`.
-        ignore_result: whether it is to have no Celery result.
-        opened_with: the values by which a second start is recognized as the same one; by default
+        ignore_result: whether to store no Celery result.
+        opened_with: the values that identify a second start as the same one; by default
             the whole context.
-        eager: whether to run it to its end here and now.
+        eager: whether to run it to its end in this call.
 
     Raises:
-        SetupError: no worker would find the run, or a setting is wrong.
+        SetupError: a worker would not find the run, or a setting is wrong.
         UnserializableValue, ContextTooLarge: the context cannot be stored.
         MissingInput: the first step needs a key that the context lacks.
-        ValueError: another argument is not what it should be.
+        ValueError: another argument is not valid.
     """
 
     runtime: Runtime
@@ -96,7 +96,7 @@ class StartRequest:
         """``countdown`` and ``deadline`` in seconds from now.
 
         Raises:
-            ValueError: one of the times is not what it should be, or is over.
+            ValueError: one of the times is not valid, or has passed.
         """
         app = self.runtime.app
         begins = _starts_in(app, self.countdown, self.eta)
@@ -104,16 +104,16 @@ class StartRequest:
 
     @property
     def digest(self) -> str:
-        """What tells this start from another one with the same id."""
+        """The digest by which this start is compared with another one of the same id."""
         return (self.context if self.opened_with is None else self.opened_with).digest
 
 
 def start(request: StartRequest) -> tuple[str, bool]:
-    """Start a run; its id, and whether this call has created it.
+    """Start a run; returns its id, and whether this call has created it.
 
     Raises:
         SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
-        StoreUnavailable: the store is unavailable; the same request may be carried out again.
+        StoreUnavailable: the store is unavailable; the same request may be repeated.
         ValueError: its deadline has passed meanwhile.
     """
     runtime, times = request.runtime, request.times()
@@ -134,7 +134,7 @@ def start(request: StartRequest) -> tuple[str, bool]:
     execution, created = _created(request, saga_id, fields)
     if not created:
         if dropped and execution.settled and not execution.result_pending:
-            # It was started and ended meanwhile, and what was dropped was its own.
+            # It was started and ended meanwhile, so the deleted result was its own.
             results.restore(runtime.app, execution)
         _check_duplicate(execution, request.plan.saga, digest, request.on_duplicate)
     return saga_id, created
@@ -146,7 +146,7 @@ def _created(
     runtime = request.runtime
     here = request.eager or runtime.app.conf.task_always_eager
     if here:
-        runtime.verify(runtime.app)  # no worker starts here that would have looked
+        runtime.verify(runtime.app)  # no worker starts here that would have checked it
     with run_here(saga_id if request.eager else ""):
         execution, created = runtime.orchestrator.start(
             request.plan, saga_id, request.context, token=uuid.uuid4().hex, **fields
@@ -166,13 +166,13 @@ def _check_duplicate(found: SagaExecution, name: str, digest: str, on_duplicate:
     elif found.opened_with not in ("", digest):
         why = ", which began with another context"
     if why:
-        why += "; give each an id of its own, or take what has it with on_duplicate='return_any'"
+        why += "; give each its own id, or use the existing one with on_duplicate='return_any'"
     if why or on_duplicate == "raise":
         raise SagaAlreadyExists(found.saga_id, found.name, why)
 
 
 def _lineage(runtime: Runtime) -> dict[str, str]:
-    """Root and parent as those of a task that is sent from here."""
+    """Root and parent id, the same as those of a task that is sent from here."""
     task = runtime.app.current_worker_task
     if task is None or not task.request.id:
         return {}
@@ -180,22 +180,22 @@ def _lineage(runtime: Runtime) -> dict[str, str]:
 
 
 def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:
-    """See an eager saga to its end, and those that its steps have started.
+    """Run an eager saga to its end, and the sagas that its steps have started.
 
-    One that a step starts begins when the step is over, as it would on a worker; whoever runs the
-    step comes back to it.
+    A saga that a step starts begins when the step has ended, as it would on a worker. The call
+    that runs the step continues it then.
     """
     runtime.unfinished.append(saga_id)
     if info.current.get() is not None:
         return
     while runtime.unfinished:
-        _go_on(runtime, runtime.unfinished.popleft())
+        _advance(runtime, runtime.unfinished.popleft())
 
 
-def _go_on(runtime: Runtime, saga_id: str) -> None:
-    """Send what waits for its time, or was given back, at once: no worker's heartbeat would.
+def _advance(runtime: Runtime, saga_id: str) -> None:
+    """Send released and delayed messages at once, because no worker's heartbeat would do it.
 
-    Celery's own eager retries pass over their countdown in the same way.
+    Celery's own eager retries ignore their countdown in the same way.
     """
     orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
     while not (execution := orchestrator.load(saga_id)).settled:
@@ -203,10 +203,10 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
         if index is None:
             return
         step, ref = execution.steps[index], execution.ref(index)
-        # What was sent again and not taken would not be taken the next time either.
-        in_vain = ref is None or step.claim is not None or step.republished > 0
+        # A message that was sent again and not claimed would not be claimed the next time either.
+        unclaimable = ref is None or step.claim is not None or step.republished > 0
         until = max((each.not_before or 0.0 for each in execution.steps), default=0.0)
-        if execution.status is SagaStatus.PAUSED or (not until and in_vain):
+        if execution.status is SagaStatus.PAUSED or (not until and unclaimable):
             return
         if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
             return  # a task that this process does not have was sent to the broker
@@ -215,10 +215,10 @@ def _go_on(runtime: Runtime, saga_id: str) -> None:
 
 
 def checked_id(what: str, saga_id: Any) -> str:
-    """The id of a saga, if it can be one; ``what`` names it in the error.
+    """Return ``saga_id`` as text; ``what`` names it in the error.
 
     Raises:
-        IllegalSagaId: it cannot.
+        IllegalSagaId: it cannot be the id of a saga.
     """
     text = str(saga_id) if isinstance(saga_id, uuid.UUID) else saga_id
     if not isinstance(text, str) or _SAGA_ID.fullmatch(text) is None:
@@ -227,10 +227,10 @@ def checked_id(what: str, saga_id: Any) -> str:
 
 
 def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a saga begins with, as a dict.
+    """Return the context that a saga begins with as a dict.
 
     Raises:
-        TypeError: it is no mapping, or a key of it no str.
+        TypeError: it is not a mapping, or a key is not a str.
     """
     if context is not None and not isinstance(context, Mapping):
         raise TypeError(
@@ -247,15 +247,15 @@ def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
 
 
 def _starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
-    """Seconds until the first step is sent; ``None``: at once. A time that is over is now.
+    """Return the seconds until the first step is sent; ``None``: at once, as for a past time.
 
     Args:
-        app: whose time zone Celery's conversion asks for; a naive ``eta`` is in UTC, as a task's.
+        app: its time zone is used by Celery's conversion; a naive ``eta`` is in UTC, as a task's.
         countdown: seconds, 0 or more.
         eta: a datetime.
 
     Raises:
-        ValueError: both are given, or one is not what it should be.
+        ValueError: both are given, or one is not valid.
     """
     if countdown is not None and eta is not None:
         raise ValueError("countdown and eta: expected one of the two, found both")
@@ -272,14 +272,14 @@ def _starts_in(app: Celery, countdown: Any, eta: Any) -> float | None:
 
 
 def _ends_in(app: Celery, deadline: Any, start: float | None) -> float | None:
-    """Seconds until the way forward is given up; ``None``: never.
+    """Return the seconds until the saga is rolled back if it is not done; ``None``: no deadline.
 
     Args:
         deadline: seconds, a timedelta, or a datetime.
         start: seconds until the first step; the deadline comes after it.
 
     Raises:
-        ValueError: it is none of these, or it leaves no time.
+        ValueError: it has another type, or leaves no time.
     """
     if deadline is None:
         return None
@@ -308,10 +308,10 @@ def _seconds(name: str, given: Any) -> float:
 
 
 def on_commit(call: Callable[[], object], using: str | None = None) -> None:
-    """Make ``call`` once Django's current transaction is committed; outside of one, now.
+    """Make ``call`` after Django's current transaction is committed; outside of one, now.
 
     Args:
-        using: the database, by its name in ``DATABASES``; left out, the default one.
+        using: the database, by its name in ``DATABASES``; by default the default one.
 
     Raises:
         SetupError: Django is not installed, or not configured in this process.
@@ -347,10 +347,10 @@ def check_start(runtime: Runtime) -> None:
     """Refuse to start a saga that no worker would find.
 
     Raises:
-        SetupError: it would be kept in this process, and its steps sent to others.
+        SetupError: the saga would be kept in this process, and its steps sent to others.
     """
     if runtime.heartbeat is not None or runtime.store.shared:
-        return  # a worker in this process looks where we do
+        return  # a worker in this process uses the same store
     kind = broker_kind(runtime.app)
     if kind != "memory":
         raise SetupError(

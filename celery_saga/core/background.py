@@ -1,4 +1,4 @@
-"""Background jobs: calls that may take long, away from the thread that must not wait."""
+"""Background jobs: calls that may take long, run outside of a thread that must not wait."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger("celery_saga")
 
 
 class BackgroundJobs:
-    """Runs calls one after the other in a daemon thread of its own, which starts with the first.
+    """Runs calls one after the other in its own daemon thread, which starts with the first.
 
-    A call that is given while another of its name still waits is left out.
+    A call is dropped while another one of the same name still waits.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class BackgroundJobs:
         self._thread: threading.Thread | None = None
 
     def __call__(self, name: str, call: Callable[[], object]) -> None:
-        """Run ``call`` in the background; what it raises is logged."""
+        """Run ``call`` in the background; its exception is logged."""
         with self._lock:
             if name in self._waiting:
                 return

@@ -1,4 +1,4 @@
-"""What a running step may know about itself."""
+"""What a running step can read about itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SagaInfo:
-    """The step that is running; or a task outside of a saga.
+    """The running step, or a task outside of a saga.
 
     Args:
         saga_id: id of the saga; ``None`` outside of one.
@@ -17,8 +17,8 @@ class SagaInfo:
         step: the step's name; empty outside of a saga.
         direction: ``"f"`` for the action, ``"c"`` for the compensation.
         attempt: 1 for the first; counts Celery's retries, the engine's and redeliveries.
-        round: rises only when the step begins anew after its undo ran, or the undo anew after a
-            late effect.
+        round: increases only when the step starts again after its compensation ran, or the
+            compensation after a late effect.
         idempotency_key: ``saga/step/direction/round``; equal over retries and redeliveries. Outside
             of a saga the task's id.
         forward_key: in a compensation, the key that the action had; else the same as
@@ -35,11 +35,11 @@ class SagaInfo:
     forward_key: str
 
 
-#: Set round a step's body by the participant; most bodies do not ask.
+#: Set around a step's body by the step runner; most bodies do not read it.
 current: ContextVar[Callable[[], SagaInfo] | None] = ContextVar("celery_saga_info", default=None)
 
 
 def step_info() -> SagaInfo | None:
-    """The step whose body is running, the same object each time; ``None`` outside of a saga."""
+    """Return the running step, the same object each time; ``None`` outside of a saga."""
     about = current.get()
     return None if about is None else about()

@@ -1,7 +1,7 @@
-"""The shell round the state machine: claim or load, decide, save, send. Knows no Celery.
+"""The shell of the state machine: claim or load, decide, save, send. It does not depend on Celery.
 
-Crash before the save: nothing happened. Crash after it: the sweep looks at the saga and comes
-through the same door with its own event. There is no second path.
+A crash before the save changes nothing. After a crash behind it, the sweep checks the saga and
+applies its own event in the same way. Every change takes this path.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ T = TypeVar("T")
 Unsent = tuple[StepRef, Message]
 
 
-#: An event that comes of sending, and the saga to which it happened.
+#: An event that results from sending, and the saga at that time.
 FollowUp = tuple[Event, SagaExecution]
 
 
 class Applied(NamedTuple):
-    """What became of an event: the saga after it, and whether it was this event that changed it."""
+    """The saga after an event, and whether the event changed it."""
 
     execution: SagaExecution
     changed: bool
@@ -73,11 +73,11 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True)
 class _Batch:
-    """What is to be sent with and after a save.
+    """The envelopes and messages of a save.
 
     Args:
-        alone, messages: what is saved if the store carries nothing, and what is published then.
-        after, left: the same if it carries ``carried`` in the same transaction.
+        alone, messages: what is saved if the store writes no envelopes, and what is then published.
+        after, left: the same if it writes ``carried`` in the same transaction.
     """
 
     alone: SagaExecution
@@ -88,7 +88,7 @@ class _Batch:
 
 
 class _Saved(NamedTuple):
-    """A change that was saved, and what is to be sent for it."""
+    """A saved change, and what is to be sent for it."""
 
     execution: SagaExecution
     commands: Sequence[Command] = ()
@@ -98,17 +98,17 @@ class _Saved(NamedTuple):
 
 
 class Orchestrator:
-    """Feeds events through the state machine and carries out what it decides.
+    """Applies events to the state machine and carries out its commands.
 
     Args:
         store: keeps the executions.
         publisher: sends the steps.
         results: stores the results of settled sagas, and notifies callers.
-        store_timeout: seconds for which a call of an unavailable store is retried, where nothing
-            else could keep what happened.
-        background_jobs: takes over the results, for threads that must not wait for a backend.
-        observer: is told what was done.
-        pause: waits for so many seconds.
+        store_timeout: seconds for which a call of an unavailable store is retried, where the event
+            would be lost otherwise.
+        background_jobs: stores the results, for threads that must not wait for a backend.
+        observer: is notified of transitions and alerts.
+        pause: waits for the given seconds.
     """
 
     def __init__(
@@ -138,18 +138,18 @@ class Orchestrator:
         deadline: float | None = None,
         **fields: Any,
     ) -> tuple[SagaExecution, bool]:
-        """Create a saga and send its first step; or give back the one that has the id.
+        """Create a saga and send its first step, or return the one that has the id.
 
         Args:
             token: unique to this call.
             countdown: seconds until the first step is sent.
-            deadline: seconds after which the way forward is given up.
+            deadline: seconds after which the saga is rolled back unless it is past its pivot.
             fields: of the new execution: ``wants_result``, ``callbacks``, ``headers``, ``run_id``,
                 ``opened_with``, ``root_id``, ``parent_id``.
 
         Returns: the execution, and whether this call created it.
         """
-        at, values = self.store.now(), encoded(values)  # refuses what could not be saved
+        at, values = self.store.now(), encoded(values)  # refuses values that could not be saved
         until = None if deadline is None else at + deadline
         execution = SagaExecution.create(saga_id, plan, values, at=at, deadline=until)
         execution, first = self.publisher.first_message(replace(execution, **fields))
@@ -164,10 +164,10 @@ class Orchestrator:
         return saved, created
 
     def load(self, saga_id: str, context: bool = True) -> SagaExecution:
-        """The execution; ``context``: whether that is wanted too.
+        """Return the execution; ``context``: whether the context is required too.
 
         Raises:
-            SagaExecutionNotFoundException: there is none.
+            SagaExecutionNotFoundException: no saga has this id.
         """
         found = self.store.load(saga_id, context=context)
         if found is None:
@@ -177,7 +177,7 @@ class Orchestrator:
     def claim(
         self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
-        """Take a ref before its body runs, waiting out a store that is unavailable."""
+        """Claim a ref before its body runs, and retry while the store is unavailable."""
         take = partial(self.store.claim, saga_id, ref, claim, plan, run_id)
         taken = retry.retry_while_unavailable(take, timeout=self.store_timeout)
         if isinstance(taken, SagaExecution):
@@ -193,20 +193,20 @@ class Orchestrator:
         timeout: float = 0.0,
         run_id: str | None = None,
     ) -> Applied:
-        """Let ``event`` have its effect: decide, save with what the store carries, send the rest.
+        """Apply ``event``: decide, save with the envelopes that the store writes, send the rest.
 
-        What comes of the sending (a message that can never be sent, a result that is stored) is
-        applied in turn, one event after the other.
+        Events that result from sending (a message that can never be sent, a result that is stored)
+        are applied in turn, one after the other.
 
         Args:
-            known: saves a load if it is still the newest.
+            known: avoids loading the saga if it is still the newest.
             timeout: seconds for which a call of an unavailable store is retried.
-            run_id: that of the saga, if the event names one.
+            run_id: the run id of the saga, if the event names one.
 
         Raises:
-            SagaError: the decision's refusal of a request.
-            SagaExecutionNotFoundException: the saga is gone.
-            StoreUnavailable: also where others changed the saga at each of many tries.
+            SagaError: the decision refuses a request.
+            SagaExecutionNotFoundException: the saga does not exist any more.
+            StoreUnavailable: also if others changed the saga at each of many attempts.
         """
         saved = self._change(saga_id, event, known, timeout, run_id)
         return Applied(self._send(saved), saved.changed)
@@ -219,7 +219,7 @@ class Orchestrator:
         timeout: float = 0.0,
         run_id: str | None = None,
     ) -> _Saved:
-        """Decide and save, until the revision that was read still stands."""
+        """Decide and save, until the revision that was read is still the newest at the save."""
         execution = known or self._newest(saga_id, run_id, timeout)
         for pause in retry.pauses_after_conflicts(timeout):
             try:
@@ -240,20 +240,20 @@ class Orchestrator:
                 self._pause(pause)
             execution = self._newest(saga_id, execution.run_id, timeout)
         what = type(event).__name__
-        text = f"others saved saga {saga_id} first, each time that {what} was tried"
-        raise retry.SavedByOthers(f"{text}; the sweep goes on with it")
+        text = f"others saved saga {saga_id} first, at each attempt of {what}"
+        raise retry.SavedByOthers(f"{text}; the sweep continues it")
 
     def _newest(self, saga_id: str, run_id: str | None, timeout: float) -> SagaExecution:
-        """The saga, unless it is gone and another one has its id."""
+        """Load the saga, unless another one has its id now."""
         found = retry.retry_while_unavailable(partial(self.load, saga_id), timeout)
         if run_id is not None and found.run_id != run_id:
             raise SagaExecutionNotFoundException(saga_id)
         return found
 
     def _batch(self, decision: Decision) -> _Batch:
-        """What is to be sent, which is settled when it is saved: messages, and perhaps a result.
+        """Encode the messages of a decision before the save, and the result if possible.
 
-        If the store carries the result, what is saved says that it is stored.
+        If the store writes the result, the saved execution says that it is stored.
         """
         after, message = decision.execution, self.publisher.message
         sent = [each for each in decision.commands if isinstance(each, Dispatch)]
@@ -284,7 +284,7 @@ class Orchestrator:
     def _write(
         self, write: Callable[..., T], batch: _Batch, timeout: float = 0.0
     ) -> tuple[T, Sequence[Unsent]]:
-        """Write, with the batch if the server takes it; and what is left to be published."""
+        """Write, with the batch if the server accepts it; returns also what must be published."""
         retried = partial(retry.retry_while_unavailable, timeout=timeout)
         if batch.carried:
             try:
@@ -296,9 +296,9 @@ class Orchestrator:
         return retried(partial(write, batch.alone)), batch.messages
 
     def _send(self, saved: _Saved) -> SagaExecution:
-        """Send what the store did not carry, then apply what came of it, one after the other.
+        """Send what the store did not write, then apply the resulting events one after the other.
 
-        The checkpoint stands: what goes wrong is logged, and the sweep repeats it.
+        The checkpoint is saved: an error is logged, and the sweep repeats the sending.
         """
         execution, events = saved.execution, deque(self._sent(saved))
         while events:
@@ -306,20 +306,20 @@ class Orchestrator:
             try:
                 saved = self._change(execution.saga_id, event, known)
             except Exception as error:
-                _warn(execution, "what came of sending could not be saved", error)
+                _warn(execution, "the outcome of sending could not be saved", error)
                 continue
             execution = saved.execution
             events += self._sent(saved)
         return execution
 
     def _sent(self, saved: _Saved) -> Iterator[FollowUp]:
-        """Publish, store the result, alert; the events that come of it."""
+        """Publish, store the result, alert; yields the events that result from it."""
         execution, commands = saved.execution, saved.commands
         if saved.changed:
             settles = any(isinstance(each, NotifyCallers) and not each.again for each in commands)
             found = partial(transitions, saved.before, execution, settles)
             if settles and execution.status is not SagaStatus.COMPLETED:
-                execution = self._whole(execution)  # what holds it up is in any of its steps
+                execution = self._whole(execution)  # any of its steps may block it
             self._observe(lambda: [each._replace(execution=execution) for each in found()])
         for command in commands:
             if isinstance(command, NotifyCallers):
@@ -330,18 +330,18 @@ class Orchestrator:
             yield from self._publish(execution, ref, message)
 
     def _whole(self, execution: SagaExecution) -> SagaExecution:
-        """All of a saga, if that can be read now."""
+        """Return the whole execution, if it can be loaded now."""
         try:
             return execution if is_whole(execution) else self.load(execution.saga_id)
         except Exception as error:
             return _warn(execution, "its end could not be read", error)
 
     def alert(self, execution: SagaExecution, alert: Alert, ref: StepRef | None = None) -> None:
-        """Tell the observers what an operator should know; ``ref``: of the step concerned."""
+        """Notify the observers of an alert for operators; ``ref``: of the step concerned."""
         self._observe(lambda: [alerted(execution, alert, ref)])
 
     def _observe(self, find: Callable[[], Iterable[Transition]]) -> None:
-        """It is done: what goes wrong with telling it must not undo a finished step."""
+        """Notify the observer after the save; its errors must not make a finished step fail."""
         try:
             for transition in find() if self._observer else ():
                 self._observer.observe(transition)  # type: ignore[union-attr]
@@ -349,13 +349,13 @@ class Orchestrator:
             log.warning("an observer of sagas failed", exc_info=True)
 
     def _end(self, execution: SagaExecution) -> Iterator[FollowUp]:
-        """Publish the result of a settled saga, or have that done elsewhere."""
+        """Publish the result of a settled saga, in the background if there are such jobs."""
         if self._jobs is None or not execution.result_pending:
             yield from self._publish_result(execution)
         else:
-            self._jobs(execution.saga_id, partial(self._publish_later, execution.saga_id))
+            self._jobs(execution.saga_id, partial(self._publish_in_background, execution.saga_id))
 
-    def _publish_later(self, saga_id: str) -> None:
+    def _publish_in_background(self, saga_id: str) -> None:
         for event, known in self._publish_result(self.load(saga_id)):
             self._send(self._change(saga_id, event, known))
 
@@ -370,7 +370,7 @@ class Orchestrator:
             stuck = execution.stuck_count if status is SagaStatus.STUCK else None
             stored = ResultStored(self.store.now(), status, stuck)
         except Exception as error:
-            _warn(execution, "its end could not be told", error)
+            _warn(execution, "its result could not be published", error)
             return
         yield stored, execution
 

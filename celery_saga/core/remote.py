@@ -1,4 +1,4 @@
-"""What a remote step sends, and what comes back."""
+"""The request and the response of a remote step."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from celery_saga.core.context.masking import masked
 class SagaResponseStatus(IntEnum):
     """How a remote step ended; the numbers are those of the Minos framework."""
 
-    #: The other side did what was asked.
+    #: The other service did what was requested.
     SUCCESS = 200
-    #: The other side declined, as a matter of business.
+    #: The other service refused, for a business reason.
     ERROR = 400
-    #: The other side broke down, and nothing is known about what it did.
+    #: The other service failed, and its effect is unknown.
     SYSTEM_ERROR = 500
 
     @classmethod
     def _missing_(cls, value: object) -> SagaResponseStatus:
         allowed = ", ".join(f"{status.value} ({status.name})" for status in cls)
-        raise ValueError(f"{value!r} is no saga response status; use one of {allowed}")
+        raise ValueError(f"{value!r} is not a saga response status; use one of {allowed}")
 
 
 class SagaRequest:
-    """What a remote step asks of somebody else.
+    """The request of a remote step to another service.
 
-    Immutable. Two requests are equal if target and content are; the hash leaves the content out,
+    Immutable. Two requests are equal if target and content are; the hash ignores the content,
     which may be a dict.
 
     Args:
-        target: to whom it goes: a Celery task's name, or a name which the manager maps to one.
+        target: the receiver: a Celery task's name, or a name that the manager maps to one.
         content: any value that :mod:`celery_saga.core.context.codec` can store.
 
     Raises:
@@ -55,7 +55,7 @@ class SagaRequest:
 
     @property
     def target(self) -> str:
-        """To whom the request goes."""
+        """The receiver of the request."""
         return self._target
 
     async def content(self, **kwargs: Any) -> Any:
@@ -68,7 +68,7 @@ class SagaRequest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SagaRequest:
-        """The request that :meth:`to_dict` wrote."""
+        """Restore a request from :meth:`to_dict`."""
         return cls(data["target"], data["content"])
 
     def __eq__(self, other: object) -> bool:
@@ -84,14 +84,14 @@ class SagaRequest:
 
 
 class SagaResponse:
-    """What came back for a :class:`SagaRequest`.
+    """The response to a :class:`SagaRequest`.
 
-    Immutable. Two responses are equal if all four parts are; the hash leaves the content out.
+    Immutable. Two responses are equal if all four parts are; the hash ignores the content.
 
     Args:
         content: any value that :mod:`celery_saga.core.context.codec` can store.
         related_services: names of the services that took part.
-        status: a :class:`SagaResponseStatus` or its number; SUCCESS if left out.
+        status: a :class:`SagaResponseStatus` or its number; by default SUCCESS.
         uuid: the id of the saga that waits for the response.
 
     Raises:
@@ -119,7 +119,7 @@ class SagaResponse:
         """The content; arguments are accepted as in the Minos framework, and ignored.
 
         A plain handler gets the value itself. An ``async def`` handler gets a response whose
-        ``content()`` must be awaited, so both forms that Minos code is written in work.
+        ``content()`` must be awaited. So both forms of Minos code work.
         """
         return self._content
 
@@ -157,7 +157,7 @@ class SagaResponse:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SagaResponse:
-        """The response that :meth:`to_dict` wrote."""
+        """Restore a response from :meth:`to_dict`."""
         return cls(data["content"], data["related_services"], data["status"], data["uuid"])
 
     def _for_async(self) -> SagaResponse:
@@ -193,7 +193,7 @@ class _AwaitedResponse(SagaResponse):
 
 
 def _without_methods(content: Any) -> Any:
-    """Refuse a bound method, as ``context.items`` is, at the top of ``content`` or right below."""
+    """Refuse a bound method, such as ``context.items``, as ``content`` or directly inside of it."""
     _refuse_method("content", content)
     if isinstance(content, Mapping):
         for key, value in content.items():

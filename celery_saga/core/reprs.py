@@ -1,4 +1,4 @@
-"""Reprs of records that people can read: what a failed assertion or a debugger shows."""
+"""Short reprs of records, for failed assertions and debuggers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS, WIDTH = 5, 80
 
 
 def short(record: Any) -> str:
-    """A record without the fields that are at their defaults."""
+    """Return a record's repr without the fields that have their default values."""
     shown = [
         f"{spec.name}={getattr(record, spec.name)!r}"
         for spec in fields(record)
@@ -27,7 +27,7 @@ def _default(spec: Any) -> Any:
 
 
 def execution_lines(execution: Any) -> Iterator[str]:
-    """An execution in ten lines at most, whatever there is in it; no values of the context."""
+    """Yield an execution's repr in at most ten lines, without values of the context."""
     status, name = execution.status.value, execution.plan.saga
     yield f"<{type(execution).__name__} {_line(repr(name))} {execution.saga_id}: {status}"
     for failure in (execution.rollback_reason, execution.error):
@@ -47,7 +47,7 @@ def execution_lines(execution: Any) -> Iterator[str]:
 
 
 def _centre(execution: Any) -> int:
-    """Index of the step that matters most: where the run is, else where it failed, else the end."""
+    """Index of the most important step: the current one, else the failed one, else the last."""
     try:
         current: int | None = None if execution.settled else execution.current
     except NotLoaded:
@@ -77,6 +77,6 @@ def _keys(values: Iterable[str]) -> str:
 
 
 def _line(text: Any) -> str:
-    """One line of it."""
+    """Return the text as one line."""
     line = " ".join(str(text).split())
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."

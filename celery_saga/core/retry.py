@@ -1,4 +1,4 @@
-"""How long calls of a store are retried: one that is unavailable, or a save that others beat."""
+"""Retries of store calls: while a store is unavailable, and after another writer's save."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from celery_saga.errors import StoreUnavailable
 
 T = TypeVar("T")
 
-#: How often a change is tried. A lost try means that another writer won, and few write one saga at
-#: a time: its step, the sweep, an operator, and later the branches of a parallel group.
+#: How often a change is attempted. An attempt is lost if another writer saved first, and few write
+#: one saga at a time: its step, the sweep, an operator, and later the branches of a parallel group.
 SAVE_ATTEMPTS = 64
 
-#: Seconds before the second try again, and at most. The first comes at once, as two writers are the
-#: common case; with more, pauses of random length keep them from meeting each time.
+#: Seconds before the second retry, and at most. The first is immediate, because two writers are the
+#: common case; with more writers, pauses of random length keep them apart.
 CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.002, 0.1
 
 #: Pauses between two attempts, in seconds; the last one repeats.
@@ -24,7 +24,7 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class SavedByOthers(StoreUnavailable):
-    """Others saved one saga first, each time; it says nothing of other sagas."""
+    """Other writers saved one saga first at each attempt; it says nothing about other sagas."""
 
 
 def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
@@ -46,9 +46,9 @@ def retry_while_unavailable(call: Callable[[], T], timeout: float) -> T:
 
 
 def pauses_after_conflicts(timeout: float = 0.0) -> Iterator[float]:
-    """Seconds after each try that was lost: none, then of random length, ever longer.
+    """Yield the seconds to wait after each lost attempt: none, then random and increasing.
 
-    They end after :data:`SAVE_ATTEMPTS`, but not before ``timeout`` seconds are over.
+    They end after :data:`SAVE_ATTEMPTS`, but not before ``timeout`` seconds have passed.
     """
     deadline, longest = time.monotonic() + timeout, CONFLICT_PAUSE
     yield 0.0

@@ -1,7 +1,7 @@
-"""Warnings of what can be seen in a saga's steps that will go wrong in a bad moment.
+"""Warns of steps whose definition causes trouble when a worker is lost or a result is replaced.
 
-They point at the user's line, and are looked for when a saga is committed, and again when its plan
-is made and all is known.
+A warning points at the user's line. The checks run when a saga is committed, and again when its
+plan is made and all tasks are known.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from celery_saga.definition.builder import SagaDefinition
 from celery_saga.definition.source_lines import Line, warn
 from celery_saga.definition.steps import LocalSagaStep
 
-#: What the warning is about, and its text.
+#: The subject of a warning, and its text.
 Warned = tuple[tuple[Any, ...], str]
 
 
 def warn_of(definition: SagaDefinition, steps: Sequence[PlanStep | None]) -> None:
-    """Warn of what was not warned of before.
+    """Warn of each finding that was not reported before.
 
     Args:
         steps: of the plan; ``None``: not known yet.
     """
     lines = [step.line for step in definition.steps if isinstance(step, LocalSagaStep)]
     known = [(i, step) for i, step in enumerate(steps) if step is not None]
-    for look in (_unknown_effects, _lost_inputs, _replaced_keys):
-        for (index, *about), text in look(known):
-            key = (look.__name__, index, *about)
+    for check in (_unknown_effects, _lost_inputs, _replaced_keys):
+        for (index, *about), text in check(known):
+            key = (check.__name__, index, *about)
             if key not in definition.warned:
                 definition.warned.add(key)
                 _warn(definition.name, text, lines[index])
@@ -39,22 +39,25 @@ def _warn(saga: str, text: str, line: Line) -> None:
 
 
 def _unknown_effects(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
-    """Steps of which nobody can tell or undo the effect when their worker is lost."""
+    """Steps with an effect that is unknown when their worker is lost, and has no compensation."""
     for index, step in steps:
         if step.pivot:
-            return  # from here on all are run again
+            return  # from here on each step is run again
         if step.compensation is None and not step.action.rerun and not step.read_only:
             yield (
                 (index,),
                 f"step {step.name!r} has no compensation, and is not run again when its worker is "
-                f"lost: its effect may stand then, and the saga gets stuck. Give its task "
+                f"lost: its effect may remain then, and the saga gets stuck. Give its task "
                 f"acks_late=True (or the step on_lost='rerun') if it can run twice, give it a "
-                f"compensation with .on_failure(), or say read_only=True if it changes nothing",
+                f"compensation with .on_failure(), or set read_only=True if it changes nothing",
             )
 
 
 def _lost_inputs(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
-    """Compensations that need what only their own step returns: stuck when that answer is lost."""
+    """Compensations that require a value that only their own step returns.
+
+    Such a saga gets stuck when the step's outcome is lost.
+    """
     before: set[str | int] = set()
     for index, step in steps:
         before.update(key for item in step.action.inputs if item.required for key in item.path[:1])
@@ -72,9 +75,9 @@ def _lost_inputs(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
 
 
 def _replaced_keys(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
-    """Results that take the place of a value which another step reads.
+    """Results that replace a value in the context which another step reads.
 
-    A step that reads a key itself changes it on purpose.
+    A step that reads a key itself replaces it on purpose.
     """
     there: dict[str | int, PlanStep] = {}
     for index, step in steps:
@@ -100,7 +103,7 @@ def _reads(step: PlanStep) -> set[str | int]:
 
 
 def result_key(step: PlanStep) -> str | None:
-    """Where a step's result is stored, unless it is a mapping."""
+    """The context key of a step's result; ``None`` if the result is a mapping or is dropped."""
     call = step.action
     if call.style == "context" or call.returns is False:
         return None

@@ -1,7 +1,7 @@
-"""What a task gets of the context: worked out once from its signature, when a plan is made.
+"""Binds a task to the context: works out once, from its signature, what each step is called with.
 
-Existing tasks get their parameters by name, context-style ones the whole context. A mistake is a
-:class:`~celery_saga.errors.DefinitionError` that says what was expected and what was found.
+An existing task gets its parameters by name, a context-style task gets the whole context. A mistake
+raises :class:`~celery_saga.errors.DefinitionError`, which says what was expected and found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from celery_saga.errors import DefinitionError
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-#: An annotation, as it stands in the source, that speaks of a mapping.
+#: The source text of an annotation that names a mapping.
 _MAPPING = re.compile(r"[\w.]*(Context|Mapping|[Dd]ict)\b")
 
 
@@ -33,7 +33,7 @@ class Const:
 
 
 class UnknownParameters(DefinitionError):
-    """Nobody can tell what a task has to be called with."""
+    """It is not known which parameters a task takes."""
 
 
 #: ``{"param": "key"}``, ``{"param": ("path", "to")}``, ``{"param": Const(v)}``, or a list of names.
@@ -51,17 +51,17 @@ def bind(
     parameters: Mapping[str, Any] | None = None,
     accepts: Callable[[Collection[str]], bool] | None = None,
 ) -> tuple[Style, tuple[Input, ...]]:
-    """Style and inputs of one task.
+    """Return the style and the inputs of one task.
 
     Args:
-        function: the task's ``run``; ``None``: the task is known by name only.
+        function: the task's ``run``; ``None``: only the name of the task is known.
         plain: a plain function, which always gets the whole context.
-        context, inputs, parameters: the user's words: style, mapping, constants sent by name.
-        accepts: whether Celery's own check takes these names: a list of inputs is believed then.
+        context, inputs, parameters: the user's options: style, mapping, constants sent by name.
+        accepts: Celery's own check; a list of inputs that it accepts replaces the signature.
 
     Raises:
-        DefinitionError: the task cannot be called that way, or nobody can tell how.
-        UnserializableValue: JSON cannot carry a constant.
+        DefinitionError: the task cannot be called that way, or its parameters are not known.
+        UnserializableValue: a constant is not JSON-serializable.
     """
     where = f"step {step!r}, task {task!r}"
     _check_style(where, plain, context)
@@ -70,14 +70,14 @@ def bind(
     sources = _sources(where, inputs, given)
     complete = inputs is not None and not isinstance(inputs, Mapping)
     names = {*(sources or {}), *given}
-    believed = names if complete and accepts and accepts(names) else None
+    accepted = names if complete and accepts and accepts(names) else None
     params = parameters_of(function) if function is not None else None
     if params is not None:
-        _check_parameters(where, params, given, plain, believed)
+        _check_parameters(where, params, given, plain, accepted)
     if plain or context or (context is None and _wants_context(params or [], sources)):
         return "context", _bind_context(where, params, sources, constants)
     _check_known(where, function, params, sources)
-    if params is not None and believed is None:
+    if params is not None and accepted is None:
         sources = _by_name(where, params, sources or {}, given, complete)
     return "inputs", _inputs(where, params or [], sources or {}) + constants
 
@@ -86,17 +86,17 @@ def check_function(where: str, function: Callable[..., Any], context: Any) -> No
     """Refuse a plain function whose first parameter does not look like the whole context.
 
     Args:
-        where: what to call it in the error.
-        context: the user's word on the style; ``None`` if there is none.
+        where: how the error names the function.
+        context: the user's option ``context=``; ``None`` if it was not set.
 
     Raises:
-        DefinitionError: says the two ways to say what is meant.
+        DefinitionError: it names the two ways to fix the definition.
     """
     if context or function.__name__ == "<lambda>":
         return
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind not in (*_NAMED[:1], first.POSITIONAL_ONLY):
-        return  # binding says what is wrong, if something is
+        return  # bind() reports what is wrong with it
     name = first.name.lower()
     if len(name) == 1 or name.endswith(("context", "ctx")) or _is_mapping(first.annotation):
         return
@@ -125,7 +125,7 @@ def _check_style(where: str, plain: bool, context: Any) -> None:
 
 
 def _sources(where: str, inputs: Inputs | None, given: frozenset[str]) -> Mapping[str, Any] | None:
-    """``inputs`` as a mapping."""
+    """Return ``inputs`` as a mapping."""
     if inputs is None:
         return None
     if isinstance(inputs, (str, bytes)) or not isinstance(inputs, (Mapping, Sequence)):
@@ -147,22 +147,22 @@ def _check_parameters(
     params: list[inspect.Parameter],
     given: frozenset[str],
     plain: bool,
-    believed: set[str] | None,
+    accepted: set[str] | None,
 ) -> None:
-    """Refuse parameters of a kind that no step has; ``believed``: all that the task is given."""
-    if not plain and params and params[0].name == "self" and "self" not in (believed or ()):
+    """Refuse parameters that a step cannot supply; ``accepted``: all names, checked by Celery."""
+    if not plain and params and params[0].name == "self" and "self" not in (accepted or ()):
         raise DefinitionError(
             f"{where}: its first parameter is 'self', but the task is not bound; "
             f"declare it with @app.task(bind=True)"
         )
     for number, param in enumerate(params):
         if param.kind is param.POSITIONAL_ONLY:
-            needed = param.default is param.empty and (number > 0 or believed is not None)
-            if needed or param.name in (believed or ()):
+            needed = param.default is param.empty and (number > 0 or accepted is not None)
+            if needed or param.name in (accepted or ()):
                 raise _positional_only(where, param)
     open_ended = any(param.kind is param.VAR_KEYWORD for param in params)
     names = {param.name for param in params if param.kind in _NAMED}
-    for name in given if believed is None else ():
+    for name in given if accepted is None else ():
         if name not in names and not open_ended:
             raise DefinitionError(
                 f"{where}: unknown option or parameter {name!r}; "
@@ -192,14 +192,14 @@ def _check_known(
         )
     if unknown(params):
         raise UnknownParameters(
-            f"{where}: its parameters cannot be known, as it takes whatever it is given (perhaps "
+            f"{where}: its parameters are not known, because it takes any arguments (perhaps "
             f"under a decorator without functools.wraps): give inputs=[...], the names of all that "
             f"it is to be called with, or context=True if it takes the whole context"
         )
 
 
 def _wants_context(params: list[inspect.Parameter], sources: Mapping[str, Any] | None) -> bool:
-    """Annotated SagaContext, or the only required parameter is named context or ctx."""
+    """Whether it is annotated with SagaContext, or requires only ``context`` or ``ctx``."""
     if not params:
         return False
     annotation = params[0].annotation
@@ -250,7 +250,7 @@ def _by_name(
     given: frozenset[str],
     complete: bool,
 ) -> Mapping[str, Any]:
-    """The sources of all parameters, as the signature wants them."""
+    """Return the sources of all parameters of the signature."""
     for param in params:
         if param.kind is param.POSITIONAL_ONLY:
             raise _positional_only(where, param)
@@ -298,5 +298,5 @@ def _input(where: str, name: str, source: Any, param: inspect.Parameter | None =
 
 
 def _constant(where: str, name: str, value: Any) -> Input:
-    """The constant as it comes back from a plan; later changes to the caller's object are lost."""
+    """Return a constant as JSON decodes it; later changes to the caller's object have no effect."""
     return Input(name, const=JSON.loads(JSON.dumps(value, f"{where}, constant {name!r}")))

@@ -1,4 +1,4 @@
-"""The saga builder: a saga is immutable data once it is committed, and building it runs nothing."""
+"""The saga builder. A committed saga is immutable data, and building it runs nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Self = TypeVar("Self", bound="SagaDefinition")
 #: All committed sagas that have a name.
 SAGAS: Registry[SagaDefinition] = Registry()
 
-#: The name of a saga that was given none.
+#: The name of a saga without a given name.
 ANONYMOUS = "saga"
 
 
@@ -35,13 +35,14 @@ class SagaDefinition:
     """The steps of a saga and the order in which they run.
 
     Args:
-        name: the saga's name; shown everywhere, and part of the names of lambdas used as steps.
+        name: the saga's name; it is shown everywhere, and is part of the names of lambdas used as
+            steps.
         steps: tasks, functions or steps to begin with; those with ``@saga_step`` bring their
             compensation along.
-        app: the Celery app that runs it; left out, it is the one app that its tasks share.
+        app: the Celery app that runs it; by default the one app that its tasks share.
 
     Raises:
-        DefinitionError: the name is not a text, or a step is put together wrongly.
+        DefinitionError: the name is not a text, or a step is defined incorrectly.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SagaDefinition:
         self._steps: list[SagaStep] = []
         self._callbacks: dict[str, list[Any]] = {}
         self._committed = False
-        #: What was warned of already.
+        #: The keys of the warnings that were given.
         self.warned: set[object] = set()
         for step in _listed(steps):
             self.local_step(step)
@@ -88,7 +89,7 @@ class SagaDefinition:
                 ``context`` (it takes the whole context); ``pivot`` (the point of no return);
                 ``retriable`` with ``max_attempts``, ``retry_backoff``, ``retry_backoff_max`` (the
                 engine retries it); ``on_lost`` (``"rerun"`` or ``"undo"``); ``read_only`` (it
-                leaves nothing behind and is run again when it is lost); ``compensate_on_failure``
+                changes nothing and is run again when it is lost); ``compensate_on_failure``
                 (True or exception classes); and Celery's message options such as ``queue``.
         """
         if self._committed:
@@ -110,28 +111,29 @@ class SagaDefinition:
         return added  # type: ignore[no-any-return]
 
     def on_completed(self: Self, task: Any) -> Self:
-        """Have a task called with the final context of each run that completes; returns the saga.
+        """Call a task with the final context of each run that completes; returns the saga.
 
-        As a ``link`` callback of Celery's it is called at least once, when the end is stored.
+        Like a ``link`` callback of Celery, it is called at least once, when the end is stored.
 
         Args:
             task: a signature, a task, a saga or a task's name.
 
         Raises:
             AlreadyCommittedException: the saga is committed.
-            DefinitionError: it is none of these.
+            DefinitionError: ``task`` is not one of these.
         """
         return self._call_back("COMPLETED", task)
 
     def on_compensated(self: Self, task: Any) -> Self:
-        """Have a task called with the id of each run that was undone, as errbacks of tasks are.
+        """Call a task with the id of each run that was compensated, as errbacks are called.
 
-        As of Celery's ``link_error``: one of several parameters gets request, error, traceback.
+        As with Celery's ``link_error``, a task with several parameters gets request, error and
+        traceback.
         """
         return self._call_back("COMPENSATED", task)
 
     def on_stuck(self: Self, task: Any) -> Self:
-        """Have a task called with the id of each run that gets stuck; as ``link_error``."""
+        """Call a task with the id of each run that gets stuck; as ``link_error``."""
         return self._call_back("STUCK", task)
 
     def _call_back(self: Self, status: str, task: Any) -> Self:
@@ -151,15 +153,16 @@ class SagaDefinition:
 
     @property
     def callbacks(self) -> Mapping[str, Sequence[Any]]:
-        """What is called at an end, by the status of that end."""
+        """The callbacks of each final status."""
         return self._callbacks
 
     def commit(self: Self) -> Self:
-        """Make the saga immutable and its functions known; returns the saga.
+        """Make the saga immutable and register its functions; returns the saga.
 
         Raises:
             AlreadyCommittedException: it is committed.
-            DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+            DefinitionError: two pivots, a compensation on or after the pivot, two steps of one
+                name, ...
         """
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
@@ -183,7 +186,7 @@ class SagaDefinition:
                     functions.register(name, operation.callback)
 
     def callable_name(self, function: Any, index: int, role: str) -> str | None:
-        """The wire name of a function used as ``role`` of step ``index``; ``None``: it has none."""
+        """The wire name of a function used as ``role`` of step ``index``; ``None``: none."""
         step = self._steps[index]
         given = step.options.get("name") if isinstance(step, LocalSagaStep) else None
         fallback = f"{self._name}.{given or index}.{role}" if self._name else None
@@ -222,10 +225,10 @@ def _listed(steps: Any) -> list[Any]:
 
 
 def check_steps(saga: str, steps: list[LocalSagaStep]) -> None:
-    """Refuse steps that do not go together.
+    """Refuse steps that cannot be combined.
 
     Raises:
-        DefinitionError: two pivots, an undo on or after the pivot, two steps of one name, ...
+        DefinitionError: two pivots, a compensation on or after the pivot, two equal names, ...
     """
     _check_names(saga, steps)
     _check_pivot(saga, steps)
@@ -260,12 +263,12 @@ def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
         where = f"saga {saga!r}: step number {index + 1}"
         if steps[index].compensation is not None:
             raise DefinitionError(
-                f"{where} has a compensation and stands on or after the pivot, from which there is "
-                f"no way back: remove one of the two"
+                f"{where} has a compensation and is on or after the pivot, from which there is "
+                f"no rollback: remove one of the two"
             )
         if steps[index].options.get("on_lost") == "undo":
             raise DefinitionError(
-                f"{where} stands on or after the pivot, where a step is always run again: expected "
+                f"{where} is on or after the pivot, where a step is always run again: expected "
                 f"no on_lost= or 'rerun', found 'undo'"
             )
 
@@ -291,7 +294,7 @@ def _check_read_only(where: str, step: LocalSagaStep) -> None:
     if step.compensation is not None:
         raise DefinitionError(
             f"{where} has a compensation and read_only=True, which says that there is nothing to "
-            f"undo: remove one of the two"
+            f"compensate: remove one of the two"
         )
     if step.options.get("on_lost") == "undo":
         raise DefinitionError(
@@ -308,8 +311,7 @@ def _check_retries(saga: str, steps: list[LocalSagaStep]) -> None:
         where = f"saga {saga!r}: step number {index + 1}"
         if retriable and limit is None:
             raise DefinitionError(
-                f"{where} is retriable and does not stand after the pivot: say how often with "
-                f"max_attempts="
+                f"{where} is retriable and is not after the pivot: say how often with max_attempts="
             )
         given = step.action.options if step.action else {}
         for option in ("max_attempts", "retry_backoff", "retry_backoff_max"):

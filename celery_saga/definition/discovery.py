@@ -17,6 +17,6 @@ def import_sagas(app: Celery) -> None:
         folder = os.path.dirname(getattr(found, "__file__", "") or "")
         if module.startswith("celery.") or not os.path.isfile(os.path.join(folder, "sagas.py")):
             continue
-        # Of a task that is declared in a package's __init__, the package itself.
+        # A task that is declared in a package's __init__ counts for the package itself.
         package = getattr(found, "__package__", "") or ""
         importlib.import_module(f"{package}.sagas" if package else "sagas")

@@ -1,7 +1,7 @@
-"""What a saga's plan will be, as far as that is known when it is committed.
+"""Drafts of a saga's plan, as far as it is known when the saga is committed.
 
-While modules are imported neither tasks nor the configuration may be touched. What is not known is
-left out, and looked at when the plan is made.
+While modules are imported, neither tasks nor the configuration may be touched. What is not known is
+left out, and checked when the plan is made.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from celery_saga.errors import DefinitionError, UnserializableValue
 
 
 def draft(steps: Sequence[LocalSagaStep], app: Celery | None) -> list[PlanStep | None]:
-    """The steps of the plan; ``None``: too little is known of one.
+    """Return the steps of the plan; ``None`` for a step of which too little is known.
 
     Args:
-        steps: the saga's.
-        app: the one whose settings hold for tasks that say nothing of their app, if it is known.
+        steps: the steps of the saga.
+        app: the app whose settings apply to tasks that do not name their app, if it is known.
     """
     names = names_of(steps, [_label(step) for step in steps])
     return [_draft_step(step, name, app) for step, name in zip(steps, names, strict=True)]
 
 
 def _label(step: LocalSagaStep) -> str:
-    """As :attr:`LocalSagaStep.name`, without making a lazy task."""
+    """The same as :attr:`LocalSagaStep.name`, without making a lazy task."""
     target = step.action.callback if step.action else None
     declared = declaration_of(target)
     if step.options.get("name") or declared is None:
@@ -47,10 +47,10 @@ def _label(step: LocalSagaStep) -> str:
 
 
 def check_known(steps: Sequence[SagaStep]) -> None:
-    """Refuse steps of which it is seen already that nobody can tell what they are called with.
+    """Refuse steps whose parameters are already known to be unknowable.
 
     Raises:
-        DefinitionError: there is one.
+        DefinitionError: a step takes any arguments, and has no ``inputs=``.
     """
     for step in steps:
         if isinstance(step, LocalSagaStep):
@@ -82,7 +82,7 @@ def _draft_call(
         return None
     function = declared.function
     if declared.bind and declared.task is None:
-        function = MethodType(function, target)  # the task itself, which no caller gives
+        function = MethodType(function, target)  # no caller passes the task itself
     name = declared.options.get("name") or getattr(declared.function, "__name__", "a function")
     task = declared.task.name if declared.task is not None else str(name)
     try:
@@ -98,9 +98,9 @@ def _draft_call(
     except UnknownParameters:
         raise
     except (DefinitionError, UnserializableValue, TypeError, ValueError):
-        return None  # said when the plan is made
+        return None  # reported when the plan is made
     late = _acks_late(declared, app)
-    # Of what is not known nothing is said.
+    # A setting that is not known gives no warning.
     rerun = on_lost in (True, "rerun") or (on_lost is None and late is not False)
     returns = options.get("returns")
     if returns is None and style == "inputs" and drops_result(declared):
@@ -117,7 +117,7 @@ def _acks_late(declared: Declaration, app: Celery | None) -> bool | None:
 
 
 def _configured(app: Celery, key: str) -> bool | None:
-    """A setting that is off by default, without reading a configuration that is still to come."""
+    """A setting that is off by default; never loads a configuration that is not loaded yet."""
     if getattr(app, "configured", False):
         return bool(app.conf[key])
     open_ended = getattr(app, "_config_source", True) is not None or key in app.conf

@@ -1,8 +1,8 @@
 """Plain functions that sagas use as steps, under the names by which workers find them.
 
-A worker finds a function if importing the user's modules registers it there too: therefore a
-function counts when a saga that uses it is committed while a module is imported, or when it is
-registered by hand.
+A worker finds a function if importing the user's modules registers it there too. Therefore a
+function is registered when a saga that uses it is committed while a module is imported, or by an
+explicit call.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _listeners: list[Listener] = []
 
 
 def is_plain(target: Any) -> bool:
-    """Whether ``target`` is a plain function. Asks its type only: a lazy task stays untouched."""
+    """Whether ``target`` is a plain function. It reads only the type: a lazy task stays lazy."""
     return type(target) is FunctionType
 
 
 def wire_name(function: Function, fallback: str | None) -> str | None:
-    """``saga:module.qualname``, or ``saga:<fallback>`` for a lambda or nested function.
+    """Return ``saga:module.qualname``, or ``saga:<fallback>`` for a lambda or nested function.
 
-    ``None`` if it is such a one and there is no fallback.
+    ``None`` for a lambda or nested function without a fallback.
 
     Raises:
-        DefinitionError: it is no plain function.
+        DefinitionError: it is not a plain function.
     """
     if not is_plain(function):
         raise DefinitionError(f"expected a plain function, found {function!r}")
@@ -46,27 +46,27 @@ def wire_name(function: Function, fallback: str | None) -> str | None:
 
 
 def is_wire_name(name: str) -> bool:
-    """Whether a task of that name is a plain function's."""
+    """Whether a task of that name is a plain function."""
     return name.startswith(_PREFIX)
 
 
 def known(name: str | None) -> Function | None:
-    """The function that is registered under ``name``."""
+    """Return the function that is registered under ``name``."""
     return _known.get(name or "")
 
 
 def register(name: str, function: Function) -> None:
-    """Make ``function`` known under ``name`` and tell every app that listens.
+    """Register ``function`` under ``name`` and notify every app that listens.
 
     Raises:
-        DefinitionError: the name stands for another function.
+        DefinitionError: the name is registered for another function.
     """
     other = _known.get(name)
     if other is function:
         return
     if other is not None and not same(other, function):
         raise DefinitionError(
-            f"{name!r} stands for two functions, {_where(other)} and {_where(function)}: "
+            f"{name!r} is the name of two functions, {_where(other)} and {_where(function)}: "
             f"give one of the sagas or functions another name"
         )
     _known[name] = function
@@ -75,16 +75,16 @@ def register(name: str, function: Function) -> None:
 
 
 def subscribe(listener: Listener) -> None:
-    """Call ``listener`` for every function, those that are known already included."""
+    """Call ``listener`` for every function, including those that are registered already."""
     _listeners.append(listener)
     for name, function in list(_known.items()):
         listener(name, function)
 
 
 def same(one: Function, other: Function) -> bool:
-    """Whether two functions do the same: one captures nothing that the other does not.
+    """Whether two functions do the same and neither captures values of its own.
 
-    Where a module was loaded a second time, its functions are told by their lines.
+    Where a module was loaded twice, its functions are compared by their line numbers.
     """
     if one is other:
         return True
@@ -111,9 +111,9 @@ def _where(function: Function) -> str:
 
 
 def importing() -> bool:
-    """Whether code runs which every process runs that imports the modules it stands in.
+    """Whether the running code also runs in every other process that imports its modules.
 
-    That is code of a module which is being imported, and code of a script outside of
+    That is the code of a module which is being imported, and the code of a script outside of
     ``if __name__ == "__main__":``.
     """
     frame: FrameType | None = sys._getframe(1)
@@ -136,7 +136,7 @@ def _outside_of_guard(frame: FrameType) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _guarded(path: str) -> tuple[range, ...] | None:
-    """The lines of a script that only run when it is the main program; ``None``: no script."""
+    """The lines of a script that run only in the main program; ``None``: it has no source."""
     source = "".join(linecache.getlines(path))
     if not source:
         return None
@@ -148,6 +148,6 @@ def _guarded(path: str) -> tuple[range, ...] | None:
 
 
 def task_name(name: str, main: str | None) -> str:
-    """The name on an app whose ``main`` is given: ``__main__`` is named as Celery names it."""
+    """The name on an app whose ``main`` is given: ``__main__`` is replaced, as Celery does it."""
     prefix = f"{_PREFIX}__main__."
     return f"{_PREFIX}{main}.{name[len(prefix) :]}" if main and name.startswith(prefix) else name

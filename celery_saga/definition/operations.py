@@ -35,7 +35,7 @@ STEP_OPTIONS = frozenset(
 )
 
 
-# For type checkers; nothing of these is looked at when they run.
+# For type checkers only: nothing reads these at run time.
 
 
 class CallOptions(TypedDict, total=False):
@@ -44,13 +44,13 @@ class CallOptions(TypedDict, total=False):
     Args:
         inputs: ``{"parameter": "key"}`` renames on top of the parameters' own names, a list is
             complete; a tuple of keys is a path, ``Const(value)`` a literal.
-        returns: the key under which the result is kept; ``False``: nowhere.
+        returns: the context key of the result; ``False``: the result is dropped.
         context: whether the task takes the whole context.
-        max_attempts: how often the engine runs it.
+        max_attempts: how often the engine runs it at most.
         retry_backoff: seconds before the engine's second attempt; they double.
-        retry_backoff_max: seconds that they come to at most.
-        queue, exchange, routing_key, priority, expires, compression: Celery's, of the message.
-        time_limit, soft_time_limit: Celery's, in seconds.
+        retry_backoff_max: the longest backoff, in seconds.
+        queue, exchange, routing_key, priority, expires, compression: Celery's message options.
+        time_limit, soft_time_limit: Celery's limits, in seconds.
     """
 
     inputs: Mapping[str, Any] | Sequence[str] | None
@@ -70,15 +70,16 @@ class CallOptions(TypedDict, total=False):
 
 
 class StepOptions(CallOptions, total=False):
-    """What is said about a step.
+    """The options of a step.
 
     Args:
         name: the step's name; by default its task's.
         pivot: the point of no return.
         retriable: the engine retries it.
-        on_lost: what becomes of it when its worker is lost; by default as ``acks_late`` says.
-        read_only: it leaves nothing behind, and is run again when it is lost.
-        compensate_on_failure: undo it as well when it failed itself: always, or for exceptions.
+        on_lost: whether it is run again or compensated when its worker is lost; by default as
+            ``acks_late`` says.
+        read_only: it changes nothing, and is run again when it is lost.
+        compensate_on_failure: compensate it also when it failed: always, or for exceptions.
     """
 
     name: str | None
@@ -90,13 +91,13 @@ class StepOptions(CallOptions, total=False):
 
 
 class PairedOptions(StepOptions, total=False):
-    """What is said about a step, its compensation included."""
+    """The options of a step and its compensation."""
 
     compensation: Target | None
 
 
 class LocalOptions(PairedOptions, total=False):
-    """All that is said about a step, constants for its task included."""
+    """All options of a step, with the constants of its task."""
 
     parameters: Mapping[str, Any] | None
 
@@ -107,7 +108,7 @@ class SagaOperation:
 
     Args:
         callback: a Celery task, a task's name, or a plain function.
-        parameters: constants, handed over as keyword arguments.
+        parameters: constants, passed as keyword arguments.
         options: how it is called: ``inputs``, ``returns``, ``context``, ``max_attempts``,
             ``retry_backoff``, ``retry_backoff_max`` and Celery's message options. For a plain
             function all others are constants too.
@@ -131,14 +132,14 @@ class SagaOperation:
 
     @property
     def label(self) -> str:
-        """A short name for people. Reading it of a lazy task finalizes the app."""
+        """A short name for logs. Reading it of a lazy task finalizes the app."""
         if isinstance(self.callback, str):
             return self.callback.rpartition(".")[2]
         name = getattr(self.callback, "name", None) or getattr(self.callback, "__name__", "")
         return str(name).rpartition(".")[2] or repr(self.callback)
 
 
-#: What cannot be a step, and what to do.
+#: What cannot be a step, and what to do instead.
 _UNSUPPORTED = {
     "group": "steps run one after the other: make each of its tasks a step of its own",
     "chord": "steps run one after the other: make each of its tasks a step of its own",
@@ -151,9 +152,9 @@ _UNSUPPORTED = {
 
 
 def _check(target: Any) -> None:
-    """Refuse what looks like a step and is none.
+    """Refuse objects that look like a step and are not supported as one.
 
-    Asks its type only: a lazy task stays untouched.
+    It reads only the type: a lazy task stays lazy.
     """
     kind = type(target)
     found = ""
@@ -171,7 +172,7 @@ def _check(target: Any) -> None:
 def _sorted(
     target: Any, options: Mapping[str, Any], allowed: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """``options`` as those of the call, those of the step, and constants for a plain function."""
+    """Split ``options``: of the call, of the step, and constants for a plain function."""
     known = _CALL_OPTIONS | MESSAGE_OPTIONS
     extra = {key: value for key, value in options.items() if key not in known | allowed}
     if extra and not functions.is_plain(target):
@@ -197,11 +198,11 @@ def _named(parameters: Any) -> Mapping[str, Any]:
 
 
 def owned(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A read-only copy; a SagaContext copies the dicts and lists in it."""
+    """Return a read-only copy; a SagaContext copies the dicts and lists in it."""
     return MappingProxyType(dict(SagaContext(**values)))
 
 
-#: What ``@saga_step`` was told, by the identity of the task or function. Nothing is written on the
+#: What ``@saga_step`` declared, by the identity of the task or function. Nothing is written on the
 #: task: a shared task has one object for every app, and touching a lazy one finalizes its app.
 _declared: dict[int, tuple[SagaOperation, dict[str, Any]]] = {}
 
@@ -225,15 +226,15 @@ def saga_step(
 def saga_step(
     target: Any = None, *, compensation: Any = None, parameters: Any = None, **options: Any
 ) -> Any:
-    """Keep a step's pairing with its task, so that many sagas use it.
+    """Declare a step's options and compensation with its task, so that many sagas share them.
 
     Put it above ``@app.task`` or ``@shared_task``, or below, on the function itself; other
-    decorators may stand between if they use ``functools.wraps``. It returns what it gets unchanged
-    and does not touch it. It makes a plain function known to the workers that import it. What it
-    says about how a task is called holds as well where the task is another step's compensation.
+    decorators may be between if they use ``functools.wraps``. It returns its argument unchanged
+    and does not touch it. A plain function is registered for the workers that import it. The
+    options of the call apply too where the task is the compensation of another step.
 
     Args:
-        compensation: the task or function that undoes it.
+        compensation: the task or function that compensates it.
         parameters: constants for it.
         options: as for :meth:`Saga.local_step`.
     """
@@ -251,24 +252,24 @@ def saga_step(
 
 
 def declared(target: Any) -> tuple[SagaOperation, dict[str, Any]]:
-    """What ``@saga_step`` was told about ``target``: how it is called, and about the step.
+    """Return what ``@saga_step`` declared for ``target``: options of the call and of the step.
 
-    Told of a task and of its function, the word on the task goes before the other.
+    A declaration on the task takes precedence over one on its function.
     """
     constants: dict[str, Any] = {}
     options: dict[str, Any] = {}
     about: dict[str, Any] = {}
     for layer in reversed(layers(target)):
-        told, step = _declared.get(id(layer), (None, {}))
-        if told is not None and told.callback is layer:
-            constants |= told.parameters
-            options |= told.options
+        declaration, step = _declared.get(id(layer), (None, {}))
+        if declaration is not None and declaration.callback is layer:
+            constants |= declaration.parameters
+            options |= declaration.options
             about |= {key: value for key, value in step.items() if value is not None}
     return SagaOperation(target, constants, **options), about
 
 
 def _warn_of_hidden(target: Any) -> None:
-    """Warn of a word that cannot be heard, for the decorator over it tells of no function."""
+    """Warn of a declaration that is hidden by a decorator without ``functools.wraps``."""
     known = layers(target)
     for layer in filter(functions.is_plain, known):
         for cell in layer.__closure__ or ():
@@ -276,7 +277,7 @@ def _warn_of_hidden(target: Any) -> None:
             hidden = functions.is_plain(held) and not any(held is each for each in known)
             if hidden and declared(held)[1]:
                 warn(
-                    f"@saga_step above {held.__qualname__}() is not heard, for the decorator "
+                    f"@saga_step above {held.__qualname__}() has no effect, because the decorator "
                     f"{layer.__qualname__}() over it lacks functools.wraps: give it that, or put "
                     f"@saga_step above @app.task",
                     users_line(),
@@ -284,9 +285,9 @@ def _warn_of_hidden(target: Any) -> None:
 
 
 def declared_targets() -> Iterator[Any]:
-    """All that ``@saga_step`` was put on."""
-    for told, _ in list(_declared.values()):
-        yield told.callback
+    """All that ``@saga_step`` was applied to."""
+    for declaration, _ in list(_declared.values()):
+        yield declaration.callback
 
 
 def operation_of(
@@ -295,25 +296,27 @@ def operation_of(
     options: dict[str, Any],
     allowed: frozenset[str] = frozenset(),
 ) -> tuple[SagaOperation, dict[str, Any]]:
-    """The operation, and what is said about the step; of two words on one thing the later holds."""
+    """Return the operation and the options of the step; a later option replaces an earlier one."""
     base = callback if issubclass(type(callback), SagaOperation) else SagaOperation(callback)
-    told, about = declared(base.callback)
+    declaration, about = declared(base.callback)
     if not about:
         _warn_of_hidden(base.callback)
     call, step, extra = _sorted(base.callback, options, allowed)
-    constants = {**told.parameters, **base.parameters, **_named(parameters), **extra}
-    made = SagaOperation(base.callback, constants, **{**told.options, **base.options, **call})
+    constants = {**declaration.parameters, **base.parameters, **_named(parameters), **extra}
+    made = SagaOperation(
+        base.callback, constants, **{**declaration.options, **base.options, **call}
+    )
     return made, {**about, **step}
 
 
-def as_told(
+def with_declared(
     operation: SagaOperation, found: Callable[[Any], Any]
 ) -> tuple[SagaOperation, dict[str, Any]]:
-    """An operation with what was told about the task that it names, and what was of the step."""
+    """Add what is declared for the task that an operation names; returns the step's options too."""
     target = found(operation.callback)
     if target is None:
         return operation, {}
-    told, about = declared(target)
-    constants = {**told.parameters, **operation.parameters}
-    options = {**told.options, **operation.options}
+    declaration, about = declared(target)
+    constants = {**declaration.parameters, **operation.parameters}
+    options = {**declaration.options, **operation.options}
     return SagaOperation(operation.callback, constants, **options), about

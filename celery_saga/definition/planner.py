@@ -1,4 +1,4 @@
-"""From a definition and an app to a plan: names, signatures and options are looked up once."""
+"""Makes a plan from a definition and an app: names, signatures and options are looked up once."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from celery_saga.settings import Settings
 
 
 class Plans:
-    """The plans of one app, each made once: a committed saga cannot change.
+    """The plans of one app, each made once because a committed saga cannot change.
 
     Args:
-        app: the Celery app whose tasks, routes and settings are looked at.
+        app: the Celery app whose tasks, routes and settings are read.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -44,7 +44,7 @@ class Plans:
         self._made: WeakKeyDictionary[SagaDefinition, dict[Any, Plan]] = WeakKeyDictionary()
 
     def of(self, definition: SagaDefinition, **options: Any) -> Plan:
-        """The plan of a definition.
+        """Return the plan of a definition.
 
         Args:
             options: ``queue`` and ``priority`` of this run, for all steps that name none.
@@ -61,13 +61,13 @@ class Plans:
         return made[key]
 
     def definitions(self, name: str, importable: bool = True) -> list[SagaDefinition]:
-        """The committed sagas of that name which differ; ``importable``: that every worker has."""
+        """The different committed sagas of that name; ``importable``: only those of all workers."""
         found = {self.of(each).hash: each for each in SAGAS.named(name, importable)}
         return list(found.values())
 
 
 def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
-    """The plan by which ``app`` runs ``definition``.
+    """Make the plan by which ``app`` runs ``definition``.
 
     Raises:
         DefinitionError: the saga cannot run; the text says what to change.
@@ -93,7 +93,7 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
 
 
 def _declared_as(app: Celery, target: Any) -> Any:
-    """What ``@saga_step`` was put on, for a task that a step gives by name or as the app has it."""
+    """The object that ``@saga_step`` decorated, for a task given by name or as the app has it."""
     if functions.is_plain(target) or type(target) in (Proxy, PromiseProxy):
         return None
     task = app.tasks.get(target) if isinstance(target, str) else target
@@ -164,7 +164,7 @@ class _Target:
     def call(
         self, operation: SagaOperation, role: str, on_lost: Any, max_attempts: int | None
     ) -> Call:
-        """The call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
+        """Make the call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
         name, task = self._task(operation, role)
         check(self._step, name, getattr(task, "Strategy", None))
         plain = functions.is_plain(operation.callback)
@@ -239,7 +239,7 @@ class _Target:
         known = functions.known(name)
         if known is not None and not functions.same(known, function):
             raise DefinitionError(
-                f"step {self._step!r}: under the name {name!r} a worker runs another function, one "
+                f"step {self._step!r}: a worker runs another function under the name {name!r}, one "
                 f"with other code or other captured values: give the saga or the step another name"
             )
         if known is None:

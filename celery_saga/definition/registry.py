@@ -1,8 +1,8 @@
-"""Committed sagas by their names, for the workers that are told to start one.
+"""Committed sagas by their names, for the workers that start one on request.
 
-They are held weakly: a saga that nobody can use any more is not found. A worker finds those that
-are committed while a module is imported, because every process that imports the module has them;
-others are only found in the process that made them.
+The references are weak: a saga that is not used any more is not found. A worker finds the sagas
+that are committed while a module is imported, because every process that imports the module has
+them. Other sagas are found only in the process that made them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Objects by name, several of one name among them."""
+    """Objects by name; several may have the same name."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[T, tuple[str, bool]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def add(self, name: str, item: T, importable: bool) -> None:
-        """Make ``item`` known.
+        """Register ``item``.
 
         Args:
-            importable: whether every process has it that imports the same modules.
+            importable: whether every process that imports the same modules has it.
         """
         with self._lock:
             self._known[item] = name, importable
 
     def named(self, name: str, importable: bool = True) -> list[T]:
-        """All of that name, the newest last.
+        """Return all of that name, the newest last.
 
         Args:
             importable: leave out those that only this process has.
@@ -41,6 +41,6 @@ class Registry(Generic[T]):
         return [item for item, (given, good) in known if given == name and (good or not importable)]
 
     def every(self) -> list[T]:
-        """All of them, the newest last."""
+        """Return all of them, the newest last."""
         with self._lock:
             return list(self._known)

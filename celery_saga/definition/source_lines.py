@@ -1,4 +1,4 @@
-"""Where the user's code is that a warning is about."""
+"""Finds the line of the user's code that a warning is about."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def users_line() -> Line:
-    """The line outside of this package that the running call comes from."""
+    """Return the line outside of this package that the running call comes from."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
@@ -30,5 +30,5 @@ def users_line() -> Line:
 
 
 def warn(text: str, line: Line) -> None:
-    """Warn of a definition, as if the user's own line did."""
+    """Give a warning about a definition, as if it came from the user's own line."""
     warnings.warn_explicit(text, DefinitionWarning, line.file, line.number)

@@ -1,4 +1,4 @@
-"""The steps of a saga as its builder holds them."""
+"""The steps of a saga, as its builder keeps them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from celery_saga.definition.operations import (
     STEP_OPTIONS,
     SagaOperation,
-    as_told,
     operation_of,
     owned,
+    with_declared,
 )
 from celery_saga.definition.source_lines import users_line
 from celery_saga.errors import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class StepOwner(Protocol):
-    """What a step needs of the saga that it belongs to."""
+    """What a step requires of the saga that it belongs to."""
 
     @property
     def name(self) -> str: ...
@@ -53,7 +53,7 @@ class StepOwner(Protocol):
 
 
 class SagaStep(ABC):
-    """A step of a saga; its methods hand on to the saga, so that a definition reads as a chain."""
+    """A step of a saga. Its methods delegate to the saga, so that a definition reads as a chain."""
 
     def __init__(self) -> None:
         self._saga: StepOwner | None = None
@@ -63,10 +63,12 @@ class SagaStep(ABC):
         """The saga that the step belongs to.
 
         Raises:
-            SagaNotDefinedException: it belongs to none.
+            SagaNotDefinedException: it does not belong to a saga.
         """
         if self._saga is None:
-            raise SagaNotDefinedException("the step belongs to no saga: make it with saga.*_step()")
+            raise SagaNotDefinedException(
+                "the step does not belong to a saga: make it with saga.*_step()"
+            )
         return self._saga
 
     def attach(self, saga: StepOwner) -> None:
@@ -102,8 +104,8 @@ class LocalSagaStep(SagaStep):
     """A step whose action and compensation are tasks or functions of this project.
 
     Args:
-        on_execute: what it does: a task, a task's name, or a function.
-        on_failure: what undoes it.
+        on_execute: its action: a task, a task's name, or a function.
+        on_failure: its compensation.
         options: as for :meth:`Saga.local_step`.
     """
 
@@ -117,9 +119,9 @@ class LocalSagaStep(SagaStep):
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
         self.options: Mapping[str, Any] = MappingProxyType({})
-        #: Whether it takes the compensation that its task brings along.
+        #: Whether it takes the compensation that is declared with its task.
         self._paired = True
-        #: Where the user's code made it.
+        #: The line of the user's code that made it.
         self.line = users_line()
         if on_execute is not None:
             given: dict[str, Any] = dict(options)
@@ -135,7 +137,7 @@ class LocalSagaStep(SagaStep):
         parameters: Mapping[str, Any] | None = None,
         **options: Unpack[PairedOptions],
     ) -> LocalSagaStep:
-        """Set what the step does; ``parameters`` are constants for it.
+        """Set the action of the step; ``parameters`` are constants for it.
 
         Raises:
             MultipleOnExecuteException: it was set before.
@@ -153,7 +155,7 @@ class LocalSagaStep(SagaStep):
         parameters: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> LocalSagaStep:
-        """Set what undoes the step; ``parameters`` are constants for it.
+        """Set the compensation of the step; ``parameters`` are constants for it.
 
         Raises:
             MultipleOnFailureException: it was set before.
@@ -193,29 +195,29 @@ class LocalSagaStep(SagaStep):
         self.options = owned({**self.options, **options})
 
     def completed(self, found: Callable[[Any], Any]) -> LocalSagaStep:
-        """The step with what ``@saga_step`` was told about tasks which it only names.
+        """Return the step with what ``@saga_step`` declared about tasks that it names by a text.
 
         Args:
-            found: what it was put on for a task that a step names; ``None``: nothing was.
+            found: returns the declared task or function for a task that a step names, or ``None``.
 
         Raises:
-            DefinitionError: what it was told is not what it should be.
+            DefinitionError: an option that was declared has a wrong value.
         """
         assert self.action is not None
         made = copy(self)
-        made.action, about = as_told(self.action, found)
+        made.action, about = with_declared(self.action, found)
         compensation = about.pop("compensation", None)
         compensation = compensation if self._paired else None
         if about:
             made._set_options({**about, **self.options})
         if self.compensation is not None or compensation is not None:
             given = self.compensation or operation_of(compensation, None, {})[0]
-            made.compensation, _ = as_told(given, found)
+            made.compensation, _ = with_declared(given, found)
         return made
 
     @property
     def name(self) -> str:
-        """The step's name: given, or that of its task."""
+        """The step's name: the given name, or the name of its task."""
         given = self.options.get("name")
         return str(given) if given else (self.action.label if self.action else "?")
 
@@ -235,11 +237,11 @@ class LocalSagaStep(SagaStep):
 
 
 def names_of(steps: Sequence[LocalSagaStep], labels: Sequence[str]) -> list[str]:
-    """One name a step; a task that is used twice gets a number from its second use on."""
+    """Return one name per step; a repeated task gets a number from its second use on."""
     given = {step.options["name"] for step in steps if step.options.get("name")}
     names: list[str] = []
     for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
-        # A lambda has no name to speak of, and the name is part of idempotency keys.
+        # A lambda has no useful name, and the name is part of idempotency keys.
         label = f"step_{number}" if label == "<lambda>" else label
         base = name = label.replace("/", "_")
         count = 1

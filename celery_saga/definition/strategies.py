@@ -1,8 +1,8 @@
-"""Task classes with a ``Strategy`` of their own, which cannot be steps.
+"""Refuses task classes with a ``Strategy`` of their own as steps.
 
-The strategy is what a worker's consumer does with a task's message, before a process of the pool
-has it. One that is not Celery's may keep messages, drop them or run them by itself; the engine
-could only see that nobody claims the step.
+The strategy decides what a worker's consumer does with a task's message, before a pool process
+gets it. A strategy that is not Celery's may keep messages, drop them or run them by itself. The
+engine would only see that the step is not claimed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from celery_saga.definition.steps import LocalSagaStep, SagaStep
 from celery_saga.definition.tasks.declarations import declaration_of
 from celery_saga.errors import DefinitionError, SetupError
 
-#: Celery's own, as a task class names it.
+#: Celery's own strategy, as a task class names it.
 _CELERYS_OWN = (Task.Strategy, strategy.default, "celery.worker.strategy.default")
 
 
 def foreign_strategy(given: Any) -> str:
-    """What ``Strategy`` a task has, if it is not Celery's own; else empty."""
+    """The ``Strategy`` of a task if it is not Celery's own; else empty."""
     given = getattr(given, "__func__", given)  # a function in a class is a method of its tasks
     if given is None or given in _CELERYS_OWN:
         return ""
@@ -34,10 +34,10 @@ def foreign_strategy(given: Any) -> str:
 
 
 def check_declared(steps: Iterable[SagaStep]) -> None:
-    """Refuse steps of which it is known, without making a task, that they have their own strategy.
+    """Refuse steps that are known to have their own strategy, without making a lazy task.
 
     Raises:
-        DefinitionError: there is one.
+        DefinitionError: a step has its own strategy.
     """
     for step in steps:
         if not isinstance(step, LocalSagaStep):
@@ -45,7 +45,7 @@ def check_declared(steps: Iterable[SagaStep]) -> None:
         for operation in _operations(step):
             declared = declaration_of(operation.callback)
             if declared is not None:
-                # Asking a lazy task for its own name would make it.
+                # Reading a lazy task's own name would make the task.
                 task = str(getattr(declared.function, "__name__", "?"))
                 check(step.options.get("name") or task, task, declared.option("Strategy"))
 
@@ -54,17 +54,17 @@ def check(step: str, task: str, given: Any) -> None:
     """Refuse a step whose task has a strategy of its own.
 
     Raises:
-        DefinitionError: it has.
+        DefinitionError: it has its own strategy.
     """
     if found := foreign_strategy(given):
         raise DefinitionError(f"step {step!r}: {_refusal(task, found)}")
 
 
 def check_used(app: Celery, sagas: Registry[SagaDefinition]) -> None:
-    """Refuse a worker of ``app`` whose committed sagas use such a task.
+    """Refuse to start a worker of ``app`` whose committed sagas use such a task.
 
     Raises:
-        SetupError: one does.
+        SetupError: a saga uses one.
     """
     for saga in sagas.every():
         if saga._app not in (None, app):
@@ -76,7 +76,7 @@ def check_used(app: Celery, sagas: Registry[SagaDefinition]) -> None:
 
 def _refusal(task: str, found: str) -> str:
     return (
-        f"task {task!r} has a strategy of its own, and the engine would not see what becomes of "
+        f"task {task!r} has a strategy of its own, and the engine would not see what happens to "
         f"its messages: expected {Task.Strategy!r} as Strategy of its class, found {found!r}; give "
         f"the step a task without one, which may call this one with .delay()"
     )
@@ -87,7 +87,7 @@ def _operations(step: LocalSagaStep) -> Iterator[SagaOperation]:
 
 
 def _tasks_of(saga: SagaDefinition, app: Celery) -> Iterator[Any]:
-    """The tasks of ``app`` that a saga uses; the app is finalized."""
+    """The tasks of ``app`` that a saga uses. The app is finalized already."""
     for step in saga.steps:
         for operation in _operations(step) if isinstance(step, LocalSagaStep) else ():
             target: Any = operation.callback

@@ -1,4 +1,4 @@
-"""What is asked of the broker, without waiting for one that is away."""
+"""Reads queues and deliveries from the broker, without waiting for one that is unavailable."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from celery_saga.settings import Settings
 
 log = logging.getLogger("celery_saga")
 
-#: How many of the messages that were given away are looked at, and how many may wait in a queue
-#: that is read; and how many bytes of them.
+#: Limits of one reading: unacknowledged messages, or messages in a queue; and their bytes.
 LIMIT, LIMIT_BYTES = 500, 1_000_000
 
-# Looking for a pattern in a large body takes long, and the body comes first.
+# Searching a large body for a pattern takes long, and the body comes first.
 _ID = """
 local function id_of(raw)
   return string.match(raw, '"id": ?"([^"]+)"', string.find(raw, '"headers"', 1, true) or #raw)
 end
 """
 
-# KEYS: index by time of the messages that were given away, the messages. ARGV: until when, how
-# many, how many bytes. Answers the tag and the task id of each, the newest first.
+# KEYS: index by time of the unacknowledged messages, the messages. ARGV: until when, how many, how
+# many bytes. Returns the tag and the task id of each, the newest first.
 _UNACKNOWLEDGED = (
     _ID
     + """
@@ -51,8 +50,8 @@ return found
 """
 )
 
-# KEYS: the lists of a queue. ARGV: how many messages and bytes may be in them. Answers nothing if
-# there are more or one of them is strange, else a word and the task ids of all.
+# KEYS: the lists of a queue. ARGV: how many messages and bytes may be in them. Returns nothing if
+# there are more, or one of them has no task id; else a marker and the task ids of all.
 _WAITING = (
     _ID
     + """
@@ -78,13 +77,13 @@ return found
 
 
 def open_connection(app: Celery) -> Connection:
-    """An open connection to the app's broker.
+    """Open a connection to the app's broker.
 
-    Celery's own would be tried again until it stands: for some seconds, and under gevent for as
-    long as the broker is away.
+    Celery's own call retries until it is connected: for some seconds, and under gevent for as
+    long as the broker is unavailable.
 
     Raises:
-        kombu.exceptions.OperationalError: the broker is away.
+        kombu.exceptions.OperationalError: the broker is unavailable.
     """
     connection = app.connection_for_write()
     try:
@@ -96,11 +95,11 @@ def open_connection(app: Celery) -> Connection:
 
 
 def backlog(app: Celery, queues: Collection[str]) -> Backlog:
-    """What the app's broker says of some queues and of its deliveries; nothing, if it is away.
+    """Return what the app's broker reports of some queues and its deliveries; nothing without it.
 
     Args:
-        queues: only those to which the messages go for certain: one that is not where it is looked
-            for counts as lost.
+        queues: only those to which the messages certainly go: a message that is not found in its
+            queue counts as lost.
     """
     try:
         with open_connection(app) as connection:
@@ -108,7 +107,7 @@ def backlog(app: Celery, queues: Collection[str]) -> Backlog:
             empty = frozenset(name for name, size in sizes.items() if size == 0)
             long = frozenset(name for name, size in sizes.items() if size > LIMIT)
             if connection.transport.driver_type != "redis":
-                # Others know when a worker's connection has ended, and deliver its messages again.
+                # Other brokers detect the end of a worker's connection, and deliver again.
                 return Backlog(empty, long=long)
             some = frozenset(queues) - empty - long
             waiting = {name: _waiting(connection, name) for name in some}
@@ -130,9 +129,9 @@ def routes_by_name(app: Celery) -> bool:
 
 
 def lacks_exchange(app: Celery, exchange: str) -> bool:
-    """Whether a broker that keeps exchanges is known to have none of that name.
+    """Whether a broker that has exchanges is known to lack this one.
 
-    Those of a Redis broker are names in each process; what matters there are the queues.
+    The exchanges of a Redis broker are names in each process; only its queues matter.
     """
     try:
         with open_connection(app) as connection:
@@ -145,25 +144,25 @@ def lacks_exchange(app: Celery, exchange: str) -> bool:
             except connection.channel_errors:
                 return True
     except OperationalError:
-        log.debug("the broker is away", exc_info=True)
+        log.debug("the broker is unavailable", exc_info=True)
     return False
 
 
 def _size(connection: Connection, queue: str) -> int:
-    """How many messages are in a queue; less than none: nobody knows."""
+    """The number of messages in a queue; negative: not known."""
     try:
         with connection.channel() as channel:
             declare: Any = channel.queue_declare  # type: ignore[attr-defined]
             return int(declare(queue=queue, passive=True).message_count)
     except connection.channel_errors:
-        return 0  # there is no such queue
+        return 0  # the queue does not exist
     except connection.recoverable_connection_errors:
         return -1
 
 
 def _unacknowledged(connection: Connection, until: float) -> Mapping[str, str]:
-    """What a Redis broker keeps of its deliveries, of which the newest are read."""
-    texts = _ask(
+    """Task ids by delivery tag of the newest unacknowledged messages of a Redis broker."""
+    texts = _evaluated(
         connection,
         _UNACKNOWLEDGED,
         lambda channel: [channel.unacked_index_key, channel.unacked_key],
@@ -173,8 +172,8 @@ def _unacknowledged(connection: Connection, until: float) -> Mapping[str, str]:
 
 
 def _waiting(connection: Connection, queue: str) -> frozenset[str] | None:
-    """The task ids of all messages in a queue; ``None``: nobody knows."""
-    texts = _ask(
+    """The task ids of all messages in a queue; ``None``: not known."""
+    texts = _evaluated(
         connection,
         _WAITING,
         lambda channel: [channel._q_for_pri(queue, step) for step in channel.priority_steps],
@@ -183,15 +182,15 @@ def _waiting(connection: Connection, queue: str) -> frozenset[str] | None:
     return frozenset(texts[1:]) if texts else None
 
 
-def _ask(
+def _evaluated(
     connection: Connection,
     script: str,
     keys_of: Callable[[Any], Sequence[str]],
     args: Sequence[Any],
 ) -> Sequence[str]:
-    """What a script finds on a Redis broker, or nothing.
+    """Return what a script finds on a Redis broker, or nothing.
 
-    Keys and channel are internals of kombu's, and a server need not permit the script.
+    Keys and channel are internals of kombu, and the server may not permit the script.
     """
     try:
         channel: Any = connection.default_channel
@@ -199,19 +198,19 @@ def _ask(
         client = redis.Redis(connection_pool=channel.client.connection_pool)
         found: Any = client.eval(script, len(keys), *keys, *args)
     except Exception:
-        log.debug("the broker does not tell of its messages", exc_info=True)
+        log.debug("the messages of the broker cannot be read", exc_info=True)
         return []
     return [part.decode() for part in found]
 
 
 def broker_kind(app: Celery) -> str:
-    """The kind of the app's broker, such as ``redis``; it is not connected to."""
+    """Return the kind of the app's broker, such as ``redis``, without connecting to it."""
     with app.connection_for_write() as connection:
         return str(connection.transport.driver_type)
 
 
 def label_of(app: Celery) -> str:
-    """What tells an app from others in one store, in words; the same in all of its workers."""
+    """Return a text that identifies an app among others in one store, equal in all its workers."""
     urls: Any = app.conf.broker_write_url
     urls = urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";")
     broker = ";".join(sorted(str(maybe_sanitize_url(url)).partition("?")[0] for url in urls))

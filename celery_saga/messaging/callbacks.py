@@ -1,7 +1,7 @@
-"""Whom a saga tells of its end: callbacks of the call that starts it, and of its definition.
+"""The callbacks of a saga's end: those of the call that starts it, and those of its definition.
 
-They are kept as Celery keeps a task's: as signatures, in the words of its request (``callbacks``,
-``errbacks``). Those of the definition stand under ``on``, by the status that they are for.
+They are kept like those of a Celery task: as signatures, under the names of its request
+(``callbacks``, ``errbacks``). Those of the definition are under ``on``, by status.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery_saga.definition.builder import SagaDefinition
 
 
 def linked(app: Celery, link: Any = None, link_error: Any = None) -> dict[str, Any]:
-    """The ``link`` and ``link_error`` of a call, as a task's request has them.
+    """Return the ``link`` and ``link_error`` of a call, as a task's request has them.
 
     Raises:
         ValueError: one of them is neither a signature, a task or a task's name, nor a list of such.
@@ -33,10 +33,10 @@ def linked(app: Celery, link: Any = None, link_error: Any = None) -> dict[str, A
 def collect_callbacks(
     app: Celery, definition: SagaDefinition, kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """All that is to be told of a run, as plain JSON; ``None``: nobody wants to know.
+    """Return all callbacks of a run, as plain JSON; ``None``: no callers, and no callbacks.
 
     Args:
-        kept: what callers want, as of :func:`linked` or of a request.
+        kept: the callbacks of the callers, as of :func:`linked` or of a request.
     """
     on = {
         status: _signatures(app, f"on_{status.lower()}", targets)
@@ -49,9 +49,9 @@ def collect_callbacks(
     return plain
 
 
-def callbacks_at(collect_callbacks: Mapping[str, Any], status: str) -> dict[str, Any]:
-    """The request's words of an end with that status, the definition's callbacks among them."""
-    found = dict(collect_callbacks)
+def callbacks_at(kept: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """Return the request's fields at an end with that status, with the definition's callbacks."""
+    found = dict(kept)
     own = found.pop("on", {}).get(status)
     if own:
         kind = "callbacks" if status == "COMPLETED" else "errbacks"

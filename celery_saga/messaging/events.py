@@ -1,10 +1,10 @@
-"""How a delivery without an outcome of its own ends for those who watch Celery's events.
+"""Sends the Celery event that ends a delivery without an outcome of its own.
 
 Celery ends a task that raises ``Ignore`` without an event, and monitors such as Flower show it as
-STARTED for ever. The engine ends deliveries that way whose result is not theirs to tell: the start
-of a saga, and messages that are stale or doubled. The exception travels from the pool's process to
-the worker's main process, and Celery's own request object there sends what the exception names,
-in order with the delivery's other events, and only where events are switched on.
+STARTED for ever. The engine ends deliveries that way if their result is not their own: the start
+of a saga, and stale or duplicate messages. The exception goes from the pool's process to the
+worker's main process. There Celery's own request object sends the event that the exception names,
+in order with the delivery's other events, and only where events are enabled.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from celery_saga.core.ports import Refused
 
 
 class Ended(Ignore):
-    """Ends a delivery as ``Ignore`` does, and says what its watchers are told.
+    """Ends a delivery as ``Ignore`` does, and names the event to be sent.
 
     Args:
         text: why, for the log.
         event: type of the event, such as ``"task-revoked"``; empty: none.
-        fields: what it carries beside the task's id.
+        fields: the event's fields beside the task's id.
     """
 
     def __init__(self, text: str, event: str = "", **fields: Any) -> None:
@@ -34,16 +34,16 @@ class Ended(Ignore):
 
 
 def started(saga_id: str) -> Ended:
-    """The end of the task that started a saga: it succeeded, and its result is the saga's id."""
+    """Return the end of the task that started a saga: success, with the saga's id as its result."""
     return Ended(f"saga {saga_id} was started", "task-succeeded", result=repr(saga_id))
 
 
 def refused(saga_id: str, ref: StepRef, refusal: Refused) -> Ended:
-    """The end of a delivery whose claim was refused.
+    """Return the end of a delivery whose claim was refused.
 
     Several messages may have the same id, and they share one row in a monitor. While another of
     them runs, or a retry of the task is to come, that one ends the row. A row that has succeeded or
-    failed stays so whatever comes after it.
+    failed does not change any more.
     """
     text = f"saga {saga_id}: {refusal.reason} delivery of {ref}"
     if not refusal.over:
@@ -52,12 +52,12 @@ def refused(saga_id: str, ref: StepRef, refusal: Refused) -> Ended:
 
 
 class _ReportsEnds:
-    """A worker's request that sends the event of :class:`Ended`."""
+    """A mixin for a worker's request that sends the event of :class:`Ended`."""
 
     __slots__ = ()
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Celery's handler of a task that raised anything."""
+        """Handle an exception of the task; called by Celery."""
         request: Any = self
         done = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         # billiard keeps the exception as it is, or together with the text of its traceback.
@@ -71,13 +71,13 @@ class _ReportsEnds:
 
 
 class EndReportingRequest:
-    """Stands for a task's ``Request`` option: the class that it names, which also tells ends.
+    """Replaces a task's ``Request`` option by a subclass that also reports ends.
 
-    Celery reads the option when a worker builds its strategy for the task. Before that the class is
-    not made, because the option may name a module that is not to be imported yet.
+    Celery reads the option when a worker builds its strategy for the task. The class is not made
+    before that, because the option may name a module that must not be imported yet.
 
     Args:
-        option: what the task class has: a class, or its name.
+        option: the option of the task class: a class, or its name.
     """
 
     def __init__(self, option: Any) -> None:
@@ -86,7 +86,7 @@ class EndReportingRequest:
 
     def __get__(self, task: Any, owner: Any = None) -> Any:
         if task is None:
-            return self  # a worker asks the task, and not its class
+            return self  # a worker reads it from the task, not from its class
         if self._made is None:
             cls: Any = symbol_by_name(self._option)
             known = not isinstance(cls, type) or issubclass(cls, _ReportsEnds)

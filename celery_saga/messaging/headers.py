@@ -1,9 +1,9 @@
 """The headers of a saga's start, which every message of the saga has.
 
-A tenant or a request's id that a receiver of ``before_task_publish``, a task class or a tracer
-puts among the headers of a message is known where the saga is started, and not in a worker's main
-process, which sends what was lost and what waits for its time. So what the first message has beside
-Celery's own headers is kept with the run.
+A receiver of ``before_task_publish``, a task class or a tracer may add headers, such as a tenant or
+a request's id. They are known where the saga is started. The main process of a worker, which sends
+lost and delayed messages again, does not know them. So the headers of the first message that are
+not Celery's own are kept with the run.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger("celery_saga")
 #: The message header that marks a step of a saga.
 HEADER = "saga"
 
-#: The two that Celery writes itself and that are the user's all the same.
+#: The two headers that Celery writes and that belong to the user nevertheless.
 STAMPS = frozenset({"stamped_headers", "stamps"})
 
-#: What Celery, kombu and brokers write. A request's attributes are those of its message's headers.
+#: The headers that Celery, kombu and brokers write. A request has them as attributes.
 _CELERYS = (
     frozenset(name for name in vars(Context) if not name.startswith("_"))
     | {"lang", "task", "argsrepr", "kwargsrepr", "compression", "origin", "celery_beat_task"}
@@ -35,12 +35,12 @@ _BROKERS = ("x-first-death-", "x-last-death-")
 
 
 def users_headers(headers: Any) -> dict[str, Any]:
-    """Those of a message's headers that are not Celery's, as plain JSON.
+    """Return the headers of a message that are not Celery's, as plain JSON.
 
-    What cannot be written as JSON is left out, with a warning.
+    A header that is not JSON-serializable is left out, with a warning.
 
     Args:
-        headers: a mapping; anything else holds none.
+        headers: a mapping; any other value has no headers.
     """
     if not isinstance(headers, Mapping):
         return {}
@@ -53,20 +53,20 @@ def users_headers(headers: Any) -> dict[str, Any]:
         try:
             found[str(name)] = json.loads(kombu_json.dumps(value))
         except (TypeError, ValueError):
-            log.warning("header %r of a saga's start is no JSON and is not kept", name)
+            log.warning("header %r of a saga's start is not JSON and is not kept", name)
     return found
 
 
 def as_sent(kept: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The reverse of :func:`users_headers`, for the next message."""
+    """Reverse :func:`users_headers` for the next message."""
     return kombu_json.loads(json.dumps(kept)) if kept else {}
 
 
 def checked_headers(headers: Any) -> Mapping[str, Any]:
-    """The headers that a caller gave.
+    """Return the headers that a caller gave.
 
     Raises:
-        ValueError: they are no mapping of names to values that JSON can hold.
+        ValueError: they are not a mapping of names to JSON-serializable values.
     """
     if headers is None:
         return {}

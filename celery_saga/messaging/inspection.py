@@ -1,4 +1,4 @@
-"""What is asked of the broker and of the workers at it, within a bounded time."""
+"""Sends remote control commands to the broker's workers, within a bounded time."""
 
 from __future__ import annotations
 
@@ -23,96 +23,98 @@ from celery_saga.messaging.routing import exchange_of, queue_of
 
 log = logging.getLogger("celery_saga")
 
-#: Seconds for which the recovery of a worker waits for each of its two questions.
+#: Seconds for which the recovery of a worker waits for the replies to each of its two commands.
 ANSWER_TIMEOUT = POLICY.workers_asked_timeout
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one worker said, and the moments before and after it."""
+class Reply:
+    """The reply of one worker, and the times before and after it."""
 
     node: str
-    said: Any
-    asked: float
-    answered: float
+    value: Any
+    sent_at: float
+    replied_at: float
 
 
-def ask(
+def send_command(
     app: Celery,
     connection: Connection,
-    question: str,
+    command: str,
     timeout: float,
     nodes: list[str] | None = None,
     **arguments: Any,
-) -> list[Answer]:
-    """Every answer; of ``nodes``, or of whoever is there.
+) -> list[Reply]:
+    """Send a remote control command; returns all replies, of ``nodes`` or of every worker.
 
-    Once all of ``nodes`` have answered, nobody is waited for; a name stands there for each worker.
-    Celery's own inspection puts answers together by the workers' names, and so makes one of two
-    that have the same.
+    Once all of ``nodes`` have replied, it does not wait any more. Each worker has its own reply.
+    Celery's own inspection collects replies by the workers' names, and so merges two workers that
+    have the same name.
     """
-    answers: list[Answer] = []
-    asked = time.time()
+    replies: list[Reply] = []
+    sent_at = time.time()
 
-    def take(reply: Mapping[str, Any]) -> None:
-        answers.extend(Answer(node, said, asked, time.time()) for node, said in reply.items())
+    def collect(reply: Mapping[str, Any]) -> None:
+        replies.extend(Reply(node, value, sent_at, time.time()) for node, value in reply.items())
 
     app.control.broadcast(
-        question,
+        command,
         arguments=arguments,
         destination=nodes,
         connection=connection,
         reply=True,
         timeout=timeout,
         limit=len(nodes) if nodes else None,
-        callback=take,
+        callback=collect,
     )
-    return answers
+    return replies
 
 
-def tasks_of(said: Any) -> frozenset[str]:
-    """Names of tasks; Celery puts some options behind a name."""
-    names = said if isinstance(said, list) else []
+def tasks_of(value: Any) -> frozenset[str]:
+    """Names of tasks in a reply; Celery appends some options to a name."""
+    names = value if isinstance(value, list) else []
     return frozenset(str(name).partition(" [")[0] for name in names)
 
 
-def queues_of(said: Any) -> frozenset[str]:
+def queues_of(value: Any) -> frozenset[str]:
     """Names of the queues that a worker consumes."""
-    found = said if isinstance(said, list) else []
+    found = value if isinstance(value, list) else []
     return frozenset(str(queue.get("name")) for queue in found)
 
 
 def workers_without_plugin(app: Celery, queues: Collection[str]) -> Mapping[str, Collection[str]]:
-    """Names of the workers that consume these queues and do not know of sagas, by queue.
+    """Return the names of workers that consume these queues without the plugin, by queue.
 
-    A worker without the plugin would log an error about a question that it does not know: it is
-    asked for the tasks that it has. One that does not answer in time is none, as far as is known.
+    Such a worker would log an error about an unknown command, so it is asked for its tasks.
+    A worker that does not reply in time is not counted.
     """
     found: dict[str, set[str]] = {}
     try:
         with open_connection(app) as connection:
             consumed = {
-                answer.node: queues_of(answer.said).intersection(queues)
-                for answer in ask(app, connection, "active_queues", ANSWER_TIMEOUT)
+                reply.node: queues_of(reply.value).intersection(queues)
+                for reply in send_command(app, connection, "active_queues", ANSWER_TIMEOUT)
             }
             nodes = sorted(node for node, some in consumed.items() if some)
             if not nodes:
                 return {}
-            for answer in ask(app, connection, "registered", ANSWER_TIMEOUT, nodes, builtins=True):
-                if isinstance(answer.said, list) and START not in tasks_of(answer.said):
-                    for queue in consumed.get(answer.node, ()):
-                        found.setdefault(queue, set()).add(answer.node)
+            for reply in send_command(
+                app, connection, "registered", ANSWER_TIMEOUT, nodes, builtins=True
+            ):
+                if isinstance(reply.value, list) and START not in tasks_of(reply.value):
+                    for queue in consumed.get(reply.node, ()):
+                        found.setdefault(queue, set()).add(reply.node)
     except OperationalError:
-        log.debug("the broker is away", exc_info=True)
+        log.debug("the broker is unavailable", exc_info=True)
     return found
 
 
 class CeleryInspector:
-    """What one app's broker and its workers tell.
+    """Reads the state of one app's broker and its workers.
 
     Args:
         app: the Celery app.
-        publisher: knows what became of the messages that this process has sent.
+        publisher: knows the state of the messages that this process has sent.
     """
 
     def __init__(self, app: Celery, publisher: Publisher) -> None:

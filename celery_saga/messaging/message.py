@@ -1,4 +1,4 @@
-"""From a decided command to the data of a Celery message: ids, headers and reprs are made here."""
+"""Turns a decided command into the data of a Celery message: ids, headers and reprs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.messaging.headers import HEADER, as_sent
 from celery_saga.settings import Settings
 
-#: Characters of a value's repr, and of all of them, that are shown of a step's arguments.
+#: Characters of one value's repr in a step's arguments, and of all of them together.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
 
 
@@ -36,14 +36,14 @@ class Messages:
 
     Args:
         app: the Celery app, for its settings.
-        codec: writes the arguments that are not in a checkpoint.
+        codec: encodes the arguments that are not in a checkpoint.
     """
 
     def __init__(self, app: Celery, codec: Codec = JSON) -> None:
         self._app, self._codec = app, codec
 
     def made(self, execution: SagaExecution, command: Dispatch) -> Message:
-        """One step's message as plain data; its arguments are JSON texts."""
+        """Make one step's message as plain data; its arguments are JSON texts."""
         ref = command.ref
         call = call_of(execution, ref.step, ref.direction)
         name = execution.steps[ref.step].name
@@ -75,9 +75,9 @@ class Messages:
         }
 
     def _context(self, saga_id: str, values: Values) -> str:
-        """The whole context, or above the limit a reference: the checkpoint is read in any case.
+        """Return the whole context, or above the limit a reference to the checkpoint.
 
-        Hohpe and Woolf's claim check.
+        This is Hohpe and Woolf's claim check.
         """
         if values.size > self._inline_limit:
             return JSON.dumps({"saga_context": saga_id})
@@ -86,9 +86,9 @@ class Messages:
     def _kwargsrepr(
         self, execution: SagaExecution, ref: StepRef, call: Call, kwargs: Mapping[str, str]
     ) -> str:
-        """A short dict literal: Flower indexes it by key, so it must stay one.
+        """Return a short dict literal. It must stay a dict, because Flower indexes it by key.
 
-        The first keys are those by which people find a saga; no parameter takes their place.
+        The first keys identify the saga for operators; parameters do not replace them.
         """
         shown: dict[str, Any] = {
             "saga": execution.name,
@@ -96,7 +96,7 @@ class Messages:
             "step": execution.steps[ref.step].name,
         }
         if ref.direction is Direction.COMPENSATION:
-            shown["undo"] = True
+            shown["compensation"] = True
         size, words, origins = 0, self._mask_keys, call.origins
         for key in [key for key in kwargs if key not in shown]:
             text = kwargs[key]
@@ -125,7 +125,7 @@ class Messages:
 
 
 def header_of(carrier: Any) -> Mapping[str, str] | None:
-    """What marks the message of a step; ``carrier`` is whatever has the headers of a message."""
+    """Return the engine's header of a step's message; ``carrier`` has the message's headers."""
     headers = getattr(carrier, "headers", None)
     if not headers or not isinstance(headers, Mapping):
         return None
@@ -134,7 +134,7 @@ def header_of(carrier: Any) -> Mapping[str, str] | None:
 
 
 def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
-    """What is among the headers of a step's message beside Celery's own and ours."""
+    """The headers of a step's message beside those of Celery and the engine."""
     revised = (execution.steps[index].revised or {}).get("headers")
     if revised is None and execution.headers is None:
         return {}
@@ -142,13 +142,13 @@ def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
 
 
 def mark_of(execution: SagaExecution) -> dict[str, str]:
-    """What marks the message of a step; saga, step, direction and epoch are in the task's id."""
+    """Return the engine's header of a message; the task's id has saga, step, direction, epoch."""
     plan = execution.plan.hash
     return {"plan": plan, "run_id": execution.run_id} if execution.run_id else {"plan": plan}
 
 
 def _shown(text: str) -> Any:
-    """A value for people to read: itself if it is short and plain, else how large it is."""
+    """Return a value for display: itself if it is short and plain, else its size."""
     kind = text[0]
     if kind in "{[":
         if len(text) <= VALUE_REPR and text.startswith('{"__type__"'):
@@ -160,7 +160,7 @@ def _shown(text: str) -> Any:
 
 
 def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
-    """The task before: the previous step's, or for an undo the one that it undoes."""
+    """The id of the task before: the previous step's, or the one that a compensation reverses."""
     index = ref.step if ref.direction is Direction.COMPENSATION else ref.step - 1
     if index < 0:
         return execution.parent_id or None

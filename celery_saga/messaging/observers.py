@@ -1,4 +1,4 @@
-"""Observers of the engine: the log, and several as one."""
+"""Observers of the engine: the log, and a list of observers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from celery_saga.core.ports import Observer
 
 log = logging.getLogger("celery_saga")
 
-#: Ends that operators should hear of.
+#: The log levels of ends that operators must notice.
 _LEVELS = {SagaStatus.COMPENSATED: logging.WARNING, SagaStatus.STUCK: logging.ERROR}
 
-#: Fields of records that concern no saga.
+#: The fields of records that do not concern a saga.
 _NONE = log_fields("")
 
 
 def has_fields(record: logging.LogRecord) -> bool:
-    """A filter that lets all records pass, and gives them the fields which they lack."""
+    """A log filter that accepts all records, and adds the fields that they lack."""
     for name, value in _NONE.items():
         if not hasattr(record, name):
             setattr(record, name, value)
@@ -33,10 +33,10 @@ log.addFilter(has_fields)
 
 
 class Observers:
-    """Several observers as one: what one raises is logged, and keeps it from no other.
+    """Calls several observers. An exception of one is logged, and does not affect the others.
 
     Args:
-        observers: asked for at each transition, so that more may be registered later.
+        observers: read at each transition, so that more may be registered later.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -52,7 +52,7 @@ class Observers:
 
 
 class LoggingObserver:
-    """Writes alerts and the ends of sagas to the log, and at the level DEBUG all transitions."""
+    """Logs alerts and the ends of sagas, and at the level DEBUG all transitions."""
 
     def observe(self, transition: Transition) -> None:
         if transition.subject is Subject.ALERT:
@@ -78,7 +78,7 @@ def _log_end(execution: SagaExecution) -> None:
     extra = {**log_fields(saga_id, name), "saga_status": status.value}
     try:
         found = _obstacle(execution) if status in _LEVELS else None
-    except NotLoaded:  # the store was unavailable when all of it was to be read
+    except NotLoaded:  # the store was unavailable when all of it was to be loaded
         error = execution.error
         found = f"{status.value}: {error}", error.step if error else "", 0
     if found is None:
@@ -89,13 +89,13 @@ def _log_end(execution: SagaExecution) -> None:
 
 
 def _obstacle(execution: SagaExecution) -> tuple[str, str, int] | None:
-    """What holds a saga up, with the verbs that apply; the step's name and its attempt."""
+    """What blocks a saga, with the commands that apply; the step's name and its attempt."""
     obstacle = obstacle_of(execution)
     if obstacle is None:
         return None
     where = f" at step {obstacle.step!r}" if obstacle.step else ""
     text = f"{execution.status.value}{where}: {obstacle.cause}"
-    # The failed attempt counts as one that was before the next.
+    # The failed attempt is counted as an earlier one.
     tried = [attempt_of(step) - 1 for step in execution.steps if step.name == obstacle.step]
     verbs = list(dict.fromkeys(verb.split()[0] for verb, _ in repairs_of(execution)))
     if verbs:

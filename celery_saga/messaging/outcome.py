@@ -1,4 +1,4 @@
-"""What the end of a saga is to those who wait for it, in Celery's terms."""
+"""The outcome of a saga in Celery's terms: state, result and error."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ STATES = {
 
 
 def progress_of(execution: SagaExecution) -> dict[str, Any]:
-    """What a saga that is on its way has for a result: ``saga``, ``status``, ``steps``."""
+    """Return the result of a saga that has not ended: ``saga``, ``status``, ``steps``."""
     steps = {step.name: step.status.value for step in execution.steps}
     return {"saga": execution.name, "status": execution.status.value, "steps": steps}
 
 
 def result_of(execution: SagaExecution) -> Any:
-    """The final context or the error; of a saga that is on its way :func:`progress_of`."""
+    """Return the final context or the error; before the end :func:`progress_of`."""
     if not execution.settled:
         return progress_of(execution)
     completed = execution.status is SagaStatus.COMPLETED
@@ -47,7 +47,7 @@ def result_of(execution: SagaExecution) -> Any:
 
 
 def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
-    """The error that stands for how a settled saga ended; its cause is what the step raised."""
+    """Return the error for how a settled saga ended; its cause is the error of the step."""
     obstacle = obstacle_of(execution) or Obstacle("", "")
     kind = SagaCompensated if execution.status is SagaStatus.COMPENSATED else SagaStuck
     error = kind(execution.saga_id, obstacle.step, obstacle.cause)
@@ -56,9 +56,9 @@ def failure_of(execution: SagaExecution) -> SagaFailedExecutionException:
 
 
 def request_of(execution: SagaExecution) -> Any:
-    """The request of the task that started the saga, or of one that might have."""
-    told = callbacks_at(execution.callbacks or {}, execution.status.value)
-    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(told))
+    """Return the request of the task that started the saga, or an equivalent one."""
+    callbacks = callbacks_at(execution.callbacks or {}, execution.status.value)
+    kept: Mapping[str, Any] = kombu_json.loads(json.dumps(callbacks))
     saga_id = execution.saga_id
     return Context(
         {

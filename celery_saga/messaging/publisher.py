@@ -1,4 +1,4 @@
-"""Sends steps: with a checkpoint, over the broker, or in this very call."""
+"""Sends steps: with a checkpoint, over the broker, or by running them in the same call."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from celery_saga.messaging.redis.publish import RedisPublisher, arguments, remem
 
 log = logging.getLogger("celery_saga")
 
-#: The saga that runs in this very call, as it does in an eager one.
+#: The id of the saga that runs in the same call, as an eager one does.
 _run_here: ContextVar[str] = ContextVar("celery_saga_run_here", default="")
 
 
 @contextmanager
 def run_here(saga_id: str) -> Iterator[None]:
-    """Run the saga's steps in this process and call, whatever ``task_always_eager`` says."""
+    """Run the saga's steps in this process and call, whatever ``task_always_eager`` is."""
     token = _run_here.set(saga_id)
     try:
         yield
@@ -41,12 +41,12 @@ def run_here(saga_id: str) -> Iterator[None]:
 
 
 class CeleryPublisher:
-    """Sends steps as the user's own tasks.
+    """Sends steps as Celery tasks of the user's app.
 
     Args:
         app: the Celery app whose tasks, routes and broker are used.
-        outbox: how the store sends messages with a checkpoint, where that may be possible.
-        codec: writes the arguments that are not in a checkpoint.
+        outbox: sends messages with a checkpoint, where store and broker allow it.
+        codec: encodes the arguments that are not in a checkpoint.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CeleryPublisher:
         self._app, self._messages = app, Messages(app, codec)
         self._outbox = outbox
         self._here = threading.local()
-        #: Task ids of messages which this process could not send when it last tried.
+        #: Task ids of messages that this process failed to send at the last attempt.
         self._unsent: set[str] = set()
 
     def message(self, execution: SagaExecution, command: Dispatch) -> Message:
@@ -69,7 +69,7 @@ class CeleryPublisher:
         try:
             send(self._app, message, producer=producer)
         except Exception:
-            # Publishing it will meet the same trouble, and deal with it.
+            # publish() will meet the same error, and handle it.
             log.debug("the first message could not be made beforehand", exc_info=True)
         made = producer.recorded
         if made is None:
@@ -84,7 +84,7 @@ class CeleryPublisher:
         try:
             return box.envelope(message)
         except Exception:
-            # Publishing it will meet the same trouble, and deal with it.
+            # publish() will meet the same error, and handle it.
             log.debug("a message could not be made beforehand", exc_info=True)
             return None
 
@@ -114,7 +114,7 @@ class CeleryPublisher:
             send(self._app, message)
 
     def _run_eagerly(self, message: Message) -> None:
-        """One step after the other in a loop: a step's successor is not run inside of it."""
+        """Run the steps one after the other in a loop, so that they are not nested."""
         steps: deque[Message] | None = getattr(self._here, "steps", None)
         if steps is not None:
             steps.append(message)

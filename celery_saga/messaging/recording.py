@@ -1,7 +1,8 @@
-"""A message as Celery makes it, before it is sent.
+"""Records a message as Celery makes it, before it is sent.
 
-What receivers of ``before_task_publish``, a task's own ``apply_async()`` and tracers add to the
-message that starts a saga has to be known before the saga is saved, and they are to be asked once.
+Receivers of ``before_task_publish``, a task's own ``apply_async()`` and tracers may change the
+message that starts a saga. The changes must be known before the saga is saved, and each of these
+must be called only once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from celery_saga.messaging.redis.message_cache import by_celery_alone
 
 
 class Recorded:
-    """One message: what a producer was given to publish.
+    """One message: the arguments of a producer's ``publish()``.
 
     Args:
         body: the message's body.
@@ -31,18 +32,18 @@ class Recorded:
         return self._options.get("headers")
 
     def send(self, app: Celery, producer: Any = None, **options: Any) -> None:
-        """Publish it.
+        """Publish the message.
 
         Args:
-            producer: the one to use; by default one of the app's own.
-            options: those which hold in place of what Celery gave, such as ``retry``.
+            producer: the producer to use; by default one of the app's own.
+            options: they replace the options of Celery's call, such as ``retry``.
         """
         with app.producer_or_acquire(producer) as found, _library_errors(found):
             found.publish(self._body, **{**self._options, **options})
 
 
 class _Recorder(Producer):
-    """A producer that publishes nothing, and connects only if somebody asks for its channel."""
+    """A producer that publishes nothing, and connects only if its channel is used."""
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection, auto_declare=False)
@@ -53,17 +54,17 @@ class _Recorder(Producer):
 
 
 def _library_errors(producer: Any) -> Any:
-    """What goes wrong has the same class as in ``apply_async()``."""
+    """Raise errors with the same class as in ``apply_async()``."""
     return producer.connection._reraise_as_library_errors()
 
 
 def added_to(app: Celery, task: Any) -> bool:
-    """Whether anybody but Celery has a say in what is in the messages of ``task``."""
+    """Whether code other than Celery's may change the messages of ``task``."""
     return task is None or bool(
         signals.before_task_publish.receivers or not by_celery_alone(app, task)
     )
 
 
 def recorder(app: Celery) -> Any:
-    """A producer for ``apply_async(producer=)``; its ``recorded`` is what it was to publish."""
+    """Return a producer for ``apply_async(producer=)``; ``recorded`` is its message."""
     return _Recorder(app.connection_for_write())

@@ -1,7 +1,7 @@
-"""What Celery is told when a saga settles: its result, and what its callers asked for.
+"""Publishes the Celery result of a saga that has settled, and calls its callbacks.
 
-A saga that was started by the task ``celery_saga.start`` has callers: the request of that task says
-who is to be called back. It is kept in the checkpoint, and this module does with it at the end what
+A saga that was started by the task ``celery_saga.start`` has callers: the request of that task has
+their callbacks. The checkpoint keeps them, and at the end this module does with them the same as
 Celery's own tracer does when a task ends.
 """
 
@@ -30,7 +30,7 @@ from celery_saga.stores.redis.pool import when_free
 
 log = logging.getLogger("celery_saga")
 
-#: What is kept of the request that starts a saga.
+#: The fields of the request that starts a saga which are kept.
 _KEPT = (
     "callbacks",
     "errbacks",
@@ -48,12 +48,12 @@ _KEPT = (
 )
 
 
-#: Of callbacks that can be sent at no time: their arguments do not fit, or cannot be encoded.
+#: Errors of callbacks that cannot be sent: their arguments do not fit, or cannot be encoded.
 _NEVER = (TypeError, ValueError, SerializationError)
 
 
 def wanted(app: Celery, ignore_result: bool | None = False) -> bool:
-    """Whether sagas of the app have a Celery result, unless this one's ``ignore_result`` is set."""
+    """Whether sagas of the app have a Celery result, unless ``ignore_result`` is set for one."""
     conf = app.conf
     if ignore_result or conf.task_ignore_result:
         return False
@@ -63,7 +63,7 @@ def wanted(app: Celery, ignore_result: bool | None = False) -> bool:
 
 
 def callbacks_of(request: Any) -> dict[str, Any]:
-    """What is kept of a request, as plain JSON."""
+    """Return the kept fields of a request, as plain JSON."""
     kept = {name: getattr(request, name, None) for name in _KEPT}
     kept["priority"] = (request.delivery_info or {}).get("priority")
     given = {name: value for name, value in kept.items() if value}
@@ -78,8 +78,8 @@ class CeleryResults:
 
     Args:
         app: the Celery app, whose result backend is used.
-        store: that keeps its sagas; if it is on the backend's database, a result goes there with
-            the last checkpoint.
+        store: the store of its sagas; if it is on the backend's database, a result is written
+            with the last checkpoint.
     """
 
     def __init__(self, app: Celery, store: Store) -> None:
@@ -93,12 +93,13 @@ class CeleryResults:
 
 
 def publish_and_notify(app: Celery, execution: SagaExecution) -> None:
-    """Store the result of a settled saga, and tell its callers.
+    """Store the result of a settled saga, and notify its callers.
 
-    The result comes first: while the backend is away nobody is told, and nobody is told twice.
+    The result is stored first: while the backend is unavailable no caller is notified, and no
+    caller is notified twice.
 
     Raises:
-        Exception: of the result backend or the broker; then all of it is to be repeated.
+        Exception: an error of the result backend or the broker; all of it must be repeated.
     """
     request = request_of(execution)
     with _as_the_task(app, request):
@@ -115,16 +116,16 @@ def publish_and_notify(app: Celery, execution: SagaExecution) -> None:
         try:
             _call_back(app, execution, request)
         except _NEVER as error:
-            _fail(app, execution, request, error)  # so does Celery; it would never go
+            _fail(app, execution, request, error)  # like Celery; it would fail at each repetition
 
 
 def forget_result(app: Celery, saga_id: str) -> None:
-    """Delete the result of a saga; where all connections of the backend are in use, wait."""
+    """Delete the result of a saga; wait while all connections of the backend are in use."""
     when_free(lambda: app.backend.forget(saga_id))
 
 
 def drop_result(app: Celery, saga_id: str) -> bool:
-    """Delete the final result that a saga has left; whether there was one.
+    """Delete the final result that a saga has left; returns whether there was one.
 
     Raises:
         StoreUnavailable: the result backend is unavailable.
@@ -139,14 +140,14 @@ def drop_result(app: Celery, saga_id: str) -> bool:
 
 
 def store_result(app: Celery, execution: SagaExecution, request: Any) -> None:
-    """Store the result of a completed saga, if it is to have one."""
+    """Store the result of a completed saga, unless it has none."""
     if execution.wants_result:
         result = dict(execution.values)
         app.backend.store_result(execution.saga_id, result, states.SUCCESS, request=request)
 
 
 def restore(app: Celery, execution: SagaExecution) -> None:
-    """Store the result of a settled saga again; its callers were told."""
+    """Store the result of a settled saga again; its callers are notified already."""
     request = request_of(execution)
     if execution.status is SagaStatus.COMPLETED:
         store_result(app, execution, request)
@@ -162,12 +163,12 @@ def _fail(app: Celery, execution: SagaExecution, request: Any, error: Exception)
 
 
 def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
-    """Callbacks, the rest of the chain, and the chord, as after a task that succeeded."""
+    """Call the callbacks, the rest of the chain, and the chord, as after a task that succeeded."""
     result = dict(execution.values)
     options = {"parent_id": _last_task(execution), "root_id": request.root_id}
     if app.conf.task_inherit_parent_priority:
         options["priority"] = request.delivery_info.get("priority")
-    # As each is data of a signature, None does not come back.
+    # Each of them is data of a signature, so None is not a result.
     found: list[Any] = [maybe_signature(each, app=app) for each in request.callbacks or ()]
     groups = [each for each in found if isinstance(each, group)]
     single = [each for each in found if not isinstance(each, group)]
@@ -177,12 +178,12 @@ def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
         *rest, last = request.chain
         following: Any = maybe_signature(last, app=app)
         following.apply_async((result,), chain=rest, **options)
-    # The result itself is stored; this is for the chord.
+    # The result itself is stored already; this is for the chord.
     app.backend.mark_as_done(execution.saga_id, result, request, store_result=False)
 
 
 def _last_task(execution: SagaExecution) -> str:
-    """The parent of callbacks: the task that started the saga, or else its last step's."""
+    """The parent of callbacks: the task that started the saga, or else its last step's task."""
     if execution.parent_id == execution.saga_id:
         return execution.saga_id
     index, step = len(execution.steps) - 1, execution.steps[-1]
@@ -191,7 +192,7 @@ def _last_task(execution: SagaExecution) -> str:
 
 @contextmanager
 def _as_the_task(app: Celery, request: Any) -> Iterator[None]:
-    """What is called now is not a child of the step whose task happens to run here."""
+    """Run callbacks so that they are not children of the step whose task runs here."""
     task = app.tasks[START]
     _task_stack.push(task)
     task.request_stack.push(request)
@@ -203,14 +204,14 @@ def _as_the_task(app: Celery, request: Any) -> Iterator[None]:
 
 
 def track(app: Celery, store: Store, saga_id: str) -> None:
-    """Store where the saga is, for a step that has just been claimed; never raises.
+    """Store the progress of a saga for a step that has just been claimed; never raises.
 
-    From the first claim on a saga's result is its progress, for ``AsyncResult(saga_id).state``. As
-    for tasks it costs a write for each step, and is there if ``task_track_started`` says so.
+    From the first claim on, a saga's result is its progress, for ``AsyncResult(saga_id).state``. As
+    for tasks it costs a write per step, and is stored if ``task_track_started`` is set.
 
-    While a claim is held the saga does not settle, unless its holder was taken for dead. The end of
-    such a saga, over which this may have been written, is stored again. (Some of Celery's backends
-    let nobody write over a success, but look for one first and write then.)
+    While a claim is held the saga does not settle, unless the worker of the claim is considered
+    lost. The end of such a saga, which this write may have replaced, is stored again. (Some of
+    Celery's backends refuse to replace a success, but read it first and write then.)
     """
     try:
         execution = store.load(saga_id, context=False)
@@ -224,7 +225,7 @@ def track(app: Celery, store: Store, saga_id: str) -> None:
             if whole is not None:
                 restore(app, whole)
     except Exception:
-        # The step matters more than what is shown of it.
+        # The step is more important than the display of its progress.
         extra = log_fields(saga_id)
         log.warning(
             "saga %s: its progress could not be stored", saga_id, exc_info=True, extra=extra

@@ -1,7 +1,7 @@
-"""What a task's retry changes about the message of its step.
+"""Records how a task's retry changes the message of its step.
 
-``self.retry(kwargs=..., queue=..., time_limit=...)`` makes a message of its own. How it differs
-from the delivered one is kept, for whoever sends it again.
+``self.retry(kwargs=..., queue=..., time_limit=...)`` makes a message of its own. Its differences
+from the delivered one are kept, in case the message has to be sent again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ log = logging.getLogger("celery_saga")
 
 
 def revision_of(request: Any, message: Any) -> dict[str, Any] | None:
-    """How the message of a retry differs from the delivered one, as plain JSON.
+    """Return how the message of a retry differs from the delivered one, as plain JSON.
 
-    ``{"args": [...], "kwargs": {...}, "options": {"queue": "slow", ...}, "headers": {...}}``, of
-    which that is left out which is the same.
+    ``{"args": [...], "kwargs": {...}, "options": {"queue": "slow", ...}, "headers": {...}}``; what
+    is equal is left out.
 
     Args:
-        request: Celery's, of the delivery that is tried again.
+        request: Celery's request, of the delivery that is retried.
         message: the retry's signature; ``None`` where it is not known.
     """
     if message is None:
@@ -46,13 +46,13 @@ def revision_of(request: Any, message: Any) -> dict[str, Any] | None:
     try:
         return json.loads(kombu_json.dumps(found)) if found else None
     except (TypeError, ValueError):
-        # Celery cannot send that either, if it is to be sent as JSON.
+        # Celery cannot send it either, if messages are JSON.
         log.warning("what the retry of task %s changes is not kept", request.id, exc_info=True)
         return None
 
 
 def _delivered(request: Any) -> Mapping[str, Any]:
-    """A delivery's message options, as far as Celery tells them."""
+    """The message options of a delivery, as far as its request has them."""
     info = request.delivery_info or {}
     exchange, routing_key = info.get("exchange"), info.get("routing_key")
     hard, soft = request.timelimit or (None, None)
@@ -68,5 +68,5 @@ def _delivered(request: Any) -> Mapping[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """Of a queue or an exchange its name."""
+    """The name of a queue or an exchange."""
     return getattr(value, "name", value)

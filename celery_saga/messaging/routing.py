@@ -1,4 +1,4 @@
-"""Where the messages of steps go, as far as that can be told without the broker."""
+"""Finds the queue of a step's messages, as far as it is known without the broker."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from celery_saga.messaging.broker import routes_by_name
 
 log = logging.getLogger("celery_saga")
 
-#: Options by which messages go to an exchange, which gives them to queues that only it knows.
+#: Options that route messages to an exchange, whose queues only the broker knows.
 _ELSEWHERE = frozenset({"exchange", "routing_key"})
 
 
 def queue_of(app: Celery, call: Call) -> str:
-    """The queue to which ``app`` sends a step's task; empty: nobody knows.
+    """Return the queue to which ``app`` sends a step's task; empty: not known.
 
-    An exchange decides, or a route that is a function: it may look at the message, and what it says
-    without one is worth nothing.
+    It is not known if an exchange decides, or a route that is a function: it may read the message,
+    and without one its return value means nothing.
     """
     options = _places(app, call)
     if "queue" in options and not options.keys() >= _ELSEWHERE:
@@ -30,7 +30,7 @@ def queue_of(app: Celery, call: Call) -> str:
     try:
         route = app.amqp.router.route(options, call.task)
     except Exception:
-        log.debug("it is not known where task %r is sent", call.task, exc_info=True)
+        log.debug("the queue of task %r is not known", call.task, exc_info=True)
         return ""
     if not route.get("queue") and route.keys() & _ELSEWHERE:
         return ""
@@ -38,18 +38,18 @@ def queue_of(app: Celery, call: Call) -> str:
 
 
 def exchange_of(app: Celery, call: Call) -> str:
-    """The exchange that a step, its task or a route by names names; empty: none is known."""
+    """Return the exchange that a step, its task or a route by names sets; empty: not known."""
     options = _places(app, call)
     if not options and routes_by_name(app):
         try:
             options = app.amqp.router.route({}, call.task)
         except Exception:
-            log.debug("it is not known where task %r is sent", call.task, exc_info=True)
+            log.debug("the queue of task %r is not known", call.task, exc_info=True)
     return _name(options.get("exchange") or "")
 
 
 def _places(app: Celery, call: Call) -> dict[str, Any]:
-    """What a step or its task says of where its messages go."""
+    """The routing options of a step and its task."""
     task = app.tasks.get(call.task)
     options = {key: getattr(task, key, None) for key in ("queue", *_ELSEWHERE)} | dict(call.options)
     return {key: value for key, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The bootstep that starts recovery in a worker, and refuses what would lose sagas."""
+"""The bootstep that starts recovery in a worker, and refuses a set-up that would lose sagas."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from celery_saga.worker.received import running
 
 
 def refuse_memory(runtime: Runtime) -> None:
-    """Refuse a store or a broker that exists in one process, under a pool of several.
+    """Refuse a store or a broker that exists in one process only, if the pool has several.
 
     Raises:
-        SetupError: it has one.
+        SetupError: the store or the broker is in memory.
     """
     if not runtime.store.shared:
         raise SetupError(
@@ -42,22 +42,23 @@ def refuse_without_json(app: Celery) -> None:
     """Refuse a worker that would drop the messages of steps.
 
     Raises:
-        SetupError: it would.
+        SetupError: the worker does not accept JSON.
     """
     if not {"json", "application/json"} & set(app.conf.accept_content):
         raise SetupError(
-            f"accept_content = {app.conf.accept_content!r}: steps travel as JSON, which "
+            f"accept_content = {app.conf.accept_content!r}: the messages of steps are JSON, which "
             f"this worker would drop: add 'json'"
         )
 
 
 class _Starter:
-    """Whoever waits for a worker that runs in a thread of its own, as Celery's ``start_worker``.
+    """Passes an error to the caller that waits for a worker in another thread.
 
-    It waits without end for one that does not come up, and sees no error of that thread.
+    Celery's ``start_worker`` waits without end if the worker does not start, and gets no error of
+    its thread.
 
     Args:
-        worker: Celery's; only its worker for tests is waited for.
+        worker: Celery's worker; only its worker for tests has a caller that waits.
     """
 
     def __init__(self, worker: Any) -> None:
@@ -73,15 +74,15 @@ class _Starter:
         if self._error is not None:
             raise self._error
 
-    def tell(self, error: Exception) -> None:
-        """It will not come up: raise that where the worker was started."""
+    def fail(self, error: Exception) -> None:
+        """Raise ``error`` in the caller, because the worker will not start."""
         if self._wait is not None:
             self._error = error
             self._worker._on_started.set()
 
 
 class RecoveryStep(bootsteps.StartStopStep):
-    """Gives a worker its instance id before its pool is made; its heartbeat before it consumes.
+    """Gives a worker its instance id before its pool starts; its heartbeat before it consumes.
 
     A configuration under which sagas would be lost is refused.
     """
@@ -93,7 +94,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._starter = _Starter(parent)
         self._runtime = runtime_of(parent.app)
-        # They raise what is wrong with the set-up, in the thread that is here.
+        # Wrong settings raise here, in the thread that starts the worker.
         self._runtime.settings, self._runtime.store  # noqa: B018
         import_sagas(parent.app)
         verify(parent.app)
@@ -102,8 +103,8 @@ class RecoveryStep(bootsteps.StartStopStep):
             refuse_memory(self._runtime)
         refuse_without_json(parent.app)
         if parent.pool_cls.is_green:
-            # kombu is imported before Celery patches the standard library: while the broker is
-            # away, its pauses would hold up every greenlet, and with them the heartbeat.
+            # kombu is imported before Celery patches the standard library. While the broker is
+            # unavailable, its pauses would block every greenlet, and with them the heartbeat.
             functional.sleep = time.sleep  # type: ignore[attr-defined]
         self._runtime.new_instance()
 
@@ -112,12 +113,12 @@ class RecoveryStep(bootsteps.StartStopStep):
             heartbeat = Heartbeat(self._runtime, parent)
             heartbeat.start()
         except Exception as error:
-            self._starter.tell(error)
+            self._starter.fail(error)
             raise
         self._runtime.heartbeat = heartbeat
 
     def terminate(self, parent: Any) -> None:
-        """End the heartbeat; if bodies run that the pool could not end, when they have ended."""
+        """Stop the heartbeat; if step bodies still run that the pool could not end, after them."""
         heartbeat = self._runtime.heartbeat
         if heartbeat is None:
             return
@@ -128,4 +129,4 @@ class RecoveryStep(bootsteps.StartStopStep):
             heartbeat.stop()
 
     def stop(self, parent: Any) -> None:
-        """Leave the heartbeat as it is: a warm shutdown waits for tasks that still run."""
+        """Keep the heartbeat: a warm shutdown waits for tasks that still run."""

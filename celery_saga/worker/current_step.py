@@ -1,4 +1,4 @@
-"""What a body may ask about itself, in a saga and outside of one."""
+"""What a task body can read about itself, in a saga and outside of one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from celery import _state
 
 from celery_saga.core.info import SagaInfo, step_info
 
-#: The keys of tasks that are called as functions, which have no id.
+#: The keys of tasks that are called as functions and have no id.
 _called: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def saga_info() -> SagaInfo:
-    """The step whose body is running, the same object each time.
+    """Return the step whose body is running, the same object each time.
 
     In a task outside of a saga ``saga_id`` is None, and the keys are the task's id, which is equal
-    over its retries and redeliveries. So a task that asks for its key runs by ``.delay()`` as well.
-    A task that is called as a function gets a key of that call.
+    over its retries and redeliveries. So a task that reads its key can be called by ``.delay()``
+    too. A task that is called as a function gets a key for that call.
 
     Raises:
         RuntimeError: no task runs in this thread.
@@ -31,10 +31,10 @@ def _outside() -> SagaInfo:
     requests = _requests()
     if not requests:
         raise RuntimeError(
-            "saga_info(): no task runs in this thread; ask in the body of a task, and hand what a "
-            "thread needs over to it"
+            "saga_info(): no task runs in this thread; call it in the body of a task, and pass "
+            "its values to the thread"
         )
-    # A task that another one calls as a function is a part of that other one.
+    # A task that another task calls as a function is a part of that other task.
     request = next((each for each in requests if each.id), requests[0])
     key = str(request.id or _called.setdefault(request, str(uuid.uuid4())))
     return SagaInfo(

@@ -1,4 +1,4 @@
-"""Which calls of a task are deliveries of a saga's step."""
+"""Recognizes the calls of a task that are deliveries of a saga's step."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ log = logging.getLogger("celery_saga")
 
 
 def delivery_of(request: Any) -> tuple[str, StepRef] | None:
-    """Saga id and ref if ``request`` is the delivery of a step; ``None`` for any other call."""
+    """Return saga id and ref if ``request`` is the delivery of a step; ``None`` for other calls."""
     return None if header_of(request) is None else StepRef.parse(request.id)
 
 
 def restore_header(app: Celery, request: Any) -> tuple[str, StepRef] | None:
-    """As :func:`delivery_of` for a request without our header, which a task class may overwrite.
+    """Like :func:`delivery_of`, for a request whose engine header a task class has overwritten.
 
-    Taken for an ordinary call, its body would run with no report, and the sweep would send the step
-    again for ever. The header is put back, so that a retry has it again.
+    As an ordinary call, its body would run without a report, and the sweep would send the step
+    again for ever. The header is restored, so that a retry has it again.
 
     Raises:
-        Reject: the store is away; the delivery goes back to the broker.
+        Reject: the store is unavailable; the delivery is returned to the broker.
     """
     task_id = request.id
     if not isinstance(task_id, str) or "~" not in task_id:
-        return None  # nearly all calls, so this is cheap: no store is asked
+        return None  # nearly all calls, so this is cheap: the store is not read
     found = StepRef.parse(task_id)
     if found is None:
         return None
@@ -45,14 +45,14 @@ def restore_header(app: Celery, request: Any) -> tuple[str, StepRef] | None:
     try:
         orchestrator = runtime_of(app).orchestrator
     except SetupError:
-        return None  # no store, no sagas: somebody's own id
+        return None  # no store, no sagas: it is an id of the user's own
     try:
         load = partial(orchestrator.store.load, saga_id)
         execution = retry_while_unavailable(load, timeout=orchestrator.store_timeout)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     if execution is None or not _was_sent(execution, ref, request.task):
-        return None  # somebody's own id, which merely looks like ours
+        return None  # an id of the user's own, which only resembles one of a step
     text, extra = "saga %s: the message of %s has lost its header", fields_of(execution, ref)
     log.info(text, saga_id, ref, extra=extra)
     given = request.headers if isinstance(request.headers, Mapping) else {}
@@ -61,7 +61,7 @@ def restore_header(app: Celery, request: Any) -> tuple[str, StepRef] | None:
 
 
 def _was_sent(execution: SagaExecution, ref: StepRef, task: str) -> bool:
-    """Whether the saga has sent that task for ``ref``; if that is long ago, the claim refuses."""
+    """Whether the saga has sent that task for ``ref``; the claim refuses it if it is stale."""
     step = execution.at_step(ref)
     if step is None or ref.epoch > step.epoch:
         return False
@@ -71,10 +71,10 @@ def _was_sent(execution: SagaExecution, ref: StepRef, task: str) -> bool:
 
 
 def preserve_headers(request: Any, options: dict[str, Any]) -> None:
-    """Let the message of a step's retry have our header, and show no more than the step's own.
+    """Keep the engine's header in the message of a step's retry, and its masked arguments.
 
-    Headers in a retry's options replace those of the request, and what is shown of the arguments
-    would be made anew of the arguments themselves, secrets and all.
+    Headers in a retry's options replace those of the request, and the displayed arguments would be
+    made again from the arguments themselves, including secrets.
     """
     headers = options.get("headers") or {}
     if isinstance(headers, Mapping):

@@ -1,7 +1,7 @@
-"""Enclosing tasks: tasks that run steps inside themselves, those of an eager saga.
+"""Enclosing tasks: tasks that run the steps of an eager saga inside of them.
 
 The worker has no request for such a step. Its claim names the enclosing task, and is valid while
-the worker has that one: also under prefork, where the main process sees nothing of a body.
+the worker has that task. This holds under prefork too, where the main process cannot see a body.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _enclosing: ContextVar[str] = ContextVar("celery_saga_enclosing_task", default="
 class enclosing_task:
     """A context in which a task encloses the steps that run in it; ``request`` is Celery's.
 
-    A task that runs eagerly is enclosed itself: it changes nothing. This is a class, not a
-    generator, because it is entered for every task of the app.
+    A task that runs eagerly is itself enclosed, so it changes nothing. This is a class, not a
+    generator, because every task of the app enters it.
     """
 
     __slots__ = ("_id", "_token")
@@ -38,13 +38,13 @@ class enclosing_task:
 
 
 def new_claim(runtime: Runtime, request: Any, ref: StepRef) -> Claim:
-    """A claim for a delivery of ``ref`` that this process has."""
+    """Make a claim for a delivery of ``ref`` in this process."""
     token, instance, retries = runtime.token(ref), runtime.instance, request.retries or 0
     if not request.is_eager:
         return Claim(token, instance, retries, node=request.hostname or "")
     if enclosing := _enclosing.get():
         node = request.hostname or ""
         return Claim(token, instance, retries, enclosing_task=enclosing, node=node)
-    # No task encloses it, so its worker, if it is one, cannot tell when it has ended. Like a claim
-    # of any other client it does not expire.
+    # No task encloses it, so its worker, if this is one, cannot see when it has ended. Like the
+    # claim of any other client, it does not expire.
     return Claim(token, f"client-{instance.removeprefix('client-')}", retries)

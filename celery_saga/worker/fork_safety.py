@@ -1,13 +1,13 @@
-"""Keeps a worker's forks and our threads in its main process apart.
+"""Keeps forks of a worker's main process apart from the calls of the engine's threads.
 
-A process that is forked while another thread holds a lock inherits the lock held, for ever. Celery
-and kombu have such locks round their connections and events, a worker's main thread forks whenever
-a process of its pool has ended, and the heartbeat's threads are at the store and the broker at any
-moment. So a fork waits until none of them is in the middle of a call, and they wait for the fork.
+A process that is forked while another thread holds a lock inherits the held lock for ever. Celery
+and kombu have such locks in their connections and events. A worker's main thread forks whenever a
+process of its pool has ended, and the heartbeat's threads may call the store or the broker at any
+moment. So a fork waits until no such call runs, and new calls wait for the fork.
 
-A log record is such a call too. Python makes the locks of its log handlers anew in a child, but not
-the lock of the stream that they write to; and a thread whose call a fork has waited for may log
-next.
+Writing a log record is such a call too. Python makes the locks of its log handlers new in a child,
+but not the lock of the stream that they write to. And a thread whose call a fork has waited for may
+write a record next.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAIT_TIMEOUT = POLICY.fork_wait
 
 
 class _Gate:
-    """Lets calls through, many at a time, while nobody forks."""
+    """Allows calls, many at a time, while the process does not fork."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -39,7 +39,7 @@ class _Gate:
     @contextmanager
     def call(self) -> Iterator[None]:
         if getattr(self._mine, "inside", False):
-            yield  # a call in a call, for whose end a fork waits already
+            yield  # a call inside a call, for whose end a fork waits already
             return
         with self._changed:
             self._changed.wait_for(lambda: not self._forking, WAIT_TIMEOUT)
@@ -68,7 +68,7 @@ _gate = _Gate()
 
 
 def _new_gate() -> None:
-    """The child has none of the threads that were counted."""
+    """Make a new gate: the child does not have the threads that were counted."""
     global _gate
     _gate = _Gate()
 
@@ -79,10 +79,10 @@ os.register_at_fork(
 
 
 class Unforked:
-    """Another object, in the middle of whose calls this process does not fork.
+    """Wraps an object; this process does not fork while one of its calls runs.
 
     Args:
-        inner: the object; calls of its methods by the main thread, which forks, are let through.
+        inner: the object; the main thread, which forks, calls its methods directly.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -102,12 +102,12 @@ class Unforked:
 
 
 def unforked(part: T) -> T:
-    """A part of the engine, in the middle of whose calls this process does not fork."""
+    """Wrap a part of the engine, so that this process does not fork while a call of it runs."""
     return cast("T", Unforked(part))
 
 
 def unforked_log(log: logging.Logger) -> None:
-    """Have this process not fork while another thread than the main one writes a record of ``log``.
+    """Prevent forks while a thread other than the main one writes a record of ``log``.
 
     Calling it again changes nothing.
     """

@@ -1,9 +1,9 @@
-"""A worker's heartbeat: it keeps the worker alive for others, and recovers what is lost.
+"""A worker's heartbeat: it reports that the worker is alive, and recovers what is lost.
 
-It runs in a thread of its own with a store connection of its own, never on the consumer's timer,
-which stands still under the solo pool and while the broker is unavailable. What it finds is dealt
-with in a second thread, which may have to wait for the broker: the heartbeat must not. Processes of
-the pool never touch these objects.
+It has its own thread and its own store connection. It does not use the consumer's timer, which does
+not run under the solo pool while a task runs, nor while the broker is unavailable. A second thread
+recovers what the heartbeat finds, because it may have to wait for the broker, and the heartbeat
+must not. Processes of the pool never use these objects.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ log = logging.getLogger("celery_saga")
 
 
 class Heartbeat:
-    """The heartbeat of one worker instance, and the thread that acts upon what it finds.
+    """The heartbeat of one worker instance, and the thread that recovers what it finds.
 
     Args:
         runtime: the app's runtime, with the id of the instance.
-        worker: Celery's.
+        worker: Celery's worker.
     """
 
     def __init__(self, runtime: Runtime, worker: Any = None) -> None:
@@ -59,14 +59,14 @@ class Heartbeat:
         ]
 
     def start(self) -> None:
-        """Register the instance with a first heartbeat, then go on in the background."""
+        """Register the instance with a first heartbeat, then continue in the background."""
         unforked_log(log)
         self._send()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads, and deregister unless claims are left for others to reclaim."""
+        """Stop the threads, and deregister unless claims are left for others to reclaim."""
         if self._ended.is_set():
             return
         self._inbox.put(None)
@@ -83,13 +83,13 @@ class Heartbeat:
             log.debug("not deregistered: the store is unavailable", exc_info=True)
 
     def stop_when_idle(self) -> None:
-        """As :meth:`stop`, as soon as no body runs in this process any more."""
+        """The same as :meth:`stop`, once no body runs in this process."""
         self._leaving = True
 
     def submit(self, saga_id: str, report: Report, run_id: str | None) -> bool:
-        """Take a report from the worker's main process, whose threads must not wait for a store.
+        """Accept a report from the worker's main process, whose threads must not wait for a store.
 
-        A process of the pool that inherited this object is not listened to.
+        Returns False in a process of the pool, which has inherited this object.
         """
         if os.getpid() != self._pid:
             return False
@@ -97,7 +97,7 @@ class Heartbeat:
         return True
 
     def _beat(self) -> None:
-        """What the first thread does."""
+        """Send heartbeats; the loop of the first thread."""
         last, every = time.monotonic(), self._policy.heartbeat_interval
         while not self._ended.wait(max(0.0, every - (time.monotonic() - last))):
             last = time.monotonic()
@@ -106,19 +106,19 @@ class Heartbeat:
             self._guarded(self._send)
 
     def _recover(self) -> None:
-        """What the second thread does."""
+        """Recover and deliver reports; the loop of the second thread."""
         while (work := self._inbox.get()) is not None:
             self._guarded(work)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """The heartbeat must not stop: what goes wrong is logged, and tried again at the next."""
+        """Log an error and continue, because the heartbeat must not stop."""
         try:
             call()
         except Exception:
-            log.warning("the saga heartbeat failed, it goes on", exc_info=True)
+            log.warning("the saga heartbeat failed, it continues", exc_info=True)
 
     def _send(self) -> None:
-        """Send one heartbeat, and leave what it brings to the second thread."""
+        """Send one heartbeat, and pass its reply to the second thread."""
         store, ttl = self._orchestrator.store, self._policy.instance_ttl
         reply = store.heartbeat(self.instance, ttl, self._reserved())
         self._steadiness = self._steadiness.after(time.monotonic(), reply.at, self._policy)
@@ -127,7 +127,7 @@ class Heartbeat:
         self._inbox.put(partial(self._act_upon, reply, steady))
 
     def _act_upon(self, reply: HeartbeatReply, steady: bool) -> None:
-        """Recover what a reply tells of, unless the reply to a newer heartbeat waits behind it."""
+        """Recover what a reply reports, unless the reply to a newer heartbeat waits behind it."""
         if reply is not self._newest:
             return
         now, tasks = time.monotonic(), received.steps()
@@ -136,11 +136,11 @@ class Heartbeat:
         self._sweeper.act_upon(reply, steady)
 
     def _deliver(self, saga_id: str, report: Report, run_id: str | None) -> None:
-        """Give a report to its saga, with the store's time."""
+        """Apply a report to its saga, with the store's time."""
         event = report(self._orchestrator.store.now())
         if isinstance(event, ClaimVoided) and event.ref.task_id(saga_id) in received.steps():
-            # A process is lost that ran an attempt at the task, and another attempt is here. If it
-            # is not this one that has the claim, the next checks of own claims find that out.
+            # A process is lost that ran an attempt of the task, and another attempt is here. If the
+            # lost one has the claim, the next checks of own claims find it.
             return
         timeout = self._orchestrator.store_timeout
         try:
@@ -152,5 +152,5 @@ class Heartbeat:
 
 
 def _runs_inside(claim: Claim | None) -> bool:
-    """Whether a claim is of an eager saga's step, inside of a task that this worker has."""
+    """Whether a claim is for a step of an eager saga, inside of a task that this worker has."""
     return claim is not None and claim.enclosing_task in received.all_tasks()

@@ -1,11 +1,11 @@
-"""How the engine gets round the tasks of an app, and how it makes sure that it did.
+"""Wraps the tasks of an app with the engine, and verifies that each one is wrapped.
 
-Celery asks ``app.annotations`` for every task class as it binds it. An object of ours stands there
-and adds a ``__call__``, outside of autoretry's wrapper, which passes every call without the saga
-header straight through. It composes with the user's own ``task_annotations`` when the first task is
-bound, so it does not matter when the configuration is read. Tasks that were bound before, or that
-an annotation of the user's unhooked, get the same wrapper set on their class when the app is
-finalized and when a worker starts.
+Celery reads ``app.annotations`` for every task class when it binds it. The hook's object replaces
+it and adds a ``__call__`` outside of autoretry's wrapper, which passes every call without the
+engine's header to the task unchanged. It is combined with the user's own ``task_annotations`` when
+the first task is bound, so it does not matter when the configuration is read. Tasks that were bound
+before, or whose wrapper an annotation of the user's replaced, get the wrapper set on their class
+when the app is finalized and when a worker starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from celery_saga.messaging.events import EndReportingRequest
 from celery_saga.runtime import runtime_of
 from celery_saga.worker.delivery import delivery_of, preserve_headers, restore_header
 from celery_saga.worker.eager import enclosing_task
-from celery_saga.worker.receivers import body_cut_off
+from celery_saga.worker.receivers import body_aborted
 from celery_saga.worker.step_runner import run_step
 
 log = logging.getLogger("celery_saga")
@@ -42,10 +42,10 @@ _CELERYS_OWN = ("celery.app.task", "celery.app.trace")
 
 Call = Callable[..., Any]
 
-#: The requests whose tasks run in this process, by identity; on a request no attribute is left.
+#: Requests of the tasks that run in this process, by identity; a request keeps no attribute.
 _running: dict[int, Any] = {}
 
-#: The messages that Celery makes while a step's retry is on its way.
+#: The messages that Celery makes while it sends a step's retry.
 _messages: ContextVar[list[Any] | None] = ContextVar("celery_saga_messages", default=None)
 
 
@@ -63,13 +63,13 @@ def _marked(call: Any) -> bool:
 
 
 def _method(found: Any, task: Task[Any, Any]) -> Call:
-    """What stands in a class as a method, for a task: a function, a static method, an object..."""
+    """Bind an attribute of a class to a task: a function, a static method, an object..."""
     get = getattr(type(found), "__get__", None)
     return found if get is None else get(found, task, type(task))  # type: ignore[no-any-return]
 
 
-def around(inner: Any) -> Call:
-    """A ``__call__`` that runs deliveries of steps through the engine and all else as before."""
+def wrap_call(inner: Any) -> Call:
+    """Make a ``__call__`` that runs deliveries of steps by the engine, other calls unchanged."""
     plain = getattr(inner, "__module__", "") in _CELERYS_OWN
 
     def __call__(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -77,19 +77,19 @@ def around(inner: Any) -> Call:
         if request is None or request.called_directly or id(request) in _running:
             # A direct call, or the task called from its own body.
             return _method(BaseTask.__call__ if plain else inner, task)(*args, **kwargs)
-        # Celery's tracer runs task.run itself when __call__ is its own: so do we.
+        # Celery's tracer runs task.run directly if __call__ is its own; so does this wrapper.
         body = task.run if plain else _method(inner, task)
         _running[id(request)] = request
         try:
             delivery = delivery_of(request) or restore_header(task.app, request)
             with enclosing_task(request):
                 if delivery is None:
-                    return _by_itself(body, args, kwargs)
+                    return run_outside_saga(body, args, kwargs)
                 return _as_step(task, request, delivery, body, args, kwargs)
         finally:
             del _running[id(request)]
 
-    # No functools.wraps: Celery unwraps what carries __wrapped__ when an annotation wraps it.
+    # No functools.wraps: Celery unwraps what has __wrapped__ when an annotation wraps it.
     setattr(__call__, INNER, inner)
     return __call__
 
@@ -107,12 +107,12 @@ def _as_step(
     except (Exception, WorkerShutdown, WorkerTerminate):
         raise
     except BaseException:
-        body_cut_off(request.id)
+        body_aborted(request.id)
         raise
 
 
-def _by_itself(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a task that is no step, also when a step runs it on the spot: it is not the step."""
+def run_outside_saga(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task that is not a step, even inside of a step's body."""
     if info.current.get() is None:
         return body(*args, **kwargs)
     token = info.current.set(None)
@@ -123,11 +123,11 @@ def _by_itself(body: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _retrying(inner: Any) -> Call:
-    """A ``retry`` that lets an abort through: autoretry asks for one after any error it is for.
+    """Make a ``retry`` that does not retry an abort: autoretry requests one for any error.
 
-    And one that stands if the broker does not take it: Celery would give the task up. The engine
-    takes note of the retry, and the sweep sends it. A project's own ``retry`` has whatever
-    parameters it likes, so it gets what was given and nothing else.
+    If the broker does not accept the retry, Celery would drop the task. The engine records the
+    retry, and the sweep sends it. A project's own ``retry`` may have any parameters, so it gets
+    exactly those of the call.
     """
 
     def retry(task: Task[Any, Any], /, *args: Any, **options: Any) -> Any:
@@ -154,7 +154,7 @@ def _retrying(inner: Any) -> Call:
 
 
 def _retry_of(message: Any, exc: BaseException | None) -> Retry:
-    """What Celery raises when it has sent ``message``."""
+    """Make the exception that Celery raises after it has sent ``message``."""
     when: Any = message.options.get("eta")
     wanted: Any = Retry
     made: Retry = wanted(
@@ -164,7 +164,7 @@ def _retry_of(message: Any, exc: BaseException | None) -> Retry:
 
 
 def _making_retries(inner: Any) -> Call:
-    """A ``signature_from_request`` that keeps the header of the saga.
+    """Make a ``signature_from_request`` that keeps the engine's header.
 
     All retries are made here, whichever ``retry`` a task's class has.
     """
@@ -186,7 +186,7 @@ def _making_retries(inner: Any) -> Call:
 
 
 def _replacing(inner: Any) -> Call:
-    """A ``replace`` that refuses inside a step: the engine would never hear of the other task."""
+    """Make a ``replace`` that refuses inside a step, because the other task would not report."""
 
     def replace(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
         if delivery_of(task.request) is not None:
@@ -200,7 +200,7 @@ def _replacing(inner: Any) -> Call:
 
 
 _WRAPPERS: dict[str, Callable[[Any], Any]] = {
-    "__call__": around,
+    "__call__": wrap_call,
     "retry": _retrying,
     "signature_from_request": _making_retries,
     "replace": _replacing,
@@ -209,10 +209,10 @@ _WRAPPERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of the hook which a task class lacks.
+    """The attributes of the hook that a task class lacks.
 
     Args:
-        given: attributes that the class is about to get; those that the hook wraps are taken out.
+        given: attributes that the class will get; those that the hook wraps are removed from it.
     """
     found: dict[str, Any] = {} if RUN in vars(cls) else {RUN: run_in(cls)}
     for name, wrap in _WRAPPERS.items():
@@ -227,7 +227,7 @@ def _hooks(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class Annotations:
-    """Stands in for ``app.annotations``: the user's own, with the hook added.
+    """Replaces ``app.annotations``: the user's own, with the hook added.
 
     Args:
         app: the app; its configuration is not read before the first task is bound.
@@ -241,7 +241,7 @@ class Annotations:
 
 
 class _Hooking:
-    """The first annotation that answers is the only one Celery uses, so this one wraps the rest."""
+    """Celery uses only the first annotation that applies, so this one wraps the others."""
 
     def __init__(self, users: Any) -> None:
         self._users = list(users)
@@ -250,7 +250,7 @@ class _Hooking:
         found = dict(self._first("annotate", task) or {})
         if (task.name or "").startswith("celery_saga."):
             return found
-        # Ours first: the dict is applied in order, and '@__call__' of the user's wraps it.
+        # The hook's first: the dict is applied in order, and the user's '@__call__' wraps it.
         return {**_hooks(task, found), **found}
 
     def annotate_any(self) -> dict[str, Any] | None:
@@ -258,21 +258,21 @@ class _Hooking:
         return found
 
     def _first(self, method: str, *args: Any) -> Any:
-        # Celery's own rule, which passes over users' objects that lack the method.
+        # Celery's own rule, which skips user objects that lack the method.
         matching: Any = firstmethod
         return matching(method)(self._users, *args)
 
 
 def hook(app: Celery) -> None:
-    """Take the place of the app's annotations; reads no configuration."""
+    """Replace the app's annotations; reads no configuration."""
     vars(app)["annotations"] = Annotations(app)  # where the cached property keeps its value
 
 
 def verify(app: Celery) -> None:
-    """Hook what slipped through.
+    """Wrap the tasks that are not wrapped yet.
 
     Raises:
-        SetupError: a task cannot be hooked.
+        SetupError: a task cannot be wrapped.
     """
     for name, task in app.tasks.items():
         cls = type(task)

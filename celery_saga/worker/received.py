@@ -1,6 +1,6 @@
-"""The tasks that a worker has: those that it runs, and those that it has received.
+"""The tasks that a worker has: those that run, and those that it has received and not started.
 
-Its main process knows them, whatever the processes of its pool do.
+Its main process knows them, independent of the processes of its pool.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 def running() -> set[str]:
-    """Ids of the tasks that the worker runs."""
+    """Return the ids of the tasks that the worker runs."""
     return {request.id for request in snapshot(state.active_requests)}
 
 
 def all_tasks() -> set[str]:
-    """Ids of all tasks that the worker has.
+    """Return the ids of all tasks that the worker has.
 
-    Celery's index by id forgets a running request when a duplicate of it is dropped: the sets of
-    requests are asked as well.
+    Celery's index by id loses a running request when a duplicate of it is dropped, so the sets of
+    requests are read too.
     """
     reserved = {request.id for request in snapshot(state.reserved_requests)}
     return running() | reserved | set(snapshot(state.requests))
 
 
 def steps() -> frozenset[str]:
-    """Task ids of all steps that the worker has."""
+    """Return the task ids of all steps that the worker has."""
     return frozenset(filter(StepRef.parse, all_tasks()))
 
 
@@ -42,15 +42,15 @@ class ReservedMessages:
     """The messages of steps that a worker has received and not started.
 
     Args:
-        worker: Celery's; it has its consumer once it consumes.
+        worker: Celery's worker; it gets its consumer when it starts to consume.
     """
 
     def __init__(self, worker: Any) -> None:
         self._rates = RateLimited(worker)
 
     def __call__(self) -> frozenset[Reserved]:
-        """All of them, as they are now."""
-        # The deferred ones first: what is let through meanwhile must not be left out.
+        """Return all of them."""
+        # The deferred ones first: a message that is started meanwhile must not be missed.
         deferred = self._rates.task_ids()
         active = running()
         waiting = steps() - active
@@ -58,24 +58,24 @@ class ReservedMessages:
 
 
 class RateLimited:
-    """The messages that a worker keeps until a rate limit lets them through.
+    """The messages that a worker defers because of a rate limit.
 
-    Celery's consumer has them in buckets, and counts them among its requests only when it gives
-    them to a process. The buckets are internals of it: if they are others one day, nothing is told,
-    and what is in them counts as messages that no worker has.
+    Celery's consumer keeps them in buckets, and counts them among its requests only when it passes
+    them to a process. The buckets are an internal of Celery. If they change, nothing is found here,
+    and the messages in them count as messages that no worker has.
 
     Args:
-        worker: Celery's.
+        worker: Celery's worker.
     """
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
-        # A new limit comes with new buckets for all tasks, and the timer then empties the old ones.
-        # Those that it has dropped, with what is in them, are gone from here as well.
+        # A new limit replaces the buckets of all tasks, and the timer then empties the old ones.
+        # Buckets that it has dropped are dropped here too, with their messages.
         self._buckets: WeakSet[Any] = WeakSet()
 
     def task_ids(self) -> frozenset[str]:
-        """Task ids of the steps in them."""
+        """Return the task ids of the steps in them."""
         buckets = getattr(getattr(self._worker, "consumer", None), "task_buckets", None)
         if isinstance(buckets, dict):
             for bucket in snapshot(buckets.values()):
@@ -91,7 +91,7 @@ class RateLimited:
 
 
 def snapshot(changing: Iterable[T]) -> list[T]:
-    """A copy of a collection that the consumer's thread changes meanwhile."""
+    """Copy a collection that the consumer's thread changes meanwhile."""
     while True:
         try:
             return list(changing)

@@ -1,10 +1,10 @@
-"""What becomes of deliveries outside of the wrapper round their bodies.
+"""Signal receivers that report deliveries which the wrapper of the body cannot report.
 
-Only a worker's main process learns of lost children, hard limits, revokes and unknown tasks. Some
-of these bring nothing along but the task id, which therefore names saga, step and epoch.
+Only a worker's main process is notified of lost child processes, hard limits, revokes and unknown
+tasks. Some of these signals have only the task id, which therefore names saga, step and epoch.
 
-What raises before the wrapper is reached (``Task.before_start``, an annotation round ``__call__``)
-is a failure of Celery's, of which the process learns that runs the task: the body was not begun.
+An exception before the wrapper is reached (``Task.before_start``, an annotation around
+``__call__``) is a failure that the process reports which runs the task: the body was not started.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from celery_saga.runtime import installed, only_app
 
 log = logging.getLogger("celery_saga")
 
-#: Celery's requests of the deliveries that have reached the wrapper, which reports them itself.
+#: Celery's requests of the deliveries that have reached the wrapper, which then reports them.
 _reached: WeakSet[Any] = WeakSet()
 
 
 def connect() -> None:
-    """Listen; connecting twice is the same as once."""
+    """Connect the receivers; a second call changes nothing."""
     signals.task_failure.connect(_on_failure, weak=False, dispatch_uid="celery_saga.failure")
     signals.task_internal_error.connect(
         _on_internal_error, weak=False, dispatch_uid="celery_saga.internal_error"
@@ -60,20 +60,20 @@ def connect() -> None:
 
 
 def wrapper_reached(request: Any) -> None:
-    """From here on the wrapper round the body reports what becomes of a delivery.
+    """Record that the wrapper of the body reports this delivery from here on.
 
     Args:
-        request: Celery's, of the task that runs.
+        request: Celery's request of the task that runs.
     """
     _reached.add(request)
 
 
-def body_cut_off(task_id: str) -> None:
-    """A body of this process ended by what is no ordinary exception (``SystemExit``, ...).
+def body_aborted(task_id: str) -> None:
+    """Release a body of this process that ended by ``SystemExit`` or the like.
 
-    Pools that run bodies in the worker's main process (threads, gevent) take no note of that:
-    Celery would count the task as running for ever, and so would we, and its message would keep its
-    place among the prefetched ones. The prefork pool notices the end of its process.
+    Pools that run bodies in the worker's main process (threads, gevent) do not notice it. Celery
+    and the engine would count the task as running for ever, and its message would occupy one of the
+    prefetched ones. The prefork pool notices the end of its process.
     """
     if current_process().name != "MainProcess":
         return
@@ -83,11 +83,11 @@ def body_cut_off(task_id: str) -> None:
             request.acknowledge()
 
 
-def cut_short() -> bool:
-    """Whether an exception in a body may come from the worker's end, and not from the body.
+def worker_terminating() -> bool:
+    """Whether an exception in a body may come from the end of the worker, not from the body.
 
-    Under the solo pool the body runs where signals are handled, and a cold shutdown, which cannot
-    end such a task, raises ``NotImplementedError`` in the middle of it.
+    Under the solo pool signals are handled in the thread of the body. A cold shutdown cannot end
+    such a task, and raises ``NotImplementedError`` in it.
     """
     return bool(state.should_terminate) and threading.current_thread() is threading.main_thread()
 
@@ -95,45 +95,46 @@ def cut_short() -> bool:
 Make = Callable[[float, StepRef, str], Event]
 
 
-def _post(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
-    """Hand over what became of a task; ``carrier`` is whatever has the headers of its message.
+def _submit(app: Celery, task_id: str | None, carrier: Any, make: Make) -> bool:
+    """Submit a report on a task; ``carrier`` has the headers of its message.
 
-    Returns whether this process has a heartbeat that takes it.
+    Returns whether this process has a heartbeat that accepts it.
     """
     runtime, found = installed(app), StepRef.parse(task_id or "")
     if runtime is None or runtime.heartbeat is None or found is None:
         return False
     saga_id, ref = found
     return runtime.heartbeat.submit(
-        saga_id, lambda at: make(at, ref, runtime.instance), _run(carrier)
+        saga_id, lambda at: make(at, ref, runtime.instance), _run_id(carrier)
     )
 
 
-def _run(carrier: Any) -> str | None:
+def _run_id(carrier: Any) -> str | None:
     header = header_of(carrier)
     return None if header is None else header.get("run_id", "")
 
 
 def _report(app: Celery, request: Any, make: Make) -> None:
-    """Tell the saga what became of a delivery which never reached the wrapper round its body.
+    """Report a delivery that did not reach the wrapper of its body.
 
-    It is told in the name of nobody: if another delivery has the step by now, it is that one's.
+    The report names no claim: if another delivery has the step, the outcome is that delivery's.
     """
     runtime, found = installed(app), StepRef.parse(request.id or "")
     if runtime is None or found is None or request in _reached:
         return
-    if not request.is_eager and _post(app, request.id, request, make):
+    if not request.is_eager and _submit(app, request.id, request, make):
         return
     (saga_id, ref), orchestrator = found, runtime.orchestrator
     try:
         now = retry_while_unavailable(orchestrator.store.now, orchestrator.store_timeout)
-        event, run_id = make(now, ref, runtime.instance), _run(request)
+        event, run_id = make(now, ref, runtime.instance), _run_id(request)
         orchestrator.apply(saga_id, event, timeout=orchestrator.store_timeout, run_id=run_id)
     except SagaExecutionNotFoundException:
-        log.info("task %s has failed, and its saga is gone", request.id, extra=log_fields(saga_id))
+        text = "task %s has failed, and its saga is deleted"
+        log.info(text, request.id, extra=log_fields(saga_id))
     except StoreUnavailable:
         text, extra = (
-            "task %s has failed, and the store is away: it is sent again",
+            "task %s has failed, and the store is unavailable: it is sent again",
             log_fields(saga_id),
         )
         log.warning(text, request.id, extra=extra)
@@ -142,7 +143,7 @@ def _report(app: Celery, request: Any, make: Make) -> None:
 def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -> None:
     error, request = kwargs.get("exception"), sender.request_stack.top
     if isinstance(error, WorkerLostError):
-        _post(sender.app, task_id, request, _voided)
+        _submit(sender.app, task_id, request, _voided)
     elif isinstance(error, TimeLimitExceeded):
         text = f"the hard time limit ended it: {error}"
         failure = Failure("celery.exceptions.TimeLimitExceeded", text)
@@ -150,10 +151,10 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
         def failed(at: float, ref: StepRef, instance: str) -> StepFailed:
             return StepFailed(at, ref, failure, instance=instance, effect=True)
 
-        _post(sender.app, task_id, None, failed)  # of this one Celery has the id alone
+        _submit(sender.app, task_id, None, failed)  # Celery has only the id of this one
     elif isinstance(error, BaseException):
-        if request is None:  # the message was rejected, which the main process carries out
-            _post(sender.app, task_id, None, partial(_not_begun, error, None))
+        if request is None:  # the message was rejected, and the main process returns it
+            _submit(sender.app, task_id, None, partial(_not_begun, error, None))
         else:
             _report(sender.app, request, partial(_not_begun, error, request.retries or 0))
 
@@ -161,10 +162,10 @@ def _on_failure(sender: Any = None, task_id: str | None = None, **kwargs: Any) -
 def _on_internal_error(
     sender: Any = None, request: Any = None, exception: Any = None, **kwargs: Any
 ) -> None:
-    """The one signal of an eager call whose error is raised in its caller.
+    """Handle the only signal of an eager call whose error is raised in its caller.
 
-    In a worker such an error is a trouble of Celery's (its result backend is away), which says
-    nothing of the step: it is sent again.
+    In a worker such an error comes from Celery itself (its result backend is unavailable). It says
+    nothing about the step, which is sent again.
     """
     eager = isinstance(request, dict) and request.get("is_eager")
     if eager and not isinstance(exception, (Ignore, Reject, Retry)):
@@ -175,7 +176,7 @@ def _on_internal_error(
 def _not_begun(
     error: BaseException, retries: int | None, at: float, ref: StepRef, instance: str
 ) -> StepFailed:
-    """The task failed. If nobody has claimed its step, it left nothing; else this ends no claim."""
+    """Make the failure of a task whose body was not started; it ends no claim of another one."""
     final = isinstance(error, AbortSaga)
     return StepFailed(at, ref, recorded(error, ""), final=final, retries=retries)
 
@@ -185,27 +186,27 @@ def _voided(at: float, ref: StepRef, instance: str) -> ClaimVoided:
 
 
 def _on_retry(sender: Any = None, request: Any = None, reason: Any = None, **kwargs: Any) -> None:
-    """``retry_on_worker_lost``: the main process has sent the retry of a task whose child died.
+    """Handle ``retry_on_worker_lost``: the main process has sent a retry because a child was lost.
 
-    Or a task was retried before its body began. All other retries are reported by the body's
-    wrapper; a cold shutdown's are none at all.
+    The signal also comes if a task was retried before its body. All other retries are reported by
+    the body's wrapper; those of a cold shutdown are not retries.
     """
     if not isinstance(reason, Retry):
         return
     lost, retries = isinstance(reason.exc, WorkerLostError), (request.retries or 0) + 1
 
     def released(at: float, ref: StepRef, instance: str) -> StepReleased:
-        holder = instance if lost else ""  # else nobody's claim ends by it
+        holder = instance if lost else ""  # without an instance it ends no claim
         return StepReleased(at, ref, "", retries, expected_at(reason, at), holder, lost=lost)
 
     if lost:
-        _post(sender.app, request.id, request, released)
+        _submit(sender.app, request.id, request, released)
     else:
         _report(sender.app, request, released)
 
 
 def expected_at(error: Retry, now: float) -> float:
-    """When Celery's retry can be expected, store time."""
+    """Return the time at which Celery's retry can be expected, in store time."""
     when = error.when
     if isinstance(when, datetime):
         aware = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
@@ -226,7 +227,7 @@ def _on_revoked(
     def revoked(at: float, ref: StepRef, instance: str) -> StepRevoked:
         return StepRevoked(at, ref, failure, instance, terminated)
 
-    _post(sender.app, request.id, request, revoked)
+    _submit(sender.app, request.id, request, revoked)
 
 
 def _on_unknown(
@@ -235,7 +236,7 @@ def _on_unknown(
     found = StepRef.parse(id or "") if header_of(message) else None
     if found is not None:
         _warn_of_unknown_task(found[0], str(name))
-    _post(sender.app, id, message, lambda at, ref, instance: TaskUnknown(at, ref))
+    _submit(sender.app, id, message, lambda at, ref, instance: TaskUnknown(at, ref))
 
 
 def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:
@@ -246,7 +247,7 @@ def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:
 
 
 def _warn_of_unknown_task(saga_id: str, task: str) -> None:
-    """A worker got a step whose task it does not have: it is offered again."""
+    """Warn that a worker got a step whose task it does not have; it is offered again."""
     log.warning(
         "saga %s: this worker does not have the task %s of a step, which is offered again for "
         "saga_unknown_task_grace: have the worker import its module (the app's 'imports' or "
@@ -258,7 +259,7 @@ def _warn_of_unknown_task(saga_id: str, task: str) -> None:
 
 
 def connect_without_manager() -> None:
-    """Have the workers of this process say so if their app runs no sagas."""
+    """Warn in the workers of this process if their app has no SagaManager."""
     signals.worker_ready.connect(
         _warn_without_manager, weak=False, dispatch_uid="celery_saga.no_manager"
     )
@@ -272,7 +273,7 @@ def _warn_without_manager(sender: Any = None, **kwargs: Any) -> None:
     if names:
         log.warning(
             "the app %r of this worker has no SagaManager, and the modules that it imports commit "
-            "the sagas %s: it runs their steps as plain tasks, so that the sagas stand still. Add "
+            "the sagas %s: it runs their steps as plain tasks, so the sagas do not continue. Add "
             "'sagas = SagaManager(app)' after 'app = Celery(...)'",
             app.main,
             ", ".join(names),
@@ -280,9 +281,9 @@ def _warn_without_manager(sender: Any = None, **kwargs: Any) -> None:
 
 
 def _is_of(saga: SagaDefinition, app: Celery) -> bool:
-    """Whether a saga is the app's; one that names no app is that of the one with a manager."""
+    """Whether a saga belongs to the app; one without an app belongs to that with a manager."""
     try:
         own: Any = getattr(saga, "own_app", lambda: None)()
-    except Exception:  # its tasks belong to several apps: starting it says so
+    except Exception:  # its tasks belong to several apps: starting it reports that
         return False
     return own is app or (own is None and only_app() is None)

@@ -1,7 +1,7 @@
-"""What a worker says of itself when it is asked over the broker: ``celery inspect saga``.
+"""The remote control command ``celery inspect saga``, by which a worker reports on itself.
 
-It is asked in the thread that consumes, so it tells what it knows and never waits for a store. A
-worker without the plugin does not know the question.
+It runs in the thread that consumes, so it reports what it knows and never waits for a store. A
+worker without the plugin does not have the command.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from celery_saga import _version
 from celery_saga.runtime import installed
 from celery_saga.settings import PREFIX, Settings
 
-#: The question's name.
+#: The name of the command.
 COMMAND = "saga"
 
-#: The worker's own settings that are told. None of them holds a secret.
+#: The worker's own settings that are reported. None of them holds a secret.
 REPORTED_SETTINGS = ("heartbeat", "heartbeat_ttl", "key_prefix")
 
-#: Celery's setting that is told.
+#: Celery's setting that is reported.
 SHUTDOWN = "worker_soft_shutdown_timeout"
 
 
 def versions() -> dict[str, str]:
-    """What this process runs: package -> version."""
+    """Return the versions that this process runs: package -> version."""
     return {
         "celery_saga": _version.__version__,
         "celery": version("celery"),
@@ -39,19 +39,19 @@ def versions() -> dict[str, str]:
 
 
 def reported_settings(app: Celery) -> dict[str, Any]:
-    """The settings that are told, as ``app`` has them: plain numbers and texts."""
+    """Return the reported settings of ``app``: plain numbers and texts."""
     settings, _ = Settings.read(app.conf)
-    told = {PREFIX + name: getattr(settings, name) for name in REPORTED_SETTINGS}
-    return {**told, SHUTDOWN: app.conf[SHUTDOWN]}
+    reported = {PREFIX + name: getattr(settings, name) for name in REPORTED_SETTINGS}
+    return {**reported, SHUTDOWN: app.conf[SHUTDOWN]}
 
 
 def connect() -> None:
-    """Have the workers of this process know the question."""
-    inspect_command(name=COMMAND)(answer)
+    """Register the command in the workers of this process."""
+    inspect_command(name=COMMAND)(report)
 
 
-def answer(state: Any, **kwargs: Any) -> dict[str, Any]:
-    """How this worker runs sagas: its instance, its versions and settings, its clock."""
+def report(state: Any, **kwargs: Any) -> dict[str, Any]:
+    """Report how this worker runs sagas: its instance, versions, settings and clock."""
     runtime = installed(state.app)
     if runtime is None:
         return {"error": f"the Celery app {state.app.main!r} has no SagaManager here"}

@@ -19,7 +19,7 @@ def set_up(app: Celery) -> None:
     """Make an app ready for sagas: settings, hook, tasks, recovery, signals, remote control."""
     if getattr(app, "configured", False):
         _add_defaults(app, app.conf)
-    # Each time: a later config_from_object makes a new configuration.
+    # At each call, because a later config_from_object makes a new configuration.
     app.on_after_configure.connect(_add_defaults, weak=False)
     hook(app)
     declare_tasks(app)
@@ -29,7 +29,7 @@ def set_up(app: Celery) -> None:
     names: set[str] = set()
 
     def declare(name: str, function: Callable[..., Any]) -> None:
-        if name not in names:  # many sagas may use one function
+        if name not in names:  # several sagas may use one function
             names.add(name)
             _as_task(app, name, function)
 
@@ -40,7 +40,7 @@ def set_up(app: Celery) -> None:
 
 
 def _add_defaults(sender: Celery, source: Any, **kwargs: Any) -> None:
-    # What add_defaults gets stands before a configuration module: only what is not set goes there.
+    # What add_defaults gets precedes a configuration module, so only missing settings are added.
     source.add_defaults({key: value for key, value in DEFAULTS.items() if key not in source})
 
 
@@ -49,14 +49,14 @@ def _verify(sender: Celery, **kwargs: Any) -> None:
 
 
 def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
-    """A plain function as a task of the app, under the name by which sagas call it."""
+    """Declare a plain function as a task of the app, under the name by which sagas call it."""
     wire_name, name = name, functions.task_name(name, app.main)
 
     def run(context: Any, /, **parameters: Any) -> Any:
-        # Looked up anew: its module may have been imported a second time.
+        # Looked up at each call: its module may have been imported a second time.
         return (functions.known(wire_name) or function)(context, **parameters)
 
-    if function.__name__.isidentifier():  # Celery writes code with it, and "<lambda>" is none
+    if function.__name__.isidentifier():  # Celery makes code from it; "<lambda>" is not a name
         run.__name__ = function.__name__
     run.__doc__, run.__module__ = function.__doc__, function.__module__
     declare: Any = app.task

@@ -1,7 +1,7 @@
-"""The wrapper round a user's task: claim, run, report.
+"""The wrapper of a user's task: claim, run, report.
 
-Nothing that goes wrong in reporting may turn a finished step into a failed task, and nothing is
-published from here: a report goes through the orchestrator like any other event.
+An error of a report must not turn a finished step into a failed task. Nothing is published from
+here: a report goes through the orchestrator like any other event.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from celery_saga.messaging.results import track
 from celery_saga.messaging.retries import revision_of
 from celery_saga.runtime import Runtime
 from celery_saga.worker.eager import new_claim
-from celery_saga.worker.receivers import cut_short, expected_at, wrapper_reached
+from celery_saga.worker.receivers import expected_at, worker_terminating, wrapper_reached
 
 log = logging.getLogger("celery_saga")
 
-#: After these the effect may have happened although the body raised.
+#: After these errors the effect may have happened although the body raised.
 _EFFECT_POSSIBLE = (SoftTimeLimitExceeded, MemoryError, BarrierPassedTwice)
 
 
@@ -74,13 +74,13 @@ def run_step(
     """Run one delivery of a step; returns what the body returned.
 
     Args:
-        request: Celery's, of the task that runs.
-        delivery: what :mod:`celery_saga.worker.delivery` found in it.
-        claim: one that is held already; otherwise it is taken here, before the body runs.
+        request: Celery's request of the task that runs.
+        delivery: saga id and ref, as :mod:`celery_saga.worker.delivery` found them.
+        claim: a claim that is held already; by default it is made here, before the body runs.
 
     Raises:
-        Ended: the delivery is stale or a duplicate, the body was not run.
-        Reject: the store is away; the delivery goes back to the broker.
+        Ended: the delivery is stale or a duplicate; the body was not run.
+        Reject: the store is unavailable; the delivery is returned to the broker.
     """
     saga_id, ref = delivery
     wrapper_reached(request)
@@ -93,7 +93,7 @@ def run_step(
 def _claimed(
     runtime: Runtime, request: Any, saga_id: str, ref: StepRef, claim: Claim
 ) -> SagaExecution:
-    """The saga with the claim on its step; raises as :func:`run_step`."""
+    """Return the saga with the claim on its step; raises like :func:`run_step`."""
     try:
         header = header_of(request) or {}
         plan, run_id = header.get("plan"), header.get("run_id", "")
@@ -136,7 +136,7 @@ class _Delivery:
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._call.style == "context":
-            # The checkpoint is the truth: the copy that travelled is not looked at.
+            # The checkpoint is authoritative: the copy in the message is not used.
             self._context = self._execution.context
             args = (self._context, *args[1:])
         try:
@@ -158,7 +158,7 @@ class _Delivery:
                 self._fail(error)
             raise
         except Exception as error:
-            if cut_short():  # whoever notices the worker's end decides: the outcome is unknown
+            if worker_terminating():  # recovery decides: the outcome is unknown
                 raise WorkerTerminate(EX_FAILURE) from error
             self._fail(error)
             raise
@@ -167,7 +167,7 @@ class _Delivery:
 
     @cached_property
     def _info(self) -> info.SagaInfo:
-        """One object for the whole of a body."""
+        """The step's information, one object for the whole body."""
         step, ref = self._execution.steps[self._ref.step], self._ref
         forward = ref.direction is Direction.FORWARD
         return info.SagaInfo(
@@ -183,7 +183,7 @@ class _Delivery:
 
     @property
     def _fields(self) -> dict[str, Any]:
-        """Of log records."""
+        """Fields of log records."""
         return fields_of(self._execution, self._ref)
 
     def _now(self) -> float:
@@ -194,10 +194,10 @@ class _Delivery:
             update, remove = self._changes(result)
             own = self._own(result, update)
             self._check_size(update, remove)
-        except StoreUnavailable as error:  # as in _report
+        except StoreUnavailable as error:  # the same as in _report
             raise Reject(error, requeue=True) from error
         except Exception as error:
-            # The body ran: its effect is there, and only its answer cannot be used.
+            # The body ran: its effect exists, and only its result cannot be used.
             self._fail(error, effect=True)
             raise
         self._report(
@@ -205,14 +205,14 @@ class _Delivery:
         )
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
-        """What the result does to the context: new values, and keys that are gone."""
+        """The changes of the context by the result: new values, and deleted keys."""
         if self._context is not None:
             return self._context_changes(result)
-        # Refuses now what could not be saved later, and keeps nothing of the task's own objects.
+        # It refuses now what could not be saved later, and keeps no objects of the task.
         return returned(self._merged(result), self._runtime.codec), []
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What of the result the step's compensation reads and the context does not get."""
+        """The part of the result that only the step's compensation reads, not the context."""
         if self._ref.direction is Direction.COMPENSATION or self._context is not None:
             return {}
         keys = self._step.compensation_reads.difference(update)
@@ -238,7 +238,7 @@ class _Delivery:
         try:
             values.changed(update, remove).check_size(limit)
         except NotLoaded:
-            # Close to the limit: what the update replaces has to be known.
+            # Close to the limit: the size of the replaced values must be known.
             load = partial(self._orchestrator.load, self._execution.saga_id)
             found = retry_while_unavailable(load, self._orchestrator.store_timeout)
             values_of(found.values).changed(update, remove).check_size(limit)
@@ -263,13 +263,13 @@ class _Delivery:
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
         after = returned(result, self._runtime.codec)
-        texts, _, gone = after.since(values_of(self._execution.values))
-        return Values(texts=texts, codec=after.codec), gone
+        texts, _, deleted = after.since(values_of(self._execution.values))
+        return Values(texts=texts, codec=after.codec), deleted
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
         kind, failure = type(error), recorded(error, self._step.name)
         if issubclass(kind, MaxRetriesExceededError):
-            # Celery's own text has all arguments in it.
+            # Celery's own text contains all arguments.
             failure = replace(failure, message=failure.message.partition(" args:")[0])
         possible = effect or issubclass(kind, _EFFECT_POSSIBLE) or self._compensated_on(error)
         self._report(
@@ -310,11 +310,11 @@ class _Delivery:
             try:
                 _, changed = change()
             except SoftTimeLimitExceeded:
-                # The body is over, and only its report took so long; this limit comes but once.
+                # The body has ended, and only its report took so long; this limit occurs only once.
                 _, changed = change()
         except StoreUnavailable as error:
-            # Nobody else knows the outcome. The claim goes void with this delivery, and the step
-            # counts as unknown.
+            # Only this process knows the outcome. The claim is voided with this delivery, and the
+            # step counts as unknown.
             raise Reject(error, requeue=True) from error
         except SagaExecutionNotFoundException:
             self._alert_operator(event)
@@ -324,20 +324,20 @@ class _Delivery:
             log.warning(text, saga_id, self._ref, extra=extra)
 
     def _alert_operator(self, event: Event) -> None:
-        """The saga was deleted, or has expired: nobody will undo what its step did."""
+        """Alert an operator: without its saga, the step will not be compensated."""
         saga_id, name = self._execution.saga_id, self._step.name
         effect = isinstance(event, StepSucceeded) or getattr(event, "effect", False)
         if not effect or self._ref.direction is Direction.COMPENSATION:
-            text, extra = "saga %s: it is gone, and the report of %s with it", self._fields
+            text, extra = "saga %s: it is deleted, and the report of %s is dropped", self._fields
             log.info(text, saga_id, self._ref, extra=extra)
             return
-        text = f"saga {saga_id} is gone, and its step {name!r} took effect"
+        text = f"saga {saga_id} is deleted or expired, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)
         self._orchestrator.alert(self._execution, alert, self._ref)
 
 
 def finished(result: Any) -> Any:
-    """The result; that of a coroutine function is awaited here."""
+    """Return the result; the result of a coroutine function is awaited here."""
     if not inspect.isawaitable(result):
         return result
     context, coroutine = copy_context(), _awaited(result)
@@ -368,7 +368,7 @@ async def _awaited(result: Any) -> Any:
 
 
 def _warn_of_unknown_saga(runtime: Runtime, saga_id: str, ref: StepRef, task: str) -> None:
-    """A delivery's saga is not in the store: it is dropped, and its saga may stand still."""
+    """Warn of a dropped delivery whose saga is not in the store, and may be in another one."""
     log.warning(
         "saga %s: the message of task %s (%s) is dropped, as this worker's store does not have "
         "the saga (%s). It was deleted or has expired; or the process that started it keeps sagas "

@@ -26,9 +26,9 @@ from celery_saga.start import StartRequest, checked_id, context_values, start
 
 
 def declare_tasks(app: Celery) -> None:
-    """Make the engine's tasks tasks of the app."""
+    """Declare the engine's tasks on the app."""
     declare: Any = app.task
-    # The message may be taken twice: its id is the saga's, and an id is taken once.
+    # The message may be delivered twice: its id is the saga's, and an id is used once.
     declare(
         start_task,
         bind=True,
@@ -45,9 +45,9 @@ def declare_tasks(app: Celery) -> None:
 def _sent_without_secrets(
     self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
 ) -> Any:
-    """``apply_async`` of the start task: what logs and Flower show has no values of a context.
+    """``apply_async`` of the start task; logs and Flower get no values of a context.
 
-    Celery would show the result before it in a chain, and what Flower's own API was given.
+    Without it Celery would show the previous result of a chain, and arguments of Flower's own API.
     """
     options.setdefault("argsrepr", f"({CONTEXT},)" if args else "()")
     if isinstance(kwargs, Mapping):
@@ -59,44 +59,44 @@ def _sent_without_secrets(
 def start_task(
     self: Any, *previous: Any, saga: str, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Start the saga of that name; the task's id becomes the saga's id, and its result the saga's.
+    """Start the saga of that name; the task's id and result become those of the saga.
 
-    The task itself ends without a result of its own: what its request wants to be called back is
-    done when the saga settles.
+    The task itself ends without a result of its own. The callbacks of its request are called when
+    the saga settles.
 
     Args:
-        previous: the result before it in a canvas: a mapping, whose keys are added to the context,
-            or None.
+        previous: the result of the previous task of a canvas: a mapping, whose keys are added to
+            the context, or None.
         saga: the saga's name.
-        context: what it begins with.
+        context: the values that it begins with.
 
     Returns:
-        The final context, of an eager call.
+        The final context of an eager call.
 
     Raises:
         SagaAlreadyExists: another saga has this id, or one with another context.
     """
     runtime = runtime_of(self.app)
-    asked = _asked(runtime, self.request, saga, previous, context)
-    saga_id = str(asked.saga_id)
-    if asked.eager:
-        start(asked)
+    request = _start_request(runtime, self.request, saga, previous, context)
+    saga_id = str(request.saga_id)
+    if request.eager:
+        start(request)
         return _finished(runtime, saga_id)
     try:
-        retry_while_unavailable(partial(start, asked), runtime.orchestrator.store_timeout)
+        retry_while_unavailable(partial(start, request), runtime.orchestrator.store_timeout)
     except StoreUnavailable as error:
         raise Reject(error, requeue=True) from error
     raise started(saga_id)
 
 
-def _asked(
+def _start_request(
     runtime: Runtime,
     request: Any,
     name: str,
     previous: tuple[Any, ...],
     context: Mapping[str, Any] | None,
 ) -> StartRequest:
-    """The start that a message, or an eager call, asks for."""
+    """Make the start request of a message or an eager call."""
     saga_id = checked_id(f"the task id, which is the id of the saga {name!r}", request.id)
     eager = bool(request.is_eager)
     definition = _find(runtime, name, eager)
@@ -111,8 +111,8 @@ def _asked(
             runtime.app, definition, None if eager else callbacks_of(request)
         ),
         ignore_result=request.ignore_result,
-        # A result before it is not compared: the task that gave it may be delivered twice as well,
-        # and answer otherwise, and it is the same link of the same chain.
+        # A previous result is not compared: its task may be delivered twice too, with another
+        # result, and it is still the same link of the same chain.
         opened_with=encoded(named, runtime.codec),
         eager=eager,
     )
@@ -125,7 +125,7 @@ def _headers_of(request: Any) -> dict[str, Any]:
 def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:
     found = runtime.plans.definitions(name) if isinstance(name, str) else []
     if not found and eager:
-        found = runtime.plans.definitions(name, importable=False)  # this process is all there is
+        found = runtime.plans.definitions(name, importable=False)  # no other process runs it
     if len(found) > 1:
         raise DefinitionError(
             f"{len(found)} different sagas are named {name!r}: give each a name of its own"
@@ -140,15 +140,15 @@ def _find(runtime: Runtime, name: Any, eager: bool) -> SagaDefinition:
 
 
 def _merged(name: str, previous: tuple[Any, ...], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The given context on top of the result before it."""
+    """The given context added to the previous result."""
     if not previous or previous == (None,):
         return given
     if len(previous) == 1 and isinstance(previous[0], Mapping):
         return {**context_values(previous[0]), **given}
     kinds = ", ".join(type(each).__name__ for each in previous)
     raise SagaExecutionException(
-        f"saga {name!r}: the result before it cannot be its context: expected a mapping or None, "
-        f"found {kinds}; use .si() in place of .s() to leave that result out"
+        f"saga {name!r}: the previous result cannot be its context: expected a mapping or "
+        f"None, found {kinds}; use .si() in place of .s() to ignore that result"
     )
 
 

@@ -16,7 +16,7 @@ from celery_saga.stores.memory import MemoryStore
 
 @pytest.fixture
 def result() -> Iterator[SagaResult]:
-    """A saga whose only step runs, on a store whose clock stands still."""
+    """A saga whose only step runs, on a store whose clock does not advance."""
     app = Celery("cancel", broker="memory://", set_as_current=False)
     SagaManager(app, storage=MemoryStore(lambda: 1_000.0))
 

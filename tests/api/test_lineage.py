@@ -39,7 +39,9 @@ def sent() -> Iterator[list[dict[str, Any]]]:
 @pytest.fixture
 def saga(app: Celery) -> Saga:
     @app.task(name="lineage.step", shared=False)
-    def step(saga: Any = None, saga_id: Any = None, undo: Any = None, n: int = 0) -> None: ...
+    def step(
+        saga: Any = None, saga_id: Any = None, compensation: Any = None, n: int = 0
+    ) -> None: ...
 
     return Saga("orders", app=app, steps=[step]).commit()
 
@@ -92,7 +94,7 @@ def test_the_checkpoint_keeps_it_and_has_nothing_where_there_is_nothing(app, sag
 
 
 def test_a_saga_is_found_by_name_and_id_whatever_its_parameters_are_called(app, saga, sent):
-    result = saga.delay(saga="theirs", saga_id=7, undo=True, n=3)
+    result = saga.delay(saga="theirs", saga_id=7, compensation=True, n=3)
     shown = ast.literal_eval(sent[0]["kwargsrepr"])
     assert shown["saga"] == "orders"
     assert shown["saga_id"] == result.id

@@ -84,7 +84,7 @@ class TestStorage:
             ({"url": "redis://"}, "found a dict"),
         ],
     )
-    def test_what_is_no_store(self, storage: Any, found: str) -> None:
+    def test_what_is_not_a_store(self, storage: Any, found: str) -> None:
         with pytest.raises(SetupError, match=found) as caught:
             SagaManager(new_app(), storage=storage)
         assert "secret" not in str(caught.value)
@@ -152,14 +152,14 @@ class TestWordsOfTheOriginal:
             SagaManager(one, storage=SagaExecutionRepository(two))
 
     @pytest.mark.parametrize("pool", [Connection("memory://"), "redis://", object()], ids=type)
-    def test_a_broker_that_is_no_app(self, pool: Any) -> None:
+    def test_a_broker_that_is_not_an_app(self, pool: Any) -> None:
         with pytest.raises(SetupError, match=r"broker_pool: expected a Celery app, .*\(app\)"):
             SagaManager(broker_pool=pool)
         with pytest.raises(SetupError, match="broker_pool: expected a Celery app"):
             SagaManager(new_app(), broker_pool=pool)
 
     def test_arguments_that_mean_nothing_here(self) -> None:
-        with pytest.raises(SetupError, match=r"pool_factory= has no meaning here: .*\(app\)"):
+        with pytest.raises(SetupError, match=r"pool_factory= is not supported: .*\(app\)"):
             SagaManager(new_app(), pool_factory=object())
 
 

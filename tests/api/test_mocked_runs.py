@@ -1,4 +1,4 @@
-"""``mock.patch.object(task, "run")`` in eager tests: how people have a task fail, or answer."""
+"""``mock.patch.object(task, "run")`` in eager tests: how a test sets a task's failure or result."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TestAStep:
             start(order_id=7)
         run.assert_called_once_with(order_id=7)
 
-    def test_fails_as_it_is_told(self, shop: Shop, start: Callable[..., Any]) -> None:
+    def test_fails_as_the_mock_does(self, shop: Shop, start: Callable[..., Any]) -> None:
         with mock.patch.object(shop.charge, "run", side_effect=RuntimeError("declined")):
             result = start(order_id=7)
         assert result.status == "COMPENSATED"
@@ -118,7 +118,9 @@ class TestAStep:
         assert (error.type, error.message) == ("builtins.RuntimeError", "declined")
         assert shop.done == [("reserved", 7), ("released", "r-7", "none")]
 
-    def test_runs_again_when_the_mock_is_gone(self, shop: Shop, start: Callable[..., Any]) -> None:
+    def test_runs_again_when_the_mock_is_removed(
+        self, shop: Shop, start: Callable[..., Any]
+    ) -> None:
         with mock.patch.object(shop.charge, "run", side_effect=RuntimeError("declined")):
             start(order_id=7)
         assert start(order_id=8).context["paid"] == "8 for 1.5"

@@ -1,4 +1,4 @@
-"""What observers are told of a saga, and that they change nothing."""
+"""Which transitions observers get, and that observers change nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FIELDS = ("saga_id", "saga_name", "step", "attempt")
 
 
 class Notes:
-    """An observer that keeps what it is told."""
+    """An observer that keeps the transitions."""
 
     def __init__(self) -> None:
-        self.told: list[Transition] = []
+        self.seen: list[Transition] = []
 
     def observe(self, transition: Transition) -> None:
-        self.told.append(transition)
+        self.seen.append(transition)
 
     def lines(self) -> list[str]:
         return [
             " ".join(filter(None, [each.subject.value, each.step, each.before, "->", each.after]))
-            for each in self.told
+            for each in self.seen
         ]
 
 
@@ -96,8 +96,8 @@ def test_all_transitions_of_a_saga_that_succeeds_in_order(shop: Shop) -> None:
         "step pay RUNNING -> SUCCEEDED",
         "saga RUNNING -> COMPLETED",
     ]
-    assert {each.execution.saga_id for each in shop.notes.told} == {"s"}
-    assert {each.execution.name for each in shop.notes.told} == {"order"}
+    assert {each.execution.saga_id for each in shop.notes.seen} == {"s"}
+    assert {each.execution.name for each in shop.notes.seen} == {"order"}
 
 
 def test_all_transitions_of_a_saga_that_fails_in_order(shop: Shop) -> None:
@@ -120,7 +120,7 @@ def test_each_attempt_has_its_number(shop: Shop) -> None:
     assert shop.run("OSError").status == "COMPENSATED"
     attempts = [
         (each.after, each.attempt)
-        for each in shop.notes.told
+        for each in shop.notes.seen
         if each.subject is Subject.ATTEMPT and each.step == "pay"
     ]
     assert attempts == [("claimed", 1), ("ended", 1), ("claimed", 2), ("ended", 2)]
@@ -131,7 +131,7 @@ def test_an_alert_names_its_step(shop: Shop) -> None:
     alert = Alert("saga-test", "something is odd")
     ref = StepRef((1,), Direction.FORWARD, 1)
     runtime_of(shop.app).orchestrator.alert(result.execution, alert, ref)
-    last = shop.notes.told[-1]
+    last = shop.notes.seen[-1]
     assert (last.subject, last.after, last.text) == (Subject.ALERT, alert.name, alert.text)
     assert (last.step, last.attempt) == ("pay", 1)
 
@@ -149,7 +149,7 @@ def test_one_that_raises_changes_nothing(
         result = shop.run(fails)
 
     assert result.status == ("COMPENSATED" if fails else "COMPLETED")
-    assert shop.notes.lines() == whole.notes.lines(), "the others are told all the same"
+    assert shop.notes.lines() == whole.notes.lines(), "the others are notified nevertheless"
     assert "an observer of sagas failed" in caplog.text
 
 
@@ -162,10 +162,10 @@ def test_every_log_record_of_a_saga_has_the_same_fields(
     records = [each for each in caplog.records if each.name == "celery_saga"]
     for record in records:
         assert all(hasattr(record, field) for field in FIELDS), record.getMessage()
-    told = [each for each in records if each.saga_id]  # type: ignore[attr-defined]
-    found = {tuple(getattr(each, field) for field in FIELDS) for each in told}
+    logged = [each for each in records if each.saga_id]  # type: ignore[attr-defined]
+    found = {tuple(getattr(each, field) for field in FIELDS) for each in logged}
     assert found == {("s", "order", "", 0), ("s", "order", "take", 1), ("s", "order", "pay", 1)}
-    of_steps = [each for each in told if "step" in each.getMessage().split(":")[1]]
+    of_steps = [each for each in logged if "step" in each.getMessage().split(":")[1]]
     assert of_steps
     assert all(each.step and each.attempt for each in of_steps)  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""The verbs of a person on call, in Python: what they find, what they do, what they refuse."""
+"""An operator's requests in Python: what they find, what they do, what they refuse."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class TestEveryVerb:
         )
         assert [note.what for note in result.execution.history].count(verb) == 1
 
-    def test_the_handle_stands_for_its_id(self, shop: Shop) -> None:
+    def test_the_handle_is_accepted_as_its_id(self, shop: Shop) -> None:
         assert shop.manager.skip(shop.stuck()).status == "COMPENSATED"
 
     def test_only_an_end_resolves(self, shop: Shop) -> None:

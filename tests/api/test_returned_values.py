@@ -215,8 +215,8 @@ def test_a_compensation_gets_it_as_it_would_come_back(app: Celery, options: dict
     def makes() -> Any:
         return {"pair": (1, 2), Colour.RED: Text("x"), "handle": 1}
 
-    @app.task(name="returned.undoes", shared=False)
-    def undoes(pair: Any, red: Any) -> None:
+    @app.task(name="returned.compensates", shared=False)
+    def compensates(pair: Any, red: Any) -> None:
         seen.extend((pair, red))
 
     @app.task(name="returned.fails", shared=False)
@@ -224,7 +224,7 @@ def test_a_compensation_gets_it_as_it_would_come_back(app: Celery, options: dict
         raise LookupError("no")
 
     saga = Saga("returned", app=app)
-    saga.local_step(makes, **options).on_failure(undoes)
+    saga.local_step(makes, **options).on_failure(compensates)
     saga.local_step(fails, read_only=True)
     assert saga.commit().delay().status.value == "COMPENSATED"
     assert same(seen, [[1, 2], "x"])

@@ -1,4 +1,4 @@
-"""An id whose saga is gone may be given to a new one, and the old one's news come late."""
+"""A new saga may get the id of a deleted one, and reports on the old one may come late."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start() -> Iterator[Callable[[], SagaResult]]:
 
 
 def old_and_new(start: Callable[[], SagaResult]) -> tuple[Runtime, SagaExecution, SagaResult]:
-    """A saga as somebody knows it who is late, and the one that has its id now."""
+    """A saga as a late process knows it, and the one that has its id now."""
     runtime = start()._runtime
     old = runtime.store.claim("order-7", REF, Claim("old", "instance"), run_id=_run(runtime))
     assert isinstance(old, SagaExecution)
@@ -62,7 +62,7 @@ def _run(runtime: Runtime) -> str:
         ev.Overdue(9e9, ev.MessageState.MISSING),
     ],
 )
-def test_what_somebody_knows_of_the_old_one_changes_nothing(start, claimed, event) -> None:
+def test_a_late_report_on_the_old_one_changes_nothing(start, claimed, event) -> None:
     runtime, old, new = old_and_new(start)
     if claimed:
         runtime.store.claim("order-7", REF, Claim("new", "instance"), run_id=_run(runtime))
@@ -77,13 +77,13 @@ class Inbox:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.gone = 0
+        self.missing = 0
 
     def submit(self, saga_id: str, report: Callable[[float], Any], run_id: str | None) -> bool:
         try:
             self._runtime.orchestrator.apply(saga_id, report(9e9), run_id=run_id)
         except SagaExecutionNotFoundException:
-            self.gone += 1
+            self.missing += 1
         return True
 
 
@@ -98,21 +98,21 @@ def unknown(task: Any, headers: dict[str, Any]) -> None:
 
 def lost(task: Any, headers: dict[str, Any]) -> None:
     task.request_stack.push(Context(headers))
-    error = WorkerLostError("its process is gone")
+    error = WorkerLostError("its process is lost")
     signals.task_failure.send(task, task_id=headers["id"], exception=error)
     task.request_stack.pop()
 
 
-@pytest.mark.parametrize("tell", [expired, unknown, lost])
+@pytest.mark.parametrize("signal", [expired, unknown, lost])
 @pytest.mark.parametrize("old", [True, False])
-def test_what_a_worker_tells_of_a_message_counts_for_its_saga(start, old, tell) -> None:
+def test_a_workers_report_on_a_message_counts_for_its_saga(start, old, signal) -> None:
     runtime, before, new = old_and_new(start)
     runtime.heartbeat = inbox = Inbox(runtime)
     known = new.execution
     run_id = before.run_id if old else known.run_id
     headers = {"id": REF.task_id("order-7"), "saga": {"plan": before.plan.hash, "run_id": run_id}}
 
-    tell(runtime.app.tasks["again.step"], headers)
+    signal(runtime.app.tasks["again.step"], headers)
 
-    assert inbox.gone == old
+    assert inbox.missing == old
     assert (new.execution == known) is old

@@ -130,7 +130,7 @@ def test_the_text_shows_what_was_found(value, shown):
     assert str(caught.value).endswith(shown)
 
 
-def test_all_that_are_wrong_are_told_at_once():
+def test_all_that_are_wrong_are_reported_at_once():
     with pytest.raises(SetupError) as caught:
         Settings.of(new_app(saga_heartbeat=0, saga_sweep_limit="9"))
 

@@ -96,8 +96,8 @@ def saga_of(app: Celery, base: Any = Task, name: str = "carried") -> Saga:
     return saga.commit()
 
 
-def go_on(app: Celery, saga_id: str) -> SagaExecution:
-    """See the saga back to its beginning: one step succeeds, the other fails, one undo begins."""
+def run_back(app: Celery, saga_id: str) -> SagaExecution:
+    """Run the saga into its rollback: one step succeeds, one fails, a compensation begins."""
     orchestrator = runtime_of(app).orchestrator
     for index, event in ((0, StepSucceeded), (1, StepFailed)):
         ref, at = StepRef((index,), Direction.FORWARD, 1), orchestrator.store.now()
@@ -116,7 +116,7 @@ class SetsHeaders(Task):
 
 class TestWhereTheyComeFrom:
     def check(self, app: Celery, sent: Sent, saga_id: str, **expected: Any) -> None:
-        go_on(app, saga_id)
+        run_back(app, saga_id)
         for ref in ("f0", "f1", "c0"):
             headers = sent.of(ref)
             assert {name: headers.get(name) for name in expected} == expected, ref
@@ -209,10 +209,10 @@ class TestOnceAndNoMore:
         asked: list[str] = []
         receiving(lambda headers: asked.append(headers["id"]))
         result = saga_of(app).delay()
-        go_on(app, result.id)
+        run_back(app, result.id)
         assert asked == [f"{result.id}~{ref}~{n}" for ref, n in (("f0", 1), ("f1", 1), ("c0", 2))]
 
-    def test_a_saga_of_which_nobody_says_anything_keeps_nothing(self, app, sent, receiving):
+    def test_a_saga_without_added_headers_keeps_nothing(self, app, sent, receiving):
         receiving(lambda headers: None)
         result = saga_of(app).delay()
         assert result.execution.headers is None
@@ -230,9 +230,9 @@ class TestOnceAndNoMore:
     def test_a_later_step_adds_nothing_to_the_others(self, app, sent, receiving):
         result = saga_of(app).delay()
         receiving(lambda headers: headers.setdefault("tenant", "acme"))
-        assert go_on(app, result.id).headers is None
+        assert run_back(app, result.id).headers is None
 
-    def test_a_class_that_sends_nothing_is_no_trouble(self, app, sent):
+    def test_a_class_that_sends_nothing_causes_no_trouble(self, app, sent):
         class Silent(Task):
             def apply_async(self, *args: Any, **options: Any) -> Any:
                 return None
@@ -260,10 +260,10 @@ class TestValues:
         result = saga_of(app).apply_async(headers={"h": value})
         execution = SagaExecution.from_raw(result.execution.raw)
         assert execution == result.execution
-        go_on(app, result.id)
+        run_back(app, result.id)
         assert sent.of("f1")["h"] == value
 
-    def test_what_is_no_json_is_left_out_with_a_warning(self, app, sent, receiving, caplog):
+    def test_what_is_not_json_is_left_out_with_a_warning(self, app, sent, receiving, caplog):
         receiving(lambda headers: headers.update(tenant="acme", odd=object()))
         with caplog.at_level(logging.WARNING, "celery_saga"):
             result = saga_of(app).delay()

@@ -112,7 +112,7 @@ def test_another_saga_of_that_id(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("context", [{"total": 1}, {"total": 2}])
-def test_whoever_wants_none_gets_none(shop: Shop, context: Any) -> None:
+def test_a_start_without_one_gets_none(shop: Shop, context: Any) -> None:
     shop.checkout.apply_async({"total": 1}, saga_id="order-7")
     with pytest.raises(
         SagaAlreadyExists, match="'order-7' is taken by a run of saga 'taken checkout'"
@@ -155,7 +155,7 @@ def test_a_call_and_a_message_are_alike(shop: Shop) -> None:
 
 
 def test_of_an_imported_saga_the_name_is_compared(shop: Shop) -> None:
-    """Nobody knows what one began with that an earlier version exported."""
+    """A saga that an earlier version exported lacks the context that it began with."""
     found = shop.checkout.apply_async({"total": 1}, saga_id="order-7").execution
     other = new_shop()
     try:
@@ -171,7 +171,7 @@ def test_an_export_knows_what_it_began_with(shop: Shop) -> None:
     found = shop.checkout.apply_async({"total": 1}, saga_id="order-7").execution
     back = SagaExecution.from_raw(found.raw)
     assert back.opened_with == found.opened_with != ""
-    assert shop.checkout.delay(total=1).execution.opened_with == "", "nobody knew its id before"
+    assert shop.checkout.delay(total=1).execution.opened_with == "", "no caller knew its id before"
 
 
 def test_tests_empty_the_store_in_memory() -> None:

@@ -85,7 +85,7 @@ def test_an_undo_before_its_step_does_nothing_and_blocks_it(place):
     saga = place.saga()
     assert not undo(place, saga)
     with pytest.raises(
-        BlockedByCompensation, match=f"{saga}/pay/f/0 was undone before it happened"
+        BlockedByCompensation, match=f"{saga}/pay/f/0 was compensated before it ran"
     ):
         do(place, saga)
     assert place.amounts(saga) == []

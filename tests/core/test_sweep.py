@@ -492,7 +492,7 @@ class TestNobodyClaims:
         texts = [record.getMessage() for record in caplog.records]
         assert len(texts) == len(lost.ids)
         for text in texts:
-            assert "task do.a of step 'a' is sent again, time 2: nobody has it" in text
+            assert "task do.a of step 'a' is sent again, time 2: no worker has it" in text
             assert "(queue: queue; worker: old@host)" in text
 
     def test_the_workers_are_asked_once_a_minute(self, lost):
@@ -524,7 +524,7 @@ class TestNobodyClaims:
             with caplog.at_level("WARNING", "celery_saga"):
                 lost.sweeper.reclaim(lost.store.heartbeat("alive", 60.0, ()))
         assert "worker: instance1)" in caplog.text
-        assert "the worker that had it is gone" in caplog.text
+        assert "the worker that had it is lost" in caplog.text
 
     def test_what_may_wait_is_never_given_up(self, lost):
         lost.queue.messages = ["another"]

@@ -359,7 +359,7 @@ class TestUnknownParameters:
         assert of(takes_positions) == ("inputs", [])
 
 
-class TestAListThatIsBelieved:
+class TestAListThatIsComplete:
     """What Celery's own check takes is not held against the signature."""
 
     def test_it_lacks_what_something_else_gives(self) -> None:

@@ -97,12 +97,12 @@ class TestKindsOfTasks:
         by_name = call_of(Saga(steps=[task.name], app=app))
         assert by_name == call_of(Saga(steps=[task], app=app))
 
-    def test_as_an_undo(self, task: Any) -> None:
+    def test_as_a_compensation(self, task: Any) -> None:
         saga = Saga(app=app)
         saga.local_step(ordinary).on_failure(task, inputs=["total"])
-        undo = plan_of(saga).steps[0].compensation
-        assert undo is not None
-        assert undo.inputs == INPUTS[:1]
+        compensation = plan_of(saga).steps[0].compensation
+        assert compensation is not None
+        assert compensation.inputs == INPUTS[:1]
 
     def test_with_the_decorators_word(self, task: Any) -> None:
         def make(**options: Any) -> Call:
@@ -120,14 +120,14 @@ class TestKindsOfTasks:
         assert make(returns="payment").returns == "payment"
 
 
-def test_the_decorators_word_on_context_holds_for_an_undo_too() -> None:
+def test_the_decorators_option_context_holds_for_a_compensation_too() -> None:
     saga_step(context=True)(bound)
     saga = Saga(app=app)
     saga.local_step(ordinary).on_failure(bound)
-    undo = plan_of(saga).steps[0].compensation
+    compensation = plan_of(saga).steps[0].compensation
     saga_step(bound)
-    assert undo is not None
-    assert undo.style == "context"
+    assert compensation is not None
+    assert compensation.style == "context"
 
 
 class Giving(Task):  # type: ignore[type-arg]
@@ -162,7 +162,7 @@ def declared(function: Any, **options: Any) -> Any:
     return app.task(shared=False, name=f"binding.declared_{len(app.tasks)}", **options)(function)
 
 
-class TestListsThatAreBelieved:
+class TestListsThatAreComplete:
     """``inputs=[...]`` is all that a task gets, where Celery's own check takes that."""
 
     @pytest.mark.parametrize(

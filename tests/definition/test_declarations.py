@@ -78,5 +78,5 @@ def test_a_task_that_is_made():
 
 
 @pytest.mark.parametrize("target", ["shop.charge", charge, lambda context: None, None, 7])
-def test_what_is_no_task(target):
+def test_what_is_not_a_task(target):
     assert declaration_of(target) is None

@@ -15,7 +15,7 @@ def do(context: Any) -> None:
     """A step's action."""
 
 
-def undo(context: Any) -> None:
+def compensation(context: Any) -> None:
     """A step's compensation."""
 
 
@@ -31,12 +31,12 @@ def empty_step() -> LocalSagaStep:
     return Saga("s").local_step()
 
 
-def undo_only() -> LocalSagaStep:
-    return Saga("s").local_step().on_failure(undo)
+def compensation_only() -> LocalSagaStep:
+    return Saga("s").local_step().on_failure(compensation)
 
 
 def committed() -> Saga:
-    return Saga("s").local_step(do).on_failure(undo).commit()  # type: ignore[no-any-return]
+    return Saga("s").local_step(do).on_failure(compensation).commit()  # type: ignore[no-any-return]
 
 
 def with_last_step_empty() -> Saga:
@@ -62,12 +62,14 @@ ALLOWED: dict[str, Callable[[], Any]] = {
     "the last step is empty and the saga is committed": with_last_step_empty,
     "a chain": lambda: Saga("s").local_step(do).local_step(do).commit().validate(),
     "a step is given its callbacks one by one": lambda: (
-        Saga("s").local_step().on_execute(do).on_failure(undo).commit().validate()
+        Saga("s").local_step().on_execute(do).on_failure(compensation).commit().validate()
     ),
-    "the undo is given before the do": lambda: (
-        Saga("s").local_step().on_failure(undo).on_execute(do).commit().validate()
+    "the compensation is given before the do": lambda: (
+        Saga("s").local_step().on_failure(compensation).on_execute(do).commit().validate()
     ),
-    "a step object": lambda: Saga("s").local_step(LocalSagaStep(do, undo)).commit().validate(),
+    "a step object": lambda: (
+        Saga("s").local_step(LocalSagaStep(do, compensation)).commit().validate()
+    ),
     "an own kind of local step": lambda: Saga("s").local_step(LoudStep(do)).commit().validate(),
     "an operation": lambda: Saga("s").local_step(SagaOperation(do)).commit().validate(),
     "steps in the constructor": lambda: Saga("s", steps=[do, LocalSagaStep(do)]).commit(),
@@ -98,17 +100,17 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], Any]]] = {
         errors.EmptySagaStepException,
         lambda: with_last_step_empty().validate(),
     ),
-    "a step with an undo only is followed by another": (
+    "a step with a compensation only is followed by another": (
         errors.UndefinedOnExecuteException,
-        lambda: undo_only().local_step(do),
+        lambda: compensation_only().local_step(do),
     ),
-    "a step with an undo only is asked to commit": (
+    "a step with a compensation only is asked to commit": (
         errors.UndefinedOnExecuteException,
-        lambda: undo_only().commit(),
+        lambda: compensation_only().commit(),
     ),
-    "a saga with an undo only is started": (
+    "a saga with a compensation only is started": (
         errors.UndefinedOnExecuteException,
-        lambda: undo_only().saga.commit().validate(),
+        lambda: compensation_only().saga.commit().validate(),
     ),
     "two actions": (
         errors.MultipleOnExecuteException,
@@ -118,13 +120,13 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], Any]]] = {
         errors.MultipleOnExecuteException,
         lambda: empty_step().on_execute(do).on_execute(do),
     ),
-    "two undos": (
+    "two compensations": (
         errors.MultipleOnFailureException,
-        lambda: Saga("s").local_step(do).on_failure(undo).on_failure(undo),
+        lambda: Saga("s").local_step(do).on_failure(compensation).on_failure(compensation),
     ),
-    "two undos, one of them of the step object": (
+    "two compensations, one of them of the step object": (
         errors.MultipleOnFailureException,
-        lambda: LocalSagaStep(do, undo).on_failure(undo),
+        lambda: LocalSagaStep(do, compensation).on_failure(compensation),
     ),
     "a step is added after commit": (
         errors.AlreadyCommittedException,
@@ -143,9 +145,9 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], Any]]] = {
         errors.AlreadyCommittedException,
         lambda: step_of(committed()).commit(),
     ),
-    "an undo is added after commit": (
+    "a compensation is added after commit": (
         errors.AlreadyCommittedException,
-        lambda: step_of(Saga("s", steps=[do]).commit()).on_failure(undo),
+        lambda: step_of(Saga("s", steps=[do]).commit()).on_failure(compensation),
     ),
     "an empty step gets its action after commit": (
         errors.AlreadyCommittedException,
@@ -249,23 +251,23 @@ class TestCommittedSaga:
 class TestSagaStepDecorator:
     def test_returns_what_it_got(self) -> None:
         assert saga_step(do) is do
-        assert saga_step(compensation=undo)(do) is do
+        assert saga_step(compensation=compensation)(do) is do
 
     def test_the_pairing_comes_along(self) -> None:
         def charge(context: Any) -> None: ...
 
-        saga_step(compensation=undo, name="pay", queue="slow")(charge)
+        saga_step(compensation=compensation, name="pay", queue="slow")(charge)
         step = Saga("s").local_step(charge)
         assert step.compensation is not None
-        assert step.compensation.callback is undo
+        assert step.compensation.callback is compensation
         assert step.name == "pay"
         assert step.action is not None
         assert step.action.options == {"queue": "slow"}
 
-    def test_the_sagas_own_word_wins(self) -> None:
+    def test_the_sagas_own_option_takes_precedence(self) -> None:
         def charge(context: Any) -> None: ...
 
-        saga_step(compensation=undo, name="pay", queue="slow")(charge)
+        saga_step(compensation=compensation, name="pay", queue="slow")(charge)
         step = Saga("s").local_step(charge, name="settle", queue="fast", compensation=None)
         assert step.compensation is None
         assert step.name == "settle"

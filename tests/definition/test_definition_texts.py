@@ -28,7 +28,7 @@ def many(*steps: LocalSagaStep) -> None:
     Saga("checkout", steps=steps).commit()
 
 
-def with_undo(**options: Any) -> None:
+def with_compensation(**options: Any) -> None:
     many(LocalSagaStep(charge).on_failure(refund, **options))
 
 
@@ -99,7 +99,7 @@ ROWS: dict[str, Row] = {
         lambda: Saga("s").local_step(colour="red"),
         ["unknown option 'colour'", "expected one of", "'pivot'"],
     ),
-    "option of an undo": (
+    "option of a compensation": (
         lambda: Saga("s").local_step(charge).on_failure(refund, pivot=True),
         ["unknown option 'pivot'", "expected one of", "'queue'"],
     ),
@@ -135,7 +135,7 @@ ROWS: dict[str, Row] = {
         lambda: many(step(charge, read_only=True).on_failure(refund)),
         ["'checkout'", "step number 1", "compensation", "read_only=True", "remove one of the two"],
     ),
-    "read_only and undone when it is lost": (
+    "read_only and compensated when it is lost": (
         lambda: many(step(charge, read_only=True, on_lost="undo")),
         ["'checkout'", "read_only=True", "expected no on_lost= or 'rerun'", "found 'undo'"],
     ),
@@ -168,15 +168,15 @@ ROWS: dict[str, Row] = {
         lambda: many(step(charge, note)),
         ["step number 1, its compensation: the", "'note'", "context=True", "@app.task"],
     ),
-    "an undo on the pivot": (
+    "a compensation on the pivot": (
         lambda: many(step(charge, refund, pivot=True)),
         ["'checkout'", "step number 1", "compensation", "on or after the pivot"],
     ),
-    "an undo after the pivot": (
+    "a compensation after the pivot": (
         lambda: many(step(charge, pivot=True), step(charge, refund)),
         ["'checkout'", "step number 2", "compensation", "on or after the pivot"],
     ),
-    "undo of a lost pivot": (
+    "compensation of a lost pivot": (
         lambda: many(step(charge, pivot=True, on_lost="undo")),
         ["'checkout'", "step number 1", "on_lost", "on or after the pivot", "'undo'"],
     ),
@@ -192,7 +192,7 @@ ROWS: dict[str, Row] = {
         lambda: many(step(charge, max_attempts=3)),
         ["'checkout'", "step number 1", "max_attempts=", "retriable=True"],
     ),
-    "compensate_on_failure without an undo": (
+    "compensate_on_failure without a compensation": (
         lambda: many(step(charge, compensate_on_failure=True)),
         ["'checkout'", "step number 1", "compensate_on_failure", "compensation"],
     ),
@@ -205,8 +205,8 @@ ROWS: dict[str, Row] = {
         )
         for bad in (0, -1, 2.5, "3", True)
     },
-    "max_attempts of an undo": (
-        lambda: with_undo(max_attempts=0),
+    "max_attempts of a compensation": (
+        lambda: with_compensation(max_attempts=0),
         ["'checkout'", "step number 1", "max_attempts", "expected 1 or more", "found 0"],
     ),
 }

@@ -57,7 +57,7 @@ class TestWireName:
             (Orders.place, "Orders.place"),
         ],
     )
-    def test_of_a_named_function_is_where_it_stands(self, function: Any, name: str) -> None:
+    def test_of_a_named_function_is_its_module_and_name(self, function: Any, name: str) -> None:
         expected = f"saga:{__name__}.{name}"
         assert functions.wire_name(function, None) == expected
         assert functions.wire_name(function, "saga.0.action") == expected
@@ -110,10 +110,10 @@ SAGAS = """
     @saga_step
     def known_by_decorator(context): ...
 
-    def undo_of_decorated(context): ...
+    def compensation_of_decorated(context): ...
 
-    @saga_step(compensation=undo_of_decorated)
-    def with_undo(context): ...
+    @saga_step(compensation=compensation_of_decorated)
+    def with_compensation(context): ...
 
     def factory(name):
         saga = Saga(name)
@@ -152,9 +152,11 @@ class TestImport:
         assert functions.known("saga:from-elsewhere.log.action") is not None
         plan_of(module.saga, new_app())
 
-    def test_the_decorator_makes_a_function_and_its_undo_known(self, importer: Importer) -> None:
+    def test_the_decorator_makes_a_function_and_its_compensation_known(
+        self, importer: Importer
+    ) -> None:
         module = importer.load(SAGAS)
-        for name in ("known_by_decorator", "with_undo", "undo_of_decorated"):
+        for name in ("known_by_decorator", "with_compensation", "compensation_of_decorated"):
             found = functions.known(f"saga:{module.__name__}.{name}")
             assert found is getattr(module, name)
 
@@ -170,7 +172,7 @@ class TestImport:
         app = new_app()
         assert SagaManager(app).register(module.used_later) is module.used_later
         assert plan_of(module.later(), app).steps[0].action.task.endswith(".used_later")
-        saga = Saga("run-time", steps=[module.known_by_decorator, module.with_undo])
+        saga = Saga("run-time", steps=[module.known_by_decorator, module.with_compensation])
         assert len(plan_of(saga, app).steps) == 2
 
     def test_a_factory_may_be_called_again_at_run_time(self, importer: Importer) -> None:
@@ -219,7 +221,7 @@ class TestSameName:
     )
     def test_two_functions_of_one_name_are_refused(self, twins: str, importer: Importer) -> None:
         name = importer.write(f"{TWINS}\n    {twins}")
-        with pytest.raises(DefinitionError, match="stands for two functions") as caught:
+        with pytest.raises(DefinitionError, match="is the name of two functions") as caught:
             __import__(name)
         assert str(caught.value).count(f"{name}.py:") == 2
 

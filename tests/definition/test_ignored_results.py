@@ -78,8 +78,8 @@ def test_nothing_is_lost_that_no_one_keeps() -> None:
     """The warning is about a compensation that needs what its step returns under its own name."""
     other = new_app("lost")
 
-    @other.task(name="ignored.undo", shared=False)
-    def undo(make: Any) -> None: ...
+    @other.task(name="ignored.compensation", shared=False)
+    def compensation(make: Any) -> None: ...
 
     def warned(**options: Any) -> list[str]:
         @other.task(name=f"ignored.make.{len(options)}", shared=False, **options)
@@ -88,7 +88,7 @@ def test_nothing_is_lost_that_no_one_keeps() -> None:
 
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
-            Saga("s", steps=[LocalSagaStep(make, undo, name="make")], app=other).commit()
+            Saga("s", steps=[LocalSagaStep(make, compensation, name="make")], app=other).commit()
         return [str(each.message) for each in found if each.category is DefinitionWarning]
 
     assert len(warned()) == 1

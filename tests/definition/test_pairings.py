@@ -33,7 +33,7 @@ class Base(Task):  # type: ignore[type-arg]
 
 
 class Shop:
-    """An app with an undo, and tasks that are paired with it."""
+    """An app with a compensation, and tasks that are paired with it."""
 
     def __init__(self) -> None:
         self.app = new_app()
@@ -174,7 +174,7 @@ class TestOrders:
     def test_a_pairing_is_seen_before_the_commit(self, shop: Shop) -> None:
         saga = Saga(app=shop.app)
         saga.local_step(charge_of(own(shop.app), shop.pairing), name="charge", pivot=True)
-        with pytest.raises(DefinitionError, match="stands on or after the pivot"):
+        with pytest.raises(DefinitionError, match="is on or after the pivot"):
             saga.commit()
 
     def test_a_decorator_that_hides_it_is_warned_of(self, shop: Shop) -> None:
@@ -186,14 +186,14 @@ class TestOrders:
 
         hidden = charge_of(own(shop.app), hiding, shop.pairing)
         with pytest.warns(
-            DefinitionWarning, match=r"charge\(\) is not heard.* functools.wraps"
-        ) as told:
+            DefinitionWarning, match=r"charge\(\) has no effect.* functools.wraps"
+        ) as warned:
             Saga(app=shop.app).local_step(hidden)
-        assert [warning.filename for warning in told] == [__file__]
+        assert [warning.filename for warning in warned] == [__file__]
         heard = charge_of(shop.pairing, own(shop.app, name="pairings.heard"), hiding, shop.pairing)
         shop.expect_pairing(shop.step(heard))
 
-    def test_a_function_on_which_nothing_stands_brings_nothing(self, shop: Shop) -> None:
+    def test_an_undecorated_function_brings_nothing(self, shop: Shop) -> None:
         step = shop.step(charge_of(own(shop.app), logged))
         assert step.compensation is None
 
@@ -228,11 +228,11 @@ class TestByName:
         saga_step(inputs={"payment": "paid"}, max_attempts=9, compensation=shop.refund)(shop.refund)
         saga = Saga(app=shop.app)
         saga.local_step(charge_of(own(shop.app))).on_failure(shop.refund.name)
-        undo = plan_of(saga).steps[0].compensation
+        compensation = plan_of(saga).steps[0].compensation
         saga_step(shop.refund)
-        assert undo is not None
-        assert undo.inputs == (Input("payment", ("paid",), required=False),)
-        assert undo.max_attempts == 9
+        assert compensation is not None
+        assert compensation.inputs == (Input("payment", ("paid",), required=False),)
+        assert compensation.max_attempts == 9
 
     def test_a_compensation_that_is_a_name(self, shop: Shop) -> None:
         charge = charge_of(own(shop.app), saga_step(compensation=shop.refund.name))
@@ -247,7 +247,7 @@ class TestByName:
 
     def test_mistakes_are_found_when_it_is_started(self, shop: Shop) -> None:
         charge = charge_of(own(shop.app), shop.pairing)
-        with pytest.raises(DefinitionError, match="stands on or after the pivot"):
+        with pytest.raises(DefinitionError, match="is on or after the pivot"):
             shop.step(charge.name, pivot=True)
 
     def test_a_task_that_this_process_does_not_know(self, shop: Shop) -> None:

@@ -57,7 +57,7 @@ class TestNames:
         ("steps", "expected"),
         [
             ([charge, ship], ["charge", "ship"]),
-            (["far.away.task"], ["task"]),
+            (["some.other.task"], ["task"]),
             ([step("task", inputs=[])], ["task"]),
             ([plain], ["plain"]),
             ([charge, charge, charge], ["charge", "charge_2", "charge_3"]),
@@ -136,11 +136,11 @@ class TestOptions:
 
         assert call_of(Saga(steps=["late.task"]), late).rerun
 
-    def test_an_undo_is_always_run_again(self) -> None:
+    def test_a_compensation_is_always_run_again(self) -> None:
         saga = Saga(steps=[step(charge, ship, on_lost="undo")])
-        undo = plan_of(saga, app).steps[0].compensation
-        assert undo is not None
-        assert undo.rerun
+        compensation = plan_of(saga, app).steps[0].compensation
+        assert compensation is not None
+        assert compensation.rerun
 
     def test_message_options_come_along(self) -> None:
         call = call_of(Saga(steps=[step(charge, queue="slow", priority=3, name="pay")]), app)
@@ -181,18 +181,18 @@ class TestOptions:
         assert [retries(step.action) for step in plan.steps] == [(1, 1.0, 300.0), expected]
         assert [step.pivot for step in plan.steps] == [True, False]
 
-    def test_retries_of_an_undo(self) -> None:
-        def undo(saga: Saga, on: Celery) -> Any:
+    def test_retries_of_a_compensation(self) -> None:
+        def compensation(saga: Saga, on: Celery) -> Any:
             call = plan_of(saga, on).steps[0].compensation
             assert call is not None
             return retries(call)
 
         other = new_app("patient", saga_compensation_max_attempts=9)
-        assert undo(Saga(steps=[step(plain, plain)]), app) == (5, 1.0, 300.0)
-        assert undo(Saga(steps=[step(plain, plain)]), other) == (9, 1.0, 300.0)
+        assert compensation(Saga(steps=[step(plain, plain)]), app) == (5, 1.0, 300.0)
+        assert compensation(Saga(steps=[step(plain, plain)]), other) == (9, 1.0, 300.0)
         own = Saga()
         own.local_step(plain).on_failure(plain, max_attempts=2, retry_backoff=7)
-        assert undo(own, other) == (2, 7.0, 300.0)
+        assert compensation(own, other) == (2, 7.0, 300.0)
 
     @pytest.mark.parametrize(
         ("given", "expected"),
@@ -245,7 +245,7 @@ class TestApp:
         current = Celery("current")
         assert Saga(steps=[plain, "far.task"]).app is current
 
-    def test_an_undo_counts(self) -> None:
+    def test_a_compensation_counts(self) -> None:
         assert Saga(steps=[step(plain, ship)]).app is app
 
     @pytest.fixture(autouse=True)

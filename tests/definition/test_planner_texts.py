@@ -85,7 +85,7 @@ def with_parameters(target: Any, parameters: Any, **options: Any) -> None:
     plan_of(Saga("checkout", steps=[step]), app)
 
 
-def with_undo(*args: Any, **options: Any) -> None:
+def with_compensation(*args: Any, **options: Any) -> None:
     saga = Saga("checkout")
     saga.local_step(charge).on_failure(refund, *args, **options)
     plan_of(saga, app)
@@ -223,7 +223,7 @@ ROWS: dict[str, Row] = {
     ),
     **{
         f"retry_backoff {bad!r}": (
-            functools.partial(lambda bad: with_undo(retry_backoff=bad), bad),
+            functools.partial(lambda bad: with_compensation(retry_backoff=bad), bad),
             ["'charge'", "retry_backoff", "expected seconds", f"found {bad!r}"],
         )
         for bad in (-1, "3", True, float("nan"), float("inf"))
@@ -271,7 +271,7 @@ ROWS: dict[str, Row] = {
         lambda: one(reserve),
         ["'stock.reserve'", "not registered", "'shop'", "@app.task"],
     ),
-    "undo that is a task of another app": (
+    "compensation that is a task of another app": (
         lambda: plan_of(Saga("s", app=app, steps=[step(charge, reserve)])),
         ["'stock.reserve'", "not registered", "'shop'"],
     ),

@@ -48,7 +48,7 @@ def warned(saga: Saga) -> list[str]:
 
 
 class TestWarning:
-    def test_an_undo_that_requires_what_only_its_own_step_returns(self) -> None:
+    def test_a_compensation_that_requires_what_only_its_own_step_returns(self) -> None:
         (text,) = warned(Saga("order", steps=[step(charge, refund, returns="payment")]))
         for part in (
             "'order'",
@@ -106,7 +106,7 @@ def _again(one: LocalSagaStep) -> LocalSagaStep:
     return copy.on_failure(one.compensation) if one.compensation else copy
 
 
-def told(saga: Saga) -> list[tuple[str, str, int]]:
+def warnings_of(saga: Saga) -> list[tuple[str, str, int]]:
     """Text, file and line of the warnings that a commit gives."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -126,7 +126,7 @@ def lazily(**conf: Any) -> Any:
 def nothing(order_id: int) -> None: ...
 
 
-class TestAnEffectThatNobodyCanTell:
+class TestAnEffectThatIsUnknown:
     def test_is_warned_of_at_the_line_of_the_step(self) -> None:
         lazy = lazily()
         task = lazy.task(nothing, shared=False)
@@ -134,7 +134,7 @@ class TestAnEffectThatNobodyCanTell:
         saga.local_step(task)
         line = sys._getframe().f_lineno - 1
 
-        ((text, file, number),) = told(saga)
+        ((text, file, number),) = warnings_of(saga)
 
         assert (file, number) == (__file__, line)
         for part in ("'parcels'", "'nothing'", "acks_late=True", ".on_failure()", "read_only=True"):
@@ -158,19 +158,19 @@ class TestAnEffectThatNobodyCanTell:
     ) -> None:
         saga = Saga("parcels")
         saga.local_step(lazily().task(shared=False, **task)(nothing), **step)
-        assert len(told(saga)) == expected
+        assert len(warnings_of(saga)) == expected
 
-    def test_nor_does_what_is_undone(self) -> None:
+    def test_nor_does_what_is_compensated(self) -> None:
         lazy = lazily()
         saga = Saga("parcels")
         saga.local_step(lazy.task(nothing, shared=False)).on_failure(
-            lazy.task(name="undo", shared=False)(nothing)
+            lazy.task(name="compensate", shared=False)(nothing)
         )
-        assert told(saga) == []
+        assert warnings_of(saga) == []
 
     def test_where_the_setting_says_late_ack(self) -> None:
         lazy = lazily(task_acks_late=True)
-        assert told(Saga("parcels", steps=[lazy.task(nothing, shared=False)])) == []
+        assert warnings_of(Saga("parcels", steps=[lazy.task(nothing, shared=False)])) == []
         plan_of(Saga("parcels", steps=[lazy.task(nothing, shared=False)]), lazy)
 
     def test_what_only_the_configuration_knows_is_said_when_the_plan_is_made(self) -> None:
@@ -179,7 +179,7 @@ class TestAnEffectThatNobodyCanTell:
         saga = Saga("parcels")
         saga.local_step(lazy.task(nothing, shared=False))
         line = sys._getframe().f_lineno - 1
-        assert told(saga) == []
+        assert warnings_of(saga) == []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             plan_of(saga, lazy)
@@ -193,7 +193,7 @@ class TestAnEffectThatNobodyCanTell:
         def parcel(order_id: int) -> None: ...
 
         saga = Saga("parcels", steps=[shared_task(acks_late=False, name="w.parcel")(parcel)])
-        assert len(told(saga)) == 1
+        assert len(warnings_of(saga)) == 1
 
 
 class TestKeysThatAreReplaced:
@@ -218,7 +218,7 @@ class TestKeysThatAreReplaced:
         line = sys._getframe().f_lineno - 1
         saga.local_step(pay)
 
-        ((text, file, number),) = told(saga)
+        ((text, file, number),) = warnings_of(saga)
 
         assert (file, number) == (__file__, line)
         for part in ("'replaced'", "'reserve'", "'quote'", "'pay'", "returns="):
@@ -228,7 +228,7 @@ class TestKeysThatAreReplaced:
         "steps",
         [
             [step(charge, returns="total")],  # it reads the key itself
-            [step(ship, returns="a"), step(charge, returns="a")],  # nobody reads it
+            [step(ship, returns="a"), step(charge, returns="a")],  # no step reads it
             [step(ship, returns="a"), step(ship, returns="b"), step(ship)],
         ],
     )

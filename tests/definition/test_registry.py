@@ -1,4 +1,4 @@
-"""Sagas by name: weakly, and told apart by who else has them."""
+"""Sagas by name: weak references, separate for importable and local sagas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_things_are_found_by_name_newest_last() -> None:
     assert registry.named("c") == []
 
 
-def test_what_nobody_has_is_gone() -> None:
+def test_an_unreferenced_saga_is_not_found() -> None:
     registry = Registry[Thing]()
     registry.add("a", Thing(), True)
     gc.collect()

@@ -28,18 +28,18 @@ class Vip(Task):  # type: ignore[type-arg]
 
 
 def options_of(
-    app: Celery, step: dict[str, Any], undo: dict[str, Any] | None = None, **task: Any
+    app: Celery, step: dict[str, Any], compensation: dict[str, Any] | None = None, **task: Any
 ) -> tuple[Any, Any]:
     """Of the message of a step and of its compensation, started with :data:`START`."""
 
     @app.task(name="routes.do", shared=False, **task)
     def do() -> None: ...
 
-    @app.task(name="routes.undo", shared=False)
-    def undo_it() -> None: ...
+    @app.task(name="routes.compensation", shared=False)
+    def compensate() -> None: ...
 
     saga = Saga("routes", app=app)
-    saga.local_step(do, **step).on_failure(undo_it, **(undo or {}))
+    saga.local_step(do, **step).on_failure(compensate, **(compensation or {}))
     plan = runtime_of(app).plans.of(saga.commit(), **START).steps[0]
     assert plan.compensation is not None
     return plan.action.options, plan.compensation.options
@@ -94,13 +94,13 @@ def test_a_route(routes: Any, expected: dict[str, Any]) -> None:
     assert options_of(app, {})[0] == expected
 
 
-def test_the_priority_of_all_tasks_is_no_tasks_own() -> None:
+def test_the_priority_of_all_tasks_is_not_a_tasks_own() -> None:
     app = new_app("routes", task_default_priority=5)
     assert options_of(app, {})[0] == START
 
 
 @pytest.mark.parametrize(
-    ("step", "undo", "expected"),
+    ("step", "compensation", "expected"),
     [
         ({}, {}, START),
         ({"queue": "own"}, {}, {"queue": "own", "priority": 3}),
@@ -113,13 +113,13 @@ def test_the_priority_of_all_tasks_is_no_tasks_own() -> None:
     ids=str,
 )
 def test_a_compensation(
-    step: dict[str, Any], undo: dict[str, Any], expected: dict[str, Any]
+    step: dict[str, Any], compensation: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert options_of(new_app("routes"), step, undo)[1] == expected
+    assert options_of(new_app("routes"), step, compensation)[1] == expected
 
 
 def test_a_compensation_whose_task_has_a_queue() -> None:
-    app = new_app("routes", task_routes={"routes.undo": "of undos"})
+    app = new_app("routes", task_routes={"routes.compensation": "of compensations"})
     assert options_of(app, {"queue": "own", "priority": 9})[1] == {"priority": 9}
 
 
@@ -130,7 +130,9 @@ def test_a_tasks_own_queue_is_not_its_compensations() -> None:
 def test_without_a_start_that_names_one() -> None:
     app = new_app("routes")
     saga = Saga("by name", app=app)
-    saga.local_step("elsewhere.do", inputs=[], queue="own").on_failure("elsewhere.undo", inputs=[])
+    saga.local_step("elsewhere.do", inputs=[], queue="own").on_failure(
+        "elsewhere.compensation", inputs=[]
+    )
     (step,) = runtime_of(app).plans.of(saga.commit()).steps
     assert step.compensation is not None
     assert (step.action.options, step.compensation.options) == ({"queue": "own"}, {"queue": "own"})

@@ -1,4 +1,4 @@
-"""Tasks with a Strategy of their own are no steps: nobody could tell what becomes of a message."""
+"""Tasks with a Strategy of their own are not steps: their messages could not be followed."""
 
 from __future__ import annotations
 

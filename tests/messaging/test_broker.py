@@ -1,4 +1,4 @@
-"""A broker that is away is an answer, which comes at once."""
+"""An unavailable broker is reported at once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from celery_saga.runtime import runtime_of
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    """Nobody listens on its broker's port, and it would try for ever, as under gevent."""
-    app = Celery("away", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    """An app whose broker's port is closed, and which would retry for ever, as under gevent."""
+    app = Celery("unreachable", broker="redis://127.0.0.1:1/0", set_as_current=False)
     SagaManager(app)
     app.conf.update(saga_store_url="memory://", broker_connection_timeout=None)
     yield app
@@ -47,7 +47,7 @@ whole_way = {"exchange": "media", "routing_key": "video"}
 
 
 def by_tenant(name, args, kwargs, options, task=None, **more):
-    """A route that is told of no message, and fails."""
+    """A route that gets no message, and fails."""
     return {"queue": f"tenant-{kwargs['tenant']}"}
 
 
@@ -68,10 +68,10 @@ class Failing(MapRoute):
     [
         ({}, {}, "celery"),
         ({"queue": "steps"}, {}, "steps"),
-        ({}, {"away.*": {"queue": "routed"}}, "routed"),
-        ({"queue": "steps"}, {"away.*": {"queue": "routed"}}, "steps"),
+        ({}, {"unreachable.*": {"queue": "routed"}}, "routed"),
+        ({"queue": "steps"}, {"unreachable.*": {"queue": "routed"}}, "steps"),
         ({"exchange": "media", "routing_key": "video"}, {}, ""),
-        ({}, {"away.*": {"exchange": "media", "routing_key": "video"}}, ""),
+        ({}, {"unreachable.*": {"exchange": "media", "routing_key": "video"}}, ""),
         (whole_way, {}, ""),
         ({"queue": "steps", **whole_way}, {}, ""),
         ({}, (by_tenant,), ""),
@@ -96,7 +96,7 @@ def test_the_queue_of_a_step(app, options, routes, queue):
         ({"exchange": "media"}, {}, {}, ""),
         ({"routing_key": "video"}, {"queue": "steps"}, {}, "steps"),
         (whole_way, {"queue": "steps"}, {}, ""),
-        ({"routing_key": "video"}, {}, {"away.*": {"queue": "routed"}}, ""),
+        ({"routing_key": "video"}, {}, {"unreachable.*": {"queue": "routed"}}, ""),
     ],
 )
 def test_the_queue_of_a_step_whose_task_says_where_it_goes(app, of_task, options, routes, queue):
@@ -105,37 +105,39 @@ def test_the_queue_of_a_step_whose_task_says_where_it_goes(app, of_task, options
 
 def test_a_route_to_a_queue_that_the_app_does_not_have(app):
     """Celery refuses to send there, and the saga's deadline has to be noticed all the same."""
-    app.conf.update(task_create_missing_queues=False, task_routes={"away.*": {"queue": "nowhere"}})
-    assert queue_of(app, Call("away.step")) == ""
+    app.conf.update(
+        task_create_missing_queues=False, task_routes={"unreachable.*": {"queue": "nowhere"}}
+    )
+    assert queue_of(app, Call("unreachable.step")) == ""
 
 
 def looked_for(app, options, routes, of_task) -> str:
     """Where the sweep looks for the first message of a saga."""
     app.conf.task_routes = routes
 
-    @app.task(name="away.step", shared=False, **of_task)
+    @app.task(name="unreachable.step", shared=False, **of_task)
     def step() -> None: ...
 
-    saga = Saga("away", app=app)
+    saga = Saga("unreachable", app=app)
     saga.local_step(step, **options)
     plan = runtime_of(app).plans.of(saga.commit())
     ref = StepRef((0,), Direction.FORWARD, 1)
-    execution = SagaExecution.create("away", plan, {}, at=0.0).sent(ref)
+    execution = SagaExecution.create("unreachable", plan, {}, at=0.0).sent(ref)
     return CeleryInspector(app, CeleryPublisher(app)).queue_of(execution, execution.ref(0))
 
 
 def test_an_exchange_that_a_broker_lacks() -> None:
     app = Celery("exchanges", broker="memory://", set_as_current=False)
-    assert lacks_exchange(app, "nobody")
+    assert lacks_exchange(app, "unknown")
     with app.connection_for_write() as connection:
-        Exchange("somebody", channel=connection.default_channel).declare()
-    assert not lacks_exchange(app, "somebody")
+        Exchange("declared", channel=connection.default_channel).declare()
+    assert not lacks_exchange(app, "declared")
     app.close()
 
 
-def test_a_broker_that_is_away_is_not_asked_for_an_exchange() -> None:
+def test_an_unavailable_broker_is_not_asked_for_an_exchange() -> None:
     app = Celery("exchanges", broker="redis://127.0.0.1:1", set_as_current=False)
-    assert not lacks_exchange(app, "nobody")
+    assert not lacks_exchange(app, "unknown")
 
 
 def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:

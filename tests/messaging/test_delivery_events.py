@@ -53,7 +53,7 @@ def declared(app: Celery, **options: Any) -> Any:
 
 
 def ended(task: Any, error: Exception, eventer: Eventer) -> Any:
-    """A worker's request of the task, once its process has told of the error."""
+    """A worker's request of the task, once its process has reported the error."""
     message = TaskMessage(task.name, id="order-7~f0~1")
     cls = create_request_cls(task.Request, task, TaskPool(), "w@host", eventer, app=task.app)
     options = {"app": task.app, "task": task, "hostname": "w@host", "eventer": eventer}
@@ -78,7 +78,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_request_of_a_task_tells_the_end_and_stays_the_projects_own(app, way):
+def test_the_request_of_a_task_reports_the_end_and_stays_the_projects_own(app, way):
     options, base = WAYS[way]
     task, eventer = declared(app, **options), Eventer()
     request = ended(task, refused("order-7", REF, Refused("stale")), eventer)
@@ -99,7 +99,7 @@ def test_a_request_class_that_an_annotation_names() -> None:
     assert (request.heard, len(eventer.sent)) == (True, 1)
 
 
-def test_the_start_task_tells_its_end_too(app):
+def test_the_start_task_reports_its_end_too(app):
     eventer = Eventer()
     ended(app.tasks["celery_saga.start"], started("order-7"), eventer)
     ((kind, fields),) = eventer.sent
@@ -114,9 +114,9 @@ def test_the_start_task_tells_its_end_too(app):
         (started("order-7"), {"send_events": False}, True),
         (started("order-7"), {}, False),
     ],
-    ids=["another Ignore", "nothing to tell", "a task without events", "a worker without events"],
+    ids=["another Ignore", "nothing to report", "a task without events", "a worker without events"],
 )
-def test_nothing_is_told(app, error, options, enabled):
+def test_nothing_is_reported(app, error, options, enabled):
     eventer = Eventer(enabled)
     ended(declared(app, **options), error, eventer)
     assert eventer.sent == []
@@ -140,5 +140,5 @@ def test_the_class_is_not_looked_for_before_a_worker_wants_it(app):
         (Refused(CLAIMED), ""),  # its retry is to come
     ],
 )
-def test_what_a_refused_delivery_tells(refusal, event):
+def test_what_a_refused_delivery_reports(refusal, event):
     assert refused("order-7", REF, refusal).event == event

@@ -23,7 +23,7 @@ from tests.core.scenario import Scenario
 
 @pytest.fixture
 def app() -> Celery:
-    app = Celery("announce", backend="cache+memory://", set_as_current=False)
+    app = Celery("results", backend="cache+memory://", set_as_current=False)
     SagaManager(app)
     return app
 
@@ -107,9 +107,9 @@ def test_who_wants_no_result(app: Celery) -> None:
 
 
 def test_what_follows_and_cannot_be_called_has_failed(app: Celery) -> None:
-    """As in Celery; nobody would ever be done with telling the others."""
+    """As in Celery; otherwise the notification of the others would never end."""
 
-    @app.task(name="announce.takes_nothing", shared=False)
+    @app.task(name="results.takes_nothing", shared=False)
     def takes_nothing() -> None:
         pass
 

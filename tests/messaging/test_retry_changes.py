@@ -1,4 +1,4 @@
-"""What a retry changes about its message is kept, for whoever sends that message again."""
+"""What a retry changes about its message is kept, for the worker that sends that message again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from celery_saga.messaging.publisher import CeleryPublisher
 from celery_saga.messaging.redis.publish import arguments
 from celery_saga.messaging.retries import revision_of
 
-FIRST, UNDO = StepRef((0,), Direction.FORWARD, 1), StepRef((0,), Direction.COMPENSATION, 2)
+FIRST, COMPENSATION = StepRef((0,), Direction.FORWARD, 1), StepRef((0,), Direction.COMPENSATION, 2)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_retry_of_which_nothing_is_known_changes_nothing():
 def begun(*released: dict[str, Any] | None, **limits: Any) -> SagaExecution:
     """A saga whose first step was retried, with these changes."""
     pay = Call("retries.pay", inputs=(Input("order_id", ("order_id",)),), options={"queue": "fast"})
-    plan = Plan("revised", (PlanStep("pay", pay, Call("retries.undo")),), **limits)
+    plan = Plan("revised", (PlanStep("pay", pay, Call("retries.compensation")),), **limits)
     execution = SagaExecution.create("saga", plan, {"order_id": 7}, at=1.0)
     execution = decide(execution, Started(1.0)).execution
     for number, revised in enumerate(released, start=1):
@@ -211,12 +211,12 @@ class TestHowLongItHolds:
         after = decide(execution, event).execution
         assert after.steps[0].revised is None
 
-    def test_the_undo_of_a_lost_step_has_none(self):
+    def test_the_compensation_of_a_lost_step_has_none(self):
         execution = with_claim(
             begun({"options": {"queue": "slow"}}, max_redeliveries=0), FIRST, "next", 1
         )
         after = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
-        assert after.ref(0) == UNDO
+        assert after.ref(0) == COMPENSATION
         assert call_of(after, 0, Direction.COMPENSATION).options == {}
 
     def test_it_is_in_the_export(self):

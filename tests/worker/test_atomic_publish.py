@@ -423,7 +423,7 @@ class TestWhileItRuns:
 
     def test_a_queue_that_the_store_may_not_push_to_although_it_may_push(self, users, server):
         """The trial passes, each message is refused: it goes out after its checkpoint."""
-        site = users("resetkeys", "~saga:*", "~celery_saga-trial*")
+        site = users("resetkeys", "~saga:*", "~celery_saga-probe*")
         site.worker("-c", "1")
 
         expect_apart(site.senders())

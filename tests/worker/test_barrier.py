@@ -155,7 +155,7 @@ class TestZombie:
 
         self.go_on(shop, worker, result, "a/f/before")
         shop.journal.wait(result.id, "blocked")
-        wait_for(lambda: "was undone before it happened" in worker.text())
+        wait_for(lambda: "was compensated before it ran" in worker.text())
 
         assert shop.amounts(result) == []
         assert result.execution.revision == revision, "it was reported as an effect"

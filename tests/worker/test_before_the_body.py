@@ -182,7 +182,7 @@ class TestNothingEndsByIt:
         del store.save
 
         assert result.status == "RUNNING"
-        assert "the store is away" in caplog.text
+        assert "the store is unavailable" in caplog.text
 
 
 @pytest.mark.parametrize("trouble", [ValueError("declined"), Ignore("ignored")])

@@ -105,7 +105,10 @@ class TestStores:
         worker = site.start(accept_content=["application/x-other"])
 
         assert ends(worker) != 0
-        assert "accept_content = ['application/x-other']: steps travel as JSON" in worker.text()
+        assert (
+            "accept_content = ['application/x-other']: the messages of steps are JSON"
+            in worker.text()
+        )
 
     def test_a_memory_broker_is_refused_by_a_worker(self, site):
         """A saga started elsewhere could never reach it."""

@@ -194,7 +194,7 @@ class TestTrouble:
             site.journal.open(found.id, "b/f")
             execution = runtime_of(app).store.wait(found.id, 30)
             assert (execution.status, execution.result_pending) == (SagaStatus.COMPLETED, True)
-            wait_for(lambda: "could not be told" in worker.text(), 30)
+            wait_for(lambda: "could not be published" in worker.text(), 30)
             other = Saga("other", app=app, steps=[late, late]).commit().delay()
             assert other.get(timeout=30) == {}
             assert told(site, tag) == []
@@ -220,7 +220,7 @@ class TestTrouble:
             broker.kill()
             site.journal.open(found.id, "b/f")
             assert AsyncResult(found.id, app=app).get(timeout=40) == {"hold": ["b/f"]}
-            wait_for(lambda: "could not be told" in worker.text(), 30)
+            wait_for(lambda: "could not be published" in worker.text(), 30)
 
             broker.restart()
             site.worker(app=CANVAS, **apart)  # the first may not have survived it

@@ -127,7 +127,7 @@ def test_a_message_that_reaches_no_queue_is_told_of(fleet: Fleet) -> None:
     result = fleet.results["nothing is sent"]
     fleet.site.settled(result, 60)
     told = [line for line in fleet.new.text().splitlines() if f"saga {result.id}: task" in line]
-    assert any("it reaches no queue (queue: celery" in line for line in told)
+    assert any("it is not routed to a queue (queue: celery" in line for line in told)
 
 
 def test_the_strangers_of_a_queue(fleet: Fleet) -> None:

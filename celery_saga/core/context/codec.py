@@ -1,24 +1,24 @@
-"""Values to JSON text and back, with their types.
+"""Encodes values as JSON text, and decodes them with their types.
 
-A value is written as kombu writes it into a message, so that a checkpoint and a message hold the
-same thing, and a value which one of them could not carry is refused before it is sent anywhere.
+A value is encoded as kombu does it in a message, so that checkpoint and message hold the same text.
+A value that one of them cannot hold is refused before it is sent.
 
-These come back equal and of the same type, and nothing else is let through:
+These values are decoded equal and of the same type, and all others are refused:
 
 - None, bool, str, list, and dict with str keys;
 - int of up to 4300 digits, which is as much as Python reads from text by default;
 - float except nan and infinity, Decimal except nan;
 - datetime, date, time, UUID, bytes.
 
-Three things that ``==`` does not look at are not kept: the ``fold`` of a datetime or time, the
-``is_safe`` of a UUID, and the name of a time zone. A datetime in a named zone (``ZoneInfo``) comes
-back with the same clock reading and the zone's offset at that moment. It is the same instant and
-equal, save in the hour which a zone's clock runs through twice, or skips: there Python calls two
-zones' datetimes unequal whatever they are.
+Three attributes that ``==`` ignores are not kept: the ``fold`` of a datetime or time, the
+``is_safe`` of a UUID, and the name of a time zone. A datetime in a named zone (``ZoneInfo``) is
+decoded with the same clock reading and the zone's offset at that moment. It is the same instant and
+equal, except in the hour that a zone's clock repeats or skips: there Python never considers
+datetimes of two zones equal.
 
-Subclasses are refused (namedtuple, OrderedDict, IntEnum, numpy.float64, ...): they would come back
-as their base. So is str with lone surrogates, which is no valid Unicode text. What a step returns
-is taken in the form in which it would come back; see :func:`as_returned`.
+Subclasses are refused (namedtuple, OrderedDict, IntEnum, numpy.float64, ...), because they would be
+decoded as their base. So is a str with lone surrogates, which is not valid Unicode. What a step
+returns is converted to its decoded form; see :func:`as_returned`.
 """
 
 from __future__ import annotations
@@ -40,51 +40,51 @@ from kombu.utils import json as kombu_json
 
 from celery_saga.errors import UnserializableValue
 
-#: How many dicts and lists may stand inside each other. JSON parsers give up at some hundreds.
+#: How deep dicts and lists may be nested. JSON parsers fail at some hundreds.
 MAX_DEPTH = 100
 
-# One more digit, and Python's own limit for reading an int from text would be passed.
+# Python's own limit for reading an int from text.
 _TOO_LONG = 10**4300
 
-# What kombu's own dumps makes for each call. Nothing that is checked goes round in circles.
+# The same as kombu's own dumps makes for each call. Checked values contain no circles.
 _encode = kombu_json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
-# The keys of the dict as which kombu writes a datetime and the like.
+# The keys of the dict that kombu writes for a datetime and the like.
 _MARKER = {"__type__", "__value__"}
 
 
 class Codec:
-    """How values become JSON text and back: in checkpoints, and in the messages made of them.
+    """Converts values to JSON text and back: in checkpoints, and in messages made of them.
 
-    Each app has one, ``Runtime.codec``: its store, its publisher and its step runner use it. What
-    knows no app uses :data:`JSON`. A text goes from a checkpoint into a message as it is, where
-    Celery reads it as JSON: a subclass may write other texts, as long as they are JSON.
+    Each app has one, ``Runtime.codec``: its store, its publisher and its step runner use it. Code
+    without an app uses :data:`JSON`. A text goes from a checkpoint into a message unchanged, and
+    Celery reads it there as JSON. A subclass may write other texts, as long as they are JSON.
     """
 
     __slots__ = ()
 
     def dumps(self, value: Any, path: str = "") -> str:
-        """``value`` as compact JSON text.
+        """Return ``value`` as compact JSON text.
 
         Args:
             value: see the module's list; it is checked first.
-            path: how to call the value in an error, such as ``context['order']``.
+            path: how the error names the value, such as ``context['order']``.
 
         Raises:
-            UnserializableValue: something in it cannot come back as it was; names the key path.
+            UnserializableValue: a part of it would be decoded differently; names the key path.
         """
         check(value, path)
         try:
             return _encode(value)
         except (ValueError, RecursionError) as error:
-            # Left over: a process with a lowered int limit, or with its stack nearly used up.
+            # Remaining cases: a process with a lowered int limit, or a nearly full call stack.
             raise UnserializableValue(path or "value", f"cannot be stored ({error})") from error
 
     def loads(self, text: str | bytes) -> Any:
-        """The value that :meth:`dumps` wrote.
+        """Return the value of which :meth:`dumps` wrote the text.
 
         Raises:
-            ValueError: the text is not JSON, or holds what :meth:`dumps` never writes.
+            ValueError: the text is not JSON, or :meth:`dumps` does not write such a text.
         """
         try:
             return kombu_json.loads(text)
@@ -92,7 +92,7 @@ class Codec:
             raise ValueError(f"not a stored value: {error!r}") from error
 
     def dumps_item(self, key: str, value: Any) -> str:
-        """One value of a context as JSON text.
+        """Return one value of a context as JSON text.
 
         Raises:
             UnserializableValue: the key or the value cannot be stored; names the key path.
@@ -105,26 +105,26 @@ class Codec:
         return self.dumps(value, path)
 
 
-#: Plain JSON text: of what knows no app, and of what is no value of a user's.
+#: Plain JSON text, for code without an app and for values that are not a user's.
 JSON = Codec()
 
 
 def check_keys(keys: KeysView[str]) -> None:
-    """Refuse a context with the two keys that a message would take for kombu's own.
+    """Refuse a context with the two keys that together mark kombu's own values in a message.
 
     Raises:
-        UnserializableValue: both are there; either alone is harmless.
+        UnserializableValue: both keys exist; either alone is allowed.
     """
     if keys >= _MARKER:
         raise UnserializableValue("context", *_MARKER_REFUSAL)
 
 
 def check(value: Any, path: str = "") -> None:
-    """Refuse ``value`` if it would not come back equal and of the same type.
+    """Refuse ``value`` if it would not be decoded equal and of the same type.
 
     Args:
         value: see the module's list.
-        path: how to call the value in an error, such as ``context['order']``.
+        path: how the error names the value, such as ``context['order']``.
 
     Raises:
         UnserializableValue: names the key path and gives advice.
@@ -136,18 +136,18 @@ def check(value: Any, path: str = "") -> None:
 
 
 def as_returned(value: Any, path: str = "") -> Any:
-    """``value`` as Celery's JSON serializer would bring it back from a result.
+    """Return ``value`` as Celery's JSON serializer would decode it from a result.
 
-    A tuple becomes a list, a subclass its base, a key of a dict its text; what :func:`check` lets
-    through stays what it is.
+    A tuple becomes a list, a subclass its base, a key of a dict its text; a value that
+    :func:`check` accepts is unchanged.
 
     Args:
         value: anything.
-        path: how to call the value in an error.
+        path: how the error names the value.
 
     Raises:
-        UnserializableValue: the serializer does not take it, or would not bring it back as one of
-            the values that are listed above; names the key path.
+        UnserializableValue: the serializer refuses it, or would not decode it as one of the values
+            that are listed above; names the key path.
     """
     try:
         return _returned(value, set())
@@ -156,10 +156,10 @@ def as_returned(value: Any, path: str = "") -> Any:
 
 
 def returned_key(key: Any) -> str:
-    """A key of a context as Celery's JSON serializer would bring it back.
+    """Return a key of a context as Celery's JSON serializer would decode it.
 
     Raises:
-        UnserializableValue: the serializer does not take it.
+        UnserializableValue: the serializer refuses it.
     """
     try:
         return _returned_key(key)
@@ -174,7 +174,7 @@ def _unserializable(path: str, refused: _Refused | RecursionError) -> Unserializ
 
 
 class _Refused(Exception):
-    """What is wrong and what to do; ``keys`` collects the way to it from the inside outwards."""
+    """What is wrong and what to do; ``keys`` collects the path to it from the inside outwards."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(found, advice)
@@ -192,7 +192,7 @@ _MARKER_REFUSAL = (
 )
 
 
-# Each check takes a value of its type and the ids of the containers which the value stands in.
+# Each check takes a value of its type and the ids of the containers around the value.
 
 
 def _refuse(value: Any, inside: set[int]) -> None:
@@ -200,7 +200,7 @@ def _refuse(value: Any, inside: set[int]) -> None:
 
 
 def _accept(value: Any, inside: set[int]) -> None:
-    """Every value of its type is fine."""
+    """Accept every value of its type."""
 
 
 def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> None:
@@ -217,7 +217,7 @@ def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> Non
             for key, item in value.items():
                 if type(key) is not str or not key.isascii():
                     _check_key(key)
-                if not (type(item) is str and item.isascii()):  # nearly everything is
+                if not (type(item) is str and item.isascii()):  # the most frequent case first
                     _CHECKS.get(type(item), _refuse)(item, inside)
         else:
             for key, item in enumerate(value):  # noqa: B007 (the handler needs it)
@@ -229,7 +229,7 @@ def _check_container(value: dict[Any, Any] | list[Any], inside: set[int]) -> Non
 
 
 def _returned(value: Any, inside: set[int]) -> Any:
-    """As the checks, and gives back what would come back."""
+    """Check a value like the others, and return its decoded form."""
     kind = type(value)
     if not isinstance(value, (dict, list, tuple)):
         back = value if kind in _CHECKS else _round_trip(value)
@@ -271,7 +271,7 @@ def _round_trip(value: Any) -> Any:
         return JSON.loads(_encode(value))
     except RecursionError:
         raise
-    except Exception:  # __json__ and the like are the user's
+    except Exception:  # __json__ and the like are user code
         _refuse(value, set())
 
 
@@ -309,12 +309,12 @@ def _check_decimal(value: Decimal, inside: set[int]) -> None:
 
 
 def _check_zone(value: datetime | time, inside: set[int]) -> None:
-    """A zone must have an offset that is read back; else the zone would be lost without a word."""
+    """Refuse a zone without a readable offset, because it would be lost silently."""
     if value.tzinfo is None:
         return
     try:
         offset = value.utcoffset()
-    except Exception:  # a tzinfo is any class, and this one does not work
+    except Exception:  # tzinfo may be any class, and this one raises
         offset = None
     # Python reads an offset of less than a second as UTC. No real zone has one.
     if offset is None or offset.microseconds:
@@ -336,7 +336,7 @@ _CHECKS: dict[type, Callable[[Any, set[int]], None]] = {
     list: _check_container,
 }
 
-# The first base that fits gives the advice, so a class stands before its own bases.
+# The first base that applies gives the advice, so a class precedes its own bases.
 _ADVICE: tuple[tuple[type, str], ...] = (
     (Enum, "use its .value"),
     *(

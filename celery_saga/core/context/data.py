@@ -1,7 +1,7 @@
 """The values of a context, each kept as a value, as JSON text, or as both.
 
-A value goes from a checkpoint into a message and back without being looked at, so its text is
-handed on as it is: it is encoded once, by whoever brings it in, and decoded where it is read.
+A value usually goes from a checkpoint into a message without being read, so its text is passed on
+unchanged. It is encoded once, by the code that adds it, and decoded where it is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNKNOWN: Any = object()
 
 
 class _Entry:
-    """One value; what of it is not known yet is made when it is asked for."""
+    """One value; its value or text is made when it is read, if it is not known yet."""
 
     __slots__ = ("_text", "_value")
 
@@ -50,7 +50,7 @@ class Values(Mapping[str, Any]):
         values: keys and values.
         texts: keys and JSON texts, as :meth:`texts` gives them.
         owner: the saga from whose record they come.
-        codec: between values and texts; by default that of ``values``.
+        codec: converts values and texts; by default that of ``values``.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class Values(Mapping[str, Any]):
         return f"<{type(self).__name__} of {', '.join(map(repr, self._entries))}>"
 
     def text(self, key: str) -> str:
-        """The value of ``key`` as JSON text.
+        """Return the value of ``key`` as JSON text.
 
         Raises:
-            KeyError: there is no such key.
+            KeyError: the context lacks the key.
             UnserializableValue: it cannot be stored; names the key path.
         """
         if key not in self:
@@ -104,7 +104,7 @@ class Values(Mapping[str, Any]):
         return self._entries[key].text(key, self.codec)
 
     def texts(self) -> dict[str, str]:
-        """Each value as JSON text.
+        """Return each value as JSON text.
 
         Raises:
             UnserializableValue: one cannot be stored; names the key path.
@@ -114,7 +114,7 @@ class Values(Mapping[str, Any]):
         return {key: self._entries[key].text(key, codec) for key in self}
 
     def json(self) -> str:
-        """All of it as one JSON object; raises as :meth:`texts`."""
+        """Return all of it as one JSON object; raises like :meth:`texts`."""
         pairs = [f"{json.dumps(key)}:{text}" for key, text in self.texts().items()]
         return f"{{{','.join(pairs)}}}"
 
@@ -126,7 +126,7 @@ class Values(Mapping[str, Any]):
 
     @property
     def digest(self) -> str:
-        """Equal for equal contexts, whatever the order of keys; raises as :meth:`texts`."""
+        """Return a text that is equal for equal contexts, in any order of keys."""
         texts = {key: _canonical(text) for key, text in self.texts().items()}
         return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -134,7 +134,7 @@ class Values(Mapping[str, Any]):
         """Refuse a context that is too large.
 
         Args:
-            limit: characters of all values as JSON text; ``None``: there is none.
+            limit: characters of all values as JSON text; ``None``: no limit.
 
         Raises:
             ContextTooLarge: names the largest keys.
@@ -147,7 +147,7 @@ class Values(Mapping[str, Any]):
         raise ContextTooLarge(self.size, limit, shown)
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
-        """These, with keys set and deleted; an update that is Values brings its texts along."""
+        """Return these with keys set and deleted; an update that is Values keeps its texts."""
         new = Values(self)
         new._entries.update(values_of(update)._entries)
         for key in remove:
@@ -155,7 +155,7 @@ class Values(Mapping[str, Any]):
         return new
 
     def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
-        """What became of ``before``: texts of changed keys, those of them that are new, lost keys.
+        """Compare with ``before``: texts of changed keys, the new ones of them, and lost keys.
 
         A value that is another object, and whose text is not known yet, counts as changed.
 
@@ -177,16 +177,16 @@ class Values(Mapping[str, Any]):
 
 
 def _canonical(text: str) -> str:
-    # The keys of a dict stand in the order in which the caller put them.
+    # The keys of a dict are in the order in which the caller has set them.
     return json.dumps(json.loads(text), sort_keys=True) if text[:1] in "{[" else text
 
 
 class PartialValues(Values):
-    """Some values of a context, and what was done to them.
+    """Some values of a context, and their changes.
 
     Args:
-        texts: what was read.
-        absent: keys that were asked for and are not there.
+        texts: the values that were read.
+        absent: keys that were requested and do not exist.
         size: of the whole context.
         owner: the saga from whose record they come.
     """
@@ -226,7 +226,7 @@ class PartialValues(Values):
 
     @property
     def size(self) -> int:
-        """Characters of the whole context, or more if what was replaced in it was not read."""
+        """Characters of the whole context, or more if replaced values were not read."""
         if not self._updated:
             return self._size
         codec = self.codec
@@ -235,16 +235,16 @@ class PartialValues(Values):
         return self._size + sum(map(len, texts.values())) - sum(map(len, replaced))
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> PartialValues:
-        """These, with keys set and deleted."""
+        """Return these with keys set and deleted."""
         new = PartialValues({}, self._absent, self._size, self._owner, self.codec)
         new._entries, new._read = super().changed(update, remove)._entries, self._read
-        gone = frozenset(remove)
-        new._updated = {key: None for key in (*self._updated, *update) if key not in gone}
-        new._removed = self._removed.difference(update) | gone
+        deleted = frozenset(remove)
+        new._updated = {key: None for key in (*self._updated, *update) if key not in deleted}
+        new._removed = self._removed.difference(update) | deleted
         return new
 
     def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
-        """As :meth:`Values.since`; a key that was not read counts as new, it may be."""
+        """The same as :meth:`Values.since`; a key that was not read counts as new."""
         texts = {
             key: self._entries[key].text(key, self.codec)
             for key in self._updated
@@ -256,12 +256,12 @@ class PartialValues(Values):
 
 
 def values_of(values: Mapping[str, Any]) -> Values:
-    """``values`` as :class:`Values`."""
+    """Return ``values`` as :class:`Values`."""
     return values if isinstance(values, Values) else Values(values)
 
 
 def encoded(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
-    """``values`` as texts alone: what they are made of may change from now on.
+    """Return ``values`` as texts only, so that later changes to the objects have no effect.
 
     Raises:
         UnserializableValue: one cannot be stored; names the key path.
@@ -274,15 +274,15 @@ def encoded(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
 
 
 def returned(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
-    """As :func:`encoded`, of what a step returned: as Celery's JSON serializer brings it back.
+    """Like :func:`encoded`, for the result of a step, as Celery's JSON serializer decodes it.
 
     Raises:
-        UnserializableValue: the serializer does not take it; names the key path.
+        UnserializableValue: the serializer refuses it; names the key path.
     """
     try:
         return encoded(values, codec)
     except UnserializableValue:
-        pass  # not as it is
+        pass  # convert it below
     keys = {key: returned_key(key) for key in values}
     return encoded(
         {key: as_returned(values[old], f"context[{key!r}]") for old, key in keys.items()}, codec

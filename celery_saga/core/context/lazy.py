@@ -1,8 +1,8 @@
-"""Parts of an execution, for the common case that a step needs no more than them.
+"""Parts of an execution, for the common case that a step requires no more than them.
 
-A worker that claims a step reads that step, the next one, and the context keys which the next
-message needs. As long as the step succeeds nothing else is looked at, however many steps the saga
-has and however large its context is. Whatever is looked at and was not read raises
+A worker that claims a step reads that step, the next one, and the context keys that the next
+message requires. As long as the step succeeds nothing else is read, however many steps the saga
+has and however large its context is. An access to a part that was not read raises
 :class:`NotLoaded`, and the whole execution is read then.
 """
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class NotLoaded(Exception):
-    """Something was looked at which a partial execution does not hold.
+    """An access to a part that a partial execution does not hold.
 
-    Not a LookupError: nobody may take it for a key that is missing.
+    It is not a LookupError, because that would look like a missing key.
     """
 
 
 class PartialSteps(Sequence[T]):
-    """Some records of a sequence, by their place.
+    """Some records of a sequence, by their index.
 
     Args:
         known: the records that were read.
@@ -48,16 +48,16 @@ class PartialSteps(Sequence[T]):
         raise NotLoaded("all steps")
 
     def replacing(self, place: int, record: T) -> PartialSteps[T]:
-        """These, with one record replaced."""
+        """Return these with one record replaced."""
         return PartialSteps({**self._known, place: record}, self._length)
 
     def items(self) -> Iterable[tuple[int, T]]:
-        """The records that are known, with their places."""
+        """Return the records that are known, with their indexes."""
         return self._known.items()
 
 
 class Unread(tuple[Any, ...]):
-    """Stands for a history that was not read; what is appended to it is known."""
+    """Replaces a history that was not read; only what is appended to it is known."""
 
     def __iter__(self) -> NoReturn:
         raise NotLoaded("the history")
@@ -67,11 +67,11 @@ class Unread(tuple[Any, ...]):
 
     @property
     def appended(self) -> tuple[Any, ...]:
-        """What was appended to it."""
+        """The entries that were appended to it."""
         return tuple(super().__iter__())
 
     def added_since(self, before: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What was appended after it was ``before``."""
+        """Return the entries that were appended after it was ``before``."""
         return self.appended[len(before) :]
 
 

@@ -1,6 +1,6 @@
-"""Hiding secrets in text that people read: reprs, logs, Flower.
+"""Masks secrets in text for display: reprs, logs, Flower.
 
-Masking is for display. What is stored or sent is never changed by it.
+Masking is only for display. It never changes what is stored or sent.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-#: What stands in the place of a hidden value.
+#: The text that replaces a masked value.
 MASK = "***"
 
-#: What is shown of a context that is an argument.
+#: The text that replaces a context among arguments.
 CONTEXT = "<SagaContext>"
 
 #: A key that contains one of these words, in any spelling (``api_key``, ``apiKey``, ``API-Key``),
-#: is taken to hold a secret.
+#: is assumed to hold a secret.
 DEFAULT_MASK_KEYS: frozenset[str] = frozenset(
     {
         "password",
@@ -41,22 +41,22 @@ DEFAULT_MASK_KEYS: frozenset[str] = frozenset(
     }
 )
 
-#: Of this process: the default words and those of its apps. A context knows no app.
+#: For this process: the default words and those of its apps. A context does not know its app.
 _words = DEFAULT_MASK_KEYS
 
-# Deeper values are cut, so that a deep or endless value still has a repr.
+# Deeper values are cut, so that a deep or circular value still has a repr.
 _DEEPEST = 16
 _CUT = "..."
 
 
 def masked(value: Any, mask_keys: Iterable[str] | None = None) -> Any:
-    """A copy of ``value`` for display, in which the values of sensitive keys are ``'***'``.
+    """Return a copy of ``value`` for display, in which values of sensitive keys are ``'***'``.
 
-    Mappings are looked into at every depth, also inside lists, tuples and sets. A key is sensitive
+    It masks mappings at every depth, also inside lists, tuples and sets. A key is sensitive
     if it contains one of ``mask_keys``; case, ``_``, ``-`` and spaces make no difference. A mapping
     becomes a dict, a namedtuple the dict of its fields. A value inside itself, or nested more than
-    16 levels deep, is shown as ``'...'``. Other values stay the objects they are, so the repr of a
-    custom class is that class's own business.
+    16 levels deep, is shown as ``'...'``. Other values are unchanged, so the repr of a custom class
+    is the responsibility of that class.
 
     Args:
         value: anything; it is not changed.
@@ -67,13 +67,13 @@ def masked(value: Any, mask_keys: Iterable[str] | None = None) -> Any:
 
 
 def mask_also(mask_keys: Iterable[str]) -> None:
-    """Mask values of these keys too wherever this process names no words of its own."""
+    """Mask values of these keys too, wherever this process gives no words of its own."""
     global _words
     _words |= words_of(mask_keys)
 
 
 def words_of(mask_keys: Iterable[str]) -> frozenset[str]:
-    """The words as a set; one text is one word."""
+    """Return the words as a set; one text is one word."""
     return frozenset([mask_keys] if isinstance(mask_keys, str) else mask_keys)
 
 
@@ -97,7 +97,7 @@ def _masked(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:
 
 
 def _masked_set(value: Any, words: frozenset[str], parents: tuple[int, ...]) -> Any:
-    """A set stays a set, unless something in it had to become a dict or a list."""
+    """A set stays a set, unless an element had to become a dict or a list."""
     items = [_masked(item, words, parents) for item in value]
     try:
         return type(value)(items)

@@ -18,7 +18,7 @@ from celery_saga.core.context.masking import masked
 
 
 class SagaContext(MutableMapping[str, Any]):
-    """A saga's data, as a mapping whose keys can be read and written as attributes too.
+    """A saga's data: a mapping whose keys can be read and written as attributes too.
 
     ::
 
@@ -29,19 +29,19 @@ class SagaContext(MutableMapping[str, Any]):
 
     Keys are str and keep their order. Every key works as an item. As an attribute, a key with the
     name of a mapping method (clear, get, items, keys, pop, popitem, setdefault, update, values) can
-    be set and deleted, but reading it gives the method. An attribute that starts with an underscore
-    is private to this object: it is no key, and neither copied nor stored.
+    be set and deleted, but reading it returns the method. An attribute that starts with an
+    underscore is private to this object: it is not a key, and is neither copied nor stored.
 
     A dict or list is copied when it is set, nested ones included, so that later changes to the
-    caller's own object do not reach the context. Reading hands out the stored object itself: a
-    change made in its place is kept. Any value can be set; what JSON cannot carry is refused when
-    the context is stored or sent.
+    caller's own object do not affect the context. Reading returns the stored object itself, so a
+    change to it is kept. Any value can be set; a value that is not JSON-serializable is refused
+    when the context is stored or sent.
 
     A context equals every mapping with the same content, in any order. An empty one is falsy.
     The behaviour follows SagaContext of the Minos framework.
 
     Args:
-        fields: the first keys and values. There is no positional argument: use
+        fields: the first keys and values. A positional argument is not accepted: use
             ``SagaContext(**mapping)``.
     """
 
@@ -72,7 +72,7 @@ class SagaContext(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self.__fields)
 
-    # Python calls __getattr__ only for what it does not find, so methods win over keys.
+    # Python calls __getattr__ only for unknown attributes, so methods take precedence over keys.
     def __getattr__(self, name: str, /) -> Any:
         if not name.startswith("_") and name in self.__fields:
             return self.__fields[name]
@@ -93,23 +93,23 @@ class SagaContext(MutableMapping[str, Any]):
             raise _missing(self, name)
 
     def keys(self) -> KeysView[str]:
-        """A live view of the keys."""
+        """Return a live view of the keys."""
         return self.__fields.keys()
 
     def values(self) -> ValuesView[Any]:
-        """A live view of the values."""
+        """Return a live view of the values."""
         return self.__fields.values()
 
     def items(self) -> ItemsView[str, Any]:
-        """A live view of the pairs. For data under the key ``items`` write ``context["items"]``."""
+        """Return a live view of the pairs. Data under the key ``items`` is ``context["items"]``."""
         return self.__fields.items()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``, or ``default``."""
+        """Return the value of ``key``, or ``default``."""
         return self.__fields.get(key, default)
 
     def update(self, other: Any = None, /, **fields: Any) -> None:
-        """Set the pairs of ``other`` and then ``fields``, which win; all of them or none.
+        """Set the pairs of ``other`` and then ``fields``, which take precedence; all or none.
 
         Args:
             other: a mapping, an iterable of pairs, or None for nothing.
@@ -122,16 +122,16 @@ class SagaContext(MutableMapping[str, Any]):
         self.__fields.update({checked_key(key): _copied(value) for key, value in pairs.items()})
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``, set to ``default`` first if the key is missing.
+        """Return the value of ``key``, set to ``default`` first if the key is missing.
 
-        What comes back is the stored object, so ``setdefault("seen", []).append(1)`` is kept.
+        It returns the stored object, so ``setdefault("seen", []).append(1)`` is kept.
         """
         if key not in self.__fields:
             self[key] = default
         return self.__fields[key]
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """Remove ``key`` and give its value, or ``default`` (None) if there is no such key."""
+        """Remove ``key`` and return its value, or ``default`` (None) if the key is missing."""
         return self.__fields.pop(key, default)
 
     def clear(self) -> None:
@@ -157,11 +157,11 @@ class SagaContext(MutableMapping[str, Any]):
         return f"{type(self).__name__}({', '.join(named)})"
 
     def __json__(self) -> dict[str, Any]:
-        """The plain dict as which kombu's JSON encoder writes a context."""
+        """Return the plain dict that kombu's JSON encoder writes for a context."""
         return dict(self.__fields)
 
-    # One pair serves copy, deepcopy and pickle. The state is a tuple because pickle leaves a falsy
-    # state out, as an empty dict would be.
+    # This pair serves copy, deepcopy and pickle. The state is a tuple because pickle omits a falsy
+    # state, as an empty dict would be.
     def __getstate__(self) -> tuple[dict[str, Any]]:
         return (self.__fields,)
 
@@ -170,10 +170,10 @@ class SagaContext(MutableMapping[str, Any]):
 
 
 def checked_key(key: Any) -> str:
-    """``key`` as a plain str.
+    """Return ``key`` as a plain str.
 
     Raises:
-        TypeError: it is no str.
+        TypeError: it is not a str.
     """
     if not isinstance(key, str):
         raise TypeError(f"keys of a SagaContext are str, not {type(key).__name__}: {key!r}")
@@ -191,9 +191,9 @@ def _is_name(key: str) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """``value`` with every nested dict and list copied, and all else shared.
+    """Return ``value`` with every nested dict and list copied, and all else shared.
 
-    It does not recurse, so depth and cycles do no harm here; storing the value refuses them.
+    It does not recurse, so depth and cycles do not matter here; storing the value refuses them.
     """
     if type(value) not in (dict, list):
         return value

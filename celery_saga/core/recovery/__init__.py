@@ -1,1 +1,1 @@
-"""What a worker does for sagas that wait for something that will not come without it."""
+"""Recovery: what a worker does for sagas that would not continue otherwise."""

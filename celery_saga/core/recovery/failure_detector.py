@@ -1,6 +1,6 @@
-"""Which claims are reclaimed: those of dead worker instances, and own ones that have no task.
+"""Decides which claims are reclaimed: those of dead worker instances, and own ones without a task.
 
-Pure: the caller gives the times, and keeps what is returned for the next heartbeat.
+Pure: the caller passes the times, and keeps the returned state for the next heartbeat.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ ClaimRef = tuple[str, StepRef]
 class Steadiness:
     """Since when an instance has sent its heartbeats without a gap or a leap of the store's clock.
 
-    Other instances are reclaimed only by one that is steady. Neither an outage of the store, nor
-    its failover to a machine with another clock, must make all look dead to the first heartbeat
-    after it.
+    Only a steady instance reclaims the claims of others. After an outage of the store, or its
+    failover to a machine with another clock, all instances look dead to the first heartbeat.
 
     Args:
         since: the worker's time; ``None``: no heartbeat was sent yet.
@@ -34,7 +33,7 @@ class Steadiness:
     store_time: float = 0.0
 
     def after(self, sent_at: float, store_time: float, policy: RecoveryPolicy) -> Steadiness:
-        """What it is after one more heartbeat."""
+        """Return the state after one more heartbeat."""
         passed, passed_there = sent_at - self.sent_at, store_time - self.store_time
         broken = passed > policy.gap or passed_there - passed > policy.clock_leap
         since = sent_at if self.since is None or broken else self.since
@@ -46,27 +45,27 @@ class Steadiness:
 
 
 def reclaimable(expired: Iterable[str], alive: Collection[str], steady: bool) -> tuple[str, ...]:
-    """The instances whose claims may be reclaimed.
+    """Return the instances whose claims may be reclaimed.
 
     Args:
         expired: instances that were found dead by a heartbeat.
         alive: instances that are alive now: one of them may have sent a heartbeat since.
-        steady: whether the instance that asks is steady.
+        steady: whether the calling instance is steady.
     """
     return tuple(each for each in expired if each not in alive) if steady else ()
 
 
 @dataclass(frozen=True)
 class OwnClaims:
-    """Which of an instance's own claims had no task in the worker when they were last checked.
+    """The claims of an instance that had no task in the worker when they were last checked.
 
-    A claim is lost when it has no task at two checks. At the first, the main process may not have
-    dealt with the end of the task yet, and what it reports says more. A claim that has ended since
-    the first is not among those of the second.
+    A claim is lost when it has no task at two checks. At the first one, the main process may not
+    have reported the end of the task yet, and its report says more. A claim that has ended since
+    then is not in the second check.
 
     Args:
-        checked_at: when they were checked, in the worker's time.
-        absent: those without a task.
+        checked_at: the time of the last check, in the worker's time.
+        absent: the claims without a task.
     """
 
     checked_at: float = 0.0
@@ -75,10 +74,10 @@ class OwnClaims:
     def check(
         self, now: float, claims: Iterable[ClaimRef], tasks: Collection[str], policy: RecoveryPolicy
     ) -> tuple[OwnClaims, frozenset[ClaimRef]]:
-        """The state after this check, and the claims that are lost.
+        """Return the state after this check, and the claims that are lost.
 
         Args:
-            claims: all that the instance has.
+            claims: all claims of the instance.
             tasks: ids of the tasks that the worker has.
         """
         if now - self.checked_at < policy.own_claims_interval:

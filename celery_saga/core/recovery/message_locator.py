@@ -1,7 +1,7 @@
-"""Where the messages of steps are that no worker has claimed.
+"""Locates the messages of steps that no worker has claimed.
 
-Pure: from one snapshot of broker and workers, and from what earlier ones have shown, to the state
-of each message.
+Pure: it computes the state of each message from one snapshot of broker and workers, and from what
+earlier snapshots have shown.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Expected(NamedTuple):
 
     Args:
         task_id: of the step.
-        queue: to which it was sent; empty: it is not known.
-        expected_at: when it was last sent. Each time that it is sent it may be missing anew.
+        queue: the queue to which it was sent; empty: not known.
+        expected_at: when it was last sent. After each time that it is sent it may be missing.
     """
 
     task_id: str
@@ -33,13 +33,13 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known of messages at one moment.
+    """The state of broker and workers at one time.
 
     Args:
-        at: the moment, in the worker's time.
+        at: that time, in the worker's time.
         reserved: worker instance -> messages that it has received and not started.
         alive: the instances that are alive.
-        broker: what the broker says.
+        broker: the broker's queues and deliveries.
     """
 
     at: float
@@ -64,12 +64,12 @@ class Seen:
 
 
 class Located(NamedTuple):
-    """What was found.
+    """The messages that were found.
 
     Args:
-        states: of the messages that were looked for.
-        unowned: task ids of deliveries that no worker has acknowledged, nor tells of. Each delivery
-            is named once, so that those of workers which died long ago are not recovered for ever.
+        states: the state of each expected message.
+        unowned: task ids of unacknowledged deliveries that no worker has reported. Each delivery is
+            listed once, so that those of workers that died long ago are not recovered for ever.
         seen: for the next snapshot.
     """
 
@@ -86,8 +86,8 @@ def locate(
     ================================================  =============================================
     what the snapshot shows                           state
     ================================================  =============================================
-    a live worker has deferred it                     ``WAITING``: no process has it that could hang
-    a live worker has it, and had deferred it         ``WAITING``: a process has it only since
+    a live worker has deferred it                     ``WAITING``: not in a process, which may hang
+    a live worker has it, and had deferred it         ``WAITING``: not in a process for long
     a live worker has reserved it                     ``POSSIBLY_QUEUED``: its process may hang
     dead workers alone, and a copy is in its queue    ``WAITING``
     dead workers alone have reserved it               ``LOST_WITH_WORKER``
@@ -98,9 +98,8 @@ def locate(
     anything else                                     ``POSSIBLY_QUEUED``
     ================================================  =============================================
 
-    One that is not in its queue may have been received by a worker whose heartbeat has not told of
-    it yet; so it is missing when it was not found at a snapshot of ``policy.known_after`` ago
-    either.
+    A message that is not in its queue may be with a worker whose heartbeat has not reported it yet.
+    So it is missing only if a snapshot at least ``policy.known_after`` ago did not find it either.
     """
     find = _Locator(snapshot, before, policy)
     states = {message: find.state(message) for message in messages}
@@ -114,13 +113,13 @@ def locate(
 
 
 class _Locator:
-    """Works on one snapshot; what it adds to is its own."""
+    """Works on one snapshot, and changes only its own copies."""
 
     def __init__(self, snapshot: Snapshot, before: Seen, policy: RecoveryPolicy) -> None:
         self._now, self._broker, self._policy = snapshot.at, snapshot.broker, policy
         self.missing_since = _since(before.missing_since, snapshot.at - policy.missing_retention)
-        # A message that is not deferred any more may be older than what a process that hangs is
-        # given. So it is kept in mind for that long.
+        # A message that is not deferred any more may still be older than the message of a process
+        # that hangs. So it is remembered for that long.
         self.deferred_at = _since(before.deferred_at, snapshot.at - policy.possibly_queued_delay)
         owners = snapshot.reserved.items()
         alive = [each for owner, some in owners if owner in snapshot.alive for each in some]

@@ -1,7 +1,7 @@
-"""Other apps whose workers keep sagas in the same place, by mistake.
+"""Detects other apps whose workers keep sagas under the same keys, by mistake.
 
-Apps need different prefixes of keys (or databases). Where they have the same one, no worker may act
-upon another app's sagas: it would look for their messages in its own broker, and send them there.
+Apps need different prefixes of keys (or databases). If they share one, no worker may act upon
+another app's sagas: it would search for their messages in its own broker, and send them there.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ log = logging.getLogger("celery_saga")
 
 
 class OtherApps:
-    """The apps that one worker has met in its store.
+    """The apps that one worker has found in its store.
 
     Args:
         store: of the worker's app.
         inspector: knows the tasks of that app.
-        app: the name under which the app is known in the store; empty: none are looked for.
+        app: the name of the app in the store; empty: other apps are not detected.
     """
 
     def __init__(self, store: Store, inspector: BrokerInspector, app: str = "") -> None:
         self._store, self._inspector, self._app = store, inspector, app
-        #: The names of the others.
+        #: The names of the other apps.
         self.other_apps: frozenset[str] = frozenset()
 
-    def look(self) -> None:
-        """Find out who is there; an app is remembered for a day after its last worker."""
+    def refresh(self) -> None:
+        """Register the app and read the others; an app is kept for a day after its last worker."""
         if not self._app:
             return
         before, self.other_apps = self.other_apps, self._store.register_app(self._app) - {self._app}
@@ -46,8 +46,8 @@ class OtherApps:
     def is_own(self, execution: SagaExecution) -> bool:
         """Whether this worker may act upon a saga.
 
-        With several apps in one place, it must have one of the tasks of the saga's plan. Whoever
-        can run a step of it has one, so a saga that some worker could move on is left to somebody.
+        With several apps under one prefix, it must have one of the tasks of the saga's plan. Any
+        worker that can run a step has one, so a worker acts upon each saga that can continue.
         """
         return not self.other_apps or any(map(self._inspector.has_task, _tasks(execution)))
 

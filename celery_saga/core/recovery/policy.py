@@ -9,16 +9,16 @@ from celery_saga.settings import Settings
 
 @dataclass(frozen=True)
 class RecoveryPolicy:
-    """Every constant of recovery, in seconds where nothing else is said.
+    """Every constant of recovery; in seconds where no other unit is given.
 
-    The promise behind most of them: what a saga waits for is found within ten seconds of its loss,
-    be it a message, a claim or a worker.
+    The reason for most of them: a lost message, claim or worker that a saga waits for is found
+    within ten seconds of its loss.
     """
 
     # The failure detector: which worker instances are alive, and whose claims are reclaimed.
 
-    #: From one heartbeat to the next (``saga_heartbeat``). A worker asks the store that often even
-    #: when it has nothing to do, so it is as long as ten seconds permit.
+    #: From one heartbeat to the next (``saga_heartbeat``). An idle worker reads the store that
+    #: often too, so it is as long as ten seconds permit.
     heartbeat_interval: float = Settings.heartbeat
     #: For how long a heartbeat keeps its instance alive (``saga_heartbeat_ttl``). Three intervals:
     #: one heartbeat may be late and one may be lost.
@@ -29,13 +29,13 @@ class RecoveryPolicy:
     #: Heartbeats after which the store surely knows which messages a live worker has received. Two,
     #: because one may be late.
     heartbeats_until_known: float = 2.0
-    #: For how long an instance is retained that has ended and holds nothing. A process of it that
-    #: lives on may still claim, and that claim has to be reclaimed as well: a day is longer than
-    #: any process is left behind.
+    #: For how long an instance that has ended and holds nothing is retained. A process of it that
+    #: survives may still claim, and that claim must be reclaimed as well. A day is longer than such
+    #: a process survives.
     instance_retention: float = 86400.0
 
     #: For how long a fork of the worker waits for calls of the heartbeat's threads. A call that
-    #: takes longer waits for a server that is unavailable, and the worker must go on.
+    #: takes longer waits for a server that is unavailable, and the worker must continue.
     fork_wait: float = 2.0
 
     # The sweep: overdue checks.
@@ -50,62 +50,62 @@ class RecoveryPolicy:
     #: heartbeat: a message that is lost right after a check is found by the next but one.
     check_interval: float = 4.0
     #: The same for a saga whose step runs. The end of the claim makes the saga due, and a dead
-    #: worker's claims are found by its instance, so this check is for what nobody has thought of.
+    #: worker's claims are found by its instance. So this check is for unforeseen cases only.
     claimed_check_interval: float = 60.0
-    #: For how long the sweep skips a saga that it could not check, so that it does not take the
-    #: place of others. Its trouble lasts: an unreadable record, or a saga of another app.
+    #: For how long the sweep skips a saga that it could not check, so that it does not delay the
+    #: others. The cause usually persists: an unreadable record, or a saga of another app.
     skip_time: float = 60.0
 
     # Messages that no worker has claimed.
 
-    #: A message that may still wait is sent again after this time, which doubles with each further
-    #: time. Its queue may hold other messages only, and the worker that received it may have given
-    #: it to a process that hangs; both are rare.
+    #: A message that may still be queued is sent again after this time, which doubles with each
+    #: further time. Its queue may be consumed for other messages only, or the worker may have
+    #: passed it to a process that hangs; both are rare.
     possibly_queued_delay: float = 30.0
     #: Where that doubling ends.
     possibly_queued_delay_max: float = 300.0
     #: The same in a queue that holds many messages. Copies of all of them would make a backlog
-    #: longer still, and a worker that dies is noticed in another way.
+    #: longer still, and a dead worker is detected in another way.
     backlogged_delay: float = 300.0
     #: Where that doubling ends.
     backlogged_delay_max: float = 3600.0
-    #: How often a missing message is sent again after no more than a check's interval, as a lost
-    #: message is promised to be. From then on the delay doubles: the message may be what ends the
-    #: workers that take it, or workers take it that do not know of sagas.
+    #: How often a missing message is sent again after one check's interval, because a lost message
+    #: must be recovered that fast. Then the delay doubles: the message may be what ends the workers
+    #: that receive it, or workers without the plugin may receive it.
     missing_at_once: int = 2
     #: Where that doubling ends.
     missing_delay_max: float = 60.0
-    #: For how long it is kept in mind that a message was not found: its saga has gone on since.
+    #: For how long an earlier missing message is remembered: its saga has continued since then.
     missing_retention: float = 60.0
-    #: From which resend of a missing message on it is logged: the first may be of a lost message.
+    #: From which resend of a missing message on it is logged: the first may follow a plain loss.
     resends_logged_from: int = 2
-    #: How often workers are asked, because of resends, whether they know of sagas. The question
-    #: goes to all workers, and its answer seldom changes.
+    #: How often resends make the engine check which workers lack the plugin. The command goes to
+    #: all workers, and its replies seldom change.
     workers_asked_interval: float = 60.0
-    #: For how long one such question waits for answers. The sweep waits with it, and a worker that
-    #: is well answers within milliseconds.
+    #: For how long one such command waits for replies. The sweep waits with it, and a normal worker
+    #: replies within milliseconds.
     workers_asked_timeout: float = 1.0
 
-    # Steps and results that are tried again.
+    # Steps and results that are retried.
 
-    #: The least time from one start of a step to the next once it was lost twice, doubling with
-    #: each further loss: what kills its process each time must not do so at full speed. Counted
-    #: from the start, so that a step which ran for longer is not held up.
+    #: The least time from one start of a step to the next after it was lost twice, doubling with
+    #: each further loss: a step that ends its process each time must not be repeated at full speed.
+    #: Counted from the start, so that a step which ran for longer is not delayed.
     lost_delay: float = 4.0
     #: Where that doubling ends.
     lost_delay_max: float = 60.0
-    #: From one offer of a task that no worker knows to the next, doubling: a deploy may be under
-    #: way, whose workers will know it.
+    #: From one offer of a task that no worker knows to the next, doubling: workers that know it may
+    #: be deployed soon.
     unknown_task_delay: float = 5.0
     #: Where that doubling ends.
     unknown_task_delay_max: float = 60.0
-    #: The pause before a result is stored again doubles from ``check_interval`` up to this: a
-    #: result backend that is unavailable is not asked more often for each saga that has ended.
+    #: The pause before a result is stored again doubles from ``check_interval`` up to this: an
+    #: unavailable result backend is not called more often for each saga that has ended.
     result_delay_max: float = 60.0
 
     @classmethod
     def of(cls, settings: Settings) -> RecoveryPolicy:
-        """The policy of an app, by its settings."""
+        """Return the policy of an app, by its settings."""
         return cls(
             heartbeat_interval=settings.heartbeat,
             instance_ttl=settings.heartbeat_ttl,
@@ -116,8 +116,8 @@ class RecoveryPolicy:
     def gap(self) -> float:
         """The pause between two heartbeats after which other instances may only look dead.
 
-        When all stand still, another's last heartbeat may have been an interval before ours. But no
-        less than one and a half intervals: a heartbeat of ours may be late by a half.
+        When all stop, another's last heartbeat may have been an interval before this one's. But it
+        is at least one and a half intervals: a heartbeat may be late by a half.
         """
         return max(self.instance_ttl - self.heartbeat_interval, 1.5 * self.heartbeat_interval)
 
@@ -139,14 +139,14 @@ class RecoveryPolicy:
     def own_claims_interval(self) -> float:
         """From one check of an instance's own claims to the next, at least.
 
-        A check that was late must not make the next one come too soon: the main process needs the
+        A late check must not make the next one come too soon: the main process requires the
         time between two of them to report the end of a task.
         """
         return self.heartbeat_interval / 2
 
     @property
     def known_after(self) -> float:
-        """Time within which the store knows which messages a live worker has received."""
+        """Time within which the store has the messages that a live worker has received."""
         return self.heartbeats_until_known * self.heartbeat_interval
 
     @property
@@ -155,6 +155,6 @@ class RecoveryPolicy:
         return self.sweep_heartbeats * self.heartbeat_interval
 
 
-#: The policy of an app that has changed no setting; what does not depend on settings is the same in
-#: all.
+#: The policy of an app with default settings. Values that do not depend on settings are the same
+#: for all apps.
 POLICY = RecoveryPolicy()

@@ -1,4 +1,4 @@
-"""Tells of messages that are sent again and again, as nobody claims them."""
+"""Reports messages that are sent again repeatedly, because no worker claims them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = logging.getLogger("celery_saga")
 FOREIGN_WORKER = "saga-foreign-worker"
 
 _WHY = {
-    MessageState.LOST_WITH_WORKER: "the worker that had it is gone",
-    MessageState.MISSING: "nobody has it, and nobody has claimed the step",
-    MessageState.NOWHERE: "it reaches no queue",
+    MessageState.LOST_WITH_WORKER: "the worker that had it is lost",
+    MessageState.MISSING: "no worker has it, and the step is not claimed",
+    MessageState.NOWHERE: "it is not routed to a queue",
 }
 
 
@@ -31,15 +31,15 @@ class _Resend(NamedTuple):
     ref: StepRef
     queue: str
     message: MessageState
-    holder: str
+    worker: str
 
 
 class Resends:
-    """What one sweeper has sent again.
+    """The messages that one sweeper has sent again.
 
     Args:
-        inspector: knows the queues, and asks the workers.
-        alert: takes the alerts.
+        inspector: reads the queues, and asks the workers.
+        alert: called with each alert.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Resends:
         self._asked: float | None = None
         self._without_plugin: Mapping[str, Collection[str]] = {}
 
-    def note(
-        self, before: SagaExecution, after: SagaExecution, message: MessageState, holder: str = ""
+    def record(
+        self, before: SagaExecution, after: SagaExecution, message: MessageState, worker: str = ""
     ) -> None:
-        """Note that a saga was checked.
+        """Record the check of a saga.
 
         Args:
-            before: what it was then.
-            after: what it is now.
-            message: what was found of its message.
-            holder: the worker that had it, if that is known.
+            before: the saga before the check.
+            after: the saga after it.
+            message: the state of its message.
+            worker: the worker that had the message, if that is known.
         """
         ref = before.first_active
         if ref is None or after.first_active != ref or message not in _WHY:
@@ -67,10 +67,10 @@ class Resends:
         times = after.steps[ref.step].unclaimed
         if times >= POLICY.resends_logged_from and times > before.steps[ref.step].unclaimed:
             queue = self._inspector.queue_of(after, ref)
-            self._new.append(_Resend(after, ref, queue, message, holder))
+            self._new.append(_Resend(after, ref, queue, message, worker))
 
-    def tell(self) -> None:
-        """Log them; and once a minute ask who consumes their queues and does not know of sagas."""
+    def report(self) -> None:
+        """Log the resends; at most once a minute, alert on workers that lack the plugin."""
         new, self._new = self._new, []
         now = time.monotonic()
         asked_lately = self._asked is not None and (
@@ -89,21 +89,22 @@ class Resends:
         try:
             self._without_plugin = self._inspector.workers_without_plugin(queues)
         except Exception:
-            log.warning("the workers could not be asked whether they know of sagas", exc_info=True)
+            log.warning("the workers could not be asked for the plugin", exc_info=True)
             return
         for queue, workers in self._without_plugin.items():
             for worker in sorted(workers):
                 text = (
-                    f"worker {worker} consumes queue {queue!r}, on which steps of sagas are sent, "
-                    f"and does not know of sagas: what it takes is run without them and sent "
-                    f"again; add 'SagaManager(app)' to its app, or have it consume other queues"
+                    f"worker {worker} consumes queue {queue!r}, to which steps of sagas are sent, "
+                    f"and lacks the plugin: the steps that it receives are run outside of their "
+                    f"sagas and sent again; add 'SagaManager(app)' to its app, or have it consume "
+                    f"other queues"
                 )
                 self._alert(queues[queue].execution, Alert(FOREIGN_WORKER, text))
 
     def _log(self, each: _Resend) -> None:
         execution, ref = each.execution, each.ref
         step, workers = execution.steps[ref.step], self._without_plugin.get(each.queue, ())
-        who = each.holder or ", ".join(sorted(workers)) or "not known"
+        who = each.worker or ", ".join(sorted(workers)) or "not known"
         log.warning(
             "saga %s: task %s of step %r is sent again, time %d: %s (queue: %s; worker: %s)",
             execution.saga_id,

@@ -1,6 +1,6 @@
-"""The sweep: what a worker does for sagas that wait for something that will not come by itself.
+"""The sweep: what a worker does for sagas that would not continue otherwise.
 
-Recovery is not a second path: it finds out what happened, and feeds events through the same door.
+Recovery is not a second path: it finds out what happened, and applies the same events as a step.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ log = logging.getLogger("celery_saga")
 
 T = TypeVar("T")
 
-#: A saga that is checked, and its message that no worker has claimed, if it waits for one.
+#: A saga to be checked, and its message that no worker has claimed, if it waits for one.
 _Check = tuple[SagaExecution, Expected | None]
 
 
 class Sweeper:
-    """Checks the sagas that are due, and reclaims what dead worker instances had.
+    """Checks the sagas that are due, and reclaims the claims and messages of dead instances.
 
     Args:
-        orchestrator: decides and sends.
-        inspector: knows the broker and its queues.
+        orchestrator: applies the events.
+        inspector: reads the broker and its queues.
         policy: the times of recovery.
-        app: the name under which other apps in the store know this one; empty: there are none.
+        app: the name of the app in the store; empty: other apps are not detected.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class Sweeper:
         self._seen = Seen()
         #: Sagas that could not be checked -> until when they are skipped.
         self._skipped: dict[str, float] = {}
-        #: Of dead instances: messages that were sent again already.
+        #: Dead instance -> its messages that were sent again already.
         self._recovered: dict[str, set[str]] = {}
         self._resends = Resends(inspector, orchestrator.alert)
 
     def act_upon(self, reply: HeartbeatReply, steady: bool) -> None:
-        """What there is to do for the instance that sweeps.
+        """Act upon the reply to a heartbeat.
 
-        What is due comes first: what is sent for dead instances would make queues look as if the
-        messages of others waited there.
+        Sagas that are due come first: messages that are sent for dead instances would make queues
+        look as if they held the messages of other sagas.
 
         Args:
             steady: whether the claims of other instances may be reclaimed now.
         """
-        self._other_apps.look()
-        # With several apps in one place each instance sweeps: the one of them that is to may not
+        self._other_apps.refresh()
+        # With several apps under one prefix each instance sweeps, because the elected one may not
         # act upon the others' sagas.
         if not reply.sweeper and not self._other_apps.other_apps:
             return
@@ -88,37 +88,37 @@ class Sweeper:
         self.reclaim(reply, steady)
 
     def sweep(self) -> int:
-        """Check what is due; how many sagas were checked."""
+        """Check the sagas that are due; returns how many were checked."""
         now, limit = time.monotonic(), self._policy.sweep_limit
         self._skipped = {saga_id: until for saga_id, until in self._skipped.items() if until > now}
         found = self._store.due(limit + len(self._skipped))
         due = [saga_id for saga_id in found if saga_id not in self._skipped][:limit]
         if not due:
             return 0
-        # All are read before anything is sent: what is sent for one saga would make the queue look
-        # as if the others' messages waited there.
+        # All are read before any message is sent: a message for one saga would make the queue look
+        # as if it held those of the others.
         at, checks = self._store.now(), []
         for saga_id in self._in_time(due):
-            checks.append(self._tried(saga_id, partial(self._read, saga_id)))
+            checks.append(self._attempt(saga_id, partial(self._read, saga_id)))
         found_now = [check for check in checks if check is not None]
         located = self._locate(found_now)
         for execution, message in self._in_time(found_now):
             state = MessageState.NOT_CHECKED if message is None else located.states[message]
             call = partial(self._check, execution, message, Overdue(at, state))
-            self._tried(execution.saga_id, call)
+            self._attempt(execution.saga_id, call)
         for task_id in located.unowned:
             step = StepRef.parse(task_id)
             if step is not None:
                 self.guarded(self._lost, *step)
         self._seen = located.seen
-        self._resends.tell()
+        self._resends.report()
         return len(checks)
 
     def _locate(self, checks: Iterable[_Check]) -> Located:
-        """Where the messages are, of all sagas that are checked: the broker is asked once."""
+        """Locate the messages of all sagas that are checked, with one reading of the broker."""
         messages = [message for _, message in checks if message is not None]
         reserved, alive = self._store.reserved_by(), self._store.alive()
-        # What was sent again is looked for like any other message.
+        # Messages that were sent again are searched for like any other message.
         again = {each for some in self._recovered.values() for each in some}
         reserved = {
             instance: some
@@ -130,12 +130,12 @@ class Sweeper:
         broker = self._inspector.backlog(queues)
         snapshot = Snapshot(time.monotonic(), reserved, alive, broker)
         located = locate(messages, snapshot, self._seen, self._policy)
-        # Deliveries are named once, so they are kept in mind when they are dealt with.
+        # Each delivery is listed once, so it is remembered until it is recovered.
         self._seen = replace(located.seen, deliveries=self._seen.deliveries)
         return located
 
     def _in_time(self, items: Iterable[T]) -> Iterator[T]:
-        """Items until time is up: others wait for this thread, and what is left stays due."""
+        """Yield items until time is up: reports wait for this thread, and the rest stays due."""
         until = time.monotonic() + self._policy.sweep_time
         for item in items:
             if time.monotonic() > until:
@@ -143,9 +143,9 @@ class Sweeper:
             yield item
 
     def _read(self, saga_id: str) -> _Check | None:
-        """The saga, and the message of it that no worker has claimed; ``None``: leave it alone."""
-        execution = self._store.load(saga_id, context=False)  # the contexts of all may be too much
-        if execution is None or self._is_anothers(execution):
+        """Read a saga and its message that no worker has claimed; ``None``: it is skipped."""
+        execution = self._store.load(saga_id, context=False)  # all contexts may be too large
+        if execution is None or self._is_of_other_app(execution):
             return None
         ref = None if execution.settled else execution.first_active
         if ref is None or execution.steps[ref.step].claim is not None:
@@ -155,7 +155,7 @@ class Sweeper:
         return execution, Expected(ref.task_id(saga_id), queue, expected_at)
 
     def _check(self, execution: SagaExecution, message: Expected | None, event: Overdue) -> None:
-        """Tell a saga what was found; of a message that seems to be lost, whether it was sent."""
+        """Apply the state of its message to a saga; a missing one may never have been sent."""
         ref = execution.first_active
         if ref is not None and message is not None and execution.steps[ref.step].republished:
             unknown = event.message is MessageState.POSSIBLY_QUEUED and not message.queue
@@ -169,11 +169,13 @@ class Sweeper:
 
     def _act(self, execution: SagaExecution, event: Overdue, instance: str = "") -> None:
         after, _ = self._orchestrator.apply(execution.saga_id, event, execution)
-        self._resends.note(execution, after, event.message, instance)
+        self._resends.record(execution, after, event.message, instance)
 
-    def _tried(self, saga_id: str, call: Callable[[], T]) -> T | None:
-        """The call's answer. One saga's trouble is logged, and the saga is skipped for a while; an
-        outage of the store concerns all.
+    def _attempt(self, saga_id: str, call: Callable[[], T]) -> T | None:
+        """Return the result of the call.
+
+        An error of one saga is logged, and the saga is skipped for a while. An outage of the store
+        concerns all.
         """
         try:
             return call()
@@ -186,7 +188,7 @@ class Sweeper:
             log.exception("saga %s cannot be checked", saga_id, extra={"saga_id": saga_id})
         return None
 
-    def _is_anothers(self, execution: SagaExecution) -> bool:
+    def _is_of_other_app(self, execution: SagaExecution) -> bool:
         """Whether a saga is another app's, which is skipped for a while."""
         ours = self._other_apps.is_own(execution)
         if not ours:
@@ -194,20 +196,20 @@ class Sweeper:
         return not ours
 
     def _skip(self, saga_id: str, error: SavedByOthers | UnreadableCheckpoint) -> None:
-        """Nothing about it will go better in a moment."""
+        """Skip a saga for a while, because its trouble persists."""
         self._skipped[saga_id] = time.monotonic() + self._policy.skip_time
         log.error("%s (it is skipped for a while)", error, extra={"saga_id": saga_id})
 
     def reclaim(self, reply: HeartbeatReply, steady: bool = True) -> int:
-        """Void the claims of instances that are dead, and send again what they had not started.
+        """Void the claims of dead instances, and send again the messages that they had not started.
 
         Returns how many claims there were. An instance is deregistered when all of its claims are
-        dealt with; otherwise the next heartbeat brings it again. One that has sent a heartbeat
-        since is spared.
+        reclaimed; otherwise the next heartbeat returns it again. An instance that has sent a
+        heartbeat since is skipped.
         """
         alive = self._store.alive() if reply.expired and steady else frozenset()
         claims = sum(map(self._reclaim, reclaimable(reply.expired, alive, steady)))
-        self._resends.tell()
+        self._resends.report()
         return claims
 
     def _reclaim(self, instance: str) -> int:
@@ -227,7 +229,7 @@ class Sweeper:
         return len(claims)
 
     def _only_reserved_by(self, instance: str) -> list[str]:
-        """Task ids of messages of which no other instance has a copy: that is recovered with it."""
+        """Task ids of messages that no other instance has, whose recovery would include them."""
         reserved = self._store.reserved_by()
         own = {each.task_id for each in reserved.pop(instance, ())}
         return sorted(own - {each.task_id for some in reserved.values() for each in some})
@@ -238,7 +240,7 @@ class Sweeper:
         """Void claims of the worker's own instance that have no task any more.
 
         Args:
-            runs: whether the step of a claim runs all the same, inside of another task.
+            runs: whether the step of a claim runs nevertheless, inside of another task.
         """
         for saga_id, ref in lost:
             self.guarded(self._void_unless, saga_id, ref, instance, runs)
@@ -252,15 +254,17 @@ class Sweeper:
             self.void(saga_id, ref, instance)
 
     def guarded(self, call: Callable[..., None], saga_id: str, *args: object) -> bool:
-        """Whether ``call`` did its work. What is wrong with one saga is logged, and keeps no other
-        from being recovered; an outage of the store concerns all.
+        """Run ``call`` and return whether it succeeded.
+
+        An error of one saga is logged, and does not prevent the recovery of others. An outage of
+        the store concerns all.
         """
         if self._skipped.get(saga_id, 0.0) > time.monotonic():
             return False
         try:
             if self._other_apps.other_apps:
                 execution = self._store.load(saga_id, context=False)
-                if execution is not None and self._is_anothers(execution):
+                if execution is not None and self._is_of_other_app(execution):
                     return False
             call(saga_id, *args)
         except (SavedByOthers, UnreadableCheckpoint) as error:
@@ -274,15 +278,15 @@ class Sweeper:
         return True
 
     def void(self, saga_id: str, ref: StepRef, instance: str) -> None:
-        """The claim of ``instance`` on ``ref`` is void; a saga that is gone needs nothing."""
+        """Void the claim of ``instance`` on ``ref``; a deleted saga requires nothing."""
         try:
             event = ClaimVoided(self._store.now(), ref, instance=instance)
             self._orchestrator.apply(saga_id, event)
         except SagaExecutionNotFoundException:
-            log.info("saga %s is gone, its claim with it", saga_id)
+            log.info("saga %s is deleted, with its claim", saga_id)
 
     def _lost(self, saga_id: str, ref: StepRef, instance: str = "") -> None:
-        """The worker that had the message is dead, and had not started it."""
+        """Send the message of a dead worker again, which had not started it."""
         execution = self._store.load(saga_id)
         if execution is None or execution.ref(ref.step) != ref:
             return

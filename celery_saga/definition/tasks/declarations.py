@@ -1,10 +1,10 @@
-"""What is known of a task before Celery has made it.
+"""How a task was declared, read before Celery has made the task.
 
-``@app.task`` and ``@shared_task`` give back a proxy, and Celery makes the task when the proxy is
-first looked at. While modules are imported that must not happen: it finalizes the app, and gives
-the task what the configuration says so far. The function and the options of the decorator stand in
-the proxy. How it keeps them is an internal of Celery's: where they are not found, nothing is known,
-and what would be checked when a saga is committed is checked when its plan is made.
+``@app.task`` and ``@shared_task`` return a proxy, and Celery makes the task on the first access to
+the proxy. While modules are imported that must not happen: it finalizes the app, and gives the task
+the settings that are known so far. The proxy holds the function and the options of the decorator.
+How it holds them is an internal of Celery. If they are not found, nothing is known, and the checks
+of ``commit()`` run when the plan is made.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from celery import Celery, Task, _state
 from celery.local import PromiseProxy, Proxy
 
-from celery_saga.definition.tasks.layers import layers, look_by
+from celery_saga.definition.tasks.layers import layers, register_resolver
 from celery_saga.definition.tasks.signatures import parameters_of, unknown
 
-#: Where the hook's ``__call__`` keeps the one that a task's class would have without it.
+#: Where the hook's ``__call__`` keeps the one that the task's class would have without it.
 INNER = "_celery_saga_inner"
 
-#: Where the hook keeps what a task's class ran when it was bound: a test may put a mock there.
+#: Where the hook keeps the ``run`` of a task's class at binding: a test may put a mock there.
 RUN = "_celery_saga_run"
 
 
@@ -32,9 +32,9 @@ class Declaration:
     """A task as it was declared.
 
     Args:
-        function: what runs; of a bound task that is not made yet it takes the task itself first.
-        bind: whether its first parameter is the task, and not one that a caller gives.
-        options: those of the decorator, as far as they are known; of a task that is made, none.
+        function: what runs; for a bound task that is not made yet, it takes the task first.
+        bind: whether its first parameter is the task, and not one that a caller passes.
+        options: the options of the decorator, as far as they are known; empty for a made task.
         task: the task, if it is made.
         app: the app that it belongs to; ``None``: not known.
     """
@@ -46,7 +46,7 @@ class Declaration:
     app: Celery | None = None
 
     def option(self, name: str) -> Any:
-        """What is known of an option; ``None``: nothing, or the configuration decides."""
+        """The value of an option; ``None``: it is not known, or the configuration decides."""
         if self.task is not None:
             return getattr(self.task, name, None)
         found = self.options.get(name)
@@ -54,7 +54,7 @@ class Declaration:
 
 
 def declaration_of(target: Any) -> Declaration | None:
-    """How a task was declared, without making it; ``None``: nothing is known of it, or no task."""
+    """Return how a task was declared, without making it; ``None``: not known, or not a task."""
     kind = type(target)
     if kind is Proxy:
         return _shared(target)
@@ -66,26 +66,26 @@ def declaration_of(target: Any) -> Declaration | None:
 
 
 def drops_result(declared: Declaration) -> bool:
-    """Whether the task itself says ``ignore_result=True``: nobody looks at what it returns.
+    """Whether the task itself sets ``ignore_result=True``, so that its result is not used.
 
-    The app's setting is for all tasks, and says nothing of this one.
+    The app's setting applies to all tasks, and says nothing about this one.
     """
     said = declared.option("ignore_result") is True
     if not said or declared.task is None:
         return said
-    return not declared.task.app.conf.task_ignore_result  # which Celery gives to those without
+    return not declared.task.app.conf.task_ignore_result  # Celery copies it to tasks without one
 
 
 def function_of(task: Task[Any, Any]) -> Callable[..., Any]:
-    """What a task runs, as its class says, or said when it was bound.
+    """Return what a task runs, as its class says, or said when it was bound.
 
-    The ``run`` of the task, or of the class, may be a test's mock, which tells of no parameters;
-    Celery's check of arguments does not look there either.
+    The ``run`` of the task, or of the class, may be a test's mock, which has no parameters.
+    Celery's check of arguments does not use it either.
     """
     cls = task.__class__
     found = run_in(cls)
     if found is None:
-        return task.run  # given by its constructor
+        return task.run  # set by its constructor
     if RUN in vars(cls) and unknown(parameters_of(found)):
         found = vars(cls)[RUN]
     get = getattr(type(found), "__get__", None)
@@ -93,7 +93,7 @@ def function_of(task: Task[Any, Any]) -> Callable[..., Any]:
 
 
 def run_in(cls: type[Any]) -> Any:
-    """What stands in a class of tasks as its ``run``; ``None``: nothing."""
+    """Return the ``run`` of a class of tasks; ``None``: it has none."""
     for each in cls.__mro__:
         if each is not Task and "run" in vars(each):
             return vars(each).get("__wrapped__", vars(each)["run"])
@@ -101,10 +101,10 @@ def run_in(cls: type[Any]) -> Any:
 
 
 def accepts(task: Task[Any, Any], names: Iterable[str]) -> bool:
-    """Whether Celery's own check lets a task be called with these keyword arguments.
+    """Whether Celery's own check accepts these keyword arguments for a task.
 
-    Celery makes none of a class with a ``run`` of its own. There the signature says it, unless a
-    ``__call__`` of the project's may give it more.
+    Celery has no check for a class with its own ``run``. Then the signature decides, unless the
+    project's own ``__call__`` may pass more arguments.
     """
     if not task.typing:
         return True
@@ -118,7 +118,7 @@ def accepts(task: Task[Any, Any], names: Iterable[str]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        return True  # it has no signature that could be read
+        return True  # its signature cannot be read
     return True
 
 
@@ -151,7 +151,7 @@ def _shared(target: Any) -> Declaration | None:
 
 
 def _options_of_shared(function: Any, name: Any) -> Mapping[str, Any]:
-    """What ``@shared_task`` was given; it keeps that for apps that are still to be finalized."""
+    """Return the options of ``@shared_task``, which it keeps for apps not finalized yet."""
     for cons in getattr(_state, "_on_app_finalizers", ()):
         try:
             names = dict(zip(cons.__code__.co_freevars, cons.__closure__ or (), strict=True))
@@ -186,7 +186,7 @@ def same_task(target: Any, task: Task[Any, Any]) -> bool:
 
 
 def _behind(target: Any) -> Iterable[Any] | None:
-    """What is right behind a task, which is not made for that; ``None``: it is no task."""
+    """Return what is right behind a task, without making it; ``None``: it is not a task."""
     kind = type(target)
     if kind is PromiseProxy and target.__evaluated__():
         return (target._get_current_object(),)
@@ -194,9 +194,9 @@ def _behind(target: Any) -> Iterable[Any] | None:
         declared = declaration_of(target)
         return () if declared is None else (declared.function,)
     if isinstance(target, Task):
-        # Its own ``run`` may be autoretry's, or a test's.
+        # Its own ``run`` may be made by autoretry, or by a test.
         return (kind, vars(target).get("run"), inspect.getattr_static(kind, "run"))
     return None
 
 
-look_by(_behind)
+register_resolver(_behind)

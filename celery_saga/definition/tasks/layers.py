@@ -1,4 +1,4 @@
-"""What lies behind a task or a decorated function, down to the function that its author wrote."""
+"""Finds what is behind a task or a decorated function, down to the function of its author."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-#: Looks behind objects that must not be asked for their attributes, or are not functions.
-Look = Callable[[Any], Iterable[Any] | None]
+#: Resolves objects whose attributes must not be read, or which are not functions.
+Resolver = Callable[[Any], Iterable[Any] | None]
 
-_looks: list[Look] = []
+_resolvers: list[Resolver] = []
 
 
-def look_by(look: Look) -> None:
-    """Have ``look`` asked first: what is right behind an object; ``None``: it does not know it."""
-    _looks.append(look)
+def register_resolver(resolver: Resolver) -> None:
+    """Register a function that returns what is right behind an object; ``None``: not known."""
+    _resolvers.append(resolver)
 
 
 def layers(target: Any) -> list[Any]:
-    """``target`` and what is behind it, outermost first."""
+    """Return ``target`` and what is behind it, outermost first."""
     found: list[Any] = []
     left = [target]
     while left:
@@ -30,8 +30,8 @@ def layers(target: Any) -> list[Any]:
 
 
 def _behind(one: Any) -> Iterable[Any]:
-    for look in _looks:
-        known = look(one)
+    for resolver in _resolvers:
+        known = resolver(one)
         if known is not None:
             return known
     if isinstance(one, partial):

@@ -1,4 +1,4 @@
-"""Whether a task's queue and priority are named where it is declared, or by a route."""
+"""Whether a task's queue and priority are set by its declaration or by a route."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from celery_saga.core.plan import Call
 
 log = logging.getLogger("celery_saga")
 
-#: What names each of the two, under Celery's names.
+#: The options that set each of the two, under Celery's names.
 _NAMED_BY = {"queue": ("queue", "exchange", "routing_key"), "priority": ("priority",)}
 
 
 def filled(app: Celery, call: Call, options: Mapping[str, Any]) -> Call:
-    """``call`` with those of ``options`` that are not named for it yet.
+    """Return ``call`` with those of ``options`` that are not set for it yet.
 
-    Named they are by the step itself, by an attribute of its task, or by a route by names; a route
-    that is a function is not asked, since it may look at the message.
+    The step itself, an attribute of its task, or a route by task name may set them. A route
+    that is a function is not called, because it may read the message.
 
     Args:
         options: ``queue`` and ``priority``, if any.

@@ -1,8 +1,8 @@
-"""What a task can be called with by name.
+"""Finds the parameters with which a task can be called by name.
 
-A decorator that uses ``functools.wraps`` shows the signature of the function under it, and takes
-what its own says: it may give that function an argument, or take one for itself. So each layer is
-asked for its own, and the next one only for what this one hands on.
+A decorator with ``functools.wraps`` shows the signature of the function under it, but accepts what
+its own signature says: it may pass that function an argument, or take one for itself. So the
+parameters of each layer are read, and those of the next one only for what this layer passes on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
-#: Of a function in C that hands everything on to the one under it, as ``functools.cache`` makes.
+#: A function in C that passes everything on to the one under it, as ``functools.cache`` makes it.
 _ALL = [
     Parameter("args", Parameter.VAR_POSITIONAL),
     Parameter("kwargs", Parameter.VAR_KEYWORD),
@@ -23,9 +23,9 @@ _ALL = [
 
 
 def parameters_of(function: Callable[..., Any]) -> list[Parameter] | None:
-    """The parameters of a function under all of its decorators; ``None``: nobody can tell.
+    """Return the parameters of a function under all its decorators; ``None``: not known.
 
-    What a decorator hands on by position alone is positional-only here.
+    What a decorator passes on by position alone is positional-only here.
     """
     found: dict[str, Parameter] = {}
     rest: dict[Any, Parameter] = {}
@@ -53,9 +53,9 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter] | None:
 
 
 def _own(layer: Any) -> tuple[list[Parameter] | None, Any]:
-    """The parameters of a layer itself, and the layer under it, if it has one."""
+    """Return the parameters of a layer itself, and the layer under it, if any."""
     if isinstance(layer, partial):
-        # What it binds is still in the signature of the one under it, which it may show as its own.
+        # What it binds is still in the signature of the layer under it, which it may show.
         bare = partial(layer.func, *layer.args, **layer.keywords)
         return _read(bare, follow=True), None
     under = getattr(layer, "__wrapped__", None)
@@ -75,7 +75,7 @@ def _variable(param: Parameter) -> bool:
 
 
 def unknown(params: Iterable[Parameter] | None) -> bool:
-    """Whether they do not tell what a function has to be given by name."""
+    """Whether the parameters do not say what a function must be given by name."""
     kinds = None if params is None else {param.kind for param in params}
     return kinds is None or (
         Parameter.VAR_KEYWORD in kinds

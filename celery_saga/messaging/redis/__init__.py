@@ -1,1 +1,1 @@
-"""What can be done in one script where the store shares a Redis server with broker or backend."""
+"""Atomic writes in one script, where the store shares a Redis server with broker or backend."""

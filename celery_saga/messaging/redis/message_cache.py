@@ -1,10 +1,10 @@
-"""Messages that are written from what earlier ones had in common.
+"""Caches the encoded form of messages, and fills in what differs from step to step.
 
-Celery and kombu take longer to make a message than a saga takes for all the rest of a step, and
-make nearly the same one each time. The first two messages of a task are made by them; if these are
-the same in all but the places that a step is known to differ in, later ones are written by filling
-in those places. Where anything has a say in a single message (a receiver of a publish signal, a
-route that is a function, a method that was overridden or patched, stamps), all are made by Celery.
+Celery and kombu take longer to make a message than a saga takes for the rest of a step, and make
+nearly the same message each time. They make the first two messages of a task. If these are equal
+except for the fields that a step is known to set, later ones are made by filling in these fields.
+If any code may change a single message (a receiver of a publish signal, a route that is a function,
+a method that was overridden or patched, stamps), Celery makes all messages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from celery_saga.messaging.broker import routes_by_name
 from celery_saga.messaging.headers import HEADER, STAMPS
 from celery_saga.stores.redis.payload import Push
 
-#: Where a message of one task differs from the next one: section and name.
+#: The fields in which the messages of one task differ: section and name.
 _PLACES = (
     ("headers", "id"),
     ("headers", "root_id"),
@@ -42,14 +42,14 @@ _PLACES = (
     ("properties", "delivery_tag"),
 )
 
-#: Receivers of these may change a message, or want to know of each.
+#: Receivers of these signals may change a message, or count all of them.
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _marked(headers: Mapping[str, Any]) -> str:
-    """The value of our header, and behind it those that all messages of the saga have."""
+    """The value of the engine's header, followed by those that all messages of the saga have."""
     mark = _header(**headers[HEADER])
     if len(headers) == 1:
         return mark
@@ -66,7 +66,7 @@ _EMPTY_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 
 
 def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
-    """Whether Celery's and kombu's own code makes all messages of ``task``, in the same way."""
+    """Whether only Celery's and kombu's own code makes the messages of ``task``, all alike."""
     cls: Any = type(task)
     amqp: Any = app.amqp
     codes = (
@@ -90,13 +90,13 @@ def by_celery_alone(app: Celery, task: Task[Any, Any]) -> bool:
 
 
 def is_own(method: Any, owner: type[Any]) -> bool:
-    """Whether a method is its library's: a tool that traces messages puts its own in its place."""
+    """Whether a method is its library's own, and not replaced by a tool that traces messages."""
     written = type(method) is FunctionType and method.__code__.co_filename
     return bool(written) and written == sys.modules[owner.__module__].__file__
 
 
-class Templates:
-    """The templates of one process.
+class MessageCache:
+    """The cached messages of one process.
 
     Args:
         app: the Celery app that makes the messages.
@@ -105,26 +105,26 @@ class Templates:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._seen: dict[str, dict[str, Any] | None] = {}
-        self._ready: dict[str, _Template] = {}
+        self._ready: dict[str, _CachedMessage] = {}
 
-    def forget(self) -> None:
-        """Learn anew."""
+    def clear(self) -> None:
+        """Clear the cache."""
         self._seen, self._ready = {}, {}
 
     def filled(self, request: Mapping[str, Any]) -> Sequence[Push] | None:
-        """The commands that send ``request``; ``None``: Celery has to make the message."""
+        """Return the commands that send ``request``; ``None``: Celery has to make the message."""
         if not STAMPS.isdisjoint(request["options"]["headers"]):
-            return None  # Celery's own headers, which templates have as they always are
+            return None  # Celery's own headers, which a cached message has with fixed values
         template = self._ready.get(request["template"])
         if template is None or any([signal.receivers for signal in _SIGNALS]):
             return None
         if template.check is not None:
-            # As Celery does: arguments that the task's signature does not take are refused.
+            # As Celery does, refuse arguments that the task's signature does not accept.
             template.check(*request["args"], **request["kwargs"])
         return [(template.command, template.key, template.text(request, self._app))]
 
-    def learn(self, request: Mapping[str, Any], pushes: Sequence[Push]) -> None:
-        """Look at what Celery made of ``request``."""
+    def add(self, request: Mapping[str, Any], pushes: Sequence[Push]) -> None:
+        """Compare the message that Celery made for ``request``, and cache the second equal one."""
         name = request["template"]
         if not STAMPS.isdisjoint(request["options"]["headers"]):
             return
@@ -138,28 +138,28 @@ class Templates:
         self._seen[name] = frame
         if frame is not None and before is not None:
             if frame == before:
-                self._ready[name] = _Template(task, frame)
+                self._ready[name] = _CachedMessage(task, frame)
             else:
                 self._seen[name] = None
 
 
 def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any] | None:
-    """What a message has beside what is this step's own; ``None`` if it is not as it should be."""
+    """The fields of a message that are equal for all steps; ``None`` if it has another form."""
     if len(pushes) != 1:
         return None
     command, key, text = pushes[0]
     try:
         message = json.loads(text)
         body = json.loads(base64.b64decode(message["body"]))
-    except ValueError:  # compressed, for one
+    except ValueError:  # compressed, for example
         return None
-    wanted = [
+    expected = [
         [json.loads(arg) for arg in request["args"]],
         {name: json.loads(arg) for name, arg in request["kwargs"].items()},
         json.loads(_EMPTY_EMBED),
     ]
     options = request["options"]
-    said = {
+    set_by_step = {
         ("headers", "id"): options["task_id"],
         ("headers", "root_id"): options["root_id"],
         ("headers", "parent_id"): options["parent_id"],
@@ -168,8 +168,8 @@ def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any]
         **{("headers", name): value for name, value in options["headers"].items()},
         ("properties", "correlation_id"): options["task_id"],
     }
-    if body != wanted or any(
-        message[part].pop(name, None) != it for (part, name), it in said.items()
+    if body != expected or any(
+        message[part].pop(name, None) != it for (part, name), it in set_by_step.items()
     ):
         return None
     for part, name in _PLACES:
@@ -178,12 +178,12 @@ def _frame(request: Mapping[str, Any], pushes: Sequence[Push]) -> dict[str, Any]
     return {"command": command, "key": key, "message": message}
 
 
-class _Template:
-    """The message of one task, with holes.
+class _CachedMessage:
+    """The message of one task, with placeholders.
 
     Args:
         task: the task.
-        frame: what its messages have in common.
+        frame: the fields that are equal in all its messages.
     """
 
     def __init__(self, task: Any, frame: Mapping[str, Any]) -> None:
@@ -195,7 +195,7 @@ class _Template:
         for placeholder, (part, name) in placeholders.items():
             message[part][name] = placeholder
         text = _dumps({"body": f"{mark}body", **message})
-        # Cut at the holes, quotes and all: every second piece is the name of what goes there.
+        # Split at the placeholders with their quotes: every second piece is a field's name.
         pieces = text.split(f'"{mark}')
         self._pieces = [pieces[0]]
         for piece in pieces[1:]:
@@ -207,7 +207,7 @@ class _Template:
         self._names = self._pieces[1::2]
 
     def text(self, request: Mapping[str, Any], app: Celery) -> str:
-        """The message of ``request``, as kombu's Redis transport would push it."""
+        """Return the message of ``request`` as kombu's Redis transport would push it."""
         options = request["options"]
         kwargs = ",".join([f'"{name}":{text}' for name, text in request["kwargs"].items()])
         body = f"[[{','.join(request['args'])}],{{{kwargs}}},{_EMPTY_EMBED}]"

@@ -1,11 +1,11 @@
-"""Checkpoint and message as one atomic write, where store and broker share a Redis server.
+"""Writes checkpoint and message atomically, where store and broker share a Redis server.
 
-kombu's Redis transport can hand over the commands that a publish ends in, after all of its own work
-(routing, priority, encoding). A producer on a channel stand-in collects them, and the store carries
-them out in the same script as the checkpoint. That keyword of kombu's is not promised to anybody:
-in each process, and again when a connection was lost, the real thing is tried on a throw-away key
-and read back over the broker's own connection. If anything about that is off, steps are published
-after the save, as on every other broker.
+kombu's Redis transport can hand over the commands of a publish, after all of its own work (routing,
+priority, encoding). A producer on a substitute channel collects them, and the store executes them
+in the same script as the checkpoint. kombu does not document this keyword. So in each process, and
+again after a connection was lost, a probe message is pushed to a temporary key and read back over
+the broker's own connection. If the probe fails, steps are published after the checkpoint, as on
+every other broker.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from kombu import Producer
 from celery_saga.core.context.codec import JSON
 from celery_saga.core.ports import Envelope, Message, Store
 from celery_saga.messaging.broker import open_connection
-from celery_saga.messaging.redis.message_cache import Templates
+from celery_saga.messaging.redis.message_cache import MessageCache
 from celery_saga.stores.redis.client import Wire
 from celery_saga.stores.redis.payload import Push, Pushes
 from celery_saga.stores.redis.pool import when_free
 
 log = logging.getLogger("celery_saga")
 
-#: Seconds for which a passed or failed trial is believed.
+#: Seconds for which the result of a probe is cached.
 PROBE_RESULT_TTL = 60.0
 
 
-#: How many messages that did not get where they should are remembered.
+#: The number of unroutable messages that are remembered.
 REMEMBERED = 10_000
 
-#: Milliseconds for which the key of a trial is kept at most.
+#: Milliseconds after which the key of a probe expires.
 PROBE_TTL = 10_000
 
-#: How the endpoints begin of stores that can push.
+#: The prefix of the endpoints of stores that can push.
 _SCHEME = "redis:"
 
-#: The two ways in which collected commands are carried out.
+#: The two ways in which collected commands are executed.
 _WITH, _ALONE = "with the checkpoint", "by themselves"
 
 
 class _CollectingChannel:
-    """Stands in for a Redis channel: everything is the channel's, except where a publish ends."""
+    """Replaces a Redis channel: it collects the commands of a publish, and delegates the rest."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self.collected: list[Push] = []
-        #: Whether a message went to an exchange whose receivers no queue stands for.
+        #: Whether a message went to a fanout exchange, whose receivers are not queues.
         self.fanned_out = False
 
     def __getattr__(self, name: str) -> Any:
@@ -63,7 +63,7 @@ class _CollectingChannel:
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
         kwargs.pop("_publish_batch", None)
-        for name in ("argsrepr", "kwargsrepr"):  # Celery puts them among the headers as well
+        for name in ("argsrepr", "kwargsrepr"):  # Celery puts them into the headers too
             message["properties"].pop(name, None)
         if exchange and self._channel.typeof(exchange).type == "fanout":
             self.fanned_out = True
@@ -72,12 +72,12 @@ class _CollectingChannel:
         )
 
     def add(self, command: str, key: str, value: Any) -> None:
-        """Called by the transport in place of sending a command."""
+        """Collect a command; called by the transport in place of sending it."""
         self.collected.append((command, f"{self._channel.global_keyprefix}{key}", value))
 
 
 class _Collector:
-    """Connection, channel and producer of a process; no message is ever sent over them."""
+    """Connection, channel and producer of a process; no message is sent over them."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -99,11 +99,11 @@ class _Collector:
 
 
 class RedisPublisher:
-    """Turns requests into the Redis commands that send them.
+    """Turns messages into the Redis commands that send them.
 
     Args:
         app: the Celery app whose broker is used.
-        store: the store that will carry the commands out, if it is on Redis.
+        store: the store that executes the commands, if it is on Redis.
     """
 
     def __init__(self, app: Celery, store: Store) -> None:
@@ -111,29 +111,29 @@ class RedisPublisher:
         self._store = store
         self._collector = _Collector()
         self._wire = Wire(self._broker)
-        self._templates = Templates(app)
-        # Not one collector a thread: a greenlet pool makes a new thread for every task.
+        self._cache = MessageCache(app)
+        # One collector for all threads: a greenlet pool makes a new thread for every task.
         self._lock = threading.RLock()
         self._probes: dict[str, tuple[float, bool]] = {}
-        self._told = False
-        #: Why the last trial did not pass.
+        self._logged = False
+        #: Why the last probe failed.
         self.refusal = ""
-        #: Task ids of messages which, when they were last made here, went to no queue.
+        #: Task ids of messages that were not routed to a queue when they were last made.
         self.nowhere: set[str] = set()
 
     def forget(self) -> None:
-        """A connection was lost: try again before the next use."""
+        """Clear what is cached, because a connection was lost: probe again before the next use."""
         self._probes = {}
-        self._templates.forget()
+        self._cache.clear()
 
     def usable(self) -> bool:
-        """Whether store and broker are known to be one server that lets the store push."""
+        """Whether a probe has shown that the store may push to the broker on the same server."""
         by_store = self._store.endpoint.startswith(_SCHEME)
-        return by_store and self._trusted(_WITH, self._push_by_store)
+        return by_store and self._works(_WITH, self._push_by_store)
 
     def deliver(self, request: Mapping[str, Any]) -> bool:
-        """Send ``request`` over the broker's own connection, if that is known to work."""
-        if not self._trusted(_ALONE, self._push):
+        """Send ``request`` over the broker's own connection, if a probe has shown that it works."""
+        if not self._works(_ALONE, self._push):
             return False
         try:
             self._push(self.collect(request))
@@ -142,14 +142,14 @@ class RedisPublisher:
             return False
         return True
 
-    def _trusted(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
+    def _works(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
         known = self._known_result(what)
         if known is None:
             with self._lock:
-                known = self._known_result(what)  # another thread may have found out meanwhile
+                known = self._known_result(what)  # another thread may have probed meanwhile
                 if known is None:
-                    self._templates.forget()
-                    known = self._try(what, push)
+                    self._cache.clear()
+                    known = self._probe(what, push)
                     self._probes[what] = (time.monotonic(), known)
         return known
 
@@ -157,7 +157,7 @@ class RedisPublisher:
         probe = self._probes.get(what)
         return None if probe is None or time.monotonic() - probe[0] > PROBE_RESULT_TTL else probe[1]
 
-    def _try(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
+    def _probe(self, what: str, push: Callable[[Sequence[Push]], None]) -> bool:
         try:
             passed = self._passes(push)
         except Exception as error:
@@ -166,8 +166,8 @@ class RedisPublisher:
         else:
             reason = "the broker is not on the store's server"
         self.refusal = "" if passed else reason
-        if not passed and what == _WITH and not self._told:
-            self._told = True
+        if not passed and what == _WITH and not self._logged:
+            self._logged = True
             log.info("steps are published after their checkpoint, not with it: %s", reason)
         return passed
 
@@ -178,9 +178,9 @@ class RedisPublisher:
         channel = self._collector.channel
         if not hasattr(channel, "create_publish_batch"):
             return False
-        key = f"{channel.global_keyprefix}celery_saga-trial-{uuid.uuid4().hex}"
+        key = f"{channel.global_keyprefix}celery_saga-probe-{uuid.uuid4().hex}"
         value = uuid.uuid4().hex
-        # If the servers are two, nobody looks for it where the store has put it.
+        # If these are two servers, no client reads the key where the store has put it.
         push([("lpush", key, value), ("pexpire", key, PROBE_TTL)])
         client = self._broker()
         found = when_free(lambda: client.lrange(key, 0, -1))
@@ -188,7 +188,7 @@ class RedisPublisher:
         return {bytes(item) for item in found} == {value.encode()}
 
     def _broker(self) -> Any:
-        """A client on the broker's own connections; a prefix is in the keys already."""
+        """Return a client on the broker's own connections; the keys have their prefix already."""
         self._collector.open(self._app)
         return redis.Redis(connection_pool=self._collector.channel.client.connection_pool)
 
@@ -205,20 +205,20 @@ class RedisPublisher:
         return self._collector.database
 
     def envelope(self, message: Message) -> Envelope:
-        """The message for the store, once that is known to be :meth:`usable`."""
+        """Return the message in the form for the store; only if it is :meth:`usable`."""
         return self._enclosed(self.collect(message))
 
     def _enclosed(self, pushes: Sequence[Push]) -> Envelope:
-        # Whether the broker is on the store's server is known by trying, not by its address.
+        # The probe, not the address, shows whether the broker is on the store's server.
         return Envelope(self._store.endpoint, Pushes(self.database(), pushes))
 
     def collect(self, request: Mapping[str, Any]) -> Sequence[Push]:
-        """The commands that send ``request``."""
-        found = self._templates.filled(request)
+        """Return the commands that send ``request``."""
+        found = self._cache.filled(request)
         if found is None:
             with self._lock:
                 found = self._made_by_celery(request)
-                self._templates.learn(request, found)
+                self._cache.add(request, found)
         return found
 
     def _made_by_celery(self, request: Mapping[str, Any]) -> Sequence[Push]:
@@ -227,7 +227,7 @@ class RedisPublisher:
         channel.collected, channel.fanned_out = [], False
         options: dict[str, Any] = {"producer": self._collector.producer, "retry": False}
         if request["template"] in declared:
-            options["declare"] = ()  # kombu would look the queue up each time
+            options["declare"] = ()  # kombu would check the queue each time
         send(self._app, request, **options)
         declared.add(request["template"])
         collected: Sequence[Push] = channel.collected
@@ -237,7 +237,7 @@ class RedisPublisher:
 
 
 def remember(task_ids: set[str], task_id: str, so: bool) -> None:
-    """Have a task id among others, or not; of too many all are forgotten, and learnt again."""
+    """Add a task id to a set or remove it; a full set is cleared, and filled again."""
     if not so:
         task_ids.discard(task_id)
         return
@@ -247,11 +247,11 @@ def remember(task_ids: set[str], task_id: str, so: bool) -> None:
 
 
 def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
-    """Send a step as Celery does.
+    """Send a step's message as Celery does.
 
     Args:
-        request: as the publisher makes it: arguments are JSON texts. Under ``"made"`` it may have
-            the message, if Celery has made it already.
+        request: the publisher's message; arguments are JSON texts. ``"made"`` has the message if
+            Celery has made it already.
         options: more options of the message.
     """
     if "made" in request:
@@ -267,6 +267,6 @@ def send(app: Celery, request: Mapping[str, Any], **options: Any) -> None:
 
 
 def arguments(request: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a step, as they arrive."""
+    """Return the positional and keyword arguments of a step, as a worker gets them."""
     args = tuple(JSON.loads(text) for text in request["args"])
     return args, {name: JSON.loads(text) for name, text in request["kwargs"].items()}

@@ -1,10 +1,9 @@
-"""The Celery result of a saga as the Redis commands that store it, for the last save's script.
+"""Encodes the Celery result of a saga as Redis commands, for the script of the last checkpoint.
 
-Where a store is on the result backend's database, both are one write: the saga is settled and has
-its result, or neither. What the backend would send to its server is found out by having it store
-the result over a client that only takes notes, so that its settings hold: keys, expiry, encoding.
-The context need not be at hand for that: a placeholder stands for it, and the script puts it
-together from the checkpoint.
+Where a store is on the result backend's database, one write settles the saga and stores its result.
+The commands are found by having the backend store the result over a client that only records them.
+So the backend's settings apply: keys, expiry, encoding. The context is not required for that: a
+placeholder takes its place, and the script makes the context from the checkpoint.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from celery_saga.stores.redis.pool import endpoint_of
 
 log = logging.getLogger("celery_saga")
 
-#: Backends of Celery's own that store a result on a Redis server; a subclass may do more.
+#: Celery's own backends that store a result on a Redis server; a subclass may do more.
 _OWN = (RedisBackend, SentinelBackend)
 
 
 class _RecordedCommands:
-    """Stands in for a Redis client: nothing is there, and what is written is noted."""
+    """Replaces a Redis client: it has no keys, and records the commands that write."""
 
     def __init__(self) -> None:
         self.commands: list[tuple[Any, ...]] = []
@@ -63,10 +62,10 @@ class RedisResults:
         self._app, self._store = app, store
 
     def encode(self, execution: SagaExecution) -> Envelope | None:
-        """What stores the result of a saga that is about to settle; ``None``: the backend has to.
+        """Return the commands that store the result of a saga at its end; ``None``: not possible.
 
         Raises:
-            NotLoaded: more of the execution has to be known.
+            NotLoaded: more of the execution must be loaded.
         """
         backend: Any = self._app.backend
         if type(backend) not in _OWN:
@@ -80,15 +79,15 @@ class RedisResults:
         except NotLoaded:
             raise
         except Exception:
-            # Storing it will meet the same trouble, and deal with it.
+            # publish() will meet the same error, and handle it.
             log.debug("a result could not be made beforehand", exc_info=True)
             return None
 
     def _made(self, backend: Any, execution: SagaExecution) -> Result | None:
-        """The result as the backend makes it, without the context of a saga that completed."""
+        """The result as the backend makes it; a placeholder for the context of a completed saga."""
         completed = execution.status is SagaStatus.COMPLETED
         if completed and self._app.conf.result_serializer not in ("json", "application/json"):
-            return None  # another JSON may write its dates in another way than the checkpoint has
+            return None  # another JSON encoder may write dates differently from the checkpoint
         context = f"context-{uuid.uuid4().hex}"
         recording = object.__new__(type(backend))
         vars(recording).update(vars(backend))
@@ -100,13 +99,13 @@ class RedisResults:
 
 
 def _result_of(notes: _RecordedCommands, context: str | None) -> Result | None:
-    """The notes with what was written apart; ``None`` if they are not as they should be."""
+    """The recorded commands, split around the context; ``None`` if they have another form."""
     texts = {args[-1] for _, *args in notes.commands}
     if len(texts) != 1:
         return None
     try:
         text = _plain(texts.pop())
-    except UnicodeDecodeError:  # compressed, for one
+    except UnicodeDecodeError:  # compressed, for example
         return None
     before, *after = text.split(context) if context else (text,)
     if len(after) != (context is not None):

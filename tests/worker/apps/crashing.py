@@ -132,7 +132,7 @@ class DyingPublisher:
 
     def push(self, pushes: Any) -> None:
         """Over the broker's connection: a message, or what is pushed to try whether it works."""
-        if any("celery_saga-trial" in key for _, key, _ in pushes):
+        if any("celery_saga-probe" in key for _, key, _ in pushes):
             self._push(pushes)
             return
         die_if_told(_now.saga, f"{_now.place} before push")
