@@ -3,21 +3,21 @@
 The first row that fits an attempt holds; ``-`` fits everything.
 
 ========== ============ ======  ======  =============  ===========  =====  ============  ===========
-kind       direction    place   effect  attempts_left  reruns_left  rerun  rolling_back what follows
-========== ============ ======  ======  =============  ===========  =====  ============  ===========
-FAILED     compensation -       -       yes            -            -      -             RETRY_LATER
-LOST       compensation -       -       -              yes          -      -             RETRY_NOW
--          compensation -       -       -              -            -      -             COMPENSATE
-UNSENDABLE forward      -       -       -              -            -      -             STUCK
-FAILED     forward      PIVOT   yes     -              yes          -      -             RETRY_LATER
-FAILED     forward      PIVOT   yes     -              no           -      -             STUCK
-FAILED     forward      -       -       yes            -            -      no            RETRY_LATER
-LOST       forward      BEFORE  yes     -              yes          no     -             COMPENSATE
-LOST       forward      -       -       -              yes          -      no            RETRY_NOW
--          forward      AFTER   -       -              -            -      -             STUCK
--          forward      PIVOT   yes     -              -            -      -             STUCK
--          forward      -       -       -              -            -      -             COMPENSATE
-========== ============ ======  ======  =============  ===========  =====  ============  ===========
+kind       direction    place  effect  attempts_left  reruns_left  rerun  rolling_back  what follows
+========== ============ ====== ======  =============  ===========  =====  ============  ============
+FAILED     compensation -      -       yes            -            -      -             RETRY_LATER
+LOST       compensation -      -       -              yes          -      -             RETRY_NOW
+-          compensation -      -       -              -            -      -             COMPENSATE
+UNSENDABLE forward      -      -       -              -            -      -             STUCK
+FAILED     forward      PIVOT  yes     -              yes          -      -             RETRY_LATER
+FAILED     forward      PIVOT  yes     -              no           -      -             STUCK
+FAILED     forward      -      -       yes            -            -      no            RETRY_LATER
+LOST       forward      BEFORE yes     -              yes          no     -             COMPENSATE
+LOST       forward      -      -       -              yes          -      no            RETRY_NOW
+-          forward      AFTER  -       -              -            -      -             STUCK
+-          forward      PIVOT  yes     -              -            -      -             STUCK
+-          forward      -      -       -              -            -      -             COMPENSATE
+========== ============ ====== ======  =============  ===========  =====  ============  ============
 
 In words: the pivot whose effect may stand has no compensation, so that only its own report settles
 it, and it is run again until the limit of redeliveries. From there on nothing is compensated: what
