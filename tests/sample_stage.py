@@ -91,7 +91,7 @@ def project(app: Celery, sagas: Any) -> dict[str, Any]:
         return {"order_id": 7}
 
     steps = ("release_stock", "refund_card", "ship_order", "clean_up", "destroy_disk")
-    callbacks = ("send_receipt", "tell_customer", "page_operator", "price_basket", "report")
+    callbacks = ("send_receipt", "notify_customer", "page_operator", "price_basket", "report")
     made = {name: app.task(step, name=name, acks_late=True, shared=False) for name in steps}
     made |= {name: app.task(callback, name=name, shared=False) for name in callbacks}
     made |= {"reserve_stock": reserve_stock, "charge_card": charge_card, "create_disk": create_disk}
