@@ -1,1 +1,1 @@
-"""What people on call use: the command line and the doctor."""
+"""The tools of operators: the command line and the doctor."""

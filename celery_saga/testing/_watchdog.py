@@ -1,4 +1,4 @@
-"""Run one command and end it as soon as whoever started it goes away, in whatever way.
+"""Run one command, and end it as soon as the process that started it ends, in whatever way.
 
 ::
 
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _report(line: str) -> None:
-    # The starter may be gone already: then nobody is left to be told.
+    # The starter may have ended already: then the report has no reader.
     with contextlib.suppress(OSError):
         os.write(1, f"{line}\n".encode())
 

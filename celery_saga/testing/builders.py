@@ -22,7 +22,7 @@ def make_plan(steps: int = 3, saga: str = "contract") -> Plan:
             PlanStep(
                 f"step{index}",
                 Call(f"tasks.do{index}", inputs=(Input("order", ("order",), required=False),)),
-                Call(f"tasks.undo{index}", max_attempts=5, backoff=0.5),
+                Call(f"tasks.compensate{index}", max_attempts=5, backoff=0.5),
             )
             for index in range(steps)
         ),

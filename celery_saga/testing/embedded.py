@@ -106,7 +106,7 @@ class EmbeddedValkey:
         """Start the server and return once it answers; nothing happens if it runs already.
 
         Raises:
-            SetupError: there is no server program, or it does not come up.
+            SetupError: a server program is not found, or does not start.
         """
         if self.alive:
             return self

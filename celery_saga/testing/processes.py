@@ -1,8 +1,8 @@
 """Child processes that never outlive the process that started them.
 
 Python's own :class:`subprocess.Popen` leaves its child running when the starter is killed. Here a
-small watchdog process stands between the two (:mod:`celery_saga.testing._watchdog`): it ends the
-command, and removes a folder if asked to, whichever way the starter goes: normally, by an
+small watchdog process runs between the two (:mod:`celery_saga.testing._watchdog`): it ends the
+command, and removes a folder if asked to, in whatever way the starter ends: normally, by an
 exception, SIGTERM or SIGKILL. Needs a POSIX system.
 """
 
@@ -130,7 +130,7 @@ class ManagedProcess:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL to the command's whole process group and wait until the command is gone."""
+        """Send SIGKILL to the command's whole process group and wait until the command ends."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)

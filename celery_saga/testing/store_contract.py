@@ -30,11 +30,11 @@ from celery_saga.testing.builders import (
     save,
     succeed,
 )
-from celery_saga.testing.store_contract_expiry import GoneContract
+from celery_saga.testing.store_contract_expiry import ExpiryContract
 from celery_saga.testing.store_contract_instances import TTL, InstanceContract
 
 
-class StoreContract(InstanceContract, GoneContract):
+class StoreContract(InstanceContract, ExpiryContract):
     """Derive from it and supply the fixture ``store``."""
 
     def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:
@@ -74,7 +74,7 @@ class StoreContract(InstanceContract, GoneContract):
         assert store.delete("contract-nothing") is False
 
     def test_a_save_replaces_what_it_read(self, store: Store) -> None:
-        first = create(store, order=1, gone=True)
+        first = create(store, order=1, dropped=True)
         after = replace(first, values={"order": 2, "new": [1]}, status=SagaStatus.PAUSED)
         saved = save(store, first, after)
         assert saved == replace(after, revision=2)
@@ -120,7 +120,7 @@ class StoreContract(InstanceContract, GoneContract):
         assert whole is not None
         assert replace(found, values=whole.values) == whole
 
-    def test_a_repeated_save_answers_as_before_although_somebody_claims(self, store: Store) -> None:
+    def test_a_repeated_save_answers_as_before_although_a_worker_claims(self, store: Store) -> None:
         """Its answer was lost, and the message that came with it was not."""
         first = create(store)
         after = replace(first, values={"n": 1})
@@ -133,7 +133,7 @@ class StoreContract(InstanceContract, GoneContract):
 
     def test_envelopes_for_another_server_are_left(self, store: Store) -> None:
         """A store on the broker's server carries messages; one that carries none leaves all."""
-        batch = [Envelope("elsewhere://nobody", object())]
+        batch = [Envelope("elsewhere://no-server", object())]
         execution = make_execution(store)
         first, created = store.create(execution, "token", batch)
         assert created
@@ -141,7 +141,7 @@ class StoreContract(InstanceContract, GoneContract):
         assert saved is not None
         assert store.load(first.saga_id) == saved
         store.deliver(batch)
-        assert store.endpoint != "elsewhere://nobody"
+        assert store.endpoint != "elsewhere://no-server"
 
     def test_where_it_writes_does_not_change(self, store: Store) -> None:
         endpoint = store.endpoint
@@ -298,9 +298,9 @@ class StoreContract(InstanceContract, GoneContract):
         assert store.load(first.saga_id) == ended
         assert (ended.callbacks, ended.wants_result) == (callbacks, True)
         assert first.saga_id in store.due(1000)
-        told = replace(ended, result_pending=False, due_at=None, callbacks=None)
-        told = save(store, ended, told) or told
-        assert store.load(first.saga_id) == told
+        published = replace(ended, result_pending=False, due_at=None, callbacks=None)
+        published = save(store, ended, published) or published
+        assert store.load(first.saga_id) == published
         assert first.saga_id not in store.due(1000)
 
     def test_sagas_are_found_by_status_and_name(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The part of the store contract that is about sagas which are gone, and ids that come again."""
+"""The part of the store contract about deleted sagas, and ids that are used again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery_saga.testing.builders import claim, create, granted, make_execution,
 
 
 def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
-    """Two sagas of one id; the first one was claimed, and is gone."""
+    """Two sagas of one id; the first one was claimed, and is deleted."""
     new = replace(make_execution(store), run_id="first")
     first = granted(claim(store, store.create(new, "one")[0], "old"))
     assert store.delete(new.saga_id)
@@ -19,10 +19,10 @@ def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
     return first, second
 
 
-class GoneContract:
-    """What stores keep of sagas that are gone; a part of the store contract."""
+class ExpiryContract:
+    """What stores keep of deleted sagas; a part of the store contract."""
 
-    def test_a_deleted_saga_is_gone(self, store: Store) -> None:
+    def test_a_deleted_saga_is_not_found(self, store: Store) -> None:
         first = create(store)
         assert store.delete(first.saga_id) is True
         assert store.load(first.saga_id) is None
@@ -30,11 +30,11 @@ class GoneContract:
         assert first.saga_id not in store.due(1000)
         assert save(store, first, replace(first, values={"n": 1})) is None
 
-    def test_a_deleted_saga_owes_no_claim(self, store: Store) -> None:
-        first = granted(claim(store, create(store), "digger"))
+    def test_a_deleted_saga_holds_no_claim(self, store: Store) -> None:
+        first = granted(claim(store, create(store), "holder"))
         assert store.delete(first.saga_id) is True
-        assert store.claims_of("digger") == []
-        assert store.heartbeat("digger", 5.0, ()).claims == ()
+        assert store.claims_of("holder") == []
+        assert store.heartbeat("holder", 5.0, ()).claims == ()
 
     def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
         first = create(store)
@@ -46,7 +46,7 @@ class GoneContract:
         assert store.delete(first.saga_id, second.revision) is True
         assert store.load(first.saga_id) is None
 
-    def test_a_message_of_a_saga_that_is_gone_is_stale(self, store: Store) -> None:
+    def test_a_message_of_a_deleted_saga_is_stale(self, store: Store) -> None:
         """Its id, ref and plan are those of the saga that has the id now."""
         _, second = _twice(store)
         for run_id in ("first", ""):
@@ -56,7 +56,7 @@ class GoneContract:
         assert store.load(second.saga_id) == second
         assert granted(claim(store, second, "new")).run_id == "second"
 
-    def test_a_report_of_a_saga_that_is_gone_changes_nothing(self, store: Store) -> None:
+    def test_a_report_of_a_deleted_saga_changes_nothing(self, store: Store) -> None:
         """It names the very revision at which the saga is that has the id now."""
         first, second = _twice(store)
         second = granted(claim(store, second, "new"))

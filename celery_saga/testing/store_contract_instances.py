@@ -46,7 +46,7 @@ class InstanceContract:
         assert store.claims_of(one) == [(first.saga_id, first.ref(0))]
         assert one in store.heartbeat(two, TTL, ()).expired
 
-    def test_claims_that_are_dealt_with_are_no_longer_owed(self, store: Store) -> None:
+    def test_claims_that_were_reclaimed_are_no_longer_held(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
         store.heartbeat(one, TTL, ())
         first = granted(claim(store, create(store), one))
@@ -55,7 +55,7 @@ class InstanceContract:
         store.deregister(one, store.claims_of(one))
         assert one not in store.heartbeat(two, TTL, ()).expired
 
-    def test_one_boot_sweeps(self, store: Store) -> None:
+    def test_one_instance_sweeps(self, store: Store) -> None:
         one, two = f"one-{uuid.uuid4()}", f"two-{uuid.uuid4()}"
         until(lambda: store.heartbeat(one, TTL, ()).sweeper)
         assert store.heartbeat(two, TTL, ()).sweeper is False

@@ -1,4 +1,4 @@
-"""What must become of a step, delivery by delivery: the barrier's promise as a small machine."""
+"""The barrier's promise as a small state machine: what each delivery of a step must do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Delivery:
 
     direction: str
     of: int = 0  #: the round of the step
-    round: int = 0  #: the undo's own
+    round: int = 0  #: the compensation's own
     commits: bool = True
 
     def __str__(self) -> str:
@@ -30,14 +30,14 @@ class Delivery:
 
 @dataclass
 class Model:
-    """States of a step's rounds: nothing (absent), ``done``, ``undone`` or ``blocked``."""
+    """States of a step's rounds: nothing (absent), ``done``, ``compensated`` or ``blocked``."""
 
     rounds: dict[int, str] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
     amounts: list[int] = field(default_factory=list)
 
     def expect(self, each: Delivery, result: Any) -> tuple[str, Any]:
-        """What the body is told, and what it gives to the saga."""
+        """What the barrier gives to the body, and what the body gives to the saga."""
         state = self.rounds.get(each.of)
         if each.direction == "f":
             if state == "done":
@@ -50,7 +50,7 @@ class Model:
             self._effect(each, "blocked")
             return "skipped", None
         if state == "done":
-            self._effect(each, "undone", -each.of - 1)
+            self._effect(each, "compensated", -each.of - 1)
             return "first", self.results[each.of]
         return "skipped", None
 
@@ -66,22 +66,22 @@ class Model:
 
 def run(place: Place, saga_id: str, each: Delivery, result: Any) -> tuple[str, Any]:
     """The same on a real database."""
-    told: tuple[str, Any] = ("", None)
+    seen: tuple[str, Any] = ("", None)
     forward = each.direction == "f"
     turn = each.of if forward else each.round
     try:
         with delivery(saga_id, each.direction, turn, each.of), place.transaction() as session:
             with place.barrier(session) as first:
-                told = ("first", first.forward_result) if first else ("skipped", first.result)
+                seen = ("first", first.forward_result) if first else ("skipped", first.result)
                 if first:
                     place.effect(session, saga_id, (each.of + 1) * (1 if forward else -1))
                 if first and forward:
                     first.result = result
-                    told = ("first", result)
+                    seen = ("first", result)
             if not each.commits:
                 raise Rollback
     except BlockedByCompensation:
         return "blocked", None
     except Rollback:
         pass
-    return told
+    return seen

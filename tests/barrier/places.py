@@ -203,7 +203,7 @@ class Django(Place):
 
 
 def set_up_django(folder: Path, postgres: Postgres | None) -> None:
-    """Configure Django in this process; its environment does not tell Celery of it."""
+    """Configure Django in this process; Celery does not read it from the environment."""
     databases: dict[str, dict[str, Any]] = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",

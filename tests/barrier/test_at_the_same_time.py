@@ -16,7 +16,7 @@ from tests.barrier.model import Delivery, Model, run
 from tests.barrier.places import Place
 from tests.helpers import delivery, wait_for
 
-DO, UNDO, UNDO_AGAIN = Delivery("f"), Delivery("c"), Delivery("c", round=1)
+DO, COMPENSATE, COMPENSATE_AGAIN = Delivery("f"), Delivery("c"), Delivery("c", round=1)
 
 
 class Meeting:
@@ -26,7 +26,7 @@ class Meeting:
         self.place, self.saga, self.model = place, place.saga(), Model()
         for each in before:
             assert run(place, self.saga, each, "before") == self.model.expect(each, "before")
-        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.inside, self.may_end = threading.Event(), threading.Event()
 
     def first(self, each: Delivery) -> None:
         with (
@@ -38,7 +38,7 @@ class Meeting:
                     self.place.effect(session, self.saga, 1 if each.direction == "f" else -1)
                     first.result = "first" if each.direction == "f" else None
             self.inside.set()
-            assert self.go_on.wait(60)
+            assert self.may_end.wait(60)
             if not each.commits:
                 raise LookupError
 
@@ -60,7 +60,7 @@ class Meeting:
             try:
                 wait_for(lambda: self.waiting(second), 30, description="the second waits")
             finally:
-                self.go_on.set()
+                self.may_end.set()
         if one.commits:
             assert first.result() is None
         else:
@@ -77,16 +77,16 @@ class Meeting:
     ("before", "one", "two"),
     [
         ([], DO, DO),
-        ([], DO, UNDO),
-        ([], UNDO, DO),
-        ([], UNDO, UNDO),
-        ([DO], UNDO, UNDO),
-        ([DO], UNDO, UNDO_AGAIN),
-        ([], UNDO_AGAIN, DO),
+        ([], DO, COMPENSATE),
+        ([], COMPENSATE, DO),
+        ([], COMPENSATE, COMPENSATE),
+        ([DO], COMPENSATE, COMPENSATE),
+        ([DO], COMPENSATE, COMPENSATE_AGAIN),
+        ([], COMPENSATE_AGAIN, DO),
     ],
     ids=lambda value: "+".join(map(str, value)) if isinstance(value, list) else str(value),
 )
-def test_who_comes_second_sees_how_the_first_ended(place, before, one, two, commits):
+def test_the_second_sees_how_the_first_ended(place, before, one, two, commits):
     meeting = Meeting(place, before)
     one = Delivery(one.direction, one.of, one.round, commits)
     _, second = meeting.run(one, two)
@@ -110,7 +110,8 @@ class TestStrictIsolation:
     """There the second cannot see the first one's row, and PostgreSQL has it try again."""
 
     @pytest.mark.parametrize(
-        ("before", "one", "two"), [([], DO, DO), ([], DO, UNDO), ([], UNDO, DO), ([DO], UNDO, UNDO)]
+        ("before", "one", "two"),
+        [([], DO, DO), ([], DO, COMPENSATE), ([], COMPENSATE, DO), ([DO], COMPENSATE, COMPENSATE)],
     )
     def test_the_second_has_to_try_again(self, strict, before, one, two):
         meeting = Meeting(strict, before)
@@ -122,29 +123,29 @@ class TestStrictIsolation:
         assert said == meeting.model.expect(two, "again")
         assert meeting.amounts() == sorted(meeting.model.amounts)
 
-    def test_after_a_rollback_it_goes_on(self, strict):
+    def test_after_a_rollback_it_continues(self, strict):
         meeting = Meeting(strict, [])
-        _, second = meeting.run(Delivery("f", commits=False), UNDO)
-        assert second.result() == meeting.model.expect(UNDO, None)
+        _, second = meeting.run(Delivery("f", commits=False), COMPENSATE)
+        assert second.result() == meeting.model.expect(COMPENSATE, None)
         assert meeting.amounts() == []
 
 
 def test_many_at_once(place):
-    """Whatever order they come in: one effect at most, undone at most once, and never after it."""
+    """In any order: one effect at most, compensated at most once, and none after that."""
     source = Random(7)
     sagas = [place.saga() for _ in range(12)]
-    kinds = [DO, DO, DO, UNDO, UNDO, UNDO_AGAIN, Delivery("f", commits=False)]
+    kinds = [DO, DO, DO, COMPENSATE, COMPENSATE, COMPENSATE_AGAIN, Delivery("f", commits=False)]
     work = [(saga, each) for saga in sagas for each in kinds]
     source.shuffle(work)
     with ThreadPoolExecutor(6) as threads:
         said = list(threads.map(lambda one: (*one, *run(place, *one, "result")), work))
     for saga in sagas:
-        of_it = [(each, told, result) for name, each, told, result in said if name == saga]
-        dos = [told for each, told, _ in of_it if each == DO]
-        undos = [told for each, told, _ in of_it if each.direction == "c"]
+        of_it = [(each, seen, result) for name, each, seen, result in said if name == saga]
+        dos = [seen for each, seen, _ in of_it if each == DO]
+        compensations = [seen for each, seen, _ in of_it if each.direction == "c"]
         assert place.amounts(saga) in ([], [-1, 1])
-        assert dos.count("first") == len(place.amounts(saga)) // 2 == undos.count("first")
-        assert {result for each, told, result in of_it if each == DO and told == "skipped"} <= {
+        assert dos.count("first") == len(place.amounts(saga)) // 2 == compensations.count("first")
+        assert {result for each, seen, result in of_it if each == DO and seen == "skipped"} <= {
             "result"
         }
 
@@ -165,7 +166,7 @@ def test_a_savepoint_that_is_rolled_back_has_not_been_here(alchemy_postgres, alc
 
 def test_a_blocked_step_leaves_a_postgres_transaction_usable(psycopg):
     saga = psycopg.saga()
-    run(psycopg, saga, UNDO, None)
+    run(psycopg, saga, COMPENSATE, None)
     with delivery(saga), psycopg.transaction() as session:
         with pytest.raises(BlockedByCompensation), psycopg.barrier(session):
             pass

@@ -16,7 +16,7 @@ from celery_saga.contrib.barrier import create_table
 from tests.barrier.model import Delivery, Model, run
 from tests.barrier.places import EFFECTS, Place, Sqlite
 
-#: One round of a step, with an undo of it and an undo in a new round; and another round.
+#: One round of a step, with a compensation of it and one in a new round; and another round.
 ALPHABET = [
     Delivery("f"),
     Delivery("f", commits=False),

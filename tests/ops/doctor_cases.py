@@ -1,17 +1,17 @@
-"""For each check of the doctor, installations that ail, and some that only seem to."""
+"""For each check of the doctor, installations with findings, and some that only look so."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_saga.ops.doctor.facts import Facts, Offset, Sagas, Server, Waits
-from tests.ops.ailing import (
+from celery_saga.ops.doctor.facts import Facts, Offset, Sagas, Server, TaskTiming
+from tests.ops.installations import (
     CHARGE,
     SETTINGS,
     URL,
     VERSIONS,
+    facts_with,
     foreign,
-    ill,
     on,
     required,
     server,
@@ -19,7 +19,7 @@ from tests.ops.ailing import (
     workers,
 )
 
-AWAY = "the saga store does not answer: Connection refused"
+NO_REPLY = "the saga store does not answer: Connection refused"
 WRONG = {"saga_heartbeat": "saga_heartbeat: expected seconds, found the str '2'"}
 OFF = Offset(9.9, 10.1)
 READ = replace(CHARGE, step="read", task="shop.charge", needs_compensation=False, reruns=False)
@@ -29,42 +29,47 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "store",
         "none",
-        ill(store_problem="no store for sagas", store_kind=""),
+        facts_with(store_problem="no store for sagas", store_kind=""),
         [("error", "saga_store_url")],
     ),
     (
         "settings",
         "wrong",
-        ill(wrong_settings=WRONG),
+        facts_with(wrong_settings=WRONG),
         [("error", "saga_heartbeat")],
     ),
     (
         "settings",
         "misspelt",
-        ill(misspelt_settings={"saga_hartbeat": "saga_heartbeat"}),
+        facts_with(misspelt_settings={"saga_hartbeat": "saga_heartbeat"}),
         [("warning", "saga_heartbeat")],
     ),
     (
         "store",
         "not asked",
-        ill(wrong_settings=WRONG, store_problem=WRONG["saga_heartbeat"], store_kind=""),
+        facts_with(wrong_settings=WRONG, store_problem=WRONG["saga_heartbeat"], store_kind=""),
         [],
     ),
     (
         "heartbeat",
-        "told as a wrong setting",
-        ill(
+        "reported as a wrong setting",
+        facts_with(
             settings={**SETTINGS, "saga_heartbeat_ttl": 2.0},
             wrong_settings={"saga_heartbeat_ttl": "saga_heartbeat_ttl: expected 3, found 2"},
         ),
         [],
     ),
-    ("store", "memory", ill(store_kind="memory"), [("error", "saga_store_url")]),
-    ("store", "away", ill(store_problem=AWAY), [("error", "saga_store_url")]),
-    ("broker", "away", ill(broker_problem="Connection refused"), [("error", "broker_url")]),
-    ("broker", "memory", ill(broker_driver="memory"), [("error", "broker_url")]),
-    ("broker", "without a fanout", ill(broker_asks=False), [("info", "broker_url")]),
-    ("results", "rpc", ill(results_private=True), [("warning", "result_backend")]),
+    ("store", "memory", facts_with(store_kind="memory"), [("error", "saga_store_url")]),
+    ("store", "unavailable", facts_with(store_problem=NO_REPLY), [("error", "saga_store_url")]),
+    (
+        "broker",
+        "unavailable",
+        facts_with(broker_problem="Connection refused"),
+        [("error", "broker_url")],
+    ),
+    ("broker", "memory", facts_with(broker_driver="memory"), [("error", "broker_url")]),
+    ("broker", "without a fanout", facts_with(broker_asks=False), [("info", "broker_url")]),
+    ("results", "rpc", facts_with(results_private=True), [("warning", "result_backend")]),
     ("persistence", "none", on(server(appendonly="no")), [("error", "appendonly")]),
     (
         "persistence",
@@ -97,10 +102,10 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         on(server("store"), server("broker", appendonly="no", save="60 1")),
         [],
     ),
-    ("persistence", "not told", on(Server(URL, ("store",), refused="NOPERM")), []),
+    ("persistence", "not shown", on(Server(URL, ("store",), refused="NOPERM")), []),
     (
         "persistence",
-        "told by INFO alone",
+        "shown by INFO alone",
         on(Server(URL, ("store",), info={"aof_enabled": "0"}, refused="NOPERM")),
         [],
     ),
@@ -118,13 +123,13 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ),
     (
         "eviction",
-        "any, the limit is not told",
+        "any, the limit is not shown",
         on(Server(URL, ("store",), settings={"maxmemory-policy": "allkeys-lru"})),
         [("error", "maxmemory-policy")],
     ),
     (
         "eviction",
-        "told by INFO alone",
+        "shown by INFO alone",
         on(Server(URL, ("broker",), info={"maxmemory_policy": "allkeys-lru", "maxmemory": "9"})),
         [("error", "maxmemory-policy")],
     ),
@@ -187,20 +192,20 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "one-write",
         "two",
-        ill(
+        facts_with(
             broker_one_write=False,
             broker_two_writes_because="the broker is not on the store's server",
         ),
         [("info", "saga_store_url")],
     ),
-    ("one-write", "another broker", ill(broker_one_write=False, broker_driver="amqp"), []),
+    ("one-write", "another broker", facts_with(broker_one_write=False, broker_driver="amqp"), []),
     ("workers", "none", workers(), [("error", "--queues")]),
     ("workers", "none, and no saga", replace(workers(), sagas=Sagas()), [("warning", "--queues")]),
     ("workers", "only foreign ones", workers(foreign()), [("error", "--queues")]),
     (
         "workers",
         "an instance that does not answer",
-        workers(worker(), store_alive=frozenset({"boot1", "boot2"})),
+        workers(worker(), store_alive=frozenset({"instance1", "instance2"})),
         [("info", "worker_enable_remote_control")],
     ),
     (
@@ -211,11 +216,11 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ),
     (
         "workers",
-        "the store is away",
-        workers(worker(), store_problem=AWAY, store_alive=frozenset()),
+        "the store is unavailable",
+        workers(worker(), store_problem=NO_REPLY, store_alive=frozenset()),
         [],
     ),
-    ("workers", "the broker is away", workers(broker_problem="refused"), []),
+    ("workers", "the broker is unavailable", workers(broker_problem="refused"), []),
     ("plugin", "on a queue of steps", workers(worker(), foreign()), [("error", "--queues")]),
     (
         "plugin",
@@ -227,13 +232,13 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "node-names",
         "two of one",
-        workers(worker(), worker(told={"instance": "boot2"})),
+        workers(worker(), worker(reported={"instance": "instance2"})),
         [("warning", "--hostname")],
     ),
     (
         "versions",
         "of the plugin",
-        workers(worker(told={"versions": {**VERSIONS, "celery_saga": "1.1.0"}})),
+        workers(worker(reported={"versions": {**VERSIONS, "celery_saga": "1.1.0"}})),
         [("warning", "celery-saga-workflow")],
     ),
     (
@@ -241,7 +246,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "of Celery, kombu and Python",
         workers(
             worker(
-                told={
+                reported={
                     "versions": {
                         **VERSIONS,
                         "celery": "5.6.0",
@@ -253,44 +258,48 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         ),
         [("info", "celery"), ("info", "kombu"), ("info", "python")],
     ),
-    ("versions", "not told", workers(worker(plugin=None)), [("warning", "celery-saga-workflow")]),
+    ("versions", "not shown", workers(worker(plugin=None)), [("warning", "celery-saga-workflow")]),
     (
         "heartbeat",
         "dead between two heartbeats",
-        ill(settings={**SETTINGS, "saga_heartbeat_ttl": 2.0}),
+        facts_with(settings={**SETTINGS, "saga_heartbeat_ttl": 2.0}),
         [("error", "saga_heartbeat_ttl")],
     ),
     (
         "heartbeat",
         "no room, in a worker",
-        workers(worker(told={"settings": {**SETTINGS, "saga_heartbeat_ttl": 3.0}})),
+        workers(worker(reported={"settings": {**SETTINGS, "saga_heartbeat_ttl": 3.0}})),
         [("warning", "saga_heartbeat_ttl")],
     ),
     (
         "shutdown",
-        "hasty",
-        workers(worker(told={"settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        "no soft shutdown",
+        workers(worker(reported={"settings": {"worker_soft_shutdown_timeout": 0.0}})),
         [("info", "worker_soft_shutdown_timeout")],
     ),
     (
         "shutdown",
-        "hasty, gevent",
-        workers(worker(told={"pool": "gevent", "settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        "no soft shutdown, gevent",
+        workers(
+            worker(reported={"pool": "gevent", "settings": {"worker_soft_shutdown_timeout": 0.0}})
+        ),
         [],
     ),
     (
         "shutdown",
-        "hasty, threads",
-        workers(worker(told={"pool": "thread", "settings": {"worker_soft_shutdown_timeout": 0.0}})),
+        "no soft shutdown, threads",
+        workers(
+            worker(reported={"pool": "thread", "settings": {"worker_soft_shutdown_timeout": 0.0}})
+        ),
         [],
     ),
     (
         "queues",
-        "nobody, live",
+        "no worker, live",
         required(replace(CHARGE, queue="orders", live=2), CHARGE),
         [("error", "--queues")],
     ),
-    ("queues", "nobody", required(replace(CHARGE, queue="orders")), [("warning", "--queues")]),
+    ("queues", "no worker", required(replace(CHARGE, queue="orders")), [("warning", "--queues")]),
     (
         "queues",
         "foreign workers only",
@@ -302,13 +311,13 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ),
     (
         "tasks",
-        "nobody, live",
+        "no worker, live",
         required(replace(CHARGE, task="shop.new", live=1)),
         [("error", "imports")],
     ),
     (
         "tasks",
-        "nobody",
+        "no worker",
         required(replace(CHARGE, task="saga:shop.price")),
         [("warning", "imports")],
     ),
@@ -316,14 +325,15 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "tasks",
         "one of two",
         workers(
-            worker(), worker("w2@a", tasks=frozenset({"shop.refund"}), told={"instance": "boot2"})
+            worker(),
+            worker("w2@a", tasks=frozenset({"shop.refund"}), reported={"instance": "instance2"}),
         ),
         [("warning", "imports")],
     ),
     (
         "definitions",
         "broken",
-        ill(broken={"checkout": "step 'a' has no action"}),
+        facts_with(broken={"checkout": "step 'a' has no action"}),
         [("error", "local_step")],
     ),
     (
@@ -344,7 +354,8 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "limits",
         "threads",
         replace(
-            workers(worker(told={"pool": "thread"})), required=(replace(CHARGE, hard_limit=9.0),)
+            workers(worker(reported={"pool": "thread"})),
+            required=(replace(CHARGE, hard_limit=9.0),),
         ),
         [("warning", "--pool")],
     ),
@@ -352,7 +363,8 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "limits",
         "gevent, soft",
         replace(
-            workers(worker(told={"pool": "gevent"})), required=(replace(CHARGE, soft_limit=9.0),)
+            workers(worker(reported={"pool": "gevent"})),
+            required=(replace(CHARGE, soft_limit=9.0),),
         ),
         [("warning", "--pool")],
     ),
@@ -360,7 +372,8 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
         "limits",
         "gevent, hard",
         replace(
-            workers(worker(told={"pool": "gevent"})), required=(replace(CHARGE, hard_limit=9.0),)
+            workers(worker(reported={"pool": "gevent"})),
+            required=(replace(CHARGE, hard_limit=9.0),),
         ),
         [],
     ),
@@ -368,7 +381,7 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "visibility-timeout",
         "a time limit",
-        ill(waits=(Waits("shop.charge", 7200.0),)),
+        facts_with(timings=(TaskTiming("shop.charge", 7200.0),)),
         [("warning", "broker_transport_options")],
     ),
     (
@@ -386,64 +399,66 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     (
         "visibility-timeout",
         "a retry",
-        ill(broker_visibility_timeout=60.0),
+        facts_with(broker_visibility_timeout=60.0),
         [("warning", "broker_transport_options")],
     ),
     (
         "visibility-timeout",
         "another broker",
-        ill(broker_visibility_timeout=None, waits=(Waits("shop.charge", 7200.0),)),
+        facts_with(broker_visibility_timeout=None, timings=(TaskTiming("shop.charge", 7200.0),)),
         [],
     ),
     (
         "clocks",
         "a worker",
-        workers(worker(), worker("w2@a", told={"instance": "boot2", "clock": OFF})),
+        workers(worker(), worker("w2@a", reported={"instance": "instance2", "clock": OFF})),
         [("warning", "clock")],
     ),
     (
         "clocks",
         "this process",
-        ill(store_clock=OFF, workers=(worker(told={"clock": OFF}),)),
+        facts_with(store_clock=OFF, workers=(worker(reported={"clock": OFF}),)),
         [("warning", "clock")],
     ),
-    ("clocks", "the store", ill(store_clock=OFF), [("info", "clock")]),
+    ("clocks", "the store", facts_with(store_clock=OFF), [("info", "clock")]),
     (
         "clocks",
         "without a store",
-        workers(worker(told={"clock": Offset(-10.1, -9.9)}), store_clock=None),
+        workers(worker(reported={"clock": Offset(-10.1, -9.9)}), store_clock=None),
         [("warning", "clock")],
     ),
     (
         "clocks",
         "a slow answer proves nothing",
-        workers(worker(told={"clock": Offset(-1.0, 30.0)})),
+        workers(worker(reported={"clock": Offset(-1.0, 30.0)})),
         [],
     ),
     (
         "overdue",
         "the sweep is late",
-        ill(sagas=Sagas(live=3, overdue={"a": 90.0, "b": 5.0})),
+        facts_with(sagas=Sagas(live=3, overdue={"a": 90.0, "b": 5.0})),
         [("warning", "saga_sweep_limit")],
     ),
     (
         "records",
         "of a newer version",
-        ill(sagas=Sagas(newer={"a": "saved with version 99", "b": "saved with version 99"})),
+        facts_with(sagas=Sagas(newer={"a": "saved with version 99", "b": "saved with version 99"})),
         [("error", "celery-saga-workflow")],
     ),
     (
         "records",
         "damaged",
-        ill(sagas=Sagas(newer={"a": "saved with version 99"}, damaged={"b": "field 'head'"})),
+        facts_with(
+            sagas=Sagas(newer={"a": "saved with version 99"}, damaged={"b": "field 'head'"})
+        ),
         [("error", "celery-saga-workflow"), ("error", "saga")],
     ),
     (
         "apps",
         "another one in the same place",
-        ill(store_others=frozenset({"mail (redis://10.0.0.1:6379/0, queue celery)"})),
+        facts_with(store_others=frozenset({"mail (redis://10.0.0.1:6379/0, queue celery)"})),
         [("warning", "saga_key_prefix")],
     ),
     ("overdue", "no worker", replace(workers(), sagas=Sagas(live=3, overdue={"a": 90.0})), []),
-    ("overdue", "a moment", ill(sagas=Sagas(live=3, overdue={"a": 3.0})), []),
+    ("overdue", "a moment", facts_with(sagas=Sagas(live=3, overdue={"a": 3.0})), []),
 ]

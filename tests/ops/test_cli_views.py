@@ -108,7 +108,7 @@ class TestTexts:
         assert seconds(text) == expected
 
     @pytest.mark.parametrize("text", ["", "m", "-3m", "3w", "3 m", "1m30s", "nan"])
-    def test_what_is_no_age(self, text: str) -> None:
+    def test_what_is_not_an_age(self, text: str) -> None:
         with pytest.raises(click.BadParameter, match="expected an age"):
             seconds(text)
 
@@ -176,44 +176,44 @@ class TestTexts:
         assert app_argument() == "bare"
 
 
-class Office(Shop):
-    """A shop whose sagas are asked for by command."""
+class CommandShop(Shop):
+    """A shop whose sagas are controlled by commands."""
 
-    def asks(self, *arguments: str) -> Result:
+    def command(self, *arguments: str) -> Result:
         context = CLIContext(self.app, no_color=True, workdir=".")
         return CliRunner().invoke(saga, arguments, obj=context)
 
 
 @pytest.fixture
-def office() -> Iterator[Office]:
-    found = Office()
+def cli_shop() -> Iterator[CommandShop]:
+    found = CommandShop()
     yield found
     found.app.close()
 
 
 class TestCommands:
     @pytest.mark.parametrize("saga_id", ["--help", "-x", "order-7"])
-    def test_what_is_proposed_can_be_typed(self, office: Office, saga_id: str) -> None:
-        result = office.orders.apply_async({"fail": ["pay", "give_back"]}, saga_id=saga_id)
+    def test_what_is_proposed_can_be_typed(self, cli_shop: CommandShop, saga_id: str) -> None:
+        result = cli_shop.orders.apply_async({"fail": ["pay", "give_back"]}, saga_id=saga_id)
         proposed = [each["command"] for each in view(result.execution, "a shop;x")["repairs"]]
         words = [shlex.split(command) for command in proposed]
         assert {tuple(each[:4]) for each in words} == {("celery", "-A", "a shop;x", "saga")}
         (resolve,) = [each[4:] for each in words if "COMPENSATED" in each]
 
-        ran = office.asks(*resolve)
+        ran = cli_shop.command(*resolve)
 
         assert (ran.exit_code, ran.output) == (0, f"{saga_id}: COMPENSATED\n")
 
     @pytest.mark.parametrize("verb", [("list",), ("show", "one")])
-    def test_a_store_that_is_away_is_told_in_a_line(
-        self, office: Office, verb: tuple[str, ...]
+    def test_an_unavailable_store_is_reported_in_a_line(
+        self, cli_shop: CommandShop, verb: tuple[str, ...]
     ) -> None:
-        def away(*args: Any, **kwargs: Any) -> Any:
-            raise StoreUnavailable("the store is\x1b away")
+        def unavailable(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailable("the store is\x1b unavailable")
 
-        store: Any = office.manager._runtime.store
-        store.find = store.load = away
+        store: Any = cli_shop.manager._runtime.store
+        store.find = store.load = unavailable
 
-        ran = office.asks(*verb)
+        ran = cli_shop.command(*verb)
 
-        assert (ran.exit_code, ran.output) == (1, "the store is\\x1b away\n")
+        assert (ran.exit_code, ran.output) == (1, "the store is\\x1b unavailable\n")

@@ -1,4 +1,4 @@
-"""Each check of the doctor, on installations on paper."""
+"""Each check of the doctor, on the facts of installations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from celery_saga.ops.doctor.printing import lines
 from celery_saga.saga import Saga
 from celery_saga.settings import DEFAULTS as OURS
 from tests.core.scenario import Scenario
-from tests.ops.ailing import OK, required
 from tests.ops.doctor_cases import CASES, READ
+from tests.ops.installations import OK, required
 
 IDS = [f"{check}: {case}" for check, case, _, _ in CASES]
 
@@ -38,7 +38,7 @@ def test_the_check_finds_it(check, case, facts, expected):
     assert [(finding.level.value, finding.setting) for finding in found] == expected
 
 
-def test_an_installation_that_is_well_has_no_findings():
+def test_the_basic_installation_has_no_findings():
     assert examine(OK).findings == ()
 
 
@@ -80,13 +80,13 @@ SETTINGS_THERE_ARE = {
 }
 
 
-def test_a_lost_step_that_nothing_undoes_is_as_the_finding_says():
+def test_a_lost_step_without_a_compensation_ends_as_the_finding_says():
     lost = Scenario.of("a b!-").play("start, f0 ok, f1 void, c0 ok").execution
 
     assert [step.status for step in lost.steps] == ["COMPENSATED", "UNKNOWN"]
     assert (lost.status, lost.steps[1].effect) == ("STUCK", True)
     (finding,) = CHECKS["early-ack"](required(READ))
-    assert "the step ends UNKNOWN and the rest of the saga is undone" in finding.leads_to
+    assert "the step ends UNKNOWN and the rest of the saga is compensated" in finding.leads_to
     assert "the saga ends STUCK" in finding.leads_to
 
 

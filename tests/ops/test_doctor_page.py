@@ -9,8 +9,8 @@ from pathlib import Path
 from celery_saga.ops.doctor import examine
 from celery_saga.ops.doctor.checks import CHECKS
 from celery_saga.ops.doctor.findings import Where
-from tests.ops.ailing import OK
 from tests.ops.doctor_cases import CASES
+from tests.ops.installations import OK
 
 ROOT = Path(__file__).resolve().parents[2]
 

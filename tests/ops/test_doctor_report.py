@@ -16,12 +16,12 @@ from celery_saga.ops.doctor.collect.servers import once, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server
 from celery_saga.ops.doctor.findings import Level
 from celery_saga.ops.doctor.printing import lines
-from tests.ops.ailing import OK, URL, VERSIONS, ill, on, server, worker, workers
+from tests.ops.installations import OK, URL, VERSIONS, facts_with, on, server, worker, workers
 
 NOTHING_KEPT = on(server(appendonly="no"))
 EVERY_SECOND = on(server(appendfsync="everysec"))
 FROM_MEMORY = on(server(appendonly="no", save="900 1"))
-UNREACHABLE = ill(store_problem="away", broker_problem="away", workers=())
+UNREACHABLE = facts_with(store_problem="refused", broker_problem="refused", workers=())
 
 
 def plain(text, **style):
@@ -42,16 +42,16 @@ class TestExitCode:
             (NOTHING_KEPT, (1, 1, 1)),
             (UNREACHABLE, (2, 2, 2)),
         ],
-        ids=["well", "info", "warning", "error", "blind"],
+        ids=["ok", "info", "warning", "error", "unreachable"],
     )
     def test_is_as_bad_as_the_worst_finding(self, facts, codes):
         report = examine(facts)
 
         assert tuple(map(report.exit_code, (Level.ERROR, Level.WARNING, Level.INFO))) == codes
 
-    @pytest.mark.parametrize("away", ["store_problem", "broker_problem"])
-    def test_one_of_the_two_can_be_looked_at(self, away):
-        assert examine(ill(**{away: "away"})).exit_code() == 1
+    @pytest.mark.parametrize("problem", ["store_problem", "broker_problem"])
+    def test_one_of_the_two_can_be_examined(self, problem):
+        assert examine(facts_with(**{problem: "refused"})).exit_code() == 1
 
 
 def test_less_bad_findings_can_be_left_out():
@@ -63,7 +63,7 @@ def test_less_bad_findings_can_be_left_out():
 
 
 class TestDocument:
-    def test_of_an_installation_that_is_well(self):
+    def test_of_an_installation_without_findings(self):
         assert examine(OK).to_dict() == {
             "schema": SCHEMA,
             "app": "shop",
@@ -74,7 +74,7 @@ class TestDocument:
                 {
                     "node": "w1@a",
                     "plugin": True,
-                    "instance": "boot1",
+                    "instance": "instance1",
                     "pool": "prefork",
                     "versions": VERSIONS,
                     "queues": ["celery"],
@@ -98,19 +98,19 @@ class TestDocument:
             *("level", "check", "what", "leads_to", "where", "setting", "to", "about")
         }
 
-    def test_what_could_not_be_looked_at_is_null(self):
+    def test_what_could_not_be_examined_is_null(self):
         document = examine(UNREACHABLE).to_dict()
 
         assert (document["workers"], document["sagas"]) == (None, None)
 
-    def test_a_worker_that_tells_nothing(self):
+    def test_a_worker_that_reports_nothing(self):
         document = examine(workers(worker(plugin=None))).to_dict()
 
         assert document["workers"][0]["instance"] is None
 
 
 class TestPrinted:
-    def test_well(self):
+    def test_without_findings(self):
         text = printed(examine(OK))
 
         assert text.splitlines()[:5] == [
@@ -146,8 +146,8 @@ class TestPrinted:
         assert "workers  not known" in text
         assert "sagas    not known" in text
 
-    def test_more_sagas_than_were_looked_at(self):
-        text = printed(examine(ill(sagas=Sagas(live=200, more=True, stuck=2))))
+    def test_more_sagas_than_were_read(self):
+        text = printed(examine(facts_with(sagas=Sagas(live=200, more=True, stuck=2))))
 
         assert "sagas    more than 200 live, 2 stuck" in text
 
@@ -175,7 +175,7 @@ class TestServers:
 
         assert [each.roles for each in found] == [("store",), ("broker",)]
 
-    def test_a_server_that_says_nothing_is_told_by_its_address(self):
+    def test_a_server_that_shows_nothing_is_identified_by_its_address(self):
         silent = Server("redis://a/0", ("store",), refused="NOPERM")
 
         assert len(once([silent, replace(silent, roles=("broker",))])) == 1

@@ -10,7 +10,7 @@ from celery_saga import Saga
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
 from celery_saga.ops.doctor.collect.required_tasks import (
     gather_required_tasks,
-    gather_waits,
+    gather_task_timings,
     still_needed,
 )
 from celery_saga.runtime import runtime_of
@@ -66,11 +66,11 @@ def test_committed_sagas_bring_all_their_tasks(app):
         ("book", False): ("elsewhere.book", "carrier"),
         ("ship", False): ("shop.ship", "parcels"),
     }
-    assert {step for (step, undo), needed in found.items() if needed.reruns} == {
+    assert {step for (step, _), needed in found.items() if needed.reruns} == {
         "reserve",
         "ship",
     }
-    assert {step for (step, undo), needed in found.items() if needed.declared} == {
+    assert {step for (step, _), needed in found.items() if needed.declared} == {
         "reserve",
         "charge",
         "ship",
@@ -142,9 +142,9 @@ class TestStillNeeded:
 
     def needed(self, run):
         return {
-            (run.steps[index].name, "c" if undo else "f")
-            for index, undo in still_needed(run)
-            if not undo or run.plan.steps[index].compensation
+            (run.steps[index].name, "c" if is_compensation else "f")
+            for index, is_compensation in still_needed(run)
+            if not is_compensation or run.plan.steps[index].compensation
         }
 
     def test_at_the_start_all(self, run):
@@ -156,19 +156,19 @@ class TestStillNeeded:
             ("ship", "f"),
         }
 
-    def test_on_the_way_forward_what_lies_ahead_and_every_way_back(self, run):
+    def test_forward_the_steps_to_come_and_every_compensation(self, run):
         run = run.with_step(0, status=StepStatus.SUCCEEDED, effect=True)
 
         assert self.needed(run) == {("reserve", "c"), ("charge", "f"), ("book", "f"), ("ship", "f")}
 
-    def test_on_the_way_back_what_is_to_be_undone(self, run):
+    def test_in_a_rollback_what_is_to_be_compensated(self, run):
         run = run.with_step(0, status=StepStatus.SUCCEEDED, effect=True)
         run = replace(run, direction=Direction.COMPENSATION)
 
         assert self.needed(run) == {("reserve", "c")}
         assert self.needed(run.with_step(0, status=StepStatus.COMPENSATED, effect=False)) == set()
 
-    def test_a_step_that_runs_while_the_saga_is_to_go_back(self, run):
+    def test_a_step_that_runs_while_the_saga_is_to_roll_back(self, run):
         run = run.sent(StepRef((0,), Direction.FORWARD, 1), status=StepStatus.RUNNING)
         run = replace(run, rollback_reason=Failure("Cancelled", ""))
 
@@ -188,7 +188,9 @@ def test_what_tasks_say_of_their_times():
     for name, each in options.items():
         app.task(nothing, name=name, shared=False, **each)
 
-    found = {waits.task: (waits.limit, waits.countdown) for waits in gather_waits(app)}
+    found = {
+        timings.task: (timings.limit, timings.countdown) for timings in gather_task_timings(app)
+    }
 
     # Shared tasks of other tests' modules may be there as well.
     assert {name: each for name, each in found.items() if name in options} == {

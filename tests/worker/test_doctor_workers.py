@@ -236,7 +236,7 @@ class TestNobody:
         (finding,) = of(diagnose(site.app, timeout=0.2), "workers")
 
         assert finding.level == "error"
-        assert "1 live saga stands still" in finding.leads_to
+        assert "1 live saga is blocked" in finding.leads_to
 
     def test_half_an_answer_is_none(self, site):
         site.worker("--pool", "solo", app="tests.worker.apps.tardy", **UNHURRIED)

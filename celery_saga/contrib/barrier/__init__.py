@@ -1,9 +1,9 @@
-"""A barrier in the user's own database: an effect that a step has once, whatever is delivered.
+"""The barrier: a step has its effect once in the user's own database, whatever is delivered.
 
 The engine lets no two bodies of a step run at a time if it can help it, but a process can die
-between its commit and its report, and a body of a worker that was cut off may run on after its step
-was undone. Only the database that holds the effect can tell. So the step leaves a row there, in the
-transaction of its effect::
+between its commit and its report, and a body of a worker that was disconnected may run on after its
+step was compensated. Only the database that holds the effect knows. So the step writes a row there,
+in the transaction of its effect::
 
     with Session.begin() as session, barrier(session) as first:
         if first:
@@ -11,14 +11,14 @@ transaction of its effect::
     return first.result
 
 - A step that comes again finds the row and is skipped; it gets the result that the first kept.
-- An undo writes the row of its step as well. If it is the first to do so, the step has not
-  happened: there is nothing to undo, and the step can happen
-  no more (:class:`BlockedByCompensation`).
-- An undo that comes again is skipped, and so is a second undo of the same step under a new round,
-  which the engine asks for when the step reports late.
+- A compensation writes the row of its step as well. If it is the first to do so, the step has not
+  happened: there is nothing to compensate, and the step cannot happen any more
+  (:class:`BlockedByCompensation`).
+- A compensation that comes again is skipped, and so is a second compensation of the same step under
+  a new round, which the engine asks for when the step reports late.
 
-Who comes while the other's transaction is open waits for its end: at the row's unique key, by which
-databases have always settled such races.
+A delivery that comes while the transaction of another one is open waits for its end, at the unique
+key of the row.
 
 ``barrier`` and the decorator ``once`` come in three forms with the same meaning:
 
@@ -30,11 +30,11 @@ Outside of a saga the work is done as without a barrier, and no row is written: 
 ordinary one, and its caller has given no key by which it could be known again.
 
 Source of the idea: the *sub-transaction barrier* of dtm (https://en.dtm.pub/practice/barrier.html),
-where an undo likewise inserts the key of what it undoes. Kept results, and one row for all undos of
-a step, are not part of it.
+where a compensation likewise inserts the key of what it compensates. Kept results, and one row for
+all compensations of a step, are not part of it.
 """
 
-from celery_saga.contrib.barrier.passage import BarrierResult
+from celery_saga.contrib.barrier.entry import BarrierResult
 from celery_saga.contrib.barrier.statements import TABLE, create_table
 from celery_saga.errors import BarrierPassedTwice, BlockedByCompensation
 

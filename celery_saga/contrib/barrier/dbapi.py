@@ -6,7 +6,7 @@
         if first:
             db.execute("UPDATE stock SET free = free - 1 WHERE sku = ?", (sku,))
 
-Whoever leaves the ``with`` block of the barrier by an error must roll the transaction back.
+If an error leaves the ``with`` block of the barrier, the caller must roll the transaction back.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager
 from functools import cache, partial, wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from celery_saga.contrib.barrier import passage
-from celery_saga.contrib.barrier.passage import BarrierResult, Execute
+from celery_saga.contrib.barrier import entry
+from celery_saga.contrib.barrier.entry import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import Statements, statements
 from celery_saga.errors import SetupError
 
@@ -73,19 +73,19 @@ def barrier(connection: Any) -> AbstractContextManager[BarrierResult]:
         SetupError: another kind of connection; or one that commits each statement by itself.
     """
     check_transaction(connection)
-    return passage.passing(*_way(connection))
+    return entry.enter_barrier(*_statements_of(connection))
 
 
 def once(function: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
-    """For a function whose first parameter is the connection: call it in the barrier.
+    """Decorate a function, whose first parameter is the connection, to be called in the barrier.
 
-    What it returns is kept. Where it is skipped, the kept result is returned in its place; for an
-    undo with nothing to undo that is None.
+    What it returns is kept. Where it is skipped, the kept result is returned in its place; for a
+    compensation with nothing to compensate that is None.
     """
 
     @wraps(function)
     def call(connection: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return passage.run(barrier(connection), partial(function, connection, *args, **kwargs))
+        return entry.run(barrier(connection), partial(function, connection, *args, **kwargs))
 
     return call
 
@@ -94,9 +94,10 @@ def purge(connection: Any, days: float) -> int:
     """Delete rows older than so many days, in the connection's transaction; returns how many.
 
     A row has to stay for as long as a message of its saga may still come, and while its saga is
-    stuck and could yet be undone: what comes without its row is done again, or not undone.
+    stuck and could yet be compensated: what comes without its row is done again, or not
+    compensated.
     """
-    return passage.purge(*_way(connection), days)
+    return entry.purge(*_statements_of(connection), days)
 
 
 def check_transaction(connection: Any) -> None:
@@ -114,7 +115,7 @@ def check_transaction(connection: Any) -> None:
         )
 
 
-def _way(connection: Any) -> tuple[Statements, Execute]:
+def _statements_of(connection: Any) -> tuple[Statements, Execute]:
     kind: Any = type(connection)
     driver = _known(kind)
     if driver is None:

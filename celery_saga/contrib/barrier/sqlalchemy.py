@@ -14,7 +14,7 @@ The table goes into the ``MetaData`` of your models, where ``create_all`` and Al
 
     barrier_table(Base.metadata)
 
-Whoever leaves the ``with`` block of the barrier by an error must roll the transaction back, as
+If an error leaves the ``with`` block of the barrier, the caller must roll the transaction back, as
 ``Session.begin()`` does. With an ``AsyncSession``: ``await session.run_sync(work)``, where
 ``work`` is a function with :func:`once`.
 """
@@ -30,9 +30,9 @@ from sqlalchemy import BLANK_SCHEMA, BigInteger, Column, Connection, MetaData, S
 from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.orm import Session, scoped_session
 
-from celery_saga.contrib.barrier import passage
+from celery_saga.contrib.barrier import entry
 from celery_saga.contrib.barrier.dbapi import check_transaction
-from celery_saga.contrib.barrier.passage import BarrierResult, Execute
+from celery_saga.contrib.barrier.entry import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import (
     KEY_LENGTH,
     MYSQL_COLLATION,
@@ -51,30 +51,30 @@ def barrier(session: Bound) -> AbstractContextManager[BarrierResult]:
     """The barrier of the step that is running, in the transaction of a session or connection.
 
     Raises:
-        SetupError: there is no barrier for its database, or it commits each statement by itself.
+        SetupError: its database is not supported, or it commits each statement by itself.
     """
     connection = _connection(session)
     check_transaction(connection.connection.dbapi_connection)
-    return passage.passing(*_way(connection))
+    return entry.enter_barrier(*_statements_of(connection))
 
 
 def once(function: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """For a function whose first parameter is the session or connection: call it in the barrier.
+    """Decorate a function, whose first parameter is the session, to be called in the barrier.
 
-    What it returns is kept. Where it is skipped, the kept result is returned in its place; for an
-    undo with nothing to undo that is None.
+    What it returns is kept. Where it is skipped, the kept result is returned in its place; for a
+    compensation with nothing to compensate that is None.
     """
 
     @wraps(function)
     def call(session: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return passage.run(barrier(session), partial(function, session, *args, **kwargs))
+        return entry.run(barrier(session), partial(function, session, *args, **kwargs))
 
     return call
 
 
 def purge(session: Bound, days: float) -> int:
     """As :func:`celery_saga.contrib.barrier.dbapi.purge`."""
-    return passage.purge(*_way(_connection(session)), days)
+    return entry.purge(*_statements_of(_connection(session)), days)
 
 
 def barrier_table(metadata: MetaData) -> Table:
@@ -102,7 +102,7 @@ def _connection(session: Bound) -> Connection:
     return session if isinstance(session, Connection) else session.connection()
 
 
-def _way(connection: Connection) -> tuple[Statements, Execute]:
+def _statements_of(connection: Connection) -> tuple[Statements, Execute]:
     # The driver's cursor, through SQLAlchemy: its events and logs see the statement, its compiler
     # has nothing to do.
     dialect = connection.dialect

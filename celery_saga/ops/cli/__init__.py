@@ -20,7 +20,7 @@ from celery_saga.ops.cli.repairing import VERBS
 @click.pass_context
 @handle_preload_options
 def saga(ctx: click.Context, **kwargs: Any) -> None:
-    """Look after sagas."""
+    """Show, repair and examine sagas."""
 
 
 for command in (list_sagas, show, *VERBS, doctor):

@@ -22,7 +22,7 @@ _LEVELS = ("error", "warning", "info")
     default=1.0,
     show_default=True,
     help_group="Doctor Options",
-    help="Seconds that workers have to answer.",
+    help="Seconds that workers have to reply.",
 )
 @click.option(
     "-l",
@@ -32,7 +32,7 @@ _LEVELS = ("error", "warning", "info")
     default="info",
     show_default=True,
     help_group="Doctor Options",
-    help="Leave out findings that are less bad.",
+    help="Leave out findings of lower levels.",
 )
 @click.option(
     "--fail-on",
@@ -41,7 +41,7 @@ _LEVELS = ("error", "warning", "info")
     default="error",
     show_default=True,
     help_group="Doctor Options",
-    help="Exit with 1 if there is a finding at least as bad.",
+    help="Exit with 1 if a finding has this level, or a worse one.",
 )
 @click.option(
     "--sagas",
@@ -51,17 +51,17 @@ _LEVELS = ("error", "warning", "info")
     default=200,
     show_default=True,
     help_group="Doctor Options",
-    help="How many live sagas are looked at.",
+    help="How many live sagas are read.",
 )
 @as_json_option("Doctor Options", "One JSON document, see docs/doctor.md.")
 @click.pass_context
 def doctor(
     ctx: click.Context, timeout: float, level: str, fail_on: str, limit: int, as_json: bool
 ) -> None:
-    """Look for settings that lose sagas, and say what to change.
+    """Find settings that lose sagas, and report what to change.
 
     Exit code: 0 nothing as bad as --fail-on was found; 1 something was; 2 neither the store nor the
-    broker could be looked at, or the command was called wrongly.
+    broker could be examined, or the command was called wrongly.
     """
     from celery_saga.errors import SetupError
     from celery_saga.ops.doctor import diagnose

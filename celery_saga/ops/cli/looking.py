@@ -14,9 +14,9 @@ from celery_saga.ops.cli.shared import (
     as_json_option,
     manager_of,
     print_json,
+    report_errors,
     seconds,
     table,
-    told,
 )
 
 
@@ -67,12 +67,12 @@ def list_sagas(
 ) -> None:
     """List sagas, those first that changed last.
 
-    Exit code: 1 if the store is away.
+    Exit code: 1 if the store is unavailable.
     """
     from celery_saga.ops.cli.views import brief
 
     manager = manager_of(ctx)
-    with told():
+    with report_errors():
         found = manager.list(statuses or None, saga=saga, older_than=older_than, limit=limit)
         now = manager._runtime.store.now()
     briefs = [brief(execution) for execution in found]
@@ -100,13 +100,13 @@ def list_sagas(
 def show(ctx: click.Context, saga_id: str, as_json: bool) -> None:
     """Show one saga: its steps, its history, its context, and what can be done.
 
-    Values of keys that look like secrets are masked. Exit code: 1 if there is no such saga, or it
+    Values of keys that look like secrets are masked. Exit code: 1 if the saga does not exist, or
     cannot be read.
     """
     from celery_saga.ops.cli.views import lines_of, view
 
     manager = manager_of(ctx)
-    with told():
+    with report_errors():
         seen: dict[str, Any] = view(manager.get(saga_id).execution, app_argument())
         now = manager._runtime.store.now()
     if as_json:

@@ -25,7 +25,7 @@ def _pair(value: Any) -> tuple[str, Any]:
 
 
 def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Command:
-    """A command that asks the manager's method of that name for each id."""
+    """A command that calls the manager's method of that name for each id."""
 
     def run(ctx: click.Context, saga_ids: tuple[str, ...], as_json: bool, **given: Any) -> None:
         _carry_out(ctx, name, saga_ids, as_json, given)
@@ -38,14 +38,14 @@ def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Co
             cls=CeleryOption,
             metavar="WHO",
             help_group=group,
-            help="Who asks, for the saga's history; by default user@host.",
+            help="The operator, for the saga's history; by default user@host.",
         ),
         as_json_option(group),
         *options,
         click.pass_context,
     )
     run.__doc__ = (
-        f"{help_text}\n\nExit code: 1 if a saga is not there, or refuses; nothing of it changed."
+        f"{help_text}\n\nExit code: 1 if a saga does not exist, or refuses; nothing of it changed."
     )
     made: Any = run
     for decorate in reversed(decorators):
@@ -78,7 +78,7 @@ def _carry_out(
 VERBS = (
     _verb(
         "retry",
-        "Let stuck sagas try again what holds them up.",
+        "Let stuck sagas try again what blocks them.",
         click.option(
             "--set",
             "context",
@@ -90,7 +90,7 @@ VERBS = (
             help="Set a key of the context first; may be given several times.",
         ),
     ),
-    _verb("skip", "What holds stuck sagas up was dealt with by hand: go on behind it."),
+    _verb("skip", "What blocks stuck sagas was done by hand: continue with the next step."),
     _verb(
         "resolve",
         "Stuck sagas were settled by hand: say how they ended.",
@@ -104,11 +104,11 @@ VERBS = (
             help="How they ended.",
         ),
     ),
-    _verb("pause", "Send no further step of these sagas; what is on its way may end."),
-    _verb("resume", "Take paused sagas up where they stopped."),
+    _verb("pause", "Send no further step of these sagas; a step that was sent may end."),
+    _verb("resume", "Continue paused sagas where they stopped."),
     _verb(
         "cancel",
-        "Have sagas undone, as soon as the step that runs has ended.",
+        "Compensate sagas, as soon as the running step has ended.",
         click.option(
             "--reason",
             cls=CeleryOption,
@@ -122,7 +122,7 @@ VERBS = (
             cls=CeleryOption,
             is_flag=True,
             help_group="Cancel Options",
-            help="Kill the process that runs the step; the step is undone with the rest.",
+            help="Kill the process that runs the step; the step is compensated with the rest.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""What the verbs share: options, and text for people."""
+"""What the verbs share: options, and printable text."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def manager_of(ctx: click.Context) -> SagaManager:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What the library raises is printed, and ends the command with the exit code 1."""
+def report_errors() -> Iterator[None]:
+    """Print an error of the library, and end the command with the exit code 1."""
     from celery_saga.errors import SagaError
 
     try:
@@ -87,7 +87,7 @@ def told() -> Iterator[None]:
 
 
 def app_argument() -> str:
-    """What stands behind ``-A`` on the command line, for the commands that are proposed."""
+    """The value of ``-A`` on the command line, for the commands that are proposed."""
     arguments = sys.argv[1:]
     for index, argument in enumerate(arguments):
         if argument in ("-A", "--app") and index + 1 < len(arguments):
@@ -101,7 +101,7 @@ def app_argument() -> str:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document, with the number of its form."""
+    """Print one JSON document, with the number of its schema."""
     click.echo(json.dumps({"schema": 1, **document}, indent=2))
 
 

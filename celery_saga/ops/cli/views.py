@@ -1,4 +1,4 @@
-"""A saga as plain data, and as lines for people to read."""
+"""A saga as plain data, and as lines of text for an operator."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``celery saga doctor``: looks at an installation, and says what should be changed.
+"""``celery saga doctor``: examines an installation, and reports what should be changed.
 
 The facts are gathered first (:mod:`celery_saga.ops.doctor.collect`), and are plain data
 (:mod:`celery_saga.ops.doctor.facts`). Each check is a pure function of them
-(:mod:`celery_saga.ops.doctor.checks`), and answers with findings
+(:mod:`celery_saga.ops.doctor.checks`), and returns findings
 (:mod:`celery_saga.ops.doctor.findings`).
 """
 
@@ -31,7 +31,7 @@ class Report:
     """What was found.
 
     Args:
-        facts: what was looked at.
+        facts: what was examined.
         findings: the worst first.
     """
 
@@ -39,13 +39,13 @@ class Report:
     findings: tuple[Finding, ...] = ()
 
     def exit_code(self, fail_on: Level = Level.ERROR) -> int:
-        """2 if neither store nor broker answered, 1 if a finding is as bad as that, else 0."""
+        """2 if neither store nor broker replied, 1 if a finding has this level or worse, else 0."""
         if self.facts.unreachable:
             return UNREACHABLE
         return FAILED if any(each.level.rank <= fail_on.rank for each in self.findings) else OK
 
     def at_least(self, level: Level) -> Report:
-        """This report without findings that are less bad."""
+        """This report without findings of lower levels."""
         kept = tuple(each for each in self.findings if each.level.rank <= level.rank)
         return replace(self, findings=kept)
 
@@ -66,13 +66,13 @@ class Report:
 
 
 def _worker(worker: Worker) -> dict[str, Any]:
-    told = worker.plugin
+    reported = worker.plugin
     return {
         "node": worker.node,
         "plugin": worker.engine,
-        "instance": told.instance if told else None,
-        "pool": told.pool if told else None,
-        "versions": dict(told.versions) if told else {},
+        "instance": reported.instance if reported else None,
+        "pool": reported.pool if reported else None,
+        "versions": dict(reported.versions) if reported else {},
         "queues": sorted(worker.queues),
     }
 
@@ -100,7 +100,7 @@ def diagnose(app: Celery, timeout: float = 1.0, limit: int = 200) -> Report:
     """Gather the facts about an app, and examine them.
 
     Args:
-        timeout: seconds that workers have to answer.
+        timeout: seconds that workers have to reply.
         limit: live sagas that are read.
 
     Raises:

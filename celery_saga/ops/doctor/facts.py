@@ -1,4 +1,4 @@
-"""What the doctor's checks look at: plain data, gathered beforehand."""
+"""The facts that the doctor's checks examine: plain data, gathered beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 class Offset:
     """By how many seconds a clock is ahead of this process's: between ``low`` and ``high``.
 
-    The two are as far apart as the question and its answer took.
+    The two are as far apart as the call took.
     """
 
     low: float
@@ -39,7 +39,7 @@ class Server:
     Args:
         url: its address, without the password.
         roles: ``store``, ``broker`` or both.
-        run_id: of the running server; tells whether two addresses are one.
+        run_id: of the running server; equal if two addresses lead to one server.
         settings: by ``CONFIG GET``; empty if that is refused.
         info: by ``INFO``; empty if that is refused.
         refused: what the server said when it refused either.
@@ -97,7 +97,7 @@ class BrokerFacts:
         url: where it is, without the password.
         driver: the transport's kind, such as ``redis`` or ``amqp``.
         problem: why it cannot be used; empty if it answers.
-        asks: whether workers can be asked over it.
+        asks: whether it carries remote control commands to workers.
         visibility_timeout: seconds after which a message that is not acknowledged is delivered
             again; ``None``: when its connection is lost.
         one_write: whether the store sends steps together with their checkpoint.
@@ -115,7 +115,7 @@ class BrokerFacts:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a worker with the plugin says of itself: :mod:`celery_saga.worker.remote_control`."""
+    """What a worker with the plugin reports of itself: :mod:`celery_saga.worker.remote_control`."""
 
     instance: str
     heartbeat: bool
@@ -127,14 +127,14 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that answered.
+    """A worker that replied.
 
     Args:
         node: its name; two workers may have the same.
         tasks: what it registers.
         queues: what it consumes.
         engine: it has the engine's own task, and so the plugin.
-        plugin: what it says of that; ``None``: it does not say.
+        plugin: what it reports of that; ``None``: it does not.
     """
 
     node: str
@@ -146,7 +146,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class RequiredTask:
-    """One task of a step of a saga that is committed here, or on its way.
+    """One task of a step of a saga that is committed here, or live.
 
     Args:
         saga: the saga's name.
@@ -154,13 +154,13 @@ class RequiredTask:
         task: the task's.
         queue: where its messages go; empty: an exchange decides.
         is_compensation: it is the step's compensation.
-        undoable: the step has a compensation.
+        needs_compensation: the step has a compensation.
         reruns: it is run again if its worker is lost.
         declared: this process has it as a task with options of its own, not as a plain function.
         late: its messages are acknowledged when it has ended.
         soft_limit: seconds, as its message or the task says.
         hard_limit: the same.
-        live: how many of the sagas that were looked at still need it.
+        live: how many of the sagas that were read still need it.
     """
 
     saga: str
@@ -178,7 +178,7 @@ class RequiredTask:
 
 
 @dataclass(frozen=True)
-class Waits:
+class TaskTiming:
     """How long a task of the app may keep a message unacknowledged, in seconds.
 
     Args:
@@ -196,10 +196,10 @@ class Sagas:
     """The sagas in the store.
 
     Args:
-        live: how many are on their way.
-        more: there are more than were looked at.
-        stuck: how many wait for a person.
-        overdue: id -> seconds for which the sweep should have looked at it.
+        live: how many are not settled.
+        more: there are more than were read.
+        stuck: how many wait for an operator.
+        overdue: id -> seconds for which the sweep is late with it.
         newer: id -> why it cannot be read here: a newer version saved it.
         damaged: id -> what of its record cannot be read.
     """
@@ -213,7 +213,7 @@ class Sagas:
 
     @property
     def unreadable(self) -> int:
-        """How many of those that were looked at cannot be read."""
+        """How many cannot be read."""
         return len(self.newer) + len(self.damaged)
 
 
@@ -223,16 +223,16 @@ class Facts:
 
     Args:
         app: the app's name.
-        settings: of this process, as workers tell theirs, and ``saga_sweep_limit``.
+        settings: of this process, as workers report theirs, and ``saga_sweep_limit``.
         wrong_settings: name -> what is wrong with it; in this process.
         misspelt_settings: unknown name -> the setting that it looks like.
         versions: of this process.
         start_queue: where messages go that start a saga.
         results_private: whether results of tasks go to the process alone that sent the task.
         servers: each Redis server once.
-        workers: those that answered.
-        duties: see there.
-        waits: one for each task that has any.
+        workers: those that replied.
+        required: the tasks that sagas need.
+        timings: one for each task that has a limit or a countdown.
         broken: saga -> why it cannot be started.
     """
 
@@ -248,11 +248,11 @@ class Facts:
     servers: tuple[Server, ...] = ()
     workers: tuple[Worker, ...] = ()
     required: tuple[RequiredTask, ...] = ()
-    waits: tuple[Waits, ...] = ()
+    timings: tuple[TaskTiming, ...] = ()
     sagas: Sagas = field(default_factory=Sagas)
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unreachable(self) -> bool:
-        """Whether neither store nor broker could be looked at."""
+        """Whether neither store nor broker could be examined."""
         return bool(self.store.problem and self.broker.problem)

@@ -1,4 +1,4 @@
-"""What the doctor says: a finding names what is wrong, what it leads to, and what to change."""
+"""Findings of the doctor: each names what is wrong, what it leads to, and what to change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 class Level(str, Enum):
     """How bad it is."""
 
-    ERROR = "error"  #: sagas get lost, stand still, or run where nobody watches
-    WARNING = "warning"  #: in some failure they will; or nobody can tell
-    INFO = "info"  #: a choice that one should know of
+    ERROR = "error"  #: sagas are lost, blocked, or run unsupervised
+    WARNING = "warning"  #: in some failure they will be; or it is not known
+    INFO = "info"  #: a choice that an operator should know of
 
     __str__ = str.__str__
 

@@ -1,4 +1,4 @@
-"""A report for people to read."""
+"""Prints a report as text."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def _summary(report: Report) -> str:
         count[finding.level] += 1
     if not report.findings:
         return f"{len(CHECKS)} checks, nothing found."
-    told = ", ".join(
+    counts = ", ".join(
         f"{number} {level}{'s' if number != 1 and level is not Level.INFO else ''}"
         for level, number in count.items()
         if number
     )
-    return f"{len(CHECKS)} checks, {told}."
+    return f"{len(CHECKS)} checks, {counts}."

@@ -15,8 +15,8 @@ or, for a part of a task::
         if first:
             first.result = ...
 
-Either is one ``atomic`` block. Within another one it is a savepoint of it, and what it did stands
-once the outer one is committed.
+Either is one ``atomic`` block. Within another one it is a savepoint of it, and its work is
+committed with the outer one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
-from celery_saga.contrib.barrier import passage
-from celery_saga.contrib.barrier.passage import BarrierResult, Execute
+from celery_saga.contrib.barrier import entry
+from celery_saga.contrib.barrier.entry import BarrierResult, Execute
 from celery_saga.contrib.barrier.statements import Statements, statements
 from celery_saga.errors import SetupError
 
-#: MySQL is not among them: the migration's column would not tell ``order-A`` from ``order-a``.
+#: MySQL is not among them: the migration's column would not distinguish ``order-A`` and
+#: ``order-a``.
 VENDORS = ("postgresql", "sqlite")
 
 P = ParamSpec("P")
@@ -48,10 +49,10 @@ def barrier(using: str = DEFAULT_DB_ALIAS) -> Iterator[BarrierResult]:
         using: the alias of the database in which the step works.
 
     Raises:
-        SetupError: there is no barrier for that database.
+        SetupError: that database is not supported.
     """
-    way = _way(using)
-    with transaction.atomic(using), passage.passing(*way) as first:
+    way = _statements_of(using)
+    with transaction.atomic(using), entry.enter_barrier(*way) as first:
         yield first
 
 
@@ -68,14 +69,14 @@ def once(*, using: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def once(function: Any = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
     """Call the function in the barrier; it goes below ``@shared_task``.
 
-    What it returns is kept. Where it is skipped, the kept result is returned in its place; for an
-    undo with nothing to undo that is None.
+    What it returns is kept. Where it is skipped, the kept result is returned in its place; for a
+    compensation with nothing to compensate that is None.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return passage.run(barrier(using), partial(function, *args, **kwargs))
+            return entry.run(barrier(using), partial(function, *args, **kwargs))
 
         return call
 
@@ -84,10 +85,10 @@ def once(function: Any = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
 
 def purge(days: float, using: str = DEFAULT_DB_ALIAS) -> int:
     """As :func:`celery_saga.contrib.barrier.dbapi.purge`."""
-    return passage.purge(*_way(using), days)
+    return entry.purge(*_statements_of(using), days)
 
 
-def _way(using: str) -> tuple[Statements, Execute]:
+def _statements_of(using: str) -> tuple[Statements, Execute]:
     connection = connections[using]
     if connection.vendor not in VENDORS:
         raise SetupError(

@@ -6,7 +6,7 @@ from celery_saga.contrib.barrier.statements import KEY_LENGTH, TABLE
 
 
 class BarrierResult(models.Model):
-    """That a step, or its undo, had its effect, or can have none any more."""
+    """A row: a step or its compensation had its effect, or can have none any more."""
 
     step_key = models.CharField(primary_key=True, max_length=KEY_LENGTH)
     result = models.TextField(null=True)

@@ -30,7 +30,7 @@ from celery_saga.ops.doctor.findings import Finding
 
 Check = Callable[[Facts], Iterable[Finding]]
 
-#: All of them, in the order in which they are told.
+#: All of them, in the order in which they are reported.
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "settings": settings,

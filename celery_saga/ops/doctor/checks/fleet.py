@@ -1,4 +1,4 @@
-"""The workers: whether there are any, what they run, and whether they can be told apart."""
+"""The workers: whether there are any, what they run, and whether their names are unique."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
 
 
 def workers(facts: Facts) -> Iterator[Finding]:
-    """Nobody who runs sagas, or somebody without a heartbeat in this store."""
+    """No worker that runs sagas, or one without a heartbeat in this store."""
     asked = facts.broker.asks and not facts.broker.problem and facts.broker.driver != "memory"
     if not asked:
         return
@@ -22,7 +22,7 @@ def workers(facts: Facts) -> Iterator[Finding]:
             Level.INFO,
             f"{len(silent)} worker instance{'s send' if len(silent) > 1 else ' sends'} heartbeats "
             f"to the store and did not answer over the broker",
-            "the checks know nothing of them: they may be busy (--timeout), have ended just now, "
+            "the checks do not cover them: they may be busy (--timeout), have ended just now, "
             "or use another broker",
             Where.APP,
             "worker_enable_remote_control",
@@ -33,7 +33,7 @@ def workers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR if facts.sagas.live else Level.WARNING,
             "no worker with the plugin answers",
-            f"{_standing(facts.sagas.live)} until one comes",
+            f"{_blocked(facts.sagas.live)} until one comes",
             Where.WORKER,
             "--queues",
             "a worker for the queues of the steps: celery worker --queues ...",
@@ -42,10 +42,10 @@ def workers(facts: Facts) -> Iterator[Finding]:
         yield from _elsewhere(facts)
 
 
-def _standing(live: int) -> str:
+def _blocked(live: int) -> str:
     if live == 1:
-        return "1 live saga stands still"
-    return f"{live} live sagas stand still" if live else "sagas that are started stand still"
+        return "1 live saga is blocked"
+    return f"{live} live sagas are blocked" if live else "sagas that are started are blocked"
 
 
 def _elsewhere(facts: Facts) -> Iterator[Finding]:
@@ -74,8 +74,8 @@ def plugin(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR if taken else Level.WARNING,
             f"worker {worker.node} without the plugin consumes the queue {listed(shared)}",
-            "it runs steps behind the engine's back, or drops those that it does not know: their "
-            "sagas stand still until the steps are sent again; it drops celery_saga.start"
+            "it runs steps without the engine, or drops those that it does not know: their "
+            "sagas are blocked until the steps are sent again; it drops celery_saga.start"
             if taken
             else "it drops celery_saga.start, so sagas that it was to start do not exist",
             Where.WORKER,
@@ -122,7 +122,7 @@ def versions(facts: Facts) -> Iterator[Finding]:
         if worker.engine and worker.plugin is None:
             yield Finding(
                 Level.WARNING,
-                f"worker {worker.node} has the plugin and does not tell its version",
+                f"worker {worker.node} has the plugin and does not report its version",
                 "it was too busy to answer, or its celery_saga is older than this command",
                 Where.PACKAGE,
                 "celery-saga-workflow",
@@ -161,7 +161,7 @@ def settings(facts: Facts) -> Iterator[Finding]:
             Level.ERROR,
             problem,
             "no worker with this configuration starts, no saga can be started, and the doctor "
-            "cannot look into the store",
+            "cannot examine the store",
             Where.APP,
             name,
             problem.partition("expected ")[2].partition(", found")[0],
@@ -196,9 +196,8 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(
         Level.ERROR if dead else Level.WARNING,
         f"{who}: saga_heartbeat_ttl is {ttl:g} s, with a heartbeat every {every:g} s",
-        "a live worker counts as dead between two heartbeats, and its steps are run again or undone"
-        if dead
-        else "one late heartbeat makes a live worker look dead; its steps are run again or undone",
+        f"a live worker counts as dead {'between two heartbeats' if dead else 'if one is late'}: "
+        "its steps run again or are compensated",
         Where.APP,
         "saga_heartbeat_ttl",
         f"{3 * every:g} or more: three heartbeats",
@@ -206,28 +205,28 @@ def _heartbeat(who: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
-#: Pools that end their bodies on SIGQUIT, unless they are told to wait for them. Threads are
+#: Pools that end their bodies on SIGQUIT, unless a setting has them wait. Threads are
 #: waited for in any case; under gevent the handler fails.
-_CUT_OFF = ("prefork", "solo")
+_ABORTS = ("prefork", "solo")
 
 
 def shutdown(facts: Facts) -> Iterator[Finding]:
-    """Workers that cut off their bodies on SIGQUIT."""
+    """Workers that abort their bodies on SIGQUIT."""
     name = "worker_soft_shutdown_timeout"
-    hasty = sorted(
+    aborting = sorted(
         worker.node
         for worker in facts.workers
         if worker.plugin
-        and worker.plugin.pool in _CUT_OFF
+        and worker.plugin.pool in _ABORTS
         and not worker.plugin.settings.get(name, 1)
     )
-    if hasty:
+    if aborting:
         yield Finding(
             Level.INFO,
-            f"a SIGQUIT cuts off what {listed(hasty)} run{'s' if len(hasty) == 1 else ''}",
-            "the outcome of these steps is unknown: they run again, or their sagas are undone",
+            f"a SIGQUIT aborts what {listed(aborting)} run{'s' if len(aborting) == 1 else ''}",
+            "the outcome of these steps is unknown: they run again, or their sagas are compensated",
             Where.APP,
             name,
             "seconds, a little more than most bodies take",
-            tuple(hasty),
+            tuple(aborting),
         )

@@ -9,14 +9,14 @@ from celery_saga.ops.doctor.findings import Finding, Level, Where, listed
 
 
 def store(facts: Facts) -> Iterator[Finding]:
-    """No store, one that lives in one process, or one that cannot be used."""
+    """No store, one that exists in one process, or one that cannot be used."""
     if facts.wrong_settings:
         return  # the store was not asked: check "settings" says why
     if facts.store.kind == "memory":
         yield Finding(
             Level.ERROR,
             "sagas are kept in the memory of each process",
-            "no other process sees them, and they are gone when the process ends",
+            "no other process sees them, and they are lost when the process ends",
             Where.APP,
             "saga_store_url",
             "the URL of a Redis server, such as redis://localhost/1",
@@ -26,7 +26,7 @@ def store(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR,
             f"the store cannot be used: {facts.store.problem}",
-            "no saga starts, and those on their way stand still; bodies that end meanwhile report "
+            "no saga starts, and live ones are blocked; bodies that end meanwhile report "
             "for saga_store_timeout, and then count as unknown",
             Where.APP,
             "saga_store_url",
@@ -46,12 +46,12 @@ def store(facts: Facts) -> Iterator[Finding]:
 
 
 def broker(facts: Facts) -> Iterator[Finding]:
-    """A broker that is away, lives in one process, or carries no questions to workers."""
+    """A broker that is unavailable, exists in one process, or has no remote control of workers."""
     if facts.broker.problem:
         yield Finding(
             Level.ERROR,
             f"the broker cannot be used: {facts.broker.problem}",
-            "no step is sent until it is back, and workers could not be looked at",
+            "no step is sent until it is back, and workers could not be examined",
             Where.APP,
             "broker_url",
             "the URL of a broker that answers",
@@ -61,7 +61,7 @@ def broker(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR,
             "the broker exists in one process only",
-            "steps that another process sends reach nobody",
+            "steps that another process sends reach no worker",
             Where.APP,
             "broker_url",
             "the URL of a broker, such as redis://localhost/0",
@@ -71,7 +71,7 @@ def broker(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.INFO,
             f"workers cannot be asked over a broker of the kind {facts.broker.driver!r}",
-            "checks of workers, queues and tasks had nothing to look at",
+            "checks of workers, queues and tasks had no facts to examine",
             Where.APP,
             "broker_url",
             "the URL of a Redis or RabbitMQ broker",
@@ -95,7 +95,7 @@ def results(facts: Facts) -> Iterator[Finding]:
 
 def records(facts: Facts) -> Iterator[Finding]:
     """Sagas that cannot be read."""
-    leads_to = "nobody moves them on; the sweep leaves them alone, and no other saga waits for them"
+    leads_to = "they are blocked: the sweep skips them, and no other saga waits for them"
     for found, where, setting, to in (
         (facts.sagas.newer, Where.PACKAGE, "celery-saga-workflow", "the version that saved them"),
         (facts.sagas.damaged, Where.RECORD, "saga", "mended, or deleted"),

@@ -1,4 +1,4 @@
-"""Redis and Valkey servers: what they keep, what they throw away, and whether that is known."""
+"""Redis and Valkey servers: what they keep, what they evict, and whether that is known."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _store_persistence(server: Server) -> Iterator[Finding]:
             Level.ERROR,
             server,
             "keeps nothing on disk (appendonly no, save '')",
-            "a restart of the server loses every saga: effects stay, and nobody undoes them",
+            "a restart of the server loses every saga: effects stay, and are not compensated",
             "appendonly",
             "yes, with appendfsync always",
         )
@@ -86,7 +86,7 @@ def _broker_persistence(server: Server, facts: Facts) -> Iterator[Finding]:
         Level.WARNING if both else Level.INFO,
         server,
         f"keeps nothing on disk{', nor does the store' if both else ''}",
-        "after a loss of both nothing is left that could go on: neither sagas nor their messages"
+        "after a loss of both nothing is left that could continue: neither sagas nor messages"
         if both
         else "a restart loses its messages: those of sagas are sent again by the sweep, plain "
         "tasks and starts by message (celery_saga.start) are not",
@@ -96,7 +96,7 @@ def _broker_persistence(server: Server, facts: Facts) -> Iterator[Finding]:
 
 
 def eviction(facts: Facts) -> Iterator[Finding]:
-    """What the server throws away when its memory is full."""
+    """What the server evicts when its memory is full."""
     for server in facts.servers:
         policy = server.setting("maxmemory-policy") or ""
         limited = server.setting("maxmemory") != "0"
@@ -124,10 +124,10 @@ def eviction(facts: Facts) -> Iterator[Finding]:
 def _loss_of_any(server: Server) -> str:
     parts = []
     if "store" in server.roles:
-        parts.append("live sagas vanish: what they did stays, and nobody undoes it")
+        parts.append("live sagas are lost: their effects stay, and are not compensated")
     if "broker" in server.roles:
         parts.append(
-            "queues vanish with their messages: those of sagas are sent again, others are not"
+            "queues are lost with their messages: those of sagas are sent again, others are not"
         )
     return "; ".join(parts)
 
@@ -136,11 +136,11 @@ def _loss_of_expiring(server: Server) -> str:
     parts = []
     if "store" in server.roles:
         parts.append(
-            "ended sagas and their results go before saga_result_expires: their ids are free "
-            "again, and a late effect of one is not undone; live sagas stay"
+            "ended sagas and their results are deleted before saga_result_expires: their ids are "
+            "free again, and a late effect of one is not compensated; live sagas stay"
         )
     if "broker" in server.roles:
-        parts.append("queues that were declared with 'expires' go with their messages; others stay")
+        parts.append("queues with 'expires' are deleted with their messages; others stay")
     return "; ".join(parts)
 
 
@@ -171,7 +171,7 @@ def replication(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 Level.ERROR,
                 f"{server.name} is a replica",
-                "it refuses writes, or loses them when it hears of its primary",
+                "it refuses writes, or loses them when it syncs with its primary",
                 Where.APP,
                 "saga_store_url" if "store" in server.roles else "broker_url",
                 "the URL of the primary",
@@ -198,19 +198,19 @@ def cluster(facts: Facts) -> Iterator[Finding]:
                 "the keys of a saga are spread over its nodes, and no script may touch them all",
                 Where.APP,
                 "saga_store_url",
-                "the URL of a server that is in no cluster",
+                "the URL of a server that is not in a cluster",
                 (server.url,),
             )
 
 
 def server_settings(facts: Facts) -> Iterator[Finding]:
-    """Settings that the server does not tell."""
+    """Settings that the server does not show."""
     for server in facts.servers:
         if server.refused:
             yield Finding(
                 Level.WARNING,
-                f"{server.name} does not tell its settings: {server.refused}",
-                "whether it keeps sagas over a restart, and evicts none, could not be looked at",
+                f"{server.name} does not show its settings: {server.refused}",
+                "whether it keeps sagas over a restart, and evicts none, could not be examined",
                 Where.USER,
                 "ACL SETUSER",
                 "+config|get +info for the user of this URL, or look at appendonly, appendfsync, "

@@ -1,4 +1,4 @@
-"""The steps of sagas: whether somebody can run them, and what a lost worker or a limit means."""
+"""The steps of sagas: whether a worker can run them, and what a lost worker or a limit means."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def definitions(facts: Facts) -> Iterator[Finding]:
 
 
 def early_ack(facts: Facts) -> Iterator[Finding]:
-    """Steps that a lost worker ends for good, and that nothing undoes."""
+    """Steps that a lost worker ends for good, and that have no compensation."""
     found: dict[tuple[str, bool], list[RequiredTask]] = {}
     for needed in facts.required:
         if not (needed.is_compensation or needed.needs_compensation or needed.reruns):
@@ -34,8 +34,8 @@ def early_ack(facts: Facts) -> Iterator[Finding]:
             Level.WARNING,
             f"task {task!r} is acknowledged before it runs, and its step has no compensation "
             f"({listed(steps)})",
-            "if its worker is lost the step ends UNKNOWN and the rest of the saga is undone; as "
-            "its own effect may stand, the saga ends STUCK and waits for an operator",
+            "if its worker is lost the step ends UNKNOWN and the rest of the saga is compensated; "
+            "as its own effect may exist, the saga ends STUCK and waits for an operator",
             Where.TASK if declared else Where.STEP,
             "acks_late" if declared else "on_lost",
             ("True" if declared else "'rerun'")
@@ -58,7 +58,7 @@ def queues(facts: Facts) -> Iterator[Finding]:
                 Level.ERROR if live else Level.WARNING,
                 f"no worker with the plugin consumes the queue {queue!r}, to which the steps "
                 f"{listed(_steps(required))} go{_waiting(live)}",
-                "their sagas stand still there",
+                "their sagas are blocked there",
                 Where.WORKER,
                 "--queues",
                 f"one that includes {queue}",
@@ -77,14 +77,16 @@ def tasks(facts: Facts) -> Iterator[Finding]:
                 yield _unknown_task(task, queue, without, len(without) == len(consumers), live)
 
 
-def _unknown_task(task: str, queue: str, without: list[Worker], nobody: bool, live: int) -> Finding:
+def _unknown_task(
+    task: str, queue: str, without: list[Worker], nowhere: bool, live: int
+) -> Finding:
     nodes = sorted({worker.node for worker in without})
     return Finding(
-        Level.ERROR if nobody and live else Level.WARNING,
-        f"{'no worker' if nobody else 'not every worker'} that consumes {queue!r} registers "
+        Level.ERROR if nowhere and live else Level.WARNING,
+        f"{'no worker' if nowhere else 'not every worker'} that consumes {queue!r} registers "
         f"{task!r}{_waiting(live)}",
         "the step is offered for saga_unknown_task_grace, and then its saga is STUCK"
-        if nobody
+        if nowhere
         else f"{listed(nodes)} may get its message, drop it, and the step is offered again later",
         Where.APP,
         "imports",

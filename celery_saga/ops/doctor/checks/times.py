@@ -44,7 +44,7 @@ def _of_the_store(url: str, wrong: Mapping[str, Offset]) -> Finding:
     most = max(wrong.values(), key=lambda apart: apart.least)
     return Finding(
         Level.INFO,
-        f"all clocks that were looked at differ from the store's, one is {_apart(most)} it",
+        f"all clocks that were read differ from the store's, one is {_apart(most)} it",
         "times in checkpoints are the store's: they do not fit those in logs",
         Where.MACHINE,
         "clock",
@@ -63,12 +63,12 @@ def visibility_timeout(facts: Facts) -> Iterator[Finding]:
     seconds = facts.broker.visibility_timeout
     if seconds is None or facts.broker.problem:
         return
-    runs = {waits.task: waits.limit for waits in facts.waits if (waits.limit or 0) > seconds}
+    runs = {each.task: each.limit for each in facts.timings if (each.limit or 0) > seconds}
     for needed in facts.required:
         longest = max(needed.hard_limit or 0, needed.soft_limit or 0)
         if needed.late and longest > max(seconds, runs.get(needed.task) or 0):
             runs[needed.task] = longest
-    rests = {waits.task: waits.countdown for waits in facts.waits}
+    rests = {each.task: each.countdown for each in facts.timings}
     rests = {task: rest for task, rest in rests.items() if (rest or 0) > seconds}
     if not runs and not rests:
         return
@@ -79,7 +79,7 @@ def visibility_timeout(facts: Facts) -> Iterator[Finding]:
         Level.WARNING,
         f"the broker delivers a message again after {seconds:g} s, and {listed(said)}",
         "the second copy of a step is dropped, and with it the message that would bring the step "
-        "back, so the sweep has to; tasks outside of sagas run twice",
+        "back, so the sweep does that; tasks outside of sagas run twice",
         Where.APP,
         "broker_transport_options",
         f"{{'visibility_timeout': ...}} of more than {longest:g}",
@@ -88,21 +88,21 @@ def visibility_timeout(facts: Facts) -> Iterator[Finding]:
 
 
 def overdue(facts: Facts) -> Iterator[Finding]:
-    """Sagas that the sweep does not get to."""
+    """Sagas that are due for longer than a sweep should take."""
     late = {
         saga_id: seconds
         for saga_id, seconds in facts.sagas.overdue.items()
         if seconds > SWEEPS_MAY_BE_LATE
     }
     if not late or not any(worker.engine for worker in facts.workers):
-        return  # without workers nobody sweeps: check "workers" says so
+        return  # without workers nothing is swept: check "workers" says so
     limit = facts.settings["saga_sweep_limit"]
     worst = tuple(sorted(late, key=lambda saga_id: -late[saga_id]))
     yield Finding(
         Level.WARNING,
         f"the sweep is late: by {max(late.values()):.0f} s for {listed(worst)}",
         "their lost steps, retries and deadlines come late; the workers' logs say if one "
-        "cannot be looked at",
+        "cannot be read",
         Where.APP,
         "saga_sweep_limit",
         f"more than {limit}",

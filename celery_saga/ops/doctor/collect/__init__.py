@@ -1,7 +1,7 @@
-"""Gathers the facts: asks the store, the broker and, over it, the workers.
+"""Gathers the facts from the store, the broker and, over it, the workers.
 
-Each has a limited time to answer, and what cannot be asked is a fact too. Nothing is changed but a
-key in the broker that lives for a moment: the trial of the one write
+Each has a limited time to reply, and what does not reply is a fact too. Nothing is changed but a
+key in the broker that lives for a moment: the probe of the atomic publish
 (:mod:`celery_saga.messaging.redis.publish`).
 """
 
@@ -15,7 +15,7 @@ from celery_saga.definition.discovery import import_sagas
 from celery_saga.messaging.outcome import START
 from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.collect.broker import gather_broker
-from celery_saga.ops.doctor.collect.required_tasks import gather_required_tasks, gather_waits
+from celery_saga.ops.doctor.collect.required_tasks import gather_required_tasks, gather_task_timings
 from celery_saga.ops.doctor.collect.servers import once
 from celery_saga.ops.doctor.collect.store import gather_store
 from celery_saga.ops.doctor.facts import Facts
@@ -25,11 +25,11 @@ from celery_saga.worker.remote_control import reported_settings, versions
 
 
 def gather(app: Celery, timeout: float, limit: int) -> Facts:
-    """All that the checks look at.
+    """Gather all that the checks examine.
 
     Args:
         app: the Celery app; its modules are imported, as a worker does.
-        timeout: seconds that workers have to answer.
+        timeout: seconds that workers have to reply.
         limit: live sagas that are read.
 
     Raises:
@@ -56,7 +56,7 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
         servers=once(server for server in (stored.server, broker.server) if server),
         workers=broker.workers,
         required=required,
-        waits=gather_waits(app),
+        timings=gather_task_timings(app),
         sagas=stored.sagas,
         broken=broken,
     )

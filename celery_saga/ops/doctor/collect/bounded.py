@@ -1,4 +1,4 @@
-"""Questions that get no answer must not keep the doctor waiting."""
+"""Bounds the time of a call: one without a reply must not block the doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to know of the broker, and of the workers behind it."""
+"""Gathers the facts about the broker, and about the workers that use it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from celery_saga.ops.doctor.collect.workers import gather_workers
 from celery_saga.ops.doctor.facts import BrokerFacts, Server, Worker
 from celery_saga.runtime import Runtime
 
-#: Seconds that the broker has for its own answers.
+#: Seconds that the broker has for its own replies.
 ANSWER_TIMEOUT = 15.0
 
-#: Workers are asked so many questions, one after the other.
-QUESTIONS = 3
+#: Remote control commands that workers get, one after the other.
+COMMANDS = 3
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Brokered:
 
 
 def gather_broker(runtime: Runtime, store: Store | None, timeout: float) -> Brokered:
-    """All that is learnt from and over the broker.
+    """Gather what the broker reports, and what workers report over it.
 
     Args:
         store: the sagas', if it answers.
-        timeout: seconds that workers have to answer; see ``celery inspect --timeout``.
+        timeout: seconds that workers have to reply; see ``celery inspect --timeout``.
     """
     facts = BrokerFacts(url=shown(runtime.app.conf.broker_write_url))
     facts = _tried(facts, lambda: _broker(runtime, facts))
@@ -48,8 +48,8 @@ def gather_broker(runtime: Runtime, store: Store | None, timeout: float) -> Brok
     facts = _tried(facts, lambda: _one_write(runtime, store, facts))
     try:
         server = within(ANSWER_TIMEOUT, lambda: _server(runtime, facts))
-        # Each answer starts the timeout anew.
-        limit = ANSWER_TIMEOUT + QUESTIONS * 10 * timeout
+        # Each reply starts the timeout anew.
+        limit = ANSWER_TIMEOUT + COMMANDS * 10 * timeout
         workers = within(limit, lambda: _workers(runtime, facts, timeout))
     except Exception as error:
         return Brokered(replace(facts, problem=_text(error)))

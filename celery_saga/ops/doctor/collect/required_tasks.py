@@ -1,4 +1,4 @@
-"""The tasks that sagas need: of those that are committed here, and of those on their way."""
+"""Gathers the required tasks: of sagas that are committed here, and of live ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, SetupError
 from celery_saga.messaging.routing import queue_of
-from celery_saga.ops.doctor.facts import RequiredTask, Waits
+from celery_saga.ops.doctor.facts import RequiredTask, TaskTiming
 from celery_saga.runtime import Runtime
 from celery_saga.saga import Saga
 
@@ -112,8 +112,8 @@ def _limit(app: Celery, task: Any, call: Call, name: str) -> float | None:
     return float(found) if found else None
 
 
-def gather_waits(app: Celery) -> tuple[Waits, ...]:
-    """How long the app's own tasks may run or wait, as far as they say."""
+def gather_task_timings(app: Celery) -> tuple[TaskTiming, ...]:
+    """Gather how long the app's own tasks may run or wait, as far as it is known."""
     found = []
     for name, task in sorted(app.tasks.items()):
         if name.startswith("celery."):
@@ -121,9 +121,9 @@ def gather_waits(app: Celery) -> tuple[Waits, ...]:
         limits = [getattr(task, kind, None) for kind in ("time_limit", "soft_time_limit")]
         limits += [app.conf.task_time_limit, app.conf.task_soft_time_limit]
         longest = max((float(limit) for limit in limits if limit), default=None)
-        waits = Waits(name, longest if task.acks_late else None, _countdown(task))
-        if waits.limit is not None or waits.countdown is not None:
-            found.append(waits)
+        timing = TaskTiming(name, longest if task.acks_late else None, _countdown(task))
+        if timing.limit is not None or timing.countdown is not None:
+            found.append(timing)
     return tuple(found)
 
 

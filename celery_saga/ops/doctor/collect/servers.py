@@ -1,4 +1,4 @@
-"""What Redis and Valkey servers say of themselves."""
+"""Gathers what Redis and Valkey servers report about themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from celery_saga.ops.doctor.facts import Server
 
-#: The settings that the checks look at.
+#: The settings that the checks examine.
 SETTINGS = (
     "appendonly",
     "appendfsync",

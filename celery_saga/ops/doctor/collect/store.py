@@ -1,4 +1,4 @@
-"""What there is to know of the store and of the sagas in it."""
+"""Gathers the facts about the store and the sagas in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from celery_saga.ops.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.runtime import Runtime
 from celery_saga.settings import Settings
 
-#: Seconds that the store has for all its answers.
+#: Seconds that the store has for all its replies.
 ANSWER_TIMEOUT = 15.0
 
 #: Stuck sagas that are counted.
@@ -41,7 +41,7 @@ class Stored:
 
 
 def gather_store(runtime: Runtime, limit: int) -> Stored:
-    """All that the store tells; ``limit``: live sagas that are read."""
+    """Gather what the store reports; ``limit``: live sagas that are read."""
     facts = StoreFacts(url=_url(runtime))
     return _asked(facts, lambda: _gather(runtime.store, facts, limit, label_of(runtime.app)))
 

@@ -1,4 +1,4 @@
-"""What a barrier decides, over any connection: who is first, and what others get."""
+"""Enters a barrier, over any connection: the first delivery works, later ones get its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS_A_DAY = 86400
 
 
 class Result(Protocol):
-    """What is looked at of a cursor."""
+    """The part of a cursor that is used."""
 
     @property
     def rowcount(self) -> int:
@@ -34,11 +34,11 @@ Execute = Callable[[str, tuple[Any, ...]], Result]
 
 
 class BarrierResult:
-    """One way through a barrier. It is true for whoever is first: then the work is to be done.
+    """What a delivery gets from the barrier. It is true for the first one: the work is to be done.
 
     Attributes:
-        result: what the step gives to its saga. Who is first sets it, and it is kept when the
-            ``with`` block ends; who comes later finds it here, as Celery's JSON serializer brings
+        result: what the step returns to its saga. The first delivery sets it, and it is kept when
+            the ``with`` block ends; a later one finds it here, as Celery's JSON serializer brings
             it back. None if nothing was kept.
     """
 
@@ -55,28 +55,28 @@ class BarrierResult:
 
     @property
     def forward_result(self) -> Any:
-        """In an undo, the result that the step itself kept; read when it is asked for, inside.
+        """In a compensation, the result that the step itself kept; read on demand, in the block.
 
-        So an undo knows what to take back also when the step's report was lost. None outside of a
-        saga, in a step, and if the step kept nothing.
+        So a compensation knows what to take back also when the step's report was lost. None outside
+        of a saga, in a step, and if the step kept nothing.
         """
         return self._forward()
 
 
-#: The step that was first in this run of its body.
-_passed: ContextVar[SagaInfo | None] = ContextVar("celery_saga_barrier_passed", default=None)
+#: The step that has entered a barrier in this run of its body.
+_entered: ContextVar[SagaInfo | None] = ContextVar("celery_saga_barrier_entered", default=None)
 
 
 @contextmanager
-def passing(sql: Statements, execute: Execute) -> Iterator[BarrierResult]:
-    """Go through the barrier, and keep the result at the end.
+def enter_barrier(sql: Statements, execute: Execute) -> Iterator[BarrierResult]:
+    """Enter the barrier, and keep the result at the end.
 
     Args:
         sql: the statements for the database.
         execute: runs one of them in the user's transaction.
 
     Raises:
-        BlockedByCompensation: the step was undone before.
+        BlockedByCompensation: the step was compensated before.
         BarrierPassedTwice: the step has done its work in this database already.
         UnserializableValue: the result cannot be kept.
     """
@@ -84,16 +84,16 @@ def passing(sql: Statements, execute: Execute) -> Iterator[BarrierResult]:
     if info is None:
         yield BarrierResult(True)
         return
-    passage = _Gate(sql, execute, info).enter()
-    yield passage
-    if passage and passage.result is not None:
+    entered = _Entry(sql, execute, info).enter()
+    yield entered
+    if entered and entered.result is not None:
         # As the saga will take it from the step that returns it.
-        text = JSON.dumps(as_returned(passage.result, "result"), "result")
+        text = JSON.dumps(as_returned(entered.result, "result"), "result")
         execute(sql.keep, (text, _own_key(info)))
 
 
 def run(barrier: AbstractContextManager[BarrierResult], work: Callable[[], R]) -> R:
-    """Work in the barrier, and keep what comes of it; who is skipped gets what was kept."""
+    """Do the work in the barrier and keep its result; a skipped delivery gets the kept one."""
     with barrier as first:
         if first:
             first.result = work()
@@ -108,8 +108,8 @@ def purge(sql: Statements, execute: Execute, days: float) -> int:
 def _own_key(info: SagaInfo) -> str:
     """The key of the step's own row.
 
-    That of an undo has the round of the step that it undoes, not its own: what the engine asks to
-    be undone in a new round, because the step reported late, is undone already.
+    That of a compensation has the round of the step that it compensates, not its own: what the
+    engine compensates in a new round, because the step reported late, is compensated already.
     """
     if info.direction == "f":
         return info.idempotency_key
@@ -121,8 +121,8 @@ def _compensation_of(key: str) -> str:
     return f"{head.removesuffix('f')}c/{turn}"
 
 
-class _Gate:
-    """One attempt to be first."""
+class _Entry:
+    """One attempt to be the first delivery."""
 
     def __init__(self, sql: Statements, execute: Execute, info: SagaInfo) -> None:
         self._sql, self._execute, self._info = sql, execute, info
@@ -132,15 +132,15 @@ class _Gate:
     def enter(self) -> BarrierResult:
         if not self._insert(self._own):
             return self._known()
-        _passed.set(self._info)
+        _entered.set(self._info)
         if self._info.direction == "f":
             return BarrierResult(True)
-        # The row of the step itself: whoever wrote it was first.
+        # The row of the step itself: the delivery that wrote it was first.
         if self._insert(self._info.forward_key):
             return BarrierResult(False)
-        passage = BarrierResult(True)
-        passage._forward = self._forward
-        return passage
+        result = BarrierResult(True)
+        result._forward = self._forward
+        return result
 
     def _insert(self, key: str) -> bool:
         count = self._execute(self._sql.insert, (key, self._at)).rowcount
@@ -149,8 +149,8 @@ class _Gate:
         return count == 1
 
     def _known(self) -> BarrierResult:
-        """Someone was here before: say what came of it."""
-        if _passed.get() is self._info:
+        """What an earlier delivery left."""
+        if _entered.get() is self._info:
             raise BarrierPassedTwice(self._own)
         forward, compensation = self._info.forward_key, _compensation_of(self._info.forward_key)
         rows = self._rows(forward, compensation)

@@ -1,4 +1,4 @@
-"""Installations on paper: one that is well, and what makes others of it."""
+"""Facts of installations: one without findings, and functions that change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_saga.ops.doctor.facts import (
     Sagas,
     Server,
     StoreFacts,
-    Waits,
+    TaskTiming,
     Worker,
 )
 
@@ -35,16 +35,16 @@ REFUND = RequiredTask(
 )
 
 
-def plugin(instance: str = "boot1", **changes: Any) -> Plugin:
-    told = Plugin(instance, True, "prefork", VERSIONS, SETTINGS, Offset(-0.01, 0.01))
-    return replace(told, **changes)
+def plugin(instance: str = "instance1", **changes: Any) -> Plugin:
+    reported = Plugin(instance, True, "prefork", VERSIONS, SETTINGS, Offset(-0.01, 0.01))
+    return replace(reported, **changes)
 
 
 def worker(node: str = "w1@a", **changes: Any) -> Worker:
-    """One that is well; ``told``: changes to what it says of its plugin."""
-    told = changes.pop("told", {})
+    """A worker without findings; ``reported``: changes to what it reports of its plugin."""
+    reported = changes.pop("reported", {})
     tasks = frozenset({"shop.charge", "shop.refund", "celery_saga.start"})
-    found = Worker(node, tasks, frozenset({"celery"}), True, plugin(**told))
+    found = Worker(node, tasks, frozenset({"celery"}), True, plugin(**reported))
     return replace(found, **changes)
 
 
@@ -55,26 +55,27 @@ def foreign(node: str = "old@b", *queues: str) -> Worker:
 
 def server(*roles: str, info: dict[str, str] | None = None, **settings: str) -> Server:
     changed = {name.replace("_", "-"): value for name, value in settings.items()}
-    told = {"role": "master", "connected_slaves": "0", "cluster_enabled": "0", **(info or {})}
-    return Server(URL, roles or ("store", "broker"), "run1", {**KEEPS_ALL, **changed}, told)
+    reported = {"role": "master", "connected_slaves": "0", "cluster_enabled": "0", **(info or {})}
+    return Server(URL, roles or ("store", "broker"), "run1", {**KEEPS_ALL, **changed}, reported)
 
 
+#: An installation without findings.
 OK = Facts(
     app="shop",
     settings={**SETTINGS, "saga_sweep_limit": 100},
     versions=VERSIONS,
-    store=StoreFacts(URL, "redis", clock=Offset(-0.01, 0.01), alive=frozenset({"boot1"})),
+    store=StoreFacts(URL, "redis", clock=Offset(-0.01, 0.01), alive=frozenset({"instance1"})),
     broker=BrokerFacts(URL, "redis", visibility_timeout=3600.0, one_write=True),
     servers=(server(),),
     workers=(worker(),),
     required=(CHARGE, REFUND),
-    waits=(Waits("shop.charge", 30.0, 600.0),),
+    timings=(TaskTiming("shop.charge", 30.0, 600.0),),
     sagas=Sagas(live=3),
 )
 
 
-def ill(**changes: Any) -> Facts:
-    """The one that is well, with changes; ``store_`` and ``broker_`` begin those of the two."""
+def facts_with(**changes: Any) -> Facts:
+    """Those without findings, with changes; ``store_`` and ``broker_`` begin those of the two."""
     for part in ("store", "broker"):
         own = {name: changes.pop(name) for name in list(changes) if name.startswith(f"{part}_")}
         stripped = {name.removeprefix(f"{part}_"): value for name, value in own.items()}
@@ -83,13 +84,13 @@ def ill(**changes: Any) -> Facts:
 
 
 def on(*servers: Server) -> Facts:
-    return ill(servers=servers)
+    return facts_with(servers=servers)
 
 
 def required(*found: RequiredTask) -> Facts:
-    return ill(required=found)
+    return facts_with(required=found)
 
 
 def workers(*found: Worker, **changes: Any) -> Facts:
     alive = frozenset(each.plugin.instance for each in found if each.plugin)
-    return ill(workers=found, **{"store_alive": alive, **changes})
+    return facts_with(workers=found, **{"store_alive": alive, **changes})
