@@ -52,9 +52,9 @@ def _stock(database: ShopDatabase, completed: list[Order]) -> Iterator[str]:
         }
     )
     for row in database.rows("SELECT sku, initial, on_hand FROM inventory ORDER BY sku"):
-        sku, gone = row["sku"], row["initial"] - row["on_hand"]
-        if gone != shipped[sku]:
-            yield f"{sku}: {gone} pieces left the shelf, {shipped[sku]} were shipped"
+        sku, taken = row["sku"], row["initial"] - row["on_hand"]
+        if taken != shipped[sku]:
+            yield f"{sku}: {taken} pieces left the shelf, {shipped[sku]} were shipped"
         if shipped[sku] != sold[sku]:
             yield f"{sku}: {shipped[sku]} pieces were shipped, {sold[sku]} were sold"
     for row in database.rows("SELECT order_id, sku FROM reservations WHERE state = 'open'"):

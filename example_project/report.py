@@ -100,7 +100,7 @@ def print_summary(console: Console, statuses: Mapping[int, SagaStatus], kill: Ki
         f"all were settled {kill.settled_after:.1f} s later."
     )
     for order_id, task, late in kill.interrupted:
-        contract = "acknowledged late: run again" if late else "acknowledged early: undone"
+        contract = "acknowledged late: run again" if late else "acknowledged early: compensated"
         console.print(f"  order {order_id} was in {task} ({contract}) → {statuses[order_id]}")
 
 

@@ -14,7 +14,7 @@ from celery_saga.testing.processes import ManagedProcess
 #: The folder from which ``example_project`` can be imported.
 PROJECT = Path(__file__).resolve().parents[1]
 #: Seconds that a worker has to answer its first ping.
-BOOT_TIMEOUT = 30.0
+START_TIMEOUT = 30.0
 #: Lines of each worker's log that are shown when something went wrong.
 LOG_LINES = 25
 
@@ -66,7 +66,7 @@ class Workers:
         self._processes[name] = process
         if before is not None:
             before.stop(keep=True)
-        deadline = time.monotonic() + BOOT_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT
         while not self._app.control.ping([node], timeout=0.25):
             if not process.alive or time.monotonic() > deadline:
                 raise RuntimeError(f"worker {name} did not become ready")

@@ -1,4 +1,4 @@
-"""The checkout saga: the tasks of the shop in their order, each with the task that undoes it."""
+"""The checkout saga: the tasks of the shop in their order, each with its compensation."""
 
 from celery_saga import Saga, SagaContext
 from example_project.shop.tasks import (

@@ -4,9 +4,9 @@ It also plays the parts of the warehouse, the card gateway and the carrier. All 
 saga does here goes through a barrier, in the transaction of the work itself:
 
 - a step that comes again changes nothing and gets the first one's answer;
-- an undo whose step never arrived changes nothing and blocks it, so that the step is refused should
-  it arrive later;
-- an undo knows what its step did, also if the step's answer was lost.
+- a compensation whose step never arrived changes nothing and blocks it, so that the step is refused
+  should it arrive later;
+- a compensation knows what its step did, also if the step's answer was lost.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class ShopDatabase:
         return self._once(work)
 
     def release(self, reservation_id: str | None = None) -> None:
-        """Undo :meth:`reserve`; without an id, what this saga's step reserved."""
+        """Compensate :meth:`reserve`; without an id, what this saga's step reserved."""
 
         def work(db: sqlite3.Connection, reservation_id: str) -> None:
             db.execute(
@@ -147,7 +147,7 @@ class ShopDatabase:
             )
             _move_goods(db, reservation_id, "open", "released")
 
-        self._undo(reservation_id, work)
+        self._compensate(reservation_id, work)
 
     def charge(self, order_id: int, card: str, cents: int) -> str:
         """Charge a card; CardDeclined if its bank refuses."""
@@ -160,14 +160,14 @@ class ShopDatabase:
         return self._once(work)
 
     def refund(self, payment_id: str | None = None) -> None:
-        """Undo :meth:`charge`; without an id, what this saga's step charged."""
+        """Compensate :meth:`charge`; without an id, what this saga's step charged."""
 
         def work(db: sqlite3.Connection, payment_id: str) -> None:
             query = "SELECT order_id, cents FROM ledger WHERE id = ?"
             payment = db.execute(query, (payment_id,)).fetchone()
             _book_money(db, payment["order_id"], "refund", payment["cents"])
 
-        self._undo(payment_id, work)
+        self._compensate(payment_id, work)
 
     def book(self, order_id: int, reservation_id: str, country: str) -> str:
         """Hand reserved goods to the carrier; CarrierRefused for what it does not take."""
@@ -193,8 +193,9 @@ class ShopDatabase:
         return self._once(work)
 
     def cancel(self, number: str | None = None) -> None:
-        """Undo :meth:`book`: the goods are merely reserved again. Without a number, what this
-        saga's step booked.
+        """Compensate :meth:`book`: the goods are merely reserved again.
+
+        Without a number, what this saga's step booked.
         """
 
         def work(db: sqlite3.Connection, number: str) -> None:
@@ -203,7 +204,7 @@ class ShopDatabase:
             db.execute("UPDATE shipments SET state = 'cancelled' WHERE id = ?", (number,))
             _move_goods(db, reservation_id, "shipped", "open")
 
-        self._undo(number, work)
+        self._compensate(number, work)
 
     def confirm(self, order_id: int, email: str, text: str) -> None:
         """Send the customer a message."""
@@ -216,7 +217,7 @@ class ShopDatabase:
 
     @contextmanager
     def call_under_way(self, order_id: int, task: str) -> Iterator[None]:
-        """Leave a note of a call while it lasts; a killed worker's notes stay."""
+        """Record a call while it lasts; the records of a killed worker stay."""
         columns = "INSERT INTO calls (order_id, task, process_group) VALUES (?, ?, ?)"
         with self.transaction() as db:
             note = db.execute(columns, (order_id, task, os.getpgrp())).lastrowid
@@ -235,7 +236,9 @@ class ShopDatabase:
         with self.transaction() as db:
             return once(work)(db)
 
-    def _undo(self, what: str | None, work: Callable[[sqlite3.Connection, Any], None]) -> None:
+    def _compensate(
+        self, what: str | None, work: Callable[[sqlite3.Connection, Any], None]
+    ) -> None:
         with self.transaction() as db, barrier(db) as first:
             if first:
                 work(db, what or first.forward_result)

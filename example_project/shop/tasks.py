@@ -1,8 +1,8 @@
-"""The shop's Celery tasks. They know nothing of the checkout: each does one thing or undoes it.
+"""The shop's Celery tasks. They know nothing of the checkout: each does or takes back one thing.
 
-Warehouse, card gateway and carrier are other systems, so every call to them takes a moment on the
-way there and on the way back, and a worker may die at any point of it. An undo is not told what it
-takes back if the answer of its step was lost.
+Warehouse, card gateway and carrier are other systems, so every request to them and every answer
+takes a moment, and a worker may die at any point of it. A compensation does not know what it takes
+back if the answer of its step was lost.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def charge_card(self: Task[Any, Any], order_id: int, card: str, total_cents: int
     with outside_call(order_id, "charge_card") as shop:
         payment_id = shop.charge(order_id, card, total_cents)
         if order_id % 7 == 0 and self.request.retries == 0:
-            # Now and then the answer is lost on the way back. The barrier knows the retry, which
+            # Now and then the answer is lost. The barrier knows the retry, which
             # gets the same answer and does not charge the card again.
             raise PaymentTimeout(f"no answer about the payment of order {order_id}")
         return payment_id
@@ -86,7 +86,7 @@ def cancel_booking(order_id: int, tracking_number: str | None = None) -> None:
 
 @app.task(acks_late=True)
 def send_confirmation(order_id: int, email: str, total_cents: int, tracking_number: str) -> None:
-    """Tell the customer what was paid and how to follow the parcel."""
+    """Inform the customer what was paid and how to follow the parcel."""
     text = f"Order {order_id}: {total_cents / 100:.2f} EUR paid, parcel {tracking_number}"
     with outside_call(order_id, "send_confirmation") as shop:
         shop.confirm(order_id, email, text)

@@ -1,4 +1,4 @@
-"""Sagas on pytest-celery's own containers; it cannot run where there is no Docker engine."""
+"""Sagas on pytest-celery's own containers; it needs a Docker engine."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def default_worker_initial_content(
 
 @pytest.fixture
 def trips(celery_setup: CeleryTestSetup) -> Any:
-    """Makes sagas of ``(step name, task, undo)`` or ``(step name, task)``."""
+    """Makes sagas of ``(step name, task, compensation)`` or ``(step name, task)``."""
     SagaManager(celery_setup.app)
 
     def make(*parts: Any) -> Saga:
         saga = Saga("trip", app=celery_setup.app)
-        for name, task, *undo in parts:
+        for name, task, *compensation in parts:
             step = saga.local_step(task, name=name)
-            if undo:
-                step.on_failure(undo[0])
+            if compensation:
+                step.on_failure(compensation[0])
         return saga.commit()
 
     return make

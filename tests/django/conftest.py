@@ -71,7 +71,7 @@ class Project:
             return error.code, None
 
     def states(self, order: int) -> list[str]:
-        """The state of an order, in a list; an empty one if there is no such order."""
+        """The state of an order, in a list; an empty one if the order does not exist."""
         found: list[str] = self.get(f"state/{order}")[1]["states"]
         return found
 

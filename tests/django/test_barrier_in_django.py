@@ -20,7 +20,7 @@ def test_a_step_that_is_tried_again_after_its_commit(project):
     assert state == f"new, paid, asked ({first}), asked ({first}), packed"
 
 
-def test_its_undo(project):
+def test_its_compensation(project):
     _, answer = project.get("sale?amount=200")
     wait_for(lambda: "paid back" in project.states(answer["order"])[0], timeout=30)
     assert project.states(answer["order"])[0].count("paid") == 2

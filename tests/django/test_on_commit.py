@@ -39,10 +39,10 @@ class TestRequests:
         wait_for(lambda: project.states(answer["order"]) == DONE, timeout=30)
         assert project.sagas() - before == {answer["saga"]}
 
-    def test_a_saga_that_fails_is_undone(self, project):
+    def test_a_saga_that_fails_is_compensated(self, project):
         _, answer = project.get("place?amount=200")
-        undone = ["new, reserved, released"]
-        wait_for(lambda: project.states(answer["order"]) == undone, timeout=30)
+        compensated = ["new, reserved, released"]
+        wait_for(lambda: project.states(answer["order"]) == compensated, timeout=30)
 
     def test_rolled_back_it_starts_none(self, project):
         _, first = project.get("place")

@@ -62,7 +62,7 @@ def step(name: str, order_id: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def undo_of(name: str, order_id: int = 1) -> Iterator[None]:
+def compensation_of(name: str, order_id: int = 1) -> Iterator[None]:
     with delivery(f"order-{order_id}", "c", step=name):
         yield
 
@@ -79,13 +79,13 @@ def complete(shop: ShopDatabase, order_id: int) -> None:
         shop.confirm(order_id, "a@example.org", "Thank you")
 
 
-def undo(shop: ShopDatabase, order_id: int) -> None:
+def compensate(shop: ShopDatabase, order_id: int) -> None:
     """What it does when the answers were lost."""
-    with undo_of("book", order_id):
+    with compensation_of("book", order_id):
         shop.cancel()
-    with undo_of("charge", order_id):
+    with compensation_of("charge", order_id):
         shop.refund()
-    with undo_of("reserve", order_id):
+    with compensation_of("reserve", order_id):
         shop.release()
 
 
@@ -122,18 +122,18 @@ class TestRepeatedCalls:
         assert shop.charge(1, "tok_visa", 500) != shop.charge(1, "tok_visa", 500)
         assert totals(shop)["charged"] == 1000
 
-    def test_an_undo_restores_everything_once(self, shop):
+    def test_a_compensation_restores_everything_once(self, shop):
         complete(shop, 1)
 
-        undo(shop, 1)
-        undo(shop, 1)
+        compensate(shop, 1)
+        compensate(shop, 1)
 
         assert on_hand(shop) == {"MUG": 10, "RUG": 5}
         assert totals(shop)["refunded"] == totals(shop)["charged"] > 0
         assert totals(shop)["parcels"] == totals(shop)["pieces"] == 0
 
-    def test_an_undo_before_its_call_changes_nothing_and_blocks_the_call(self, shop):
-        undo(shop, 1)
+    def test_a_compensation_before_its_call_changes_nothing_and_blocks_the_call(self, shop):
+        compensate(shop, 1)
 
         with pytest.raises(BlockedByCompensation):
             self.reserve(shop)
@@ -177,7 +177,7 @@ class TestRefusals:
 class TestTasks:
     """The tasks are ordinary ones: called here without any saga or worker."""
 
-    def test_the_tasks_do_an_order_and_undo_it(self, shop):
+    def test_the_tasks_do_an_order_and_take_it_back(self, shop):
         reservation_id = tasks.reserve_stock(1, LINES)
         payment_id = tasks.charge_card(1, "tok_visa", 22490)
         number = tasks.book_carrier(1, reservation_id, "DE")
@@ -208,10 +208,10 @@ class TestTasks:
 class TestBalance:
     @pytest.fixture
     def orders(self, shop):
-        """Order 1 is completed, order 2 was undone, order 3 never got beyond its price."""
+        """Order 1 is completed, order 2 was compensated, order 3 never got beyond its price."""
         complete(shop, 1)
         complete(shop, 2)
-        undo(shop, 2)
+        compensate(shop, 2)
         with shop.transaction() as db:
             db.execute("DELETE FROM confirmations WHERE order_id = 2")
         return [order(1), order(2), order(3)]

@@ -22,7 +22,7 @@ def test_a_saga_runs_its_steps_and_returns_the_context(shop: Any) -> None:
     assert shop.world.hget("shipped", 1) == "NL"
 
 
-def test_a_failing_step_undoes_the_ones_before_it(shop: Any) -> None:
+def test_after_a_failing_step_the_ones_before_it_are_compensated(shop: Any) -> None:
     expensive = [{"sku": "clock", "price": 2000.0, "quantity": 1}]
     result = shop.checkout.delay(order_id=2, items=expensive)
     with pytest.raises(SagaCompensated, match=r"charge_card.*declined"):

@@ -36,11 +36,11 @@ SEEDS, EVENTS = 150, 40
 
 
 class Outlet:
-    """A publisher that remembers what it was asked to send."""
+    """A publisher that records what it was asked to send."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
-        self.away = False
+        self.unavailable = False
 
     def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
         return execution, self.message(
@@ -68,7 +68,7 @@ class Outlet:
         raise AssertionError("there are no envelopes")
 
     def observe(self, transition: events.Transition) -> None:
-        """What was read in part must tell the same of itself."""
+        """What was read in part must report the same transitions."""
         kind, step, attempt = transition.subject, transition.step, transition.attempt
         self.sent.append((f"{kind} {step} {attempt} {transition.before} {transition.after}", {}))
 
@@ -84,8 +84,8 @@ class Ends:
 
     def publish(self, execution: SagaExecution) -> None:
         self._outlet.sent.append((execution.status.value, dict(execution.values)))
-        if self._outlet.away:
-            raise ConnectionError("the result backend is away")
+        if self._outlet.unavailable:
+            raise ConnectionError("the result backend is unavailable")
 
 
 def random_plan(dice: random.Random) -> Plan:
@@ -102,10 +102,12 @@ def random_plan(dice: random.Random) -> Plan:
         action = Call(
             f"do{index}", style, () if style == "context" else inputs, rerun=dice.random() < 0.7
         )
-        undo = Call(f"undo{index}", inputs=inputs, max_attempts=2)
+        compensation = Call(f"compensate{index}", inputs=inputs, max_attempts=2)
         needs_compensation = (pivot is None or index < pivot) and dice.random() < 0.8
         steps.append(
-            PlanStep(f"s{index}", action, undo if needs_compensation else None, index == pivot)
+            PlanStep(
+                f"s{index}", action, compensation if needs_compensation else None, index == pivot
+            )
         )
     return Plan("equal", tuple(steps), max_redeliveries=1)
 
@@ -151,16 +153,16 @@ class Twin:
             self.read[token] = answer
         return isinstance(answer, SagaExecution)
 
-    def tell(self, saga_id: str, event: Any) -> str:
+    def apply(self, saga_id: str, event: Any) -> str:
         try:
             self.orchestrator.apply(saga_id, event, self.read.get(getattr(event, "token", "")))
         except SagaError as error:
             return type(error).__name__
-        return "told"
+        return "applied"
 
 
 def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) -> Any:
-    ref, token = dice.choice(refs), dice.choice([*tokens, "nobody"])
+    ref, token = dice.choice(refs), dice.choice([*tokens, "unknown"])
     at = 2e9 + dice.random()
     failure = Failure("Boom", "bang", f"s{ref.step}")
     update = {dice.choice(["k0", "k1", "new", "deep"]): dice.choice([1, "x", {"er": 2}])}
@@ -213,13 +215,13 @@ def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
                 assert len(answers) == 1
                 tokens.append(token)
             event = random_event(dice, refs, tokens[-2:])
-            away = dice.random() < 0.5
+            unavailable = dice.random() < 0.5
             for twin in twins:
-                twin.outlet.away = away
-            answers = {twin.tell(saga_id, event) for twin in twins}
+                twin.outlet.unavailable = unavailable
+            answers = {twin.apply(saga_id, event) for twin in twins}
             states = [plain(twin.store.load(saga_id)) for twin in twins]
             assert len(answers) == 1, (seed, number, event, answers)
             assert states[0] == states[1], (seed, number, event)
             assert twins[0].outlet.sent == twins[1].outlet.sent, (seed, number, event)
         outcomes.add(twins[0].orchestrator.load(saga_id).status)
-    assert len(outcomes) >= 4, "the dice were too kind"
+    assert len(outcomes) >= 4, "the seeds reach too few statuses"

@@ -85,7 +85,7 @@ def test_the_context_is_read_where_it_is_asked_for(bench: Bench) -> None:
     assert bench.result.context.document == LARGE
 
 
-def test_what_is_told(bench: Bench) -> None:
+def test_what_a_result_reports(bench: Bench) -> None:
     assert (bench.result.status.value, bench.result.ready()) == ("RUNNING", False)
     assert dict(bench.result.progress) == {"only": "RUNNING"}
     bench.result.cancel()

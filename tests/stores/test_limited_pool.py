@@ -1,4 +1,4 @@
-"""A connection pool whose limit is low: it is shared and waited for, and busy is no outage."""
+"""A connection pool whose limit is low: it is shared and waited for, and busy is not an outage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., redis.Redis]
 
 
 class Watched(redis.ConnectionPool):
-    """A pool that tells when somebody found it busy."""
+    """A pool that reports when a caller found it busy."""
 
     found_busy: threading.Event
 
@@ -180,7 +180,7 @@ def in_use(client: redis.Redis) -> int:
     return len(client.connection_pool._in_use_connections)
 
 
-def test_a_connection_whose_answer_did_not_come_is_given_back_and_not_used_again(
+def test_a_connection_whose_answer_did_not_come_is_released_and_not_used_again(
     valkey: EmbeddedValkey,
 ) -> None:
     """Else the next call would get the answer of this one."""
@@ -227,7 +227,7 @@ def test_a_forked_child_has_the_whole_pool(valkey: EmbeddedValkey) -> None:
     assert wire.run(ECHO, ["parent"], [1]) == [b"parent", b"1"]
 
 
-def test_a_server_that_takes_no_more_clients_is_no_busy_pool(valkey: EmbeddedValkey) -> None:
+def test_a_server_that_takes_no_more_clients_is_not_a_busy_pool(valkey: EmbeddedValkey) -> None:
     assert not redis_pool.is_busy(ConnectionError("max number of clients reached"))
     assert not redis_pool.is_busy(TimeoutError("Too many connections"))
     pool = pool_of(valkey, 1)

@@ -17,8 +17,8 @@ from celery_saga.testing.embedded import EmbeddedValkey
 STEPS, ADDED = 50, 20_000
 
 
-class Nobody:
-    """Sends nothing: only what the store writes is looked at."""
+class Silent:
+    """Sends nothing: only what the store writes is measured."""
 
     def first_message(self, execution: Any) -> Any:
         return execution, {}
@@ -33,7 +33,7 @@ class Nobody:
 
 def test_fifty_steps_that_add_a_megabyte_write_it_once(valkey: EmbeddedValkey) -> None:
     client: Any = redis.Redis.from_url(valkey.url(7))
-    orchestrator: Any = Orchestrator(RedisStore(client, prefix="large:"), Nobody(), Nobody())  # type: ignore[arg-type]
+    orchestrator: Any = Orchestrator(RedisStore(client, prefix="large:"), Silent(), Silent())  # type: ignore[arg-type]
     plan = Plan("large", tuple(PlanStep(f"s{n}", Call(f"t{n}")) for n in range(STEPS)))
     execution, _ = orchestrator.start(plan, "large", {"first": 1}, token="t")
     written: list[int] = []

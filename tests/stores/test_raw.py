@@ -41,7 +41,7 @@ def random_history(seed: int, length: int = 40) -> Iterator[SagaExecution]:
         if now and dice.random() < 0.4:
             twin.claim(saga_id, now, f"token-{number}", dice.choice([0, 0, 1]), plan)
             tokens.append(f"token-{number}")
-        twin.tell(saga_id, random_event(dice, refs, tokens[-2:]))
+        twin.apply(saga_id, random_event(dice, refs, tokens[-2:]))
 
 
 def test_every_execution_of_random_histories_comes_back_equal() -> None:
@@ -127,7 +127,7 @@ class TestRefused:
             lambda raw: {**raw, "journal": "all"},
         ],
     )
-    def test_what_is_no_export(self, damage: Any) -> None:
+    def test_what_is_not_an_export(self, damage: Any) -> None:
         with pytest.raises(ValueError, match=r"^SagaExecution\.from_raw: expected what"):
             SagaExecution.from_raw(damage(execution_with({"x": [1]}).raw))
 

@@ -85,7 +85,7 @@ def test_a_connection_that_was_closed_meanwhile(client: Any) -> None:
     assert wire.run(ECHO, ["k"], [2]) == [b"k", b"2"]
 
 
-def test_an_error_of_the_script_is_raised_and_the_connection_goes_on(client: Any) -> None:
+def test_an_error_of_the_script_is_raised_and_the_connection_is_used_again(client: Any) -> None:
     wire = Wire(lambda: client)
     for _ in range(3):
         with pytest.raises(ResponseError, match="on purpose"):

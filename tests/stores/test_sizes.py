@@ -25,7 +25,7 @@ def app(valkey: EmbeddedValkey) -> Iterator[Celery]:
     app.close()
 
 
-def test_a_store_that_is_away_when_a_size_is_looked_up_fails_no_step(app: Celery) -> None:
+def test_a_store_that_is_unavailable_when_a_size_is_read_fails_no_step(app: Celery) -> None:
     troubles: list[Exception] = []
 
     @app.task(name="sizes.replaces", shared=False)
@@ -46,7 +46,7 @@ def test_a_store_that_is_away_when_a_size_is_looked_up_fails_no_step(app: Celery
     saga.commit()
     assert saga.delay(document="x" * 600).status.value == "COMPLETED"  # its plan is known then
 
-    troubles.append(StoreUnavailable("away"))
+    troubles.append(StoreUnavailable("refused"))
     result = saga.delay(document="x" * 600)
 
     assert (result.status.value, troubles) == ("COMPLETED", [])

@@ -39,8 +39,8 @@ def refuse_writes(client: redis.Redis, setting: str) -> None:
     until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
 
 
-def server_gone() -> str:
-    """The address of a server that is no more."""
+def stopped_server() -> str:
+    """The address of a server that was stopped."""
     with EmbeddedValkey() as server:
         return server.url(0)
 
@@ -154,7 +154,7 @@ class TestRedisStore(StoreContract):
         assert store.heartbeat("monday", 6, ()).expired == ()
 
     @pytest.mark.parametrize("setting", ["min-replicas-to-write", "disk"])
-    def test_a_server_that_cannot_write_now_is_away(self, setting: str) -> None:
+    def test_a_server_that_cannot_write_now_is_unavailable(self, setting: str) -> None:
         """It has lost its replicas, or its disk is full: in both cases it does not stay so."""
         with EmbeddedValkey() as server, redis.Redis.from_url(server.url(0)) as client:
             store = RedisStore(client)
@@ -165,7 +165,7 @@ class TestRedisStore(StoreContract):
             with pytest.raises(StoreUnavailable):
                 claim(store, first)
 
-    def test_a_saga_that_is_gone_is_no_longer_due(self, client: redis.Redis) -> None:
+    def test_a_saga_that_expired_is_not_due_any_more(self, client: redis.Redis) -> None:
         store = RedisStore(client)
         kept, expired = create(store), create(store)
         for each in (kept, expired):
@@ -197,7 +197,7 @@ class TestRedisStore(StoreContract):
         with pytest.raises(UnsupportedCheckpoint, match="version 99"):
             store.load(first.saga_id)
 
-    def test_a_server_that_is_away_is_said_to_be(self) -> None:
+    def test_a_server_that_is_unavailable_is_reported_so(self) -> None:
         with EmbeddedValkey() as server:
             client = redis.Redis.from_url(server.url(0), retry=None)
         store = RedisStore(client)
@@ -206,7 +206,7 @@ class TestRedisStore(StoreContract):
         with pytest.raises(StoreUnavailable):
             store.heartbeat("instance", 6, ())
 
-    def test_the_time_is_known_while_the_server_is_away(
+    def test_the_time_is_known_while_the_server_is_unavailable(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with EmbeddedValkey() as server:
@@ -215,7 +215,7 @@ class TestRedisStore(StoreContract):
         monkeypatch.setattr(instances, "CLOCK_TTL", 0.0)
         assert before <= store.now() < before + 60
         with pytest.raises(StoreUnavailable):
-            RedisStore(redis.Redis.from_url(server_gone(), retry=None)).now()
+            RedisStore(redis.Redis.from_url(stopped_server(), retry=None)).now()
 
     def test_a_server_that_refuses_is_an_error(self, client: redis.Redis) -> None:
         store = RedisStore(client)

@@ -22,7 +22,7 @@ from celery_saga.testing.embedded import EmbeddedValkey
 
 NEWER = json.dumps({"version": 99, "status": "RUNNING", "mood": "good"})
 
-#: Field of the hash, what stands in it (``None``: nothing), and how the error calls the field.
+#: Field of the hash, its value (``None``: it is missing), and how the error calls the field.
 DAMAGED = [
     ("head", "{", "head"),
     ("head", "[]", "head"),
@@ -203,7 +203,7 @@ def test_a_key_of_another_kind_names_the_saga(client, store):
         store.load("odd")
 
 
-def test_what_the_server_refuses_is_told_as_it_is(client, valkey):
+def test_what_the_server_refuses_is_raised_as_it_is(client, valkey):
     client.execute_command("ACL", "SETUSER", "reader", "reset", "on", ">s", "~*", "&*", "+@all")
     client.execute_command("ACL", "SETUSER", "reader", "-@scripting")
     url = valkey.url(9).replace(f":{valkey.password}@", "reader:s@")

@@ -42,7 +42,7 @@ def pay(self, order_id):
     receipt = _pay(order_id)
     _move(order_id, f"asked ({receipt[:4]})")
     if not self.request.retries:
-        raise ConnectionError("the answer is lost, the payment stands")
+        raise ConnectionError("the answer is lost, the payment is made")
     return {"receipt": receipt}
 
 
