@@ -1,6 +1,6 @@
 """The Celery app that is measured: the same tasks in every variant.
 
-The order that a step takes and gives back is the same in all variants, and so is the task object
+The order that a step takes and returns is the same in all variants, and so is the task object
 that works on it. A chain hands the order from task to task as its argument; a saga keeps it in its
 context, under one key.
 """
@@ -26,8 +26,8 @@ class Variant:
     """One way to run the same tasks.
 
     Args:
-        name: as it stands in tables.
-        text: what it is, for people.
+        name: as tables show it.
+        text: what it is, in words.
         saga: run by celery_saga; otherwise a plain chain on an app without the plugin.
         results: whether each step's result is stored as a Celery result.
         apart: whether the checkpoints live on a server of their own, not the broker's.
@@ -62,7 +62,7 @@ class Place:
         variant: its name.
         broker: broker and result backend.
         store: the server of the checkpoints, empty for the broker's.
-        ends: the server on which tasks tell the driver that they ran; it is not measured.
+        ends: the server on which tasks record that they ran; it is not measured.
         trips: folder in which each worker process counts its round trips, or empty.
     """
 
@@ -83,7 +83,7 @@ class Place:
 
 
 class Failing(Exception):
-    """What the last step of a saga raises that is to be undone."""
+    """The error of the last step of a saga that is to be compensated."""
 
 
 class Bench:
@@ -121,39 +121,39 @@ class Bench:
         def step(order: dict[str, Any]) -> dict[str, Any]:
             return {**order, "done": order["done"] + 1}
 
-        @task(name="bench.told", shared=False)
-        def told(order: dict[str, Any]) -> dict[str, Any]:
-            self._tell(order, "told")
+        @task(name="bench.note", shared=False)
+        def note(order: dict[str, Any]) -> dict[str, Any]:
+            self._note(order, "done")
             return {**order, "done": order["done"] + 1}
 
         @task(name="bench.failing", shared=False, throws=(Failing,))
         def failing(order: dict[str, Any]) -> None:
-            self._tell(order, "failing")
-            raise Failing("as it was told to")
+            self._note(order, "failing")
+            raise Failing("as it is meant to")
 
-        @task(name="bench.undo", shared=False)
-        def undo(order: dict[str, Any] | None = None) -> None:
+        @task(name="bench.compensate", shared=False)
+        def compensate(order: dict[str, Any] | None = None) -> None:
             return None
 
-        @task(name="bench.undo_told", shared=False)
-        def undo_told(order: dict[str, Any] | None = None) -> None:
-            self._tell(order or {}, "undone")
+        @task(name="bench.compensate_and_note", shared=False)
+        def compensate_and_note(order: dict[str, Any] | None = None) -> None:
+            self._note(order or {}, "compensated")
 
-        self.step, self.told, self.failing = step, told, failing
-        self.undo, self.undo_told = undo, undo_told
+        self.step, self.note, self.failing = step, note, failing
+        self.compensate, self.compensate_and_note = compensate, compensate_and_note
 
-    def _tell(self, order: Mapping[str, Any], what: str) -> None:
+    def _note(self, order: Mapping[str, Any], what: str) -> None:
         # monotonic() is one clock for all processes of a machine.
-        note = f"{what} {order['number']} {order['done']} {time.monotonic()!r}"
-        self._ends.rpush(order["list"], note)
+        text = f"{what} {order['number']} {order['done']} {time.monotonic()!r}"
+        self._ends.rpush(order["list"], text)
 
     def close(self) -> None:
-        """Give back the client's connections."""
+        """Close the client's connections."""
         self._ends.close()
         self.app.close()
 
     def start(self, steps: int, order: dict[str, Any], blob: str | None = None) -> Any:
-        """Start one run that succeeds; its last task tells the driver.
+        """Start one run that succeeds; its last task records its end.
 
         Args:
             blob: a payload that no step touches.
@@ -175,14 +175,14 @@ class Bench:
         quiet: dict[str, Any] = {} if self.variant.results else {"ignore_result": True}
         first = self.step.s(*args).set(**quiet)
         middle = (self.step.s().set(**quiet) for _ in range(steps - 2))
-        return chain(first, *middle, self.told.s())
+        return chain(first, *middle, self.note.s())
 
     def saga(self, steps: int, failing: bool = False) -> Saga:
         """The saga of so many steps, each with a compensation, as a module would hold it.
 
         Args:
-            failing: its last step fails, the first step tells when it ran, the first and the last
-                undo tell when they ran.
+            failing: its last step fails; the first step, the failing one, and the first and the
+                last compensation record when they ran.
         """
         found = self._sagas.get((steps, failing))
         if found is None:
@@ -192,15 +192,17 @@ class Bench:
     def _build(self, steps: int, failing: bool) -> Saga:
         saga = Saga(f"bench-{steps}")
         for number in range(steps):
-            told = number == steps - 1 or (failing and number == 0)
+            recorded = number == steps - 1 or (failing and number == 0)
             name = f"step-{number}"
             if failing and number == steps - 1:
                 saga.local_step(self.failing, name=name)
                 continue
-            first_undo = failing and number == steps - 2
-            undo = self.undo_told if told or first_undo else self.undo
-            action = self.told if told else self.step
-            saga.local_step(action, name=name, returns="order").on_failure(undo)
+            first_compensation = failing and number == steps - 2
+            compensation = self.compensate
+            if recorded or first_compensation:
+                compensation = self.compensate_and_note
+            action = self.note if recorded else self.step
+            saga.local_step(action, name=name, returns="order").on_failure(compensation)
         return saga.commit()
 
 
@@ -209,7 +211,7 @@ def order(number: int, key: str) -> dict[str, Any]:
 
     Args:
         number: of the run in its batch.
-        key: the list on which its tasks tell the driver.
+        key: the list in which its tasks record their ends.
     """
     return {
         "number": number,

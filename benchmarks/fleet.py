@@ -22,7 +22,7 @@ from celery_saga.testing.processes import ManagedProcess
 
 #: The folder from which ``benchmarks`` can be imported.
 PROJECT = Path(__file__).resolve().parents[1]
-#: Seconds without any news from the tasks after which a run has failed.
+#: Seconds without any record of the tasks after which a run has failed.
 TIMEOUT = 60.0
 #: Ends that are fetched at once.
 FETCH = 500
@@ -60,10 +60,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class End:
-    """What one task told.
+    """The record of one task.
 
     Args:
-        what: which task: ``told``, ``failing`` or ``undone``.
+        what: which task: ``done``, ``failing`` or ``compensated``.
         number: of the run in its batch.
         done: steps that were done before it.
         at: when it ran, ``time.monotonic()``.
@@ -80,7 +80,7 @@ class Station:
 
     Args:
         variant: its name.
-        ends: the server on which tasks tell that they ran.
+        ends: the server on which tasks record that they ran.
         folder: for logs and counts.
         worker: whether a worker is started.
     """
@@ -94,10 +94,10 @@ class Station:
         self._log = folder / "worker.log"
         self._worker: ManagedProcess | None = None
         self._lists = itertools.count(1)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.close)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self.close)
             self._set_up(ends, folder, worker)
-            undo.pop_all()
+            cleanup.pop_all()
 
     def _set_up(self, ends: EmbeddedValkey, folder: Path, worker: bool) -> None:
         servers = [self._stack.enter_context(EmbeddedValkey())]

@@ -102,8 +102,8 @@ class Meter:
 
     def rest(self) -> None:
         """Wait until the worker has dealt with all it was sent: until it uses no processor."""
-        give_up, last = time.monotonic() + REST_TIMEOUT, sum(self._worker_cpu())
-        while time.monotonic() < give_up:
+        deadline, last = time.monotonic() + REST_TIMEOUT, sum(self._worker_cpu())
+        while time.monotonic() < deadline:
             time.sleep(REST_LOOK)
             now = sum(self._worker_cpu())
             if now - last <= REST_CPU:

@@ -1,4 +1,4 @@
-"""The results as tables for people, Markdown for the README and JSON for machines."""
+"""The results as tables for the terminal, Markdown for the README and JSON for programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIGURES = (
     "main trips",
     "commands",
 )
-#: Characters in a line where the output is no terminal.
+#: Characters in a line where the output is not a terminal.
 FILE_WIDTH = 170
 _STYLES = {"goal": "green", "floor": "yellow", "no": "red"}
 
@@ -56,7 +56,7 @@ def machine() -> dict[str, Any]:
 
 
 def _hiredis() -> str:
-    """Its version, or that it is not there: all connections are faster with it."""
+    """Its version, or that it is not installed: all connections are faster with it."""
     try:
         return f"hiredis {version('hiredis')}"
     except PackageNotFoundError:

@@ -28,7 +28,7 @@ def record(fleet: Fleet, options: Options, file: Path) -> None:
     """
     program = shutil.which("py-spy", path=sysconfig.get_path("scripts")) or shutil.which("py-spy")
     if program is None:
-        raise BenchmarkError("--py-spy: there is no py-spy here: pip install py-spy")
+        raise BenchmarkError("--py-spy: expected py-spy, found none; do pip install py-spy")
     station = fleet.stations(("saga",), warm_up=50)["saga"]
     child = station.meter.children()[0]
     kind = _FORMATS.get(file.suffix, "raw")

@@ -54,8 +54,8 @@ TARGETS = {
     "context rate": Target(None, 5.0, "more"),
     # Client's processor time for one start, as a multiple of the chain's.
     "start": Target(1.0, 0.5, "less"),
-    # Time and cost of an undo, as a multiple of a forward step's.
-    "undo": Target(1.2, 1.0, "less"),
+    # Time and cost of a compensation, as a multiple of a forward step's.
+    "compensation": Target(1.2, 1.0, "less"),
     # Round trips of an idle worker in one heartbeat, without those of a plain worker.
     "idle": Target(3.0, 2.0, "less"),
     # Time of a transaction of two statements with a barrier, as a multiple of that without.

@@ -1,6 +1,6 @@
 """Counts the round trips of each worker process.
 
-The server's own counters cannot tell a pool process from the worker's main process. So workers
+The server's own counters do not separate a pool process from the worker's main process. So workers
 count what redis-py sends, one request being one call however many commands a pipeline holds, and
 keep the count in a file that the driver maps. It costs all variants the same, below a microsecond.
 """

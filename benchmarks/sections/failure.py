@@ -1,4 +1,4 @@
-"""A saga that fails at its last step and undoes all the others: undos against forward steps."""
+"""A saga that fails at its last step: its compensations against its forward steps."""
 
 from __future__ import annotations
 
@@ -19,46 +19,52 @@ def run(fleet: Fleet, options: Options) -> Section:
     singles = 5 if options.quick else 20
     forward: list[float] = []
     turn: list[float] = []
-    undo: list[float] = []
+    compensation: list[float] = []
     straight: list[Sample] = []
     back: list[Sample] = []
     sagas = options.batch(STEPS)
     for _ in range(options.rounds):
         times = [_one(station) for _ in range(singles)]
-        for found, each in zip((forward, turn, undo), zip(*times, strict=True), strict=True):
+        for found, each in zip(
+            (forward, turn, compensation), zip(*times, strict=True), strict=True
+        ):
             found.append(median(each))
         straight.append(station.batch(STEPS, sagas))
         back.append(_batch(station, sagas))
-    section.rows = [_time(forward, undo), _turn(forward, turn), _cpu(straight, back)]
+    section.rows = [_time(forward, compensation), _turn(forward, turn), _cpu(straight, back)]
     section.batches += [
         (f"{STEPS} steps", "saga", straight),
-        (f"{STEPS} steps, {STEPS - 1} undos", "saga", back),
+        (f"{STEPS} steps, {STEPS - 1} compensations", "saga", back),
     ]
-    section.raw = {"forward_seconds": forward, "turn_seconds": turn, "undo_seconds": undo}
+    section.raw = {
+        "forward_seconds": forward,
+        "turn_seconds": turn,
+        "compensation_seconds": compensation,
+    }
     return section
 
 
-def _time(forward: list[float], undo: list[float]) -> Row:
-    what = f"{STEPS} steps, the last fails: time of an undo"
-    compared = "an undo / a forward step, one saga at a time"
-    return ratio_row(what, compared, forward, undo, millis, "undo")
+def _time(forward: list[float], compensation: list[float]) -> Row:
+    what = f"{STEPS} steps, the last fails: time of a compensation"
+    compared = "a compensation / a forward step, one saga at a time"
+    return ratio_row(what, compared, forward, compensation, millis, "compensation")
 
 
 def _turn(forward: list[float], turn: list[float]) -> Row:
-    what = f"{STEPS} steps, the last fails: from its body to the first undo"
+    what = f"{STEPS} steps, the last fails: from its body to the first compensation"
     return ratio_row(what, "the turn / a forward step", forward, turn, millis)
 
 
 def _cpu(straight: list[Sample], back: list[Sample]) -> Row:
-    """What a failing saga uses more than a good one is its undos."""
+    """The cost of compensations: what a failing saga uses more than a good one."""
     steps = [sample.per_step(sample.used.cpu) for sample in straight]
-    undos = [
+    compensations = [
         (bad.used.cpu - good.used.cpu) / (bad.sagas * (STEPS - 1))
         for good, bad in zip(straight, back, strict=True)
     ]
     what = f"{STEPS} steps, the last fails: CPU of worker and server"
-    compared = "an undo / a forward step, many sagas at once"
-    return ratio_row(what, compared, steps, undos, micros, "undo")
+    compared = "a compensation / a forward step, many sagas at once"
+    return ratio_row(what, compared, steps, compensations, micros, "compensation")
 
 
 def _start(station: Station, number: int, key: str) -> Any:
@@ -66,13 +72,13 @@ def _start(station: Station, number: int, key: str) -> Any:
 
 
 def _one(station: Station) -> tuple[float, float, float]:
-    """Seconds from step to step on the way forward, from the last to the first undo, and from undo
-    to undo.
+    """Seconds from step to step, from the last step to the first compensation, and from one
+    compensation to the next.
     """
     key = station.list_name()
     _start(station, 0, key)
-    told, failing, first, last = sorted(end.at for end in station.wait(key, 4))
-    return (failing - told) / (STEPS - 1), first - failing, (last - first) / (STEPS - 2)
+    first_step, failing, first, last = sorted(end.at for end in station.wait(key, 4))
+    return (failing - first_step) / (STEPS - 1), first - failing, (last - first) / (STEPS - 2)
 
 
 def _batch(station: Station, sagas: int) -> Sample:
@@ -81,5 +87,7 @@ def _batch(station: Station, sagas: int) -> Sample:
             _start(station, number, key)
 
     seconds, used, ends = station.measured(start, sagas * 4)
-    station.check(sum(end.what == "undone" for end in ends) == 2 * sagas, "a saga was not undone")
+    station.check(
+        sum(end.what == "compensated" for end in ends) == 2 * sagas, "a saga was not compensated"
+    )
     return Sample(sagas, STEPS, seconds, used)

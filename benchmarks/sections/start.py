@@ -60,9 +60,9 @@ def _row(found: dict[str, list[tuple[float, float]]], base: str, ours: str, whic
 
 def _start(station: Station, once: bool) -> Callable[[int], Any]:
     if not once:
-        return lambda number: station.bench.start(STEPS, order(number, "nobody"))
+        return lambda number: station.bench.start(STEPS, order(number, "unread"))
     built = station.bench.chain(STEPS)
-    return lambda number: built.apply_async((order(number, "nobody"),))
+    return lambda number: built.apply_async((order(number, "unread"),))
 
 
 def _measure(start: Callable[[int], Any], count: int) -> tuple[float, float]:
