@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import barrier, recovery, report
-from benchmarks.chaos import verdicts
+from benchmarks.chaos import report as chaos_report
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
 from benchmarks.sections import SECTIONS
@@ -21,11 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         0 even if a target is missed, because numbers are not tests; 1 if a run went wrong. What
-        ``chaos`` returns is said in :mod:`benchmarks.chaos.verdicts`.
+        ``chaos`` returns is said in :mod:`benchmarks.chaos.report`.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    others = {"barrier": _barrier, "chaos": verdicts.main, "recovery": recovery.main}
+    others = {"barrier": _barrier, "chaos": chaos_report.main, "recovery": recovery.main}
     if given.command in others:
         return others[given.command](given)
     options = _options(given)
@@ -81,7 +81,7 @@ def _measure(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    verdicts.add_to(commands)
+    chaos_report.add_to(commands)
     chain = commands.add_parser("chain", help="sagas against plain chains of the same tasks")
     add = chain.add_argument
     add("--section", nargs="+", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS))

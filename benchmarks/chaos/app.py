@@ -1,9 +1,9 @@
 """The tasks, and how an app is made.
 
-Each body writes in the ledger that it began, that its effect is there, and that it ended; between
-these it takes its time, so that a fault finds it before, after and between. The same tasks are
-steps of sagas, and links of the chains that sagas are compared with: these say in ``me`` what a
-step learns from ``saga_info()``.
+Each body writes in the ledger that it began, that its effect exists, and that it ended; between
+these it waits, so that a fault meets it before, after and between. The same tasks are
+steps of sagas, and links of the chains that sagas are compared with: these have in ``me`` what a
+step has from ``saga_info()``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Me = Sequence[Any] | None
 
 
 class Declined(Exception):
-    """A participant says no, and has left nothing behind."""
+    """A participant refuses, and has left nothing behind."""
 
 
 class Flaky(Exception):
-    """Something that goes away when it is tried again."""
+    """An error that does not come again in the next attempt."""
 
 
 def act(mine: Mapping[str, Any], take_effect: Callable[[], Any]) -> None:
@@ -42,7 +42,7 @@ def act(mine: Mapping[str, Any], take_effect: Callable[[], Any]) -> None:
     time.sleep(before)
     if mine.get("fails"):
         note("failed")
-        raise AbortSaga("as told") if mine["fails"] == "abort" else Declined("as told")
+        raise AbortSaga("as planned") if mine["fails"] == "abort" else Declined("as planned")
     take_effect()
     time.sleep(after)
     note("ended")
@@ -82,14 +82,14 @@ def early(work: Work, me: Me = None) -> None:
 
 @shared_task(acks_late=True, reject_on_worker_lost=True, throws=(Declined,))
 def requeued(work: Work, me: Me = None) -> None:
-    """The same, given back to the broker when its process dies."""
+    """The same, returned to the broker when its process dies."""
     with acting(me):
         act(work[who().step], effect)
 
 
 @shared_task(acks_late=True, throws=(Declined,))
 def declining(work: Work, me: Me = None) -> None:
-    """Keeps its own books by the idempotency key, and declines what it already did."""
+    """Keeps records of its own by the idempotency key, and declines what it already did."""
     with acting(me):
         act(work[who().step], effect_or_decline)
 
@@ -110,8 +110,8 @@ def retried(self: Task[Any, Any], work: Work, me: Me = None) -> None:
 
 
 @shared_task(acks_late=True, throws=(Flaky,))
-def undo(work: Work, stumbles: bool) -> None:
-    """Undoes a step of a saga; what is not there is no error."""
+def compensate(work: Work, stumbles: bool) -> None:
+    """Compensate a step of a saga; a missing effect is not an error."""
     info = saga_info()
     assert info is not None
     if stumbles and info.attempt == 1:

@@ -1,4 +1,4 @@
-"""What may have come of the faults: why an effect came twice. Pure: no clock, no server."""
+"""What the faults may have caused: why an effect came twice. Pure: no clock, no server."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.ledger import FORWARD, Line
 
 #: Causes of a second effect with the same key that the library does not promise to prevent: a
-#: process was gone, or was taken for dead, between the effect and the record of it.
+#: process was lost, or counted as dead, between the effect and the record of it.
 EXCUSED = ("killed child", "killed worker", "ended worker", "stopped worker")
 
 #: Seconds that may lie between a claim and the first line of its body.
 CLAIM = 2.0
 
-#: Seconds from the last line of a body until the engine has its report, unless the store is away.
+#: Seconds from the last line of a body until the engine has its report, unless the store is
+#: unavailable.
 REPORT = 1.0
 
 
 class Faults:
-    """What was done to the stage, asked by who may have suffered from it."""
+    """The injected faults, by the worker or message that they hit."""
 
     def __init__(self, log: Iterable[Happened]) -> None:
         self._workers: dict[int, list[Happened]] = defaultdict(list)
@@ -54,7 +55,7 @@ class Faults:
             for each in self._workers[worker]
         )
 
-    def cut_off(self, begin: float, end: float) -> bool:
+    def interrupted(self, begin: float, end: float) -> bool:
         """Whether any process was ended or stopped in that time."""
         return any(
             each.at <= end and (each.until or each.at) >= begin
@@ -129,7 +130,7 @@ def _cause(
 
 
 def _end_of(effect: Line, lines: Sequence[Line]) -> float:
-    """When the body that had an effect said that it was over; never, if it was cut off."""
+    """When the body that had an effect recorded its end; never, if it was aborted."""
     same = (effect.key, effect.pid)
     ends = [line.at for line in lines if (line.key, line.pid, line.what) == (*same, "ended")]
     return min((at for at in ends if at >= effect.at), default=math.inf)

@@ -1,8 +1,8 @@
 """What sagas are compared with: a chain of the same tasks, as it is written by hand.
 
-Each link has an errback that undoes the links before it, in reverse order, by a chain of undos that
-are retried; its last task tells that all is undone. The broker's visibility timeout is short, so
-that messages which a dead worker had come again in time.
+Each link has an errback that compensates the links before it, in reverse order, by a chain of
+compensations that are retried; its last task shows that all ran. The broker's visibility timeout is
+short, so that messages which a dead worker had come again in time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from benchmarks.chaos.app import (
     stumble,
 )
 from benchmarks.chaos.engines import with_result
-from benchmarks.chaos.judge import RESULTS, Told
 from benchmarks.chaos.ledger import COMPENSATION, FORWARD, acting, who
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.verdict import RESULTS, Reported
 
-#: Seconds after which a Redis broker delivers again what nobody has acknowledged; and how often it
-#: looks for that.
+#: Seconds after which a Redis broker delivers again what was not acknowledged; and how often it
+#: checks that.
 VISIBILITY = {
     "visibility_timeout": 10,
     "unacked_restore_interval": 1,
@@ -47,8 +47,8 @@ VISIBILITY = {
     max_retries=5,
     default_retry_delay=0.5,
 )
-def undo_link(self: Task[Any, Any], work: Work, stumbles: bool, me: Me) -> None:
-    """Undoes a link; what is not there is no error."""
+def compensate_link(self: Task[Any, Any], work: Work, stumbles: bool, me: Me) -> None:
+    """Compensate a link; a missing effect is not an error."""
     with acting(me):
         if stumbles and not self.request.retries:
             stumble()
@@ -56,18 +56,18 @@ def undo_link(self: Task[Any, Any], work: Work, stumbles: bool, me: Me) -> None:
 
 
 @shared_task(acks_late=True)
-def undone() -> None:
-    """The last task of an undo: its result says that all of it ran."""
+def compensated() -> None:
+    """The last task of a rollback: its result shows that all of it ran."""
 
 
 @shared_task(acks_late=True)
 def roll_back(saga_id: str, failed: int, work: Work, stumbles: bool) -> None:
-    """The errback of a link: undoes those before it."""
-    undos = [
-        undo_link.si(work, stumbles, [saga_id, step, COMPENSATION])
+    """The errback of a link: compensates those before it."""
+    compensations = [
+        compensate_link.si(work, stumbles, [saga_id, step, COMPENSATION])
         for step in reversed(range(failed))
     ]
-    chain(*undos, undone.si().set(task_id=f"{saga_id}-undone")).apply_async()
+    chain(*compensations, compensated.si().set(task_id=f"{saga_id}-compensated")).apply_async()
 
 
 class Chains:
@@ -97,30 +97,30 @@ class Chains:
         chain(*links).apply_async()
 
     def cancel(self, saga_id: str) -> bool:
-        """A chain has no such thing."""
+        """A chain cannot be cancelled."""
         return False
 
     def ended(self, saga_ids: Iterable[str]) -> set[str]:
         wanted = list(saga_ids)
         last = with_result(self._app.backend, [self._last[saga_id] for saga_id in wanted])
-        back = with_result(self._app.backend, [f"{saga_id}-undone" for saga_id in wanted])
+        back = with_result(self._app.backend, [f"{saga_id}-compensated" for saga_id in wanted])
         return {
             saga_id
             for saga_id in wanted
-            if f"{saga_id}-undone" in back
-            or (self._last[saga_id] in last and self.told(saga_id).status == "COMPLETED")
+            if f"{saga_id}-compensated" in back
+            or (self._last[saga_id] in last and self.reported(saga_id).status == "COMPLETED")
         }
 
-    def told(self, saga_id: str) -> Told:
-        """What its author would say of it: done if the last link is, undone if all undos are."""
+    def reported(self, saga_id: str) -> Reported:
+        """Completed if the last link is, compensated if all compensations are."""
         states = {
             "COMPLETED": self._app.AsyncResult(self._last[saga_id]).state,
-            "COMPENSATED": self._app.AsyncResult(f"{saga_id}-undone").state,
+            "COMPENSATED": self._app.AsyncResult(f"{saga_id}-compensated").state,
         }
         for status, state in states.items():
             if state == "SUCCESS":
-                return Told(status, RESULTS[status])
-        return Told("FAILED" if states["COMPLETED"] == "FAILURE" else "PENDING")
+                return Reported(status, RESULTS[status])
+        return Reported("FAILED" if states["COMPLETED"] == "FAILURE" else "PENDING")
 
     def close(self) -> None:
         self._app.close()

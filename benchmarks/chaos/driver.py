@@ -1,4 +1,4 @@
-"""Keeps so many sagas under way until all have ended, while the injector does its worst."""
+"""Keeps so many sagas in flight until all have ended, while the injector injects faults."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from benchmarks.chaos.causes import Faults
 from benchmarks.chaos.chain import Chains
-from benchmarks.chaos.engines import AWAY, Engine, Sagas
+from benchmarks.chaos.engines import UNAVAILABLE, Engine, Sagas
 from benchmarks.chaos.injector import Happened, Injector
-from benchmarks.chaos.judge import Told, Verdict, judge
 from benchmarks.chaos.ledger import Ledger, Line
 from benchmarks.chaos.orders import make_order
 from benchmarks.chaos.schedule import make_schedule
 from benchmarks.chaos.stage import Stage
+from benchmarks.chaos.verdict import Reported, Verdict, verdict_on
 
 #: How orders may be run.
 ENGINES: dict[str, type[Sagas] | type[Chains]] = {"saga": Sagas, "chain": Chains}
 
-#: Seconds after which a saga without a result is asked for its status.
+#: Seconds after which the status of a saga without a result is read.
 SLOW = 20.0
-#: Seconds between two looks at the results.
+#: Seconds between two requests for the results.
 POLL = 0.05
 #: Seconds without a new line in the ledger after which all is over.
 QUIET = 6.0
@@ -81,11 +81,11 @@ class Outcome:
 def run(
     options: Options, folder: Path | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
-    """Carry out a run and judge it.
+    """Carry out a run, and compute the verdicts.
 
     Args:
         folder: where the workers' logs stay.
-        say: is told how it goes.
+        say: gets the progress as text.
 
     Raises:
         ChaosError: it could not be carried out.
@@ -98,7 +98,7 @@ def run(
 
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[None]:
-    """What the library has to say of servers that are away does not belong on the screen."""
+    """Write the library's log to a file: warnings about servers would hide the progress."""
     log, handler = logging.getLogger("celery_saga"), logging.FileHandler(file)
     log.addHandler(handler)
     try:
@@ -118,14 +118,14 @@ class _Run:
         self._to_start = deque(self._orders)
         self._under_way: dict[str, float] = {}
         self._waits: list[float] = []
-        self._given_up = 0
+        self._timed_out = 0
         self._refusals: Counter[str] = Counter()
         self._to_cancel: list[tuple[float, str]] = []
         schedule = make_schedule(options.seed, options.sagas, options.kills)
         self._injector = Injector(stage, schedule, self._progress)
 
     def _progress(self) -> int:
-        return len(self._waits) + self._given_up
+        return len(self._waits) + self._timed_out
 
     def run(self) -> Outcome:
         begun = time.monotonic()
@@ -137,8 +137,8 @@ class _Run:
             self._settle_down(ledger)
         finally:
             self._injector.finish()
-        told = {order.saga_id: self._engine.told(order.saga_id) for order in self._orders}
-        found = self._judge(told, ledger.lines())
+        reported = {order.saga_id: self._engine.reported(order.saga_id) for order in self._orders}
+        found = self._verdicts(reported, ledger.lines())
         found.seconds = seconds
         ledger.close()
         self._engine.close()
@@ -168,8 +168,8 @@ class _Run:
             order = self._to_start[0]
             try:
                 self._engine.start(order)
-            except AWAY as error:
-                # Nobody knows whether it was started: the same id started again is the same saga.
+            except UNAVAILABLE as error:
+                # It may have been started: the same id started again is the same saga.
                 self._refusals[type(error).__name__] += 1
                 return
             self._to_start.popleft()
@@ -181,12 +181,12 @@ class _Run:
         while self._to_cancel and self._to_cancel[0][0] <= time.monotonic():
             try:
                 self._engine.cancel(self._to_cancel[0][1])
-            except AWAY:
+            except UNAVAILABLE:
                 return
             heapq.heappop(self._to_cancel)
 
     def _watch(self) -> None:
-        """Take note of sagas that have ended."""
+        """Record sagas that have ended."""
         if not self._under_way:
             time.sleep(POLL)
             return
@@ -194,8 +194,8 @@ class _Run:
         try:
             ended = self._engine.ended(self._under_way)
             slow = [key for key, since in self._under_way.items() if now - since > SLOW]
-            ended |= {key for key in slow if self._engine.told(key).status in _OVER}
-        except AWAY:
+            ended |= {key for key in slow if self._engine.reported(key).status in _OVER}
+        except UNAVAILABLE:
             ended = set()
         if not ended:
             time.sleep(POLL)
@@ -203,29 +203,31 @@ class _Run:
             self._waits.append(now - self._under_way.pop(saga_id))
         timeout = self._engine.timeout
         for saga_id in [key for key, since in self._under_way.items() if now - since > timeout]:
-            self._given_up += 1
+            self._timed_out += 1
             del self._under_way[saga_id]
 
     def _settle_down(self, ledger: Ledger) -> None:
-        """Wait until no body runs any more, and no saga is on its way."""
-        give_up = time.monotonic() + self._engine.timeout
+        """Wait until no body runs any more, and all sagas are settled."""
+        deadline = time.monotonic() + self._engine.timeout
         length, since = len(ledger), time.monotonic()
-        while time.monotonic() < give_up:
+        while time.monotonic() < deadline:
             time.sleep(POLL)
             if len(ledger) != length:
                 length, since = len(ledger), time.monotonic()
             elif time.monotonic() - since > QUIET:
-                if all(self._engine.told(each.saga_id).status in _OVER for each in self._orders):
+                if all(
+                    self._engine.reported(each.saga_id).status in _OVER for each in self._orders
+                ):
                     return
                 since = time.monotonic()
 
-    def _judge(self, told: dict[str, Told], lines: Iterable[Line]) -> Outcome:
+    def _verdicts(self, reported: dict[str, Reported], lines: Iterable[Line]) -> Outcome:
         found: dict[str, list[Line]] = {order.saga_id: [] for order in self._orders}
         for line in lines:
             found[line.saga_id].append(line)
         faults = Faults(self._injector.log)
         verdicts = [
-            judge(order, told[order.saga_id], found[order.saga_id], faults)
+            verdict_on(order, reported[order.saga_id], found[order.saga_id], faults)
             for order in self._orders
         ]
         log = self._injector.log

@@ -10,10 +10,10 @@ import redis
 from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 
-from benchmarks.chaos.app import TASKS, make_app, undo
-from benchmarks.chaos.judge import Told
+from benchmarks.chaos.app import TASKS, compensate, make_app
 from benchmarks.chaos.ledger import step_name
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.verdict import Reported
 from celery_saga import Saga, SagaManager
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
@@ -21,12 +21,12 @@ from celery_saga.errors import (
     StoreUnavailable,
 )
 
-#: What a client may meet while servers are away.
-AWAY = (StoreUnavailable, OperationalError, redis.RedisError, OSError)
+#: What a client may meet while servers are unavailable.
+UNAVAILABLE = (StoreUnavailable, OperationalError, redis.RedisError, OSError)
 
 
 class Engine(Protocol):
-    """How a client starts orders and learns of their ends. All may raise what is in AWAY."""
+    """How a client starts orders and reads their ends. All may raise what is in UNAVAILABLE."""
 
     #: The module of the workers' app.
     app: str
@@ -38,19 +38,19 @@ class Engine(Protocol):
         ...
 
     def cancel(self, saga_id: str) -> bool:
-        """Have it undone; whether that changed its end."""
+        """Cancel it; whether that changed its end."""
         ...
 
     def ended(self, saga_ids: Iterable[str]) -> set[str]:
         """Those that have a result, which need not be their last."""
         ...
 
-    def told(self, saga_id: str) -> Told:
-        """How it ended, as far as the engine knows."""
+    def reported(self, saga_id: str) -> Reported:
+        """What the engine reports about it."""
         ...
 
     def close(self) -> None:
-        """Give back connections."""
+        """Close connections."""
         ...
 
 
@@ -77,7 +77,7 @@ class Sagas:
             is_pivot = pivot and index == len(kinds) - 1
             step = saga.local_step(TASKS[kind], name=step_name(index), pivot=is_pivot)
             if not is_pivot:
-                step.on_failure(undo)
+                step.on_failure(compensate)
         return saga.commit()
 
     def start(self, order: Order) -> None:
@@ -96,14 +96,14 @@ class Sagas:
     def ended(self, saga_ids: Iterable[str]) -> set[str]:
         return with_result(self._app.backend, saga_ids)
 
-    def told(self, saga_id: str) -> Told:
+    def reported(self, saga_id: str) -> Reported:
         result = self._app.AsyncResult(saga_id).state
         try:
             execution = self._manager.get(saga_id).execution
         except SagaExecutionNotFoundException:
-            return Told("", result)
+            return Reported("", result)
         error = str(execution.error or "")
-        return Told(execution.status.value, result, saga_id in self._cancelled, error)
+        return Reported(execution.status.value, result, saga_id in self._cancelled, error)
 
     def close(self) -> None:
         self._app.close()

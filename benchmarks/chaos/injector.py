@@ -1,4 +1,4 @@
-"""Carries out the schedule, writes down what it did, and starts again what has ended.
+"""Carries out the schedule, records what it did, and starts again what has ended.
 
 A fault that finds nothing to hit (all workers are down, the queue is empty) waits until it does.
 """
@@ -30,14 +30,15 @@ from celery_saga.testing.embedded import EmbeddedValkey
 ROUND = 0.02
 #: Seconds from the end of a worker to its next instance.
 RESTART = 0.5
-#: Seconds for which a worker that went on after a SIGSTOP is spared. A body of it may do its work
-#: when its step is over elsewhere; it says so, and that is undone. If it is killed before it can,
-#: nobody knows of that effect: docs/guarantees.md, "A body that cannot be stopped".
+#: Seconds for which a worker that continued after a SIGSTOP has no fault. A body of it may do its
+#: work when its step is over elsewhere; it reports that, and is compensated. If it is killed before
+#: it can, the effect stays unknown: docs/guarantees.md, "A body that cannot be stopped".
 REST = 6.0
-#: Seconds after which a body that has said nothing more is taken to stay where it is for a while;
-#: and for which a process with such a body is looked for, before any will do.
+#: Seconds without a line after which a body is taken to stay where it is for a while; and for which
+#: a process with such a body is searched, before any process is taken.
 STAYS, SEARCH = 0.005, 2.0
-#: Boots that may end by themselves, for each server that was killed, before the run has failed.
+#: Worker instances that may end by themselves, for each server that was killed, before the run has
+#: failed.
 OWN_ENDS = 20
 #: Key of the default queue, and of what workers have taken from queues and not acknowledged.
 QUEUE, UNACKED = "celery", "unacked"
@@ -45,7 +46,7 @@ QUEUE, UNACKED = "celery", "unacked"
 
 @dataclass
 class Happened:
-    """One thing that was done to the stage.
+    """One fault that was injected.
 
     Args:
         kind: as in the schedule, or ``"ended"`` for a worker that ended by itself.
@@ -54,7 +55,7 @@ class Happened:
         pid: of the pool's process, if only that was hit.
         until: when it was over.
         refs: task ids of the messages.
-        detail: more, for people.
+        detail: more, as text.
     """
 
     kind: str
@@ -67,12 +68,12 @@ class Happened:
 
 
 class Injector:
-    """Runs in a thread from its start until it is told to finish.
+    """Runs in a thread from its start until :meth:`finish`.
 
     Args:
-        stage: what is harmed.
-        schedule: by what.
-        progress: says how many sagas have ended.
+        stage: where faults are injected.
+        schedule: the faults.
+        progress: returns how many sagas have ended.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Injector:
         while self._coming and self._coming[0].after <= self._progress():
             self._waiting.append(self._coming.pop(0))
         for fault in list(self._waiting):
-            # A server may be away: then it is tried again, too.
+            # A server may be unavailable: then it is tried again, too.
             with contextlib.suppress(redis.RedisError):
                 if getattr(self, "_inject_" + fault.kind.replace(" ", "_"))(fault):
                     self._waiting.remove(fault)
@@ -209,11 +210,11 @@ class Injector:
         found = self._note("stop", worker=worker.pid, detail=f"{fault.seconds:.1f} s")
         worker.pause()
 
-        def go_on() -> None:
-            worker.go_on(REST)
+        def resume() -> None:
+            worker.resume(REST)
             found.until = time.monotonic()
 
-        self._in(fault.seconds, go_on)
+        self._in(fault.seconds, resume)
         return True
 
     def _inject_server(self, fault: Fault) -> bool:
@@ -247,7 +248,7 @@ class Injector:
     def _push_late(self, found: dict[str, str]) -> None:
         try:
             self._push(found.values())
-        except redis.RedisError:  # the server is away
+        except redis.RedisError:  # the server is unavailable
             self._in(0.5, lambda: self._push_late(found))
 
     def _inject_lose(self, fault: Fault) -> bool:
@@ -259,7 +260,7 @@ class Injector:
         return bool(lost)
 
     def _inject_cut(self, fault: Fault) -> bool:
-        """Lose an answer on the first worker's way to the servers, or close all connections."""
+        """Lose a reply to the first worker, or close all connections."""
         proxies = self._stage.proxies
         choice = int(fault.pick * (len(proxies) + len(self._stage.distinct())))
         if choice < len(proxies):
@@ -273,7 +274,7 @@ class Injector:
         return True
 
     def _messages(self, fault: Fault, unacked: bool = True) -> dict[str, str]:
-        """Some steps' messages by task id, as they stand in the queue."""
+        """Some steps' messages by task id, as they are in the queue."""
         with self._stage.client("broker") as client:
             raws: Any = client.lrange(QUEUE, 0, -1)
             if not raws and unacked:

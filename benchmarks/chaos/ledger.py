@@ -1,6 +1,6 @@
-"""What the bodies did: lines in one list on a server of its own, which is never harmed.
+"""What the bodies did: lines in one list on a server of its own, which has no faults.
 
-Bodies write it and nobody else does, so it is the truth about effects, whatever the engine says.
+Only bodies write it, so it is the truth about effects, whatever the engine reports.
 The server puts all lines in one order.
 """
 
@@ -31,7 +31,7 @@ FORWARD, COMPENSATION = "f", "c"
 
 #: Lines that are fetched at once.
 PAGE = 20_000
-#: Lines that tell what goes on at this moment.
+#: Lines that show what runs at this moment.
 TAIL = 100
 
 #: An effect that a service takes only once for a key, and otherwise declines.
@@ -52,7 +52,7 @@ class Line(NamedTuple):
         what: ``began``, ``effect``, ``ended`` (it is about to return); ``declined``, ``failed``,
             ``retried`` (it is about to raise, and left no effect).
         key: the idempotency key.
-        forward_key: the key that the step had on the way forward.
+        forward_key: the key of the step itself.
         pid: of the process that ran it.
         worker: of that process's parent, the worker's main process.
         at: ``time.monotonic()``, one clock for all processes of a machine.
@@ -152,10 +152,10 @@ class Ledger:
                 return found
 
     def last(self) -> dict[int, Line]:
-        """What each process said last, as far as the last lines tell."""
+        """The last line of each process, as far as the last lines have one."""
         tail: Any = self._client.lrange(LINES, -TAIL, -1)
         return {line.pid: line for line in (Line(*json.loads(raw)) for raw in tail)}
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         self._client.close()

@@ -23,11 +23,11 @@ class Order:
     Args:
         saga_id: its id.
         kinds: the task of each step, see :mod:`benchmarks.chaos.app`.
-        pivot: whether the last step is the pivot, and has no undo.
+        pivot: whether the last step is the pivot, and has no compensation.
         fails: the step that fails, if one does.
         aborts: whether that failure is an ``AbortSaga``.
-        stumbles: whether the first attempt at each undo fails.
-        cancelled: seconds after its start at which somebody wants it undone, if so.
+        stumbles: whether the first attempt of each compensation fails.
+        cancelled: seconds after its start at which it is cancelled, if so.
         pauses: seconds before and after the effect, of each step.
     """
 
@@ -42,11 +42,11 @@ class Order:
 
     @property
     def needs_compensation(self) -> int:
-        """How many steps have an undo: all, or all but the last."""
+        """How many steps have a compensation: all, or all but the last."""
         return len(self.kinds) - self.pivot
 
     def context(self) -> dict[str, Any]:
-        """What the bodies are told."""
+        """The context, which says what the bodies do."""
         work: dict[str, Any] = {}
         for index, pauses in enumerate(self.pauses):
             work[step_name(index)] = {"pauses": list(pauses)}
@@ -62,8 +62,8 @@ def make_order(seed: int, number: int) -> Order:
     kinds = source.choices(list(KINDS), list(KINDS.values()), k=length)
     pivot = source.random() < 0.3
     if pivot and kinds[-1] == "declining":
-        # A pivot that says no after a lost attempt leaves its saga stuck, as it should: nobody can
-        # undo it. So pivots neither decline nor fail here.
+        # A pivot that declines after a lost attempt leaves its saga stuck, as it should: it has no
+        # compensation. So pivots neither decline nor fail here.
         kinds[-1] = "late"
     fails = source.randrange(length - pivot) if source.random() < 0.25 else None
     return Order(

@@ -17,8 +17,8 @@ OTHERS = {
     "stop": 0.3,  # a whole worker by SIGSTOP, for longer or shorter than it may be silent
     "duplicate": 0.5,  # messages in the queue are put there once more
     "late duplicate": 0.25,  # the same, when their steps may be over
-    "lose": 0.3,  # messages vanish from the queue
-    "cut": 0.15,  # connections are closed, or an answer is lost on the way
+    "lose": 0.3,  # messages are removed from the queue
+    "cut": 0.15,  # connections are closed, or a reply is lost
 }
 
 
@@ -29,11 +29,11 @@ class Fault:
     Args:
         after: how many sagas have ended when it comes.
         kind: a key of :data:`KILLS` or :data:`OTHERS`.
-        pick: 0 to 1, which of the possible victims it hits.
+        pick: 0 to 1, which of the possible targets it hits.
         stage: how far the body of a process is that is killed or stopped, if there is one:
             ``began`` or ``effect``.
         seconds: for how long, where that means something: until a worker or server is started
-            again, a stopped worker goes on, or a late duplicate comes.
+            again, a stopped worker continues, or a late duplicate comes.
         count: how many messages, or at which answer from now a connection is cut.
     """
 
@@ -76,7 +76,7 @@ def _fault(source: random.Random, kind: str, last: int) -> Fault:
         long = source.random() < 0.5
         return Fault(*hit, stage, source.uniform(7, 11) if long else source.uniform(0.2, 4))
     if kind == "server":
-        # One in ten is away for longer than a worker may be silent.
+        # One in ten is unavailable for longer than a worker may be silent.
         long = source.random() < 0.1
         return Fault(*hit, stage, source.uniform(6, 8) if long else source.uniform(0, 2))
     if kind == "cut":

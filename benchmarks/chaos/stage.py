@@ -1,4 +1,4 @@
-"""The servers and workers that are harmed: all on loopback, and all end with the process."""
+"""The servers and workers that have the faults: all on loopback, and all end with the process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIMEOUT = 60.0
 
 
 class ChaosError(Exception):
-    """The run itself went wrong: nothing that it would have said counts."""
+    """The run itself went wrong: its results do not count."""
 
 
 class Worker:
@@ -48,7 +48,7 @@ class Worker:
         self._process: ManagedProcess | None = None
         #: Whether it is stopped by SIGSTOP.
         self.stopped = False
-        #: When it may be harmed again, ``time.monotonic()``.
+        #: When it may have a fault again, ``time.monotonic()``.
         self.rests_until = 0.0
 
     def start(self) -> None:
@@ -76,7 +76,7 @@ class Worker:
 
     @property
     def fit(self) -> bool:
-        """Whether it is up, and may be harmed."""
+        """Whether it is up, and may have a fault."""
         rested = not self.stopped and time.monotonic() >= self.rests_until
         return rested and self.alive and bool(self.children())
 
@@ -96,8 +96,8 @@ class Worker:
         self.stopped = True
         os.killpg(self.pid, signal.SIGSTOP)
 
-    def go_on(self, rest: float) -> None:
-        """SIGCONT; it is not harmed again for so many seconds."""
+    def resume(self, rest: float) -> None:
+        """SIGCONT; it has no other fault for so many seconds."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGCONT)
         self.stopped, self.rests_until = False, time.monotonic() + rest
@@ -120,9 +120,9 @@ class Stage:
         app: the module of the workers' app.
         workers: how many.
         apart: whether broker and store are a server each.
-        folder: where logs stay; by default a temporary one that goes at the end.
-        heartbeat: seconds between two beats of a worker, and after which a silent one counts as
-            dead; by default the library's own.
+        folder: where logs stay; by default a temporary one that is removed at the end.
+        heartbeat: seconds between two heartbeats of a worker, and after which a silent one counts
+            as dead; by default the library's own.
     """
 
     def __init__(
@@ -188,11 +188,11 @@ class Stage:
         return env
 
     def _wait_until_ready(self) -> None:
-        give_up = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + TIMEOUT
         while not all(" ready." in worker.said() for worker in self.workers):
             for worker in self.workers:
-                if not worker.alive or time.monotonic() > give_up:
-                    raise ChaosError(f"{worker.name} does not come up:\n{worker.said()}")
+                if not worker.alive or time.monotonic() > deadline:
+                    raise ChaosError(f"{worker.name} does not start:\n{worker.said()}")
             time.sleep(0.05)
 
     def distinct(self) -> dict[str, EmbeddedValkey]:

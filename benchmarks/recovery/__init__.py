@@ -1,4 +1,4 @@
-"""``python -m benchmarks recovery``: how soon sagas go on after a kill, and what is no loss."""
+"""``python -m benchmarks recovery``: how soon sagas continue after a kill; false losses."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def add_to(commands: Any) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Kill, look, print, write.
+    """Kill, measure, print, write.
 
     Returns:
-        1 if a saga never went on, did not end as it must, or a body ran more often than it had to;
-        otherwise 0, however long it took.
+        1 if a saga did not continue, did not end as it must, or a body ran more often than
+        necessary; otherwise 0, however long it took.
     """
     where = {**machine(), "server": _server_version()}
     found = report.Found()

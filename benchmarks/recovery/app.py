@@ -1,4 +1,4 @@
-"""The app whose workers are killed: bodies tell that they began, and wait if they are told to."""
+"""The app whose workers are killed: bodies record that they began, and wait on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD = 300
 
 @dataclass(frozen=True)
 class Place:
-    """The servers of an installation, and one on which bodies tell what they do.
+    """The servers of an installation, and one on which bodies record what they do.
 
     Args:
         broker: URL of broker and result backend.
@@ -48,7 +48,7 @@ class Place:
 
 
 class Notes:
-    """What bodies told, and the gates at which they wait; one list a saga, on a server of its own.
+    """The notes of bodies, and the gates at which they wait; one list a saga, on a server apart.
 
     A note is ``{"what": "began", "step": "a", "direction": "f", "at": 81.4, "pid": 77}``, its time
     that of ``time.monotonic()``, which is one clock for all processes of a machine.
@@ -67,7 +67,7 @@ class Notes:
             self._clients[os.getpid()] = found
         return found
 
-    def tell(self, key: str, what: str, **more: Any) -> None:
+    def note(self, key: str, what: str, **more: Any) -> None:
         """Add a note."""
         note = {"what": what, "at": time.monotonic(), "pid": os.getpid(), **more}
         self.client.rpush(f"notes:{key}", json.dumps(note))
@@ -78,7 +78,7 @@ class Notes:
         return [json.loads(line) for line in found]
 
     def first(self, key: str) -> bool:
-        """Whether nobody has asked for this key before."""
+        """Whether this is the first call for the key."""
         return self.client.incr(f"first:{key}") == 1
 
     def wait(self, gate: str) -> None:
@@ -86,7 +86,7 @@ class Notes:
         self.client.blpop([f"gate:{gate}"], timeout=HELD)
 
     def open(self, gate: str) -> None:
-        """Let one body pass."""
+        """Let one body continue."""
         self.client.rpush(f"gate:{gate}", "go")
 
 
@@ -113,7 +113,7 @@ class Installation:
         self.early = self._task("early", acks_late=False)
 
     def _ready(self, sender: Any = None, **kwargs: Any) -> None:
-        self.notes.tell(sender.hostname, "ready")
+        self.notes.note(sender.hostname, "ready")
 
     def _task(self, name: str, **options: Any) -> Any:
         @self.app.task(name=f"recovery.{name}", shared=False, **options)
@@ -122,15 +122,15 @@ class Installation:
             assert info is not None
             me = f"{info.step}/{info.direction}"
             about = {"step": info.step, "direction": info.direction}
-            self.notes.tell(info.saga_id, "began", **about)
+            self.notes.note(info.saga_id, "began", **about)
             self._behave((ways or {}).get(me), f"{info.saga_id}:{me}")
-            self.notes.tell(info.saga_id, "ended", **about)
+            self.notes.note(info.saga_id, "ended", **about)
 
         return body
 
     def _behave(self, way: Any, gate: str) -> None:
         if way == "fails":
-            raise ValueError("as it was told to")
+            raise ValueError("as planned")
         if way == "kills":
             os.killpg(0, signal.SIGKILL)
         if way == "held" and self.notes.first(gate):

@@ -1,4 +1,4 @@
-"""What looks like a loss and is none, at default settings and with real times."""
+"""What looks like a loss and is not one, at default settings and with real times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from celery_saga import SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 
 #: Seconds of a long step, of one that outlasts an outage, and of the outage.
-LONG, LONGER, AWAY = 20, 45, 30
+LONG, LONGER, OUTAGE = 20, 45, 30
 #: Seconds for which a worker is stopped right after a heartbeat; it counts as alive for six.
 STOPPED = 5
 CHILDREN, BACKLOG, PREFETCH = 200, 10_000, 100
 
-#: Both ways to acknowledge: a loss would cost a rerun or an undo.
+#: Both ways to acknowledge: a loss would cost a rerun or a compensation.
 ACKS = ("late", "early")
 
 
@@ -51,7 +51,7 @@ def run() -> list[Calm]:
     Raises:
         BenchmarkError: a saga did not complete.
     """
-    waiting = (_solo, _broker_away, _store_away, _stopped, _prefetch)
+    waiting = (_solo, _broker_unavailable, _store_unavailable, _stopped, _prefetch)
     found = []
     with ThreadPoolExecutor(len(waiting)) as pool:
         for each in [pool.submit(_timed, case) for case in waiting]:
@@ -91,7 +91,7 @@ def _solo() -> tuple[str, int, int]:
     with Stage() as stage:
         queues = [stage.queue() for _ in ACKS]
         workers = [stage.worker(queue, "-P", "solo") for queue in queues]
-        workers.append(stage.worker(stage.queue()))  # one that has time to judge them
+        workers.append(stage.worker(stage.queue()))  # one that could declare them dead
         for worker in workers:
             worker.ready()
         sagas = [stage.saga(("a", ack, q)) for ack, q in zip(ACKS, queues, strict=True)]
@@ -99,7 +99,7 @@ def _solo() -> tuple[str, int, int]:
         return f"a step of {LONG} s under solo", *_count(stage, results, "a")
 
 
-def _broker_away() -> tuple[str, int, int]:
+def _broker_unavailable() -> tuple[str, int, int]:
     with Stage(apart=True) as stage:
         queue, solo = stage.queue(), stage.queue()
         kinds = {queue: ("-c", "2"), solo: ("-P", "solo")}
@@ -111,22 +111,22 @@ def _broker_away() -> tuple[str, int, int]:
             stage.saga(("a", "late", solo), ("b", "late", solo)).delay(ways={"a/f": LONGER})
         )
         stage.held(results[-1], 1)
-        _away(stage.broker)
+        _outage(stage.broker)
 
         def over() -> bool:
-            """Celery ends a prefork worker whose Redis broker goes away: start it anew."""
+            """Celery ends a prefork worker whose Redis broker disconnects: start it anew."""
             for name, options in kinds.items():
                 if not workers[name].process.alive:
                     workers[name] = stage.worker(name, *options)
             return all(result.ready() for result in results)
 
         until("all sagas to settle", over)
-        return f"the broker away for {AWAY} s under steps of {LONGER} s", *_count(
+        return f"the broker unavailable for {OUTAGE} s under steps of {LONGER} s", *_count(
             stage, results, "ab"
         )
 
 
-def _store_away() -> tuple[str, int, int]:
+def _store_unavailable() -> tuple[str, int, int]:
     with Stage(apart=True) as stage:
         queues = [stage.queue() for _ in range(2)]
         for worker in [stage.worker(queue, "-c", "4") for queue in queues]:
@@ -134,17 +134,17 @@ def _store_away() -> tuple[str, int, int]:
         results = [
             result
             for queue in queues
-            for seconds in (LONGER, LONG)  # some end while it is away
+            for seconds in (LONGER, LONG)  # some end while it is unavailable
             for result in _begin(stage, queue, seconds)
         ]
-        _away(stage.store)
-        what = f"the store away for {AWAY} s under steps of {LONG} and {LONGER} s"
+        _outage(stage.store)
+        what = f"the store unavailable for {OUTAGE} s under steps of {LONG} and {LONGER} s"
         return what, *_count(stage, results, "ab")
 
 
-def _away(server: EmbeddedValkey) -> None:
+def _outage(server: EmbeddedValkey) -> None:
     server.kill()
-    time.sleep(AWAY)
+    time.sleep(OUTAGE)
     server.restart()
 
 
@@ -161,12 +161,12 @@ def _stopped() -> tuple[str, int, int]:
             raise BenchmarkError(f"{execution.saga_id} is not claimed")
         times = 4
         for _ in range(times):
-            _stop_after_a_beat(stage, worker, claim.instance)
+            _stop_after_a_heartbeat(stage, worker, claim.instance)
         what = f"a worker stopped {times} times for {STOPPED} s under steps of {LONGER} s"
         return what, *_count(stage, results, "ab")
 
 
-def _stop_after_a_beat(stage: Stage, worker: Worker, instance: str) -> None:
+def _stop_after_a_heartbeat(stage: Stage, worker: Worker, instance: str) -> None:
     with closing(redis.Redis.from_url(stage.store.url())) as client:
         last = client.zscore("saga:instances", instance)
         until("a heartbeat", lambda: client.zscore("saga:instances", instance) != last)
@@ -193,7 +193,7 @@ def _backlog() -> tuple[str, int, int]:
         for worker in [stage.worker(queue, "-c", "1") for _ in range(2)]:
             worker.ready()
         for result in results:
-            until("the backlog to be worked off", result.ready, 1200)
+            until("the backlog to be processed", result.ready, 1200)
         # Copies of messages that had waited for long are behind them.
         with closing(redis.Redis.from_url(stage.broker.url())) as client:
             until("the queue to be empty", lambda: not client.llen(queue))

@@ -1,4 +1,4 @@
-"""Kills of children, of a worker and of two at once: from the kill to the saga's next movement."""
+"""Kills of children, of a worker and of two at once: from the kill to the saga's next body."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from celery_saga import SagaResult
 HELD = {
     "in a step, late ack": ("COMPLETED", "aab"),
     "in a step, early ack": ("COMPENSATED", "aA"),
-    "in an undo, late ack": ("COMPENSATED", "abAA"),
-    "in an undo, early ack": ("COMPENSATED", "abAA"),
+    "in a compensation, late ack": ("COMPENSATED", "abAA"),
+    "in a compensation, early ack": ("COMPENSATED", "abAA"),
 }
 BETWEEN = {
     "between two steps, late ack": ("COMPLETED", "ab"),
     "between two steps, early ack": ("COMPLETED", "ab"),
-    "between two undos, late ack": ("COMPENSATED", "abcBA"),
-    "between two undos, early ack": ("COMPENSATED", "abcBA"),
+    "between two compensations, late ack": ("COMPENSATED", "abcBA"),
+    "between two compensations, early ack": ("COMPENSATED", "abcBA"),
 }
 OUTCOMES = {**HELD, **BETWEEN}
 
@@ -62,13 +62,13 @@ class Sample:
 
 
 class Cell:
-    """One or two victims with a queue of their own, in the middle of a saga of each kind.
+    """One or two targets with a queue of their own, in the middle of a saga of each kind.
 
     Args:
         stage: where they are.
         kind: what is killed.
         source: of the moment of the kill.
-        helper: a worker that lives on; without one the next worker is started after the kill.
+        helper: a worker that stays alive; without one the next worker is started after the kill.
     """
 
     def __init__(
@@ -77,41 +77,41 @@ class Cell:
         self.stage, self.kind, self.random, self.helper = stage, kind, source, helper
         count = 2 if kind == "two workers" else 1
         self.queues = [stage.queue() for _ in range(count)]
-        self.victims = [stage.worker(queue, "-c", str(len(HELD))) for queue in self.queues]
+        self.targets = [stage.worker(queue, "-c", str(len(HELD))) for queue in self.queues]
         self.sagas: list[tuple[str, SagaResult]] = []
         self.pids: list[int] = []
 
     def run(self) -> list[Sample]:
-        """Start, kill, and see what becomes of the sagas."""
-        for victim, queue in zip(self.victims, self.queues, strict=True):
-            victim.ready()
+        """Start, kill, and sample the sagas."""
+        for target, queue in zip(self.targets, self.queues, strict=True):
+            target.ready()
             self._fill(queue)
         time.sleep(self.random.uniform(0, PHASE))
         if self.kind == "child":
             return self._kill_children()
-        killed = max([victim.kill() for victim in self.victims])
-        for victim in self.victims:
-            victim.process.wait()
+        killed = max([target.kill() for target in self.targets])
+        for target in self.targets:
+            target.process.wait()
         since = max(killed, self._successor())
         return [self._sample(moment, result, since) for moment, result in self.sagas]
 
     def _fill(self, queue: str) -> None:
         for moment in HELD:
             ack = _ack(moment)
-            undo = "undo" in moment
+            in_compensation = "compensation" in moment
             saga = self.stage.saga(("a", ack, queue), ("b", ack, queue))
-            ways = {"a/c": "held", "b/f": "fails"} if undo else {"a/f": "held"}
+            ways = {"a/c": "held", "b/f": "fails"} if in_compensation else {"a/f": "held"}
             result = saga.delay(ways=ways)
-            self.pids.append(self.stage.held(result, 3 if undo else 1)["pid"])
+            self.pids.append(self.stage.held(result, 3 if in_compensation else 1)["pid"])
             self.sagas.append((moment, result))
         feeder = self.stage.worker(HELPER, "-c", "2") if self.helper is None else None
         self.sagas += [(moment, self._between(moment, queue)) for moment in BETWEEN]
-        if feeder is not None:  # it has run what came before, and nobody is to be alive later
+        if feeder is not None:  # it has run what came before, and no worker is to be alive later
             feeder.process.terminate()
             feeder.process.wait()
 
     def _between(self, moment: str, queue: str) -> SagaResult:
-        """A saga whose next message a victim has, but no process for it; the rest ran elsewhere."""
+        """A saga whose next message a target has, but no process for it; the rest ran elsewhere."""
         ack = _ack(moment)
         if "steps" in moment:
             saga = self.stage.saga(("a", ack, HELPER), ("b", ack, queue))
@@ -138,7 +138,7 @@ class Cell:
         ]
 
     def _successor(self) -> float:
-        """When somebody could go on: let the others have the queues, or start a new worker."""
+        """When a worker could continue: let the others have the queues, or start a new one."""
         if self.helper is None:
             return self.stage.worker(",".join(self.queues), "-c", "4").ready()
         for queue in self.queues:
@@ -149,7 +149,7 @@ class Cell:
         """Wait for the end of a saga that was hit.
 
         Raises:
-            BenchmarkError: it never moved, or did not end as it must.
+            BenchmarkError: it did not continue, or did not end as it must.
         """
         status, expected = OUTCOMES[moment]
         until(f"{self.kind}, {moment}: the end of {result.id}", result.ready)
@@ -160,8 +160,8 @@ class Cell:
                 f"{self.kind}, {moment}: {result.id} is {result.status} with {bodies!r}, "
                 f"not {status} with {expected!r}"
             )
-        moved = next(note["at"] for note in self.stage.began(result) if note["at"] > since)
-        return Sample(self.kind, moment, self.helper is not None, moved - since, extra)
+        continued = next(note["at"] for note in self.stage.began(result) if note["at"] > since)
+        return Sample(self.kind, moment, self.helper is not None, continued - since, extra)
 
 
 def _ack(moment: str) -> str:
@@ -178,7 +178,7 @@ def run(kills: int, seed: int, jobs: int, helpers: int = 2) -> list[Sample]:
         helpers: workers that are alive all the time, and take over.
 
     Raises:
-        BenchmarkError: a saga did not go on, or not as it must.
+        BenchmarkError: a saga did not continue, or not as it must.
     """
     source = random.Random(seed)
     cells = [

@@ -1,4 +1,4 @@
-"""A step that kills its worker each time, on workers that are started again: who else suffers."""
+"""A step that kills its worker each time, with restarted workers: what happens to other sagas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAUSE = 0.25
 
 @dataclass(frozen=True)
 class Poison:
-    """How a fleet fared.
+    """What happened to a fleet.
 
     Args:
         workers: of the fleet.
@@ -23,7 +23,7 @@ class Poison:
         extra: of these, more than the first and ``saga_max_redeliveries``.
         least: the fewest workers that were ready at any moment.
         harmless: seconds that each of the other sagas took, of two steps without work.
-        seconds: until the poisonous saga had been undone.
+        seconds: until the poisonous saga was compensated.
     """
 
     workers: int

@@ -1,4 +1,4 @@
-"""The figures of recovery as tables for people, Markdown for the README and JSON for machines."""
+"""The figures of recovery as tables, Markdown for the README and JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.recovery.kills import Sample
 from benchmarks.recovery.poison import Poison
 from benchmarks.report import FILE_WIDTH, grid, place, table
 
-#: Columns of the table of kills; times in seconds, of each saga that was hit.
+#: Columns of the table of kills; times in seconds, of each affected saga.
 KILLS = ("killed", "in the middle of", "next worker", "sagas", "p50", "p95", "max", "extra bodies")
-#: Columns of the table of what is no loss.
+#: Columns of the table of what is not a loss.
 CALM = ("what", "bodies", "extra bodies", "seconds")
 
 #: Columns of the table of poison; times in seconds.
@@ -105,7 +105,7 @@ def show(where: dict[str, Any], found: Found, markdown: bool) -> None:
         console = Console(width=FILE_WIDTH)
     tables = [
         ("seconds from the kill to the next body", KILLS, kills_lines(found.kills)),
-        ("what is no loss", CALM, calm_lines(found.calm)),
+        ("what is not a loss", CALM, calm_lines(found.calm)),
         ("a step that kills its worker each time", POISON, poison_lines(found.poison)),
     ]
     for title, columns, lines in tables:

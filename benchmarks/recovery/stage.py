@@ -21,9 +21,9 @@ from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from celery_saga.testing.processes import ManagedProcess
 
-#: Seconds after which what is awaited has gone wrong.
+#: Seconds after which what is awaited has failed.
 TIMEOUT = 180.0
-#: Seconds between two looks at something that is awaited; no measured time depends on it.
+#: Seconds between two checks of something that is awaited; no measured time depends on it.
 LOOK = 0.02
 
 
@@ -33,9 +33,9 @@ def until(what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> 
     Raises:
         BenchmarkError: it stays false.
     """
-    give_up = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while not (value := condition()):
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise BenchmarkError(f"{what}: not within {timeout:g} seconds")
         time.sleep(LOOK)
     return value
@@ -139,17 +139,17 @@ class Stage:
         self.app.control.add_consumer(queue, destination=[worker.name])
 
     def saga(self, *steps: tuple[str, ...], name: str = "recovery") -> Saga:
-        """A saga of steps with an undo each.
+        """A saga of steps with a compensation each.
 
         Args:
-            steps: their name, ``late`` or ``early``, their queue, and that of their undo if it is
-                another.
+            steps: their name, ``late`` or ``early``, their queue, and that of their compensation if
+                it is another.
         """
         saga = Saga(name, app=self.app)
         for step, ack, queue, *other in steps:
             task = getattr(self.installation, ack)
-            undo_queue = other[0] if other else queue
-            saga.local_step(task, name=step, queue=queue).on_failure(task, queue=undo_queue)
+            compensation_queue = other[0] if other else queue
+            saga.local_step(task, name=step, queue=queue).on_failure(task, queue=compensation_queue)
         return saga.commit()
 
     def began(self, result: SagaResult) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ class Stage:
         return notes[count - 1]
 
     def bodies(self, result: SagaResult) -> str:
-        """All bodies of a saga that began: a letter a step, a capital one for its undo."""
+        """All bodies of a saga that began: a letter a step, a capital one for its compensation."""
         return "".join(
             note["step"].upper() if note["direction"] == "c" else note["step"]
             for note in self.began(result)

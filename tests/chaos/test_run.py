@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.chaos.driver import Options, run
 from benchmarks.chaos.orders import make_order
+from benchmarks.chaos.report import holds, rows
 from benchmarks.chaos.schedule import KILLS, OTHERS, make_schedule
-from benchmarks.chaos.verdicts import holds, rows
 
 pytestmark = pytest.mark.worker
 

@@ -1,4 +1,4 @@
-"""The judge of the chaos runs: each verdict, from ledgers with planted damage. No servers."""
+"""The verdicts of chaos runs, from ledgers with planted damage. No servers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from benchmarks.chaos.causes import Faults
 from benchmarks.chaos.driver import Options, Outcome
 from benchmarks.chaos.injector import Happened
-from benchmarks.chaos.judge import Told, judge
 from benchmarks.chaos.ledger import Line
 from benchmarks.chaos.orders import Order
-from benchmarks.chaos.verdicts import holds, to_dict
+from benchmarks.chaos.report import holds, to_dict
+from benchmarks.chaos.verdict import Reported, verdict_on
 
-COMPLETED = Told("COMPLETED", "SUCCESS")
-COMPENSATED = Told("COMPENSATED", "FAILURE")
+COMPLETED = Reported("COMPLETED", "SUCCESS")
+COMPENSATED = Reported("COMPENSATED", "FAILURE")
 
 #: The process that runs a body unless a test says otherwise, and its worker.
 PID, WORKER = 11, 10
@@ -46,11 +46,11 @@ def ledger(*entries: str) -> list[Line]:
 
 
 DONE = ("f0 began effect ended", "f1 began effect ended")
-UNDONE = ("f0 began effect ended", "f1 began failed", "c0 began effect ended")
+COMPENSATION_RAN = ("f0 began effect ended", "f1 began failed", "c0 began effect ended")
 
 
-def verdict(told: Told, *entries: str, of: Order | None = None, log: Any = ()) -> Any:
-    return judge(of or order(), told, ledger(*entries), Faults(log))
+def verdict(reported: Reported, *entries: str, of: Order | None = None, log: Any = ()) -> Any:
+    return verdict_on(of or order(), reported, ledger(*entries), Faults(log))
 
 
 class TestGood:
@@ -60,19 +60,19 @@ class TestGood:
         assert not found.duplicates
 
     def test_compensated(self):
-        found = verdict(COMPENSATED, *UNDONE)
+        found = verdict(COMPENSATED, *COMPENSATION_RAN)
         assert (found.kind, found.reasons, found.false) == ("compensated", [], False)
 
     def test_nothing_was_done(self):
         assert verdict(COMPENSATED, "f0 began failed").kind == "compensated"
 
-    def test_an_attempt_that_was_cut_off_may_be_undone(self):
+    def test_an_attempt_that_was_aborted_may_be_compensated(self):
         killed = Happened("child", 0.5, worker=WORKER, pid=PID)
         assert verdict(COMPENSATED, "f0 began", "c0@12 began effect ended", log=[killed]).kind == (
             "compensated"
         )
 
-    def test_a_claim_without_a_body_may_be_undone(self):
+    def test_a_claim_without_a_body_may_be_compensated(self):
         entries = ("f0 began effect ended", "c1 began effect ended", "c0 began effect ended")
         assert verdict(COMPENSATED, *entries).kind == "inconsistent"
         killed = Happened("child", 2.5, worker=77, pid=78)
@@ -88,7 +88,7 @@ class TestGood:
         found = verdict(COMPLETED, "f0 began retried began effect ended", "f1 began effect ended")
         assert (found.kind, sum(found.duplicates.values())) == ("completed", 0)
 
-    def test_a_pivot_has_no_undo(self):
+    def test_a_pivot_has_no_compensation(self):
         entries = ("f0 began effect ended", "f1 began failed", "c0 began effect ended")
         assert verdict(COMPENSATED, *entries, of=order(pivot=True)).kind == "compensated"
 
@@ -100,11 +100,11 @@ class TestFalse:
         found = verdict(COMPLETED, "f0 began effect ended", "f1 began ended")
         assert (found.kind, found.false) == ("inconsistent", True)
 
-    def test_completed_and_an_effect_was_undone(self):
+    def test_completed_and_an_effect_was_compensated(self):
         found = verdict(COMPLETED, *DONE, "c1 began effect ended")
         assert (found.kind, found.false) == ("inconsistent", True)
 
-    def test_compensated_and_an_effect_stands(self):
+    def test_compensated_and_an_effect_exists(self):
         found = verdict(COMPENSATED, "f0 began effect ended", "f1 began failed")
         assert (found.kind, found.false) == ("inconsistent", True)
 
@@ -123,35 +123,41 @@ class TestFalse:
         assert (found.kind, found.false, found.late) == ("inconsistent", True, 1)
 
     def test_the_celery_result_says_something_else(self):
-        found = verdict(Told("COMPENSATED", "SUCCESS"), *UNDONE)
+        found = verdict(Reported("COMPENSATED", "SUCCESS"), *COMPENSATION_RAN)
         assert (found.kind, found.false) == ("inconsistent", True)
 
     def test_the_celery_result_is_missing(self):
-        found = verdict(Told("COMPLETED", "PENDING"), *DONE)
+        found = verdict(Reported("COMPLETED", "PENDING"), *DONE)
         assert (found.kind, found.false) == ("inconsistent", False)
 
     def test_completed_although_it_took_a_cancel(self):
-        found = verdict(Told("COMPLETED", "SUCCESS", cancelled=True), *DONE)
+        found = verdict(Reported("COMPLETED", "SUCCESS", cancelled=True), *DONE)
         assert (found.kind, found.false) == ("inconsistent", True)
 
 
 class TestCourse:
-    """Nothing is left behind, and the status is right: but a promise was broken on the way."""
+    """Nothing is left behind, and the status is right: but a promise was broken before the end."""
 
     @pytest.mark.parametrize(
         ("entries", "reason"),
         [
             (
                 (*DONE, "f2 began failed", "c0 began effect ended", "c1 began effect ended"),
-                "an undo ran before that of a later step",
+                "a compensation ran before that of a later step",
             ),
             (
                 ("f0 began effect ended", "c0 began", "f1@12 began failed", "c0 effect ended"),
-                "a step ran when its saga was being undone",
+                "a step ran while its saga was rolled back",
             ),
             (("f1 began failed",), "a step began before the one before it had its effect"),
-            (("f0 began failed", "c0 began effect"), "a step was undone that had left nothing"),
-            (("f0 began failed", "c2 began effect"), "a step was undone that had left nothing"),
+            (
+                ("f0 began failed", "c0 began effect"),
+                "a step was compensated that had left nothing",
+            ),
+            (
+                ("f0 began failed", "c2 began effect"),
+                "a step was compensated that had left nothing",
+            ),
         ],
     )
     def test_it_was_wrong(self, entries, reason):
@@ -159,7 +165,7 @@ class TestCourse:
         assert found.reasons == [reason]
         assert (found.kind, found.false) == ("inconsistent", False)
 
-    def test_a_stopped_worker_may_run_a_step_of_a_saga_that_is_being_undone(self):
+    def test_a_stopped_worker_may_run_a_step_of_a_saga_that_is_rolled_back(self):
         entries = ("f0 began effect ended", "f1@12/20 began", "c1 began effect ended")
         more = ("f1@12/20 effect ended", "c1+1 began effect ended", "c0 began effect ended")
         stop = Happened("stop", 3.5, worker=20, until=6.5)
@@ -167,11 +173,11 @@ class TestCourse:
         assert (found.kind, found.late) == ("compensated", 1)
 
     def test_one_that_was_stopped_long_before_may_not(self):
-        entries = (*UNDONE, "f1@12/20 began failed")
+        entries = (*COMPENSATION_RAN, "f1@12/20 began failed")
         stop = Happened("stop", -9.0, worker=20, until=-5.0)
         assert verdict(COMPENSATED, *entries, log=[stop]).kind == "inconsistent"
 
-    def test_the_word_of_a_process_that_died_before_it_was_heard(self):
+    def test_the_report_of_a_process_that_died_before_it_was_read(self):
         killed = Happened("child", 1.5, WORKER, PID)
         entries = ("f0 began failed", "c0@12 began effect ended")
         assert verdict(COMPENSATED, *entries, log=[killed]).kind == "compensated"
@@ -180,8 +186,8 @@ class TestCourse:
 def test_what_is_wrong_is_written_with_its_ledger():
     """As JSON, and no more than that of the sagas with which something is wrong."""
     lines = ledger(*TestDuplicates.TWICE)
-    bad = judge(order(), COMPLETED, lines, Faults(()))
-    good = judge(order(), COMPENSATED, ledger(*UNDONE), Faults(()))
+    bad = verdict_on(order(), COMPLETED, lines, Faults(()))
+    good = verdict_on(order(), COMPENSATED, ledger(*COMPENSATION_RAN), Faults(()))
     outcome = Outcome(Options(2, 0, 1), [bad, good], [], {"s": lines}, seconds=1.0, waits=[1.0])
 
     found = json.loads(json.dumps(to_dict(outcome, {})))
@@ -195,12 +201,12 @@ def test_what_is_wrong_is_written_with_its_ledger():
 class TestStuck:
     @pytest.mark.parametrize("status", ["STUCK", "RUNNING", "COMPENSATING", ""])
     def test_it_did_not_settle(self, status):
-        found = verdict(Told(status), "f0 began effect ended")
+        found = verdict(Reported(status), "f0 began effect ended")
         assert (found.kind, found.false) == ("stuck", False)
 
 
 class TestDuplicates:
-    """Who is to blame for an effect that came twice."""
+    """The cause of an effect that came twice."""
 
     TWICE = ("f0 began effect", "f0@12/20 began effect ended", "f1 began effect ended")
 
@@ -209,7 +215,7 @@ class TestDuplicates:
         assert found.kind == "completed", found.reasons
         return list(found.duplicates.elements())
 
-    def test_nobody(self):
+    def test_without_a_fault(self):
         assert self.causes() == ["unexplained"]
 
     def test_a_killed_child(self):
@@ -243,7 +249,7 @@ class TestDuplicates:
         copy = Happened("duplicate", 0.1, refs=("s~f0~1",))
         assert self.causes(stop, copy, entries=entries) == ["stopped worker"]
 
-    def test_a_worker_that_was_stopped_when_the_report_was_made_is_no_reason(self):
+    def test_a_worker_that_was_stopped_after_the_report_is_not_the_cause(self):
         entries = ("f0 began effect ended", "f0@13/30 began", *self.TWICE[1:])
         copy = Happened("duplicate", 0.1, refs=("s~f0~1",))
         for at, cause in ((2.5, "stopped worker"), (3.5, "duplicated message")):
@@ -281,8 +287,8 @@ class TestDuplicates:
         )
         assert causes == ["killed child"]
 
-    def test_an_undo(self):
-        entries = (*UNDONE[:2], "c0 began effect", "c0@12/20 began effect ended")
+    def test_a_compensation(self):
+        entries = (*COMPENSATION_RAN[:2], "c0 began effect", "c0@12/20 began effect ended")
         killed = Happened("worker", 6.5, WORKER)
         found = verdict(COMPENSATED, *entries, log=[killed])
         assert (found.kind, dict(found.duplicates)) == ("compensated", {"killed worker": 1})

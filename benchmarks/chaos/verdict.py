@@ -1,7 +1,8 @@
-"""Holds what the engine reports against what the bodies did. Pure: no clock, no server.
+"""Compares what the engine reports with what the bodies did. Pure: no clock, no server.
 
-An effect stands from the line that says so until an undo of its step says so. What a saga's status
-claims must be the case; and each body that ran more often than once must have had a reason to.
+An effect exists from the line that records it until a compensation of its step has its effect. What
+a saga's status claims must be the case; and each body that ran more often than once must have had a
+reason to.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ RESULTS = {"COMPLETED": "SUCCESS", "COMPENSATED": "FAILURE"}
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the engine said of a saga.
+class Reported:
+    """What the engine reported about a saga.
 
     Args:
-        status: its last status, empty if there is no such saga.
+        status: its last status, empty if the saga does not exist.
         result: the state of its Celery result.
         cancelled: whether it took a cancel.
-        error: what it failed of, as it says.
+        error: what it failed of.
     """
 
     status: str
@@ -37,19 +38,19 @@ class Told:
 
 @dataclass
 class Verdict:
-    """One saga's.
+    """The verdict on one saga.
 
     Args:
         kind: ``completed``, ``compensated``, ``inconsistent`` or ``stuck``.
         reasons: why it is one of the last two.
         false: whether its status is better than the truth.
         duplicates: causes of effects that came more than once under one key.
-        late: effects that came when their step had been undone; all were undone again, if the kind
-            is a good one.
+        late: effects that came when their step had been compensated; all were compensated again,
+            if the kind is a good one.
     """
 
     order: Order
-    told: Told
+    reported: Reported
     kind: str = ""
     reasons: list[str] = field(default_factory=list)
     false: bool = False
@@ -57,67 +58,67 @@ class Verdict:
     late: int = 0
 
 
-def judge(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> Verdict:
+def verdict_on(order: Order, reported: Reported, lines: Sequence[Line], faults: Faults) -> Verdict:
     """The verdict on one saga.
 
     Args:
         lines: the ledger's lines about it, in order.
     """
-    found = Verdict(order, told)
-    found.reasons += _broken(order, told, lines, faults)
-    standing, found.late = _effects(order, lines)
-    _hold(found, standing)
+    found = Verdict(order, reported)
+    found.reasons += _broken(order, reported, lines, faults)
+    existing, found.late = _effects(order, lines)
+    _compare(found, existing)
     found.duplicates = Counter(duplicates(lines, faults))
     if found.kind != "stuck":
-        found.kind = "inconsistent" if found.reasons else told.status.lower()
+        found.kind = "inconsistent" if found.reasons else reported.status.lower()
     return found
 
 
-def _hold(found: Verdict, standing: Sequence[bool]) -> None:
-    """The status against the effects that stand."""
-    told, reasons = found.told, found.reasons
-    undone = len(standing) - sum(standing)
-    if told.status == "COMPLETED":
-        if undone:
-            reasons.append("COMPLETED, and an effect does not stand")
+def _compare(found: Verdict, existing: Sequence[bool]) -> None:
+    """Compare the status with the effects that exist."""
+    reported, reasons = found.reported, found.reasons
+    compensated = len(existing) - sum(existing)
+    if reported.status == "COMPLETED":
+        if compensated:
+            reasons.append("COMPLETED, and an effect is missing")
             found.false = True
-        if told.cancelled:
+        if reported.cancelled:
             reasons.append("COMPLETED, and it took a cancel")
             found.false = True
-    elif told.status == "COMPENSATED":
-        if any(standing):
-            reasons.append("COMPENSATED, and an effect stands")
+    elif reported.status == "COMPENSATED":
+        if any(existing):
+            reasons.append("COMPENSATED, and an effect exists")
             found.false = True
     else:
         found.kind = "stuck"
-        reasons.append(f"not settled: {told.status or 'gone'} {told.error}".rstrip())
+        reasons.append(f"not settled: {reported.status or 'missing'} {reported.error}".rstrip())
         return
-    if told.result != RESULTS[told.status]:
-        reasons.append(f"{told.status}, and its result is {told.result or 'missing'}")
-        found.false = found.false or told.result == "SUCCESS"
+    if reported.result != RESULTS[reported.status]:
+        reasons.append(f"{reported.status}, and its result is {reported.result or 'missing'}")
+        found.false = found.false or reported.result == "SUCCESS"
 
 
 def _effects(order: Order, lines: Sequence[Line]) -> tuple[list[bool], int]:
-    """Which steps' effects stand at the end, and how many came after their undo."""
-    standing, undone, late = [False] * len(order.kinds), set(), 0
+    """Which steps' effects exist at the end, and how many came after their compensation."""
+    existing, compensated, late = [False] * len(order.kinds), set(), 0
     for line in lines:
         if line.what != "effect":
             continue
-        standing[line.step] = line.direction == FORWARD
+        existing[line.step] = line.direction == FORWARD
         if line.direction == COMPENSATION:
-            undone.add(line.forward_key)
-        elif line.key in undone:
+            compensated.add(line.forward_key)
+        elif line.key in compensated:
             late += 1
-    return standing, late
+    return existing, late
 
 
-def _broken(order: Order, told: Told, lines: Sequence[Line], faults: Faults) -> list[str]:
-    """Promises about the course of things that were not kept."""
+def _broken(order: Order, reported: Reported, lines: Sequence[Line], faults: Faults) -> list[str]:
+    """Promises about the order of events that were not kept."""
     course = _Course(order, faults)
     for line in lines:
         course.see(line)
-    if told.status == "COMPLETED" and course.undoing is not None:
-        course.reasons.append("COMPLETED, and an undo ran")
+    if reported.status == "COMPLETED" and course.first_compensation is not None:
+        course.reasons.append("COMPLETED, and a compensation ran")
     return sorted(set(course.reasons))
 
 
@@ -128,11 +129,11 @@ class _Course:
         self._order, self._faults = order, faults
         self._began: dict[tuple[str, int], float] = {}
         self.reasons: list[str] = []
-        #: The line that begins the first undo.
-        self.undoing: Line | None = None
-        #: Steps whose effect came on the way forward and is not undone yet.
+        #: The line that begins the first compensation.
+        self.first_compensation: Line | None = None
+        #: Steps whose effect came forward and is not compensated yet.
         self._open: set[int] = set()
-        #: Bodies on the way forward by their step: what they said last.
+        #: Forward bodies by their step: their last line.
         self._bodies: dict[int, dict[int, Line]] = {}
         self._begun: Counter[str] = Counter()
 
@@ -140,19 +141,19 @@ class _Course:
         if line.direction == FORWARD:
             self._forward(line)
         else:
-            self._backward(line)
+            self._compensation(line)
 
     def _forward(self, line: Line) -> None:
         if line.what == "began":
             self._began[line.key, line.pid] = line.at
         began = self._began.get((line.key, line.pid), line.at)
         zombie = self._faults.stopped(line.worker, began, line.at)
-        if self.undoing is not None and not zombie:
-            self.reasons.append("a step ran when its saga was being undone")
+        if self.first_compensation is not None and not zombie:
+            self.reasons.append("a step ran while its saga was rolled back")
         self._bodies.setdefault(line.step, {})[line.pid] = line
         if line.what == "began":
             self._begins(line, zombie)
-        elif line.what == "effect" and self.undoing is None:
+        elif line.what == "effect" and self.first_compensation is None:
             self._open.add(line.step)
 
     def _begins(self, line: Line, zombie: bool) -> None:
@@ -163,22 +164,22 @@ class _Course:
         if self._order.kinds[line.step] == "early" and not is_pivot and self._begun[line.key] > 1:
             self.reasons.append("an early step ran twice")
 
-    def _backward(self, line: Line) -> None:
-        if self.undoing is None:
-            self.undoing = line
+    def _compensation(self, line: Line) -> None:
+        if self.first_compensation is None:
+            self.first_compensation = line
         if line.what == "began" and not self._may_be_compensated(line):
-            self.reasons.append("a step was undone that had left nothing")
+            self.reasons.append("a step was compensated that had left nothing")
         if line.what != "effect":
             return
         if any(above > line.step for above in self._open if above < self._order.needs_compensation):
-            self.reasons.append("an undo ran before that of a later step")
+            self.reasons.append("a compensation ran before that of a later step")
         self._open.discard(line.step)
 
     def _may_be_compensated(self, line: Line) -> bool:
-        """A step may be undone unless each body of it has said that it left nothing.
+        """Whether a step may be compensated: not if all of its bodies recorded a clean failure.
 
         A process may have died between the claim and the body's first line, or between its last
-        line and the report: then the engine cannot know, and has to undo it.
+        line and the report: then the engine cannot know, and has to compensate it.
         """
         bodies = self._bodies.get(line.step, {}).values()
         if any(body.what not in ("declined", "failed") for body in bodies):
@@ -187,4 +188,4 @@ class _Course:
         if line.step and not before:
             return False  # it cannot have been sent
         sent = max((body.at for body in before), default=0.0)
-        return self._faults.cut_off(sent, line.at)
+        return self._faults.interrupted(sent, line.at)

@@ -1,4 +1,4 @@
-"""The outcome of a run as tables for people, and as JSON."""
+"""The outcome of a run as tables, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.table import Table
 from benchmarks import report
 from benchmarks.chaos.causes import EXCUSED
 from benchmarks.chaos.driver import ENGINES, Options, Outcome, run
-from benchmarks.chaos.judge import Verdict
 from benchmarks.chaos.stage import ChaosError
+from benchmarks.chaos.verdict import Verdict
 
 #: Sagas that are shown line by line if something is wrong with them.
 SHOWN = 5
@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
     add("--kills", type=int, default=40, help="SIGKILLs; other faults in proportion (40)")
     add("--seed", type=int, default=1, help="of sagas and faults (1)")
     add("--workers", type=int, default=3, help="prefork workers with two processes each (3)")
-    add("--in-flight", type=int, default=200, help="sagas under way at a time (200)")
+    add("--in-flight", type=int, default=200, help="sagas in flight at a time (200)")
     add("--engine", choices=ENGINES, default="saga", help="or chains of the same tasks")
     add("--apart", action="store_true", help="broker and store on a server each")
     add("--json", type=Path, metavar="FILE", help="write the verdicts and all faults there")
@@ -58,8 +58,8 @@ def main(given: argparse.Namespace) -> int:
     """Run, print, write.
 
     Returns:
-        0 if every saga ended as it was reported, and no effect came twice without a reason that the
-        library cannot do away with; 1 if not, or if the run went wrong.
+        0 if every saga ended as it was reported, and no effect came twice without a permitted
+        cause; 1 if not, or if the run went wrong.
     """
     where = report.machine()
     options = Options(
@@ -83,7 +83,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 def holds(outcome: Outcome) -> bool:
-    """Whether the library kept its word."""
+    """Whether the library kept its promises."""
     return not any(count for _, count, allowed in rows(outcome) if not allowed)
 
 
@@ -94,7 +94,7 @@ def rows(outcome: Outcome) -> Iterator[tuple[str, int, bool]]:
     for kind, allowed in KINDS.items():
         yield kind, kinds[kind], allowed
     yield "false reports", sum(verdict.false for verdict in verdicts), False
-    yield "late effects, undone again", sum(verdict.late for verdict in verdicts), True
+    yield "late effects, compensated again", sum(verdict.late for verdict in verdicts), True
     causes: Counter[str] = Counter()
     for verdict in verdicts:
         causes.update(verdict.duplicates)
@@ -136,7 +136,7 @@ def _details(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     lines = outcome.lines[verdict.order.saga_id]
     return {
         "order": asdict(verdict.order),
-        "told": asdict(verdict.told),
+        "reported": asdict(verdict.reported),
         "kind": verdict.kind,
         "false": verdict.false,
         "late": verdict.late,
@@ -155,7 +155,7 @@ def show(outcome: Outcome, where: dict[str, Any]) -> None:
     counts = Counter(each.kind for each in outcome.faults)
     console.print(_table("faults", ((text, counts[kind], True) for kind, text in FAULTS.items())))
     for verdict in _wrong(outcome)[:SHOWN]:
-        for line in _story(outcome, verdict):
+        for line in _course(outcome, verdict):
             console.print(line, highlight=False, markup=False)
     console.print(_footer(outcome, where), highlight=False, markup=False)
 
@@ -169,10 +169,10 @@ def _table(title: str, lines: Any) -> Table:
     return table
 
 
-def _story(outcome: Outcome, verdict: Verdict) -> Iterator[str]:
+def _course(outcome: Outcome, verdict: Verdict) -> Iterator[str]:
     order = verdict.order
     reasons = "; ".join([*verdict.reasons, *verdict.duplicates])
-    yield f"{order.saga_id} {verdict.told.status}: {reasons}"
+    yield f"{order.saga_id} {verdict.reported.status}: {reasons}"
     yield f"  steps {' '.join(order.kinds)}, pivot {order.pivot}, fails {order.fails}"
     for line in outcome.lines[order.saga_id]:
         who = f"process {line.pid} of worker {line.worker}"
