@@ -1,4 +1,4 @@
-"""Says at the end of a test run what the simulator has seen, and where the time has gone."""
+"""Prints at the end of a test run what the simulator has seen, and which tests took the time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:  # a process of pytest-xdist
-        output["simulator"] = TOTALS.told()
+        output["simulator"] = TOTALS.plain()
 
 
 @pytest.hookimpl(optionalhook=True)

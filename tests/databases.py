@@ -118,7 +118,7 @@ class Postgres(_Server):
 
 
 class MariaDb(_Server):
-    """A MariaDB server, which stands for MySQL too."""
+    """A MariaDB server; it is used for MySQL too."""
 
     program = find_program("mariadbd", "/usr/sbin", "/usr/local/sbin")
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def delivery(
     saga_id: str, direction: str = "f", round: int = 0, of: int = 0, step: str = "pay"
 ) -> Iterator[None]:
-    """What the engine has round a step's body; ``of`` is the round of the step that is undone."""
+    """The engine's context of a step's body; ``of``: the round of the step that is compensated."""
     forward = f"{saga_id}/{step}/f/{of if direction == 'c' else round}"
     own = f"{saga_id}/{step}/{direction}/{round}"
     about = info.SagaInfo(saga_id, "shop", step, direction, 1, round, own, forward)
@@ -41,7 +41,7 @@ def wait_for(
 
     Args:
         condition: called again and again, from this thread; its errors pass through.
-        timeout: seconds until this gives up.
+        timeout: seconds until this fails.
         description: what is awaited, for the failure's text; by default the condition's name.
         interval: seconds between two calls.
 
@@ -60,8 +60,8 @@ def wait_for(
         pause.wait(interval)
 
 
-def is_gone(pid: int) -> bool:
-    """Whether the process runs no more; one that is dead but not yet reaped counts as gone."""
+def has_exited(pid: int) -> bool:
+    """Whether the process has ended; one that is dead but not yet reaped has ended."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Exceptions that people write, and that are hard to report; no assertions about the library."""
+"""Exceptions that users write, and that are hard to report; no assertions about the library."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ CELERY_BELOW = {
 }
 #: Where a driver of Redis may be imported.
 REDIS = ("stores.redis", "stores.factory", "messaging.redis", "messaging.broker", "ops.doctor")
-#: What the state machine stands on.
+#: What the state machine may import.
 DECIDES = (
     "core.decide",
     "core.events",
@@ -66,7 +66,7 @@ DECIDES = (
     "core.state",
     "core.plan",
     "core.context",
-    "core.recovery.policy",  # times alone: which of them are decided upon stands with all others
+    "core.recovery.policy",  # times alone, in one place with those that are not decided upon
 )
 
 MAX_FILE, MAX_FUNCTION, MAX_FOLDER, MAX_NAMES = 400, 40, 14, 45
@@ -103,7 +103,7 @@ def test_modules_have_no_circles() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if under(name, "core.decide")])
-def test_the_state_machine_stands_on_data(name: str) -> None:
+def test_the_state_machine_imports_data_alone(name: str) -> None:
     assert {other for other in arrows(name) if not under(other, "errors", *DECIDES)} == set()
 
 
@@ -124,7 +124,7 @@ MAKES_STORES = ("stores", "runtime")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not under(name, *MAKES_STORES)])
-def test_nobody_asks_for_the_class_of_a_store(name: str) -> None:
+def test_no_module_asks_for_the_class_of_a_store(name: str) -> None:
     assert not arrows(name) & {"stores.memory", "stores.redis", "stores.redis.store"}
 
 

@@ -86,7 +86,7 @@ LEFT_OUT = {
     ("PENDING", "COMPENSATING"): "an effect came late",
     ("WAITING", "COMPENSATING"): "as of a step that is running",
     ("WAITING", "FAILED"): "as of a step that is running",
-    ("SUCCEEDED", "COMPENSATION_FAILED"): "an input of its undo is missing",
+    ("SUCCEEDED", "COMPENSATION_FAILED"): "an input of its compensation is missing",
     ("UNKNOWN", "RUNNING"): "an operator's retry, as of one that failed",
 }
 

@@ -14,15 +14,15 @@ _TESTS = Path(__file__).parent
 
 #: Files, or tests of a file -> what they show in full; the default run shows a part of it.
 LEFT_TO_CI = {
-    "chaos/*.py": "nodes that are killed, stopped and cut off at random",
+    "chaos/*.py": "nodes that are killed, stopped and disconnected at random",
     "worker/test_crash_points*.py": "a kill at each write, in both ways to write",
     "promises/test_06_once_at_a_time.py": "troubles that must cost no body, on all pools",
     "worker/test_messages_lost_and_doubled.py": "each way to lose a message, for 30 seconds too",
-    "worker/test_unacknowledged.py": "the same of a worker that gives its messages back",
+    "worker/test_unacknowledged.py": "the same of a worker that returns its messages",
     "promises/test_10_ten_seconds.py": "kills in rows, and how long they cost",
     "worker/test_poison.py": "steps that kill their process again and again",
     "worker/test_races.py": "two that do the same at once, many times over",
-    "promises/test_07_late_effects.py": "processes that were stopped, and go on after their end",
+    "promises/test_07_late_effects.py": "processes that were stopped, and continue after their end",
     "worker/test_pools.py": "the pools other than prefork",
     "worker/test_same_everywhere.py": "what a body may do, eagerly, in the process, on two servers",
     "worker/test_starts_from_everywhere.py": "starts from threads, forks, greenlets, web servers",
@@ -31,8 +31,8 @@ LEFT_TO_CI = {
     "promises/test_03*.py::TestBusyQueue*": "a message that was taken at the last moment",
     "promises/test_03*.py::*started after*": "a worker that comes when another has died",
     "promises/test_03*.py::*cold_shutdown*": "the same after a cold shutdown",
-    "worker/test_results_of_sagas.py::TestTrouble::*killed*": "the end told after a kill",
-    "worker/test_results_of_sagas.py::TestTrouble::*broker*": "the end told after an outage",
+    "worker/test_results_of_sagas.py::TestTrouble::*killed*": "the end published after a kill",
+    "worker/test_results_of_sagas.py::TestTrouble::*broker*": "the end published after an outage",
     "worker/test_atomic_publish.py::TestTls*": "a message in the checkpoint's script, over TLS",
     "worker/test_atomic_publish.py::TestUsers*": "the same for users who may not do all",
     "worker/test_atomic_publish.py::TestWhileItRuns*": "the same under changes of the server",
@@ -40,7 +40,7 @@ LEFT_TO_CI = {
 
 #: Files -> their tables, of which the default run has the rows on prefork.
 ON_PREFORK = {
-    "promises/test_08*.py": "a store or a broker that is away",
+    "promises/test_08*.py": "a store or a broker that is unavailable",
     "worker/test_bodies.py": "what a body may do",
     "worker/test_failure_table*.py": "what limits, revokes, a worker and a server may do",
     "worker/test_canvas.py": "sagas in canvases",

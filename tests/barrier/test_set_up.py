@@ -30,7 +30,7 @@ from celery_saga.contrib.barrier.statements import statements
 from tests.barrier.model import Delivery, Model, run
 from tests.barrier.places import Alchemy
 from tests.databases import Postgres
-from tests.helpers import delivery, is_gone, wait_for
+from tests.helpers import delivery, has_exited, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = "the barrier needs a transaction"
@@ -359,6 +359,6 @@ def test_the_tests_server_ends_with_its_starter():
     ) as starter:
         assert starter.stdout is not None
         pid, folder = starter.stdout.readline().decode().split()
-        assert not is_gone(int(pid))
+        assert not has_exited(int(pid))
         starter.kill()
-    wait_for(lambda: is_gone(int(pid)) and not Path(folder).exists(), 20)
+    wait_for(lambda: has_exited(int(pid)) and not Path(folder).exists(), 20)

@@ -33,13 +33,13 @@ class Totals:
         counts: Mapping[str, int] | None = None,
         longest: float = 0.0,
     ) -> None:
-        """What other runs came to, as :meth:`told` by their process."""
+        """What other runs came to, as :meth:`plain` in their process."""
         self.seeds += seeds
         self.failed += failed
         self.counts += Counter(counts)
         self.longest = max(self.longest, longest)
 
-    def told(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """The same, in plain values."""
         return {**vars(self), "counts": dict(self.counts)}
 

@@ -21,7 +21,7 @@ import redis
 from celery_saga.errors import SetupError
 from celery_saga.testing import embedded
 from celery_saga.testing.embedded import EmbeddedValkey
-from tests.helpers import is_gone, wait_for
+from tests.helpers import has_exited, wait_for
 
 pytestmark = pytest.mark.worker
 
@@ -122,7 +122,7 @@ class TestEmbeddedValkey:
 
         valkey.stop()
 
-        assert all(is_gone(process.pid) for process in started)
+        assert all(has_exited(process.pid) for process in started)
         assert not folder.exists()
         valkey.stop()
         with pytest.raises(RuntimeError, match="not started"):
@@ -143,7 +143,7 @@ class TestEmbeddedValkey:
         process.send_signal(signum)
         process.wait()
 
-        wait_for(lambda: all(map(is_gone, started)), description="server and watchdog gone")
+        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog gone")
         wait_for(lambda: not folder.exists(), description="folder removed")
 
     def test_ends_with_its_starter_although_a_fork_of_that_lives_on(self, starter):
@@ -154,8 +154,8 @@ class TestEmbeddedValkey:
         process.kill()
         process.wait()
 
-        wait_for(lambda: all(map(is_gone, started)), description="server and watchdog gone")
-        assert not is_gone(fork)
+        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog gone")
+        assert not has_exited(fork)
         os.kill(fork, signal.SIGKILL)
 
     def test_six_start_at_once(self, client):
@@ -180,7 +180,7 @@ class TestEmbeddedValkey:
             port, first = valkey.port, valkey.pid
 
             valkey.kill()
-            assert is_gone(first)
+            assert has_exited(first)
             assert not valkey.alive
             assert valkey.folder.exists()
             valkey.restart()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from celery_saga import Saga
-from tests.helpers import is_gone, wait_for
+from tests.helpers import has_exited, wait_for
 from tests.worker.apps import bodies as tasks
 from tests.worker.stage import expect_no_leftovers
 from tests.worker.victims import (
@@ -163,7 +163,7 @@ class TestMainProcessKilled:
         (main,) = psutil.Process(found.worker.process.pid).children()
         main.kill()
         for line in found.began.values():
-            wait_for(lambda pid=line["pid"]: is_gone(pid), description="its children to end")
+            wait_for(lambda pid=line["pid"]: has_exited(pid), description="its children to end")
         assert found.worker.process.alive
         found.rescue()
         yield found

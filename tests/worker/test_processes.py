@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from celery_saga.testing.processes import ManagedProcess
-from tests.helpers import is_gone, wait_for
+from tests.helpers import has_exited, wait_for
 
 pytestmark = pytest.mark.worker
 
@@ -83,7 +83,7 @@ class TestManagedProcess:
         process.kill()
 
         assert process.returncode == -signal.SIGKILL
-        wait_for(lambda: is_gone(child))
+        wait_for(lambda: has_exited(child))
         process.kill()
         process.terminate()
 
@@ -94,8 +94,8 @@ class TestManagedProcess:
 
         assert process.stop() == -signal.SIGKILL
 
-        assert is_gone(process.pid)
-        wait_for(lambda: is_gone(child))
+        assert has_exited(process.pid)
+        wait_for(lambda: has_exited(child))
 
     def test_what_the_command_leaves_behind_is_killed(self, tmp_path):
         log = tmp_path / "log"
@@ -104,7 +104,7 @@ class TestManagedProcess:
 
         assert process.wait(30) == 0
 
-        wait_for(lambda: is_gone(int(lines_of(log)[0])))
+        wait_for(lambda: has_exited(int(lines_of(log)[0])))
 
     def test_removes_the_folder_only_when_let_go(self, tmp_path):
         kept, removed = tmp_path / "kept", tmp_path / "removed"
@@ -136,7 +136,7 @@ class TestManagedProcess:
 
         process.wait(30)
 
-        wait_for(lambda: is_gone(process.pid))
+        wait_for(lambda: has_exited(process.pid))
 
     def test_reports_a_command_that_does_not_exist(self):
         with pytest.raises(FileNotFoundError, match="no-such-program"):

@@ -9,7 +9,7 @@ import pytest
 
 from celery_saga import Saga, SagaCompensated, SagaPastPivot
 from celery_saga.core.execution import StepStatus
-from tests.helpers import is_gone, wait_for
+from tests.helpers import has_exited, wait_for
 from tests.worker.apps.steps import early, late, undo
 
 pytestmark = pytest.mark.worker
@@ -36,7 +36,7 @@ class TestPrefork:
             result.get(timeout=30)
         assert shared.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
         assert [end["step"] for end in shared.journal.said(result.id, "ended")] == ["a", "b", "a"]
-        wait_for(lambda: is_gone(line["pid"]))
+        wait_for(lambda: has_exited(line["pid"]))
         assert result.execution.steps[1].error is not None
 
     def test_after_a_cancel_that_waits(self, shared):
