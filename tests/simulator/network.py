@@ -20,7 +20,7 @@ HERE = "here"
 
 
 class Died(BaseException):
-    """The process is gone in the midst of what it did; nothing in it can catch this."""
+    """The process dies in the midst of its work; nothing in it can catch this."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class Bystanders(Protocol):
         """A message goes out."""
 
     def publishes(self, execution: SagaExecution) -> None:
-        """A result is stored, and callers are told."""
+        """A result is stored, and callers are notified."""
 
 
-class Weather:
-    """Strikes one of the writes of an event."""
+class FaultPlan:
+    """Injects a fault into one of the writes of an event."""
 
     def __init__(self, world: Bystanders) -> None:
         self._world = world
         self._fault: Fault | None = None
         self._writes = 0
 
-    def forecast(self, fault: Fault | None) -> Fault | None:
-        """What is to happen from now on; gives back what was to happen before."""
+    def set(self, fault: Fault | None) -> Fault | None:
+        """Set the fault of the next writes; return the one that was set before."""
         before, self._fault, self._writes = self._fault, fault, 0
         return before
 
@@ -94,14 +94,14 @@ class Weather:
                 self._world.meanwhile(fault.others)
             elif kind == "die_before":
                 raise Died
-            elif kind in kinds and kind != "away_after":
+            elif kind in kinds and kind != "unavailable_after":
                 raise kinds[kind]
         done = call()
         if kind == "die_after":
             raise Died
-        if kind == "away_after" and kind in kinds:
+        if kind == "unavailable_after" and kind in kinds:
             raise kinds[kind]
-        if fault is not None and kind == "answer_lost" and "away_after" in kinds:
+        if fault is not None and kind == "answer_lost" and "unavailable_after" in kinds:
             self._world.struck(fault)
             self._world.meanwhile(fault.others)
             done = call()
@@ -118,15 +118,15 @@ class Weather:
 class Broker:
     """Keeps messages in no order, and takes them from the orchestrator."""
 
-    def __init__(self, weather: Weather, world: Bystanders, outbox: bool) -> None:
-        self._weather, self._world = weather, world
+    def __init__(self, faults: FaultPlan, world: Bystanders, outbox: bool) -> None:
+        self._faults, self._world = faults, world
         self.with_store = outbox
         self.queue: list[Message] = []
         #: Every message that was ever sent; any of them may come again.
         self.sent: list[Message] = []
-        #: The result backend, and how often the callers of each saga were told of its end.
+        #: The result backend, and how often the callers of each saga were notified of its end.
         self.results: dict[str, SagaStatus] = {}
-        self.told: dict[str, int] = {}
+        self.notified: dict[str, int] = {}
         self.alerts: list[str] = []
 
     def send(self, message: Message) -> None:
@@ -143,11 +143,15 @@ class Broker:
         return {"message": message, "step": execution.steps[command.ref.step].name}
 
     def publish(self, message: Mapping[str, Any]) -> None:
-        away = ConnectionError("the broker is away")
+        unavailable = ConnectionError("the broker is unavailable")
         unsendable = UnsendableStep(message["step"], "task", "its queue is not known")
-        self._weather.write(
+        self._faults.write(
             lambda: self.send(message["message"]),
-            {"away_before": away, "away_after": away, "unsendable": unsendable},
+            {
+                "unavailable_before": unavailable,
+                "unavailable_after": unavailable,
+                "unsendable": unsendable,
+            },
         )
 
     def encode(self, message: Mapping[str, Any]) -> Envelope | None:
@@ -159,16 +163,16 @@ class Broker:
     def undelivered(self, task_id: str) -> None: ...
 
     def publish_and_notify(self, execution: SagaExecution) -> None:
-        away = ConnectionError("the result backend is away")
-        kinds = {"away_before": away, "away_after": away}
-        self._weather.write(lambda: self.tell(execution), kinds)
+        unavailable = ConnectionError("the result backend is unavailable")
+        kinds = {"unavailable_before": unavailable, "unavailable_after": unavailable}
+        self._faults.write(lambda: self.publish_result(execution), kinds)
 
-    def tell(self, execution: SagaExecution) -> None:
-        """Into the result backend, and to the callers."""
+    def publish_result(self, execution: SagaExecution) -> None:
+        """Store the result, and notify the callers."""
         saga_id = execution.saga_id
         self._world.publishes(execution)
         self.results[saga_id] = execution.status
-        self.told[saga_id] = self.told.get(saga_id, 0) + (execution.callbacks is not None)
+        self.notified[saga_id] = self.notified.get(saga_id, 0) + (execution.callbacks is not None)
 
     def observe(self, transition: Transition) -> None:
         if transition.subject is Subject.ALERT:
@@ -186,7 +190,7 @@ class Broker:
         return {}
 
     def backlog(self, queues: Collection[str]) -> Backlog:
-        """One in five messages is said to be with somebody, whether it is or not.
+        """One in five messages counts as unacknowledged, whether it is or not.
 
         What waits in the queue is known now and then.
         """
@@ -213,21 +217,21 @@ class Results:
         self._broker.publish_and_notify(execution)
 
 
-class FarStore(MemoryStore):
-    """The memory store behind the weather; sends what is in envelopes along with a write."""
+class FaultyStore(MemoryStore):
+    """A memory store whose writes meet the planned faults; a write sends its envelopes as well."""
 
-    def __init__(self, clock: Callable[[], float], weather: Weather, world: Bystanders) -> None:
+    def __init__(self, clock: Callable[[], float], faults: FaultPlan, world: Bystanders) -> None:
         super().__init__(clock)
-        self._weather, self._world = weather, world
+        self._faults, self._world = faults, world
         self._creations: dict[str, str] = {}
-        self.broker = Broker(weather, world, False)
+        self.broker = Broker(faults, world, False)
 
     def create(
         self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
     ) -> tuple[SagaExecution, bool]:
         def write() -> tuple[SagaExecution, bool]:
             before = self.load(execution.saga_id)
-            answer = super(FarStore, self).create(execution, token)
+            answer = super(FaultyStore, self).create(execution, token)
             same = self._creations.setdefault(execution.saga_id, token) == token
             self._world.created(before, answer, same)
             self._push(batch if before is None else ())
@@ -239,7 +243,7 @@ class FarStore(MemoryStore):
         self, saga_id: str, ref: StepRef, claim: Claim, plan: str | None = None, run_id: str = ""
     ) -> SagaExecution | Refused:
         def write() -> SagaExecution | Refused:
-            answer = super(FarStore, self).claim(saga_id, ref, claim, plan, run_id)
+            answer = super(FaultyStore, self).claim(saga_id, ref, claim, plan, run_id)
             if not isinstance(answer, Refused):
                 self._world.claimed(saga_id, ref, claim.token)
             return answer
@@ -255,7 +259,7 @@ class FarStore(MemoryStore):
     ) -> SagaExecution | None:
         def write() -> SagaExecution | None:
             old = self.load(before.saga_id)
-            saved = super(FarStore, self).save(before, after, token)
+            saved = super(FaultyStore, self).save(before, after, token)
             fresh = saved is not old and saved is self.load(before.saga_id)
             if saved is not None and old is not None and fresh:
                 self._world.replaced(old, before)
@@ -272,13 +276,16 @@ class FarStore(MemoryStore):
     def _push(self, batch: Sequence[Envelope]) -> None:
         for envelope in batch:
             if isinstance(envelope.payload, SagaExecution):
-                self.broker.tell(envelope.payload)
+                self.broker.publish_result(envelope.payload)
             else:
                 self.broker.send(envelope.payload)
 
     def _write(self, write: Callable[[], T], batch: Sequence[Envelope]) -> T:
-        away = StoreUnavailable("the store is away")
-        kinds: dict[str, Exception] = {"away_before": away, "away_after": away}
+        unavailable = StoreUnavailable("the store is unavailable")
+        kinds: dict[str, Exception] = {
+            "unavailable_before": unavailable,
+            "unavailable_after": unavailable,
+        }
         if batch:
             kinds["outbox_refused"] = PublishRefused("the script is refused")
-        return self._weather.write(write, kinds)
+        return self._faults.write(write, kinds)

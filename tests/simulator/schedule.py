@@ -28,9 +28,9 @@ UNUSUAL = {
     "replay_message": 3.0,
     "kill_child": 6.0,
     "kill_worker": 1.0,
-    "boot": 2.0,
-    "deafen": 1.0,
-    "hear": 2.0,
+    "start_worker": 2.0,
+    "stop_heartbeat": 1.0,
+    "resume_heartbeat": 2.0,
     "jump": 1.0,
     "jump_back": 0.5,
     "forget_task": 2.0,
@@ -41,13 +41,13 @@ UNUSUAL = {
     "operator_retry": 2.0,
     "operator_skip": 0.5,
 }
-#: What may go wrong at a write: the process dies, the store or broker is away, its answer is lost
-#: and the call repeated, others come in between, or the script with the message is refused.
+#: What may go wrong at a write: the process dies, the store or broker is unavailable, its answer is
+#: lost and the call repeated, others come in between, or the script with the message is refused.
 FAULTS = (
     "die_before",
     "die_after",
-    "away_before",
-    "away_after",
+    "unavailable_before",
+    "unavailable_after",
     "answer_lost",
     "others_first",
     "outbox_refused",
@@ -108,9 +108,9 @@ class Schedule:
         shapes: of the sagas, in the words of :mod:`tests.core.scenario`.
         deadline: of all of them, in seconds.
         outbox: whether store and broker share a server.
-        result: whether the sagas have results, and callers who want to be told.
-        stands_still: whether all workers stop for a while in the midst of it.
-        deaf_die: whether workers without a heartbeat are killed at the end, or heard again.
+        result: whether the sagas have results, and callbacks.
+        standstill: whether all workers stop for a while in the midst of it.
+        silent_die: whether workers without a heartbeat are killed at the end, or send them again.
         events: in order.
     """
 
@@ -120,8 +120,8 @@ class Schedule:
     countdown: float | None
     outbox: bool
     result: bool
-    stands_still: bool
-    deaf_die: bool
+    standstill: bool
+    silent_die: bool
     events: tuple[Event, ...]
 
 
@@ -134,7 +134,7 @@ def draw(seed: int) -> Schedule:
     unusual = {kind: often for kind, often in UNUSUAL.items() if generator.random() < 0.5}
     faults = [kind for kind in FAULTS if generator.random() < 0.5]
     scales = {kind: generator.choice((0.2, 1.0, 3.0)) for kind in UNUSUAL} | {"succeed": 1.0}
-    if "deafen" in unusual:
+    if "stop_heartbeat" in unusual:
         scales |= {"succeed": 0.2, "jump": 3.0}  # so that bodies outlive their claims
     weights = {kind: often * scales.get(kind, 1.0) for kind, often in (ORDINARY | unusual).items()}
     kinds = generator.choices(list(weights), list(weights.values()), k=generator.randint(100, 400))

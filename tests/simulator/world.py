@@ -19,15 +19,15 @@ from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
 from tests.invariants import Invariant
 from tests.simulator.ledger import Body, Broken, Ledger
-from tests.simulator.network import Broker, Died, FarStore, Message, Results, Weather
+from tests.simulator.network import Broker, Died, FaultPlan, FaultyStore, Message, Results
 from tests.simulator.schedule import Event, Fault, Schedule
 
 #: Seconds for which a worker is alive after a heartbeat, and most workers at a time.
 TTL, MOST_WORKERS = 6.0, 4
 #: Rounds of two seconds in which all sagas have to settle once nothing bad happens any more.
-PATIENCE = 400
+ROUNDS_TO_SETTLE = 400
 #: Seconds after which a saga has to move that waits for nothing but recovery, in a world that is
-#: looked at every two seconds.
+#: checked every two seconds.
 STILL, LOOKS = 10.0, 2.0
 
 #: A message is missing at the first check, and no sweep is cut short by the clock of this machine.
@@ -37,7 +37,7 @@ AT_EACH_HEARTBEAT = RecoveryPolicy(heartbeat_interval=0.0)
 #: The default, for workers that are alive before and after a standstill.
 BY_DEFAULT = RecoveryPolicy()
 #: Seconds of a standstill; it comes before this event, when most sagas are on their way.
-STANDSTILL, STANDS_STILL_AT = 60.0, 25
+STANDSTILL, STANDSTILL_AT = 60.0, 25
 
 BOOM = Failure("Boom", "it broke")
 
@@ -49,14 +49,14 @@ class Worker:
     """A worker with a main process, and children that run bodies.
 
     Args:
-        deaf: whether it sends no heartbeats; its children go on.
+        silent: whether it sends no heartbeats; its children continue.
         suspected: whether its liveness ran out at some time, so that others may reclaim its claims.
     """
 
     instance: str
     waiting: list[Message] = field(default_factory=list)
     bodies: list[Body] = field(default_factory=list)
-    deaf: bool = False
+    silent: bool = False
     suspected: bool = False
     sweeper: Sweeper | None = None
     own_claims: OwnClaims = field(default_factory=OwnClaims)
@@ -77,9 +77,9 @@ class World:
         self.counts: Counter[str] = Counter()
         self.clock = 1_000.0
         self._trace = trace
-        self._weather = Weather(self)
-        self.store = FarStore(lambda: self.clock, self._weather, self)
-        self.broker = self.store.broker = Broker(self._weather, self, schedule.outbox)
+        self._faults = FaultPlan(self)
+        self.store = FaultyStore(lambda: self.clock, self._faults, self)
+        self.broker = self.store.broker = Broker(self._faults, self, schedule.outbox)
         self.orchestrator = Orchestrator(
             self.store,
             self.broker,
@@ -101,14 +101,14 @@ class World:
         self._leapt = 0.0
         self._described: dict[str, str] = {}
         self._checks: Counter[Invariant] = Counter()
-        self._booted = self._claims = self._starts = 0
+        self._started = self._claims = self._starts = 0
         self._actor: Worker | None = None
         self._by_hand = False
         self._reporting: tuple[Body, bool] | None = None
         self._reports: list[tuple[Body, _Report]] = []
         self._retried: list[tuple[Worker, Message]] = []
         for _ in range(2):
-            self._boot()
+            self._start_worker()
 
     def run(self) -> None:
         """Let all events happen, then nothing bad any more, until all sagas are settled.
@@ -117,7 +117,7 @@ class World:
             Broken: an invariant was.
         """
         for number, event in enumerate(self.schedule.events):
-            if number == STANDS_STILL_AT and self.schedule.stands_still:
+            if number == STANDSTILL_AT and self.schedule.standstill:
                 self._stand_still()
             self._happen(event)
         self._settle()
@@ -125,8 +125,8 @@ class World:
             execution = self.store.load(saga_id)
             if execution is not None:
                 if execution.status is not SagaStatus.STUCK:
-                    # A stuck saga stays so when a zombie tells of an effect: its operator's retry
-                    # undoes that as well.
+                    # A stuck saga stays so when a zombie reports an effect: its operator's retry
+                    # compensates that as well.
                     ledger.check_status(execution)
                 self._check_result(execution)
                 self.counts[f"ended {execution.status}"] += 1
@@ -146,18 +146,18 @@ class World:
             raise Broken(invariant, text)
 
     def _check_result(self, execution: SagaExecution) -> None:
-        """The result is that of the end; callers are told of it, of one end and mostly once."""
+        """The result is that of the end; callers are notified of it, of one end and mostly once."""
         result = self.broker.results.get(execution.saga_id)
-        told = self.broker.told.get(execution.saga_id, 0)
+        notified = self.broker.notified.get(execution.saga_id, 0)
         if not self.schedule.result:
-            self._require(Invariant.RESULT, not result and not told, "an unwanted result")
+            self._require(Invariant.RESULT, not result and not notified, "an unwanted result")
             return
         last = result is execution.status
         self._require(Invariant.RESULT, last, "the result is not that of the end")
         quiet = all(event.fault is None for event in self.schedule.events)
-        once = told == 1 or (told > 1 and not quiet)
-        self._require(Invariant.CALLERS, once, "callers were not told once")
-        self.counts["met callers told again"] += told - 1
+        once = notified == 1 or (notified > 1 and not quiet)
+        self._require(Invariant.CALLERS, once, "callers were not notified once")
+        self.counts["met callers notified again"] += notified - 1
 
     def say(self, text: str) -> None:
         """Add a line to the history."""
@@ -169,7 +169,7 @@ class World:
     def _happen(self, event: Event) -> None:
         before = self._actor, self._by_hand, self._reporting
         self._actor, self._by_hand, self._reporting = None, False, None
-        fault = self._weather.forecast(event.fault)
+        fault = self._faults.set(event.fault)
         try:
             if _EVENTS[event.kind](self, event.pick) is not False:
                 self.counts[f"event {event.kind}"] += 1
@@ -181,7 +181,7 @@ class World:
             self.say(f"  ... {error}")
         finally:
             self._actor, self._by_hand, self._reporting = before
-            self._weather.forecast(fault)
+            self._faults.set(fault)
         self._look()
 
     def meanwhile(self, others: Sequence[Event]) -> None:
@@ -212,7 +212,7 @@ class World:
         self._require(Invariant.REVISION, same, text)
 
     def saved(self, before: SagaExecution, after: SagaExecution) -> None:
-        """Somebody's news have changed a saga."""
+        """An event has changed a saga."""
         if self._reporting is not None:
             body, effect = self._reporting
             self.ledgers[before.saga_id].told(body, before, after, effect)
@@ -230,7 +230,7 @@ class World:
                 self._require(Invariant.NO_COMPENSATION_UNDER_CLAIM, not runs, text)
 
     def _runs(self, saga_id: str, direction: Direction | None = None) -> bool:
-        """Whether a body of the saga runs on a worker that nobody may take for dead."""
+        """Whether a body of the saga runs on a worker that does not count as dead."""
         alive = self.store.alive()  # time may have passed since the last look
         return any(
             body.message.saga_id == saga_id and direction in (None, body.ref.direction)
@@ -243,7 +243,7 @@ class World:
         self.ledgers[message.saga_id].sends(message, self.store.load(message.saga_id))
 
     def publishes(self, execution: SagaExecution) -> None:
-        """A result is stored, and callers are told."""
+        """A result is stored, and callers are notified."""
         self.ledgers[execution.saga_id].publishes(execution.status)
 
     def _see(self, execution: SagaExecution) -> None:
@@ -363,13 +363,13 @@ class World:
 
     # Workers.
 
-    def _boot(self, pick: int = 0) -> bool | None:
+    def _start_worker(self, pick: int = 0) -> bool | None:
         if len(self.workers) >= MOST_WORKERS:
             return False
-        self._booted += 1
+        self._started += 1
         sweeper = Sweeper(self.orchestrator, self.broker, AT_ONCE)
-        worker = Worker(f"w{self._booted}", sweeper=sweeper)
-        self.say(f"{worker.instance} boots")
+        worker = Worker(f"w{self._started}", sweeper=sweeper)
+        self.say(f"{worker.instance} starts")
         self.store.heartbeat(worker.instance, TTL, ())
         self.workers.append(worker)
         return None
@@ -387,17 +387,17 @@ class World:
         self._kill(self.workers[pick % len(self.workers)], pick // 4 % 2 == 0)
         return None
 
-    def _deafen(self, pick: int, deaf: bool = True) -> bool | None:
-        found = [worker for worker in self.workers if worker.deaf is not deaf]
+    def _silence(self, pick: int, silent: bool = True) -> bool | None:
+        found = [worker for worker in self.workers if worker.silent is not silent]
         if not found:
             return False
         worker = found[pick % len(found)]
-        worker.deaf = deaf
-        self.say(f"the heartbeat of {worker.instance} {'stops' if deaf else 'goes on'}")
+        worker.silent = silent
+        self.say(f"the heartbeat of {worker.instance} {'stops' if silent else 'continues'}")
         return None
 
     def _beat(self, pick: int) -> bool | None:
-        found = [worker for worker in self.workers if not worker.deaf]
+        found = [worker for worker in self.workers if not worker.silent]
         if not found:
             return False
         self._beat_of(found[pick % len(found)])
@@ -514,7 +514,7 @@ class World:
         if how in ("ok", "effect") or (how == "maybe" and pick % 2):
             self._take_effect(body)
         elif body.happened and how in ("fail", "final", "retry", "requeue"):
-            return False  # that would be a task which breaks its word
+            return False  # that would be a task which reports a wrong outcome
         body.ending, body.retried = True, how == "retry"
         self.say(f"{worker.instance}: {body.message} ends: {how}")
         retries = body.message.retries + (how == "retry")
@@ -535,12 +535,12 @@ class World:
 
     def _report(self, worker: Worker, body: Body, event: _Report) -> None:
         self._reports.append((body, event))
-        self._reporting = body, _tells_of_effect(event)
+        self._reporting = body, _reports_effect(event)
         try:
             self.orchestrator.apply(body.message.saga_id, event, body.execution)
             body.heard = True
         except StoreUnavailable:
-            # The delivery goes back to the broker.
+            # The delivery returns to the broker.
             self.broker.queue.append(body.message)
             raise
         finally:
@@ -549,14 +549,14 @@ class World:
                 worker.bodies.remove(body)
 
     def _report_again(self, pick: int) -> bool | None:
-        """Somebody did not get the answer to a report, and repeats it; or news come late."""
+        """A worker did not get the answer to a report, and repeats it; or a report comes late."""
         if pick % 2 and self._retried:
-            return self._tell_of_retried(pick)
+            return self._void_retried(pick)
         if not self._reports:
             return False
         body, event = self._reports[pick % len(self._reports)]
         self.say(f"the report on {body.message} comes again: {type(event).__name__}")
-        self._reporting = body, _tells_of_effect(event)
+        self._reporting = body, _reports_effect(event)
         self.orchestrator.apply(body.message.saga_id, event)
         return None
 
@@ -571,7 +571,7 @@ class World:
         body.ending = True
         worker.bodies.remove(body)
         self.say(f"{worker.instance}: the child that ran {body.message} is killed")
-        if worker.deaf or pick % 3 == 0:
+        if worker.silent or pick % 3 == 0:
             return None
         event: ev.Event = ev.ClaimVoided(self.clock, body.ref, instance=worker.instance)
         if pick % 3 == 1:
@@ -579,14 +579,14 @@ class World:
         self.orchestrator.apply(body.message.saga_id, event)
         return None
 
-    def _tell_of_retried(self, pick: int) -> bool | None:
-        """A child has died that gave its task back to Celery; another may run that by now."""
+    def _void_retried(self, pick: int) -> bool | None:
+        """A child has died that returned its task to Celery; another may run that by now."""
         worker, message = self._retried[-1 - pick // 2 % min(2, len(self._retried))]
         here = [body.message for body in worker.bodies]
-        if worker not in self.workers or worker.deaf or _same_ref(message, here):
+        if worker not in self.workers or worker.silent or _same_ref(message, here):
             return False  # no heartbeat voids the claim while its worker runs the ref
         self._actor = worker
-        self.say(f"{worker.instance}: the child is gone that gave {message} back")
+        self.say(f"{worker.instance}: the child that returned {message} is lost")
         event = ev.ClaimVoided(self.clock, message.ref, instance=worker.instance)
         self.orchestrator.apply(message.saga_id, event)
         return None
@@ -610,7 +610,7 @@ class World:
         turns = itertools.count(step=4)
         while any(self._happened(kind, next(turns)) for kind in ("deliver", "begin")):
             pass
-        awake = [worker for worker in self.workers if not worker.deaf]
+        awake = [worker for worker in self.workers if not worker.silent]
         self._beat_on(awake, seconds=10)
         held = [body for worker in awake for body in worker.bodies if self._has_claim(body)]
         leaps = self.schedule.seed % 8 == 1
@@ -634,11 +634,11 @@ class World:
 
     def _settle(self) -> None:
         self.say("from here on nothing bad happens any more")
-        for worker in [worker for worker in self.workers if worker.deaf]:
-            if self.schedule.deaf_die:
+        for worker in [worker for worker in self.workers if worker.silent]:
+            if self.schedule.silent_die:
                 self._kill(worker, redelivered=False)
-            worker.deaf = False
-        for _ in range(PATIENCE):
+            worker.silent = False
+        for _ in range(ROUNDS_TO_SETTLE):
             if self._is_over():
                 return
             self._round()
@@ -657,7 +657,7 @@ class World:
     def _round(self) -> None:
         self.clock += 2
         if not self.workers:
-            self._boot()
+            self._start_worker()
         for worker in list(self.workers):
             self._actor = None
             self._beat_of(worker)
@@ -703,7 +703,7 @@ def _same_ref(message: Message, others: Sequence[Message]) -> bool:
     return any((other.saga_id, other.ref) == wanted for other in others)
 
 
-def _tells_of_effect(event: _Report) -> bool:
+def _reports_effect(event: _Report) -> bool:
     effect = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
     return effect and event.ref.direction is Direction.FORWARD
 
@@ -731,9 +731,9 @@ _EVENTS: dict[str, Callable[[World, int], bool | None]] = {
     "replay_message": World._replay_message,
     "kill_child": World._kill_child,
     "kill_worker": World._kill_worker,
-    "boot": World._boot,
-    "deafen": World._deafen,
-    "hear": lambda world, pick: world._deafen(pick, deaf=False),
+    "start_worker": World._start_worker,
+    "stop_heartbeat": World._silence,
+    "resume_heartbeat": lambda world, pick: world._silence(pick, silent=False),
     "jump": World._jump,
     "jump_back": World._jump_back,
     "forget_task": World._forget_task,
