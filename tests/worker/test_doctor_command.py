@@ -174,7 +174,7 @@ class TestTheCommandLine:
         offered = subprocess.run(
             [sys.executable, "-m", "celery", "--help"], capture_output=True, text=True, check=True
         )
-        assert "Look after sagas." in offered.stdout
+        assert "Show, repair and examine sagas." in offered.stdout
 
     def test_celery_does_not_wait_for_what_the_verbs_need(self):
         code = (
