@@ -79,8 +79,8 @@ def import_execution(store: Store, execution: SagaExecution) -> SagaExecution:
 
 
 def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:
-    for index, step in enumerate(execution.steps):
-        ref = execution.ref(index)
+    for path, step in list(execution.steps.items()):
+        ref = execution.ref(path)
         if step.claim is not None and ref is not None:
             execution = decide(execution, ClaimVoided(at, ref, step.claim.token)).execution
     return execution
@@ -89,6 +89,6 @@ def _without_claims(execution: SagaExecution, at: float) -> SagaExecution:
 def _without_messages(execution: SagaExecution, at: float) -> SagaExecution:
     """Mark its messages as overdue, so that the first check sends them again, except retries."""
     for ref in execution.active:
-        if (execution.steps[ref.step].expected_at or 0.0) <= at:
-            execution = execution.with_step(ref.step, expected_at=0.0)
+        if (execution.steps[ref.path].expected_at or 0.0) <= at:
+            execution = execution.with_step(ref.path, expected_at=0.0)
     return execution

@@ -293,11 +293,11 @@ class SagaResult(ResultBase):
         orchestrator = self._runtime.orchestrator
         event = CancelRequested(orchestrator.store.now(), by, reason)
         after, changed = orchestrator.apply(self.id, event, self.execution)
-        running = after.first_active
-        forward = running is not None and running.direction is Direction.FORWARD
-        if terminate and running and forward and after.rollback_reason is not None:
-            control = self._runtime.app.control
-            control.revoke(running.task_id(self.id), terminate=True, signal=signal)
+        forward = [ref for ref in after.active if ref.direction is Direction.FORWARD]
+        if terminate and after.rollback_reason is not None:
+            for running in forward:
+                control = self._runtime.app.control
+                control.revoke(running.task_id(self.id), terminate=True, signal=signal)
         return changed
 
     def revoke(

@@ -21,7 +21,7 @@ from celery_saga.core.context.saga_context import checked_key
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, SagaStatus
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Plan, PlanStep, SubSaga
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
 from celery_saga.messaging import results
 from celery_saga.messaging.broker import broker_kind
@@ -199,18 +199,22 @@ def _advance(runtime: Runtime, saga_id: str) -> None:
     """
     orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
     while not (execution := orchestrator.load(saga_id)).settled:
-        index = execution.current
-        if index is None:
+        # A message that was sent again and not claimed would not be claimed the next time either;
+        # and a task that this process does not have was sent to the broker.
+        sent = {ref: execution.steps[ref.path] for ref in execution.active}
+        waiting = [
+            step
+            for ref, step in sent.items()
+            if step.claim is None
+            and step.republished == 0
+            and call_of(execution, ref.path, ref.direction).task in tasks
+        ]
+        records = [record for _, record in execution.steps.items()]
+        until = max((each.not_before or 0.0 for each in records), default=0.0)
+        if execution.status is SagaStatus.PAUSED or not (waiting or (until and not sent)):
             return
-        step, ref = execution.steps[index], execution.ref(index)
-        # A message that was sent again and not claimed would not be claimed the next time either.
-        unclaimable = ref is None or step.claim is not None or step.republished > 0
-        until = max((each.not_before or 0.0 for each in execution.steps), default=0.0)
-        if execution.status is SagaStatus.PAUSED or (not until and unclaimable):
-            return
-        if ref is not None and call_of(execution, ref.step, ref.direction).task not in tasks:
-            return  # a task that this process does not have was sent to the broker
-        at = max(until, step.expected_at or 0.0, orchestrator.store.now())
+        times = [step.expected_at or 0.0 for step in waiting]
+        at = max(until, *times, orchestrator.store.now())
         orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
 
 
@@ -241,8 +245,10 @@ def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
     first = plan.steps[0]
-    key = first.action.missing(values)
-    if key is not None:
+    while isinstance(first, SubSaga) and not first.scoped:
+        first = first.steps[0]
+    key = first.action.missing(values) if isinstance(first, PlanStep) else None
+    if isinstance(first, PlanStep) and key is not None:
         raise MissingInput(key, first.name, first.action.task)
 
 

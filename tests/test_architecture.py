@@ -65,6 +65,7 @@ DECIDES = (
     "core.execution",
     "core.state",
     "core.plan",
+    "core.steps",
     "core.context",
     "core.recovery.policy",  # times alone, in one place with those that are not decided upon
 )

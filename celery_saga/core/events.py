@@ -6,7 +6,7 @@ event is a fact that somebody reports, and a command is what the shell shall do 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ class StepSucceeded:
     """A step's task returned; ``update`` and ``remove`` are what it did to the context.
 
     Args:
+        answer: of a condition, whether it is true.
         own: what else of its result its compensation reads, by the keys of its inputs.
     """
 
@@ -52,6 +53,7 @@ class StepSucceeded:
     update: Mapping[str, Any] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
     own: Mapping[str, Any] = field(default_factory=dict)
+    answer: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,20 @@ class TaskUnknown:
 
 @dataclass(frozen=True)
 class Overdue:
-    """The saga was due and is checked; ``message`` is what was found of its message."""
+    """The saga was due and is checked.
+
+    Args:
+        message: what was found of its messages.
+        messages: the same of single messages, where they differ.
+    """
 
     at: float
     message: MessageState = MessageState.NOT_CHECKED
+    messages: Mapping[StepRef, MessageState] = field(default_factory=dict)
+
+    def state_of(self, ref: StepRef) -> MessageState:
+        """What was found of the message of a ref."""
+        return self.messages.get(ref, self.message)
 
 
 @dataclass(frozen=True)
@@ -316,3 +328,8 @@ class Decision:
     execution: SagaExecution
     commands: tuple[Command, ...] = ()
     refusal: SagaError | None = None
+
+    def then(self, move: Callable[..., Decision], *args: Any) -> Decision:
+        """This decision, and what ``move`` makes of its execution."""
+        after = move(self.execution, *args)
+        return Decision(after.execution, self.commands + after.commands)

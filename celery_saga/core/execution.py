@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,11 @@ from celery_saga.core.checkpoint import (
     head_to_dict,
     record_from,
     record_to_dict,
-    step_from_dict,
 )
-from celery_saga.core.context.data import Values, values_of
-from celery_saga.core.context.lazy import PartialSteps
+from celery_saga.core.context.data import Values, is_read, values_of
 from celery_saga.core.context.saga_context import SagaContext
-from celery_saga.core.plan import Plan
+from celery_saga.core.context.scoped import View, written
+from celery_saga.core.plan import Path, Plan
 from celery_saga.core.reprs import execution_lines
 from celery_saga.core.state import (
     SETTLED,
@@ -33,6 +32,7 @@ from celery_saga.core.state import (
     StepRef,
     StepStatus,
 )
+from celery_saga.core.steps import Place, Steps
 
 __all__ = [
     "SETTLED",
@@ -47,7 +47,6 @@ __all__ = [
     "SagaStepExecution",
     "StepRef",
     "StepStatus",
-    "claimed",
     "from_parts",
 ]
 
@@ -60,10 +59,11 @@ class SagaExecution:
         saga_id: its id, also the Celery result id of the whole run.
         plan: the frozen plan.
         values: the context's data; :attr:`context` gives it as a :class:`SagaContext`.
-        steps: one record a step, in the plan's order.
+        steps: the records of its steps, in the plan's order; see :class:`Steps`.
         status: see :class:`SagaStatus`.
         direction: forward, or compensation once the rollback began.
         active: the dispatches that are sent and not over yet; without branches one at most.
+        held: why the saga gets stuck as soon as none of its other branches can continue.
         journal: paths of the steps with a compensation whose effects stand or may stand, in the
             order in which these steps end; the rollback takes them from its end.
         revision: raised by every saved change; a save names the one that it read.
@@ -94,13 +94,14 @@ class SagaExecution:
     saga_id: str
     plan: Plan
     values: Mapping[str, Any] = field(default_factory=dict)
-    steps: Sequence[SagaStepExecution] = ()
+    steps: Steps = None  # type: ignore[assignment]
     status: SagaStatus = SagaStatus.CREATED
     direction: Direction = Direction.FORWARD
     active: tuple[StepRef, ...] = ()
     journal: tuple[tuple[int, ...], ...] = ()
     revision: int = 0
     rollback_reason: Failure | None = None
+    held: Failure | None = None
     error: Failure | None = None
     deadline: float | None = None
     due_at: float | None = None
@@ -130,9 +131,12 @@ class SagaExecution:
         deadline: float | None = None,
     ) -> SagaExecution:
         """A new run; nothing of it is sent or saved yet."""
-        steps = tuple([SagaStepExecution(step.name) for step in plan.steps])
-        new = cls(saga_id, plan, Values(values), steps, deadline=deadline)
+        new = cls(saga_id, plan, Values(values), deadline=deadline)
         return replace(new, created_at=at, updated_at=at)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, Steps):  # one record a step, of a plan without branches
+            object.__setattr__(self, "steps", Steps.of(self.plan, self.steps or ()))
 
     def __repr__(self) -> str:
         return "\n".join(execution_lines(self))
@@ -150,21 +154,16 @@ class SagaExecution:
     def raw(self) -> dict[str, Any]:
         """All of the execution as plain data that any JSON encoder takes.
 
-        ::
-
-            {"version": 1, "saga_id": "...", "plan": {...}, "context": {"order_id": 7, ...},
-             "steps": [{"name": "charge", "status": "SUCCEEDED", ...}, ...], "history": [...],
-             "revision": 9, "status": "COMPLETED", "created_at": 1735689600.0, ...}
-
-        Values that JSON lacks stand in it as kombu writes them. :meth:`from_raw` makes an equal
-        execution of it.
+        ``{"version": 1, "saga_id": "...", "status": "COMPLETED", "plan": {...}, "context": {...},
+        "steps": [{"name": "charge", "status": "SUCCEEDED", ...}, ...], "history": [...], ...}``.
+        Values that JSON lacks are in it as kombu writes them; see :meth:`from_raw`.
         """
         context = values_of(self.values).texts()
         return {
             "saga_id": self.saga_id,
             "plan": json.loads(self.plan.text),
             "context": {key: json.loads(text) for key, text in context.items()},
-            "steps": [record_to_dict(step) for step in self.steps],
+            "steps": self.steps.raw(),
             "history": [record_to_dict(note) for note in self.history],
             "revision": self.revision,
             **head_to_dict(self),
@@ -172,7 +171,7 @@ class SagaExecution:
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> SagaExecution:
-        """The execution that :attr:`raw` was read of; it is not saved anywhere.
+        """The execution that :attr:`raw` was read from; it is not saved anywhere.
 
         Raises:
             UnsupportedCheckpoint: a newer version of this library wrote it.
@@ -182,11 +181,12 @@ class SagaExecution:
             head = dict(raw)
             saga_id, plan, context = (head.pop(key) for key in ("saga_id", "plan", "context"))
             fields = head_from_dict(saga_id, {**head, "version": head["version"]})
-            fields["steps"] = tuple(step_from_dict(step) for step in fields["steps"])
             fields["history"] = tuple(Note(**note) for note in fields["history"])
             values = Values(texts={key: json.dumps(value) for key, value in context.items()})
             dict(values)  # what cannot be read is found here
-            found = cls(saga_id, Plan.from_text(json.dumps(plan)), values, **fields)
+            known = Plan.from_text(json.dumps(plan))
+            fields["steps"] = Steps.from_raw(known, fields["steps"])
+            found = cls(saga_id, known, values, **fields)
             _check_whole(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -202,9 +202,9 @@ class SagaExecution:
 
     @property
     def context(self) -> SagaContext:
-        """A copy of the context as it is now."""
+        """A copy of the context as it is now; of branches that are under way nothing is in it."""
         context = SagaContext()
-        context.update(self.values)
+        context.update(self.view(()))
         return context
 
     @property
@@ -212,93 +212,125 @@ class SagaExecution:
         """Whether waiters are answered: completed, compensated or stuck."""
         return self.status in SETTLED
 
-    def ref(self, index: int) -> StepRef | None:
-        """The ref of step ``index`` if its task is sent and not over yet."""
-        for ref in self.active:
-            if ref.path == (index,):
-                return ref
-        return None
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was read."""
+        return self.steps.whole and is_read(self.values)
+
+    def view(self, path: Path) -> Values:
+        """The context as the node at ``path`` sees it; the empty path: the saga's own."""
+        values = values_of(self.values)
+        return values if self.plan.linear else View(values, self.plan.scopes(path))
+
+    def ref(self, place: Place) -> StepRef | None:
+        """The ref of a step if its task is sent and not over yet."""
+        path = self.steps.path(place)
+        return next((ref for ref in self.active if ref.path == path), None)
 
     @property
     def first_active(self) -> StepRef | None:
-        """The dispatch that is on its way, if one is; without branches there is no second one."""
-        return self.active[0] if self.active else None
+        """The dispatch that is active for the longest time, if one is."""
+        return next(iter(self.active), None)
 
-    def activity(self, index: int) -> str:
+    def activity(self, place: Place) -> str:
         """What a step's task does now: ``"queued"``, ``"running"``, or nothing (empty)."""
-        if self.ref(index) is None:
+        if self.ref(place) is None:
             return ""
-        return "queued" if self.steps[index].claim is None else "running"
+        return "queued" if self.steps[place].claim is None else "running"
 
     @property
-    def next_compensation(self) -> int | None:
-        """Index of the step that is compensated next; ``None``: none is left.
+    def next_compensations(self) -> list[Path]:
+        """Paths of the steps that may be compensated now, beside the compensations that are active.
 
-        The last one on the journal, but for those whose compensation has failed for good: they keep
-        their places, for an operator who has them tried again.
+        The last one on the journal; where branches are compensated at the same time, of each. A
+        step whose compensation has failed stays on the journal, for an operator's retry.
         """
-        for (index,) in reversed(self.journal):
-            if self.steps[index].status is not StepStatus.COMPENSATION_FAILED:
-                return index
-        return None
+        first = [ref.path for ref in self.active if ref.direction is Direction.COMPENSATION]
+        found: list[Path] = []
+        for path in reversed(self.journal):
+            if first and not self.plan.compensates_in_parallel:
+                break
+            if self.steps[path].status is StepStatus.COMPENSATION_FAILED or path in first:
+                continue
+            if all(self.plan.independent(path, other) for other in first):
+                found.append(path)
+            first.append(path)
+        return found
 
     @property
-    def current(self) -> int | None:
-        """Index of the step at which the run is: sent, waiting, or the next one to be sent.
-
-        ``None``: there is none left in its direction.
-        """
+    def current(self) -> Path | None:
+        """Path of the step at which the run is: sent, waiting or next; ``None``: none is left."""
         if self.active:
-            return self.active[0].step
+            return self.active[0].path
         if self.direction is Direction.COMPENSATION:
-            return self.next_compensation
-        for index, step in enumerate(self.steps):
-            if step.status not in (StepStatus.SUCCEEDED, StepStatus.SKIPPED):
-                return index
-        return None
+            return next(iter(self.next_compensations), None)
+        return next(iter(self.frontier()), None)
+
+    def frontier(self) -> Iterator[Path]:
+        """Paths of the nodes that are to be begun, or sent again, and are not active."""
+        return (path for path in self.steps.frontier() if self.ref(path) is None)
 
     @property
     def root(self) -> str:
-        """The root of its tasks' ids, as Celery has it; a saga that nobody's task started has its
-        first step's as Celery's own root tasks have theirs."""
+        """The root id of its tasks; of a saga that no task has started its first step's."""
         return self.root_id or StepRef((0,), Direction.FORWARD, 1).task_id(self.saga_id)
 
     def at_step(self, ref: StepRef) -> SagaStepExecution | None:
         """The step that ``ref`` names, if this execution has it."""
-        return self.steps[ref.step] if ref.step < len(self.steps) else None
+        return self.steps[ref.path] if self.plan.has(ref.path) else None
 
-    def with_step(self, index: int, **changes: Any) -> SagaExecution:
-        """This execution with some fields of one step replaced."""
-        old, steps = self.steps[index], self.steps
+    def with_step(self, place: Place, **changes: Any) -> SagaExecution:
+        """This execution with some fields of one record replaced."""
+        path = self.steps.path(place)
+        old = self.steps[path]
         new = replace(old, **changes)
-        if isinstance(steps, PartialSteps):
-            steps = steps.replacing(index, new)
-        else:
-            steps = (*steps[:index], new, *steps[index + 1 :])
         journal = self.journal
-        if old.effect is not new.effect and self.plan.steps[index].compensation is not None:
-            # In the order of the plan, in which steps end that do not run beside each other: what
-            # was reported late is compensated in its step's turn.
-            others = tuple(each for each in journal if each != (index,))
-            journal = tuple(sorted((*others, (index,)))) if new.effect else others
-        return replace(self, steps=steps, journal=journal)
+        if old.effect is not new.effect and self.plan.step(path).compensation is not None:
+            if new.effect:
+                journal = self._entered(path)
+            else:
+                journal = tuple(each for each in journal if each != path)
+        return replace(self, steps=self.steps.replacing(path, new), journal=journal)
+
+    def _entered(self, path: Path) -> tuple[Path, ...]:
+        """The journal with one more entry, at its end.
+
+        What was reported late is compensated in its step's turn: it is put before all steps that
+        begin only when it has ended.
+        """
+        journal = self.journal
+        if not journal or (self.plan.linear and journal[-1] < path):
+            return (*journal, path)
+        journal = tuple(each for each in journal if each != path)
+        later = (place for place, each in enumerate(journal) if self.plan.ends_before(path, each))
+        place = next(later, len(journal))
+        return (*journal[:place], path, *journal[place:])
 
     def sent(self, ref: StepRef, **changes: Any) -> SagaExecution:
-        """This execution with a dispatch that is on its way from now on; it has no claim yet."""
+        """This execution with a dispatch that is active from now on; it has no claim yet."""
         active = (*(each for each in self.active if each.path != ref.path), ref)
-        changed = self.with_step(ref.step, epoch=ref.epoch, claim=None, **changes)
+        changed = self.with_step(ref.path, epoch=ref.epoch, claim=None, **changes)
         return replace(changed, active=active)
 
-    def ended(self, index: int, **changes: Any) -> SagaExecution:
+    def ended(self, place: Place, **changes: Any) -> SagaExecution:
         """This execution with the dispatch of a step over, and its claim with it."""
-        active = tuple(each for each in self.active if each.path != (index,))
-        return replace(self.with_step(index, claim=None, **changes), active=active)
+        path = self.steps.path(place)
+        active = tuple(each for each in self.active if each.path != path)
+        return replace(self.with_step(path, claim=None, **changes), active=active)
 
-    def with_values(self, update: Mapping[str, Any], remove: Collection[str] = ()) -> SagaExecution:
-        """This execution with keys of its context set and deleted."""
+    def with_values(
+        self, update: Mapping[str, Any], remove: Collection[str] = (), path: Path = ()
+    ) -> SagaExecution:
+        """This execution with keys of its context set and deleted.
+
+        Args:
+            path: the node that does it, into its scope.
+        """
         if not update and not remove:
             return self
-        return replace(self, values=values_of(self.values).changed(update, remove))
+        values = values_of(self.values)
+        update, remove = written(values, self.plan.scopes(path), update, remove)
+        return replace(self, values=values.changed(update, remove))
 
     def unresolved(self) -> SagaStepExecution | None:
         """The last step whose effect may stand and which no compensation can undo.
@@ -306,39 +338,36 @@ class SagaExecution:
         A step that succeeded is not meant: that it has no compensation says that it needs none.
         """
         left = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
-        for planned, step in zip(reversed(self.plan.steps), reversed(self.steps), strict=True):
-            if planned.compensation is None and step.effect and step.status not in left:
-                return step
-        return None
+        open_ = (path for path in reversed(self.steps.paths()) if self.steps[path].effect)
+        found = (path for path in open_ if self.plan.step(path).compensation is None)
+        return next((self.steps[it] for it in found if self.steps[it].status not in left), None)
 
-    def inputs_of(self, index: int, direction: Direction) -> Values:
+    def inputs_of(self, place: Place, direction: Direction) -> Values:
         """What a step's task gets its inputs from: the context, or for a compensation what it was.
 
         A compensation sees its own step's result, then the context as it was when its step ended;
         the values of then that others have changed are kept in the step's record.
         """
-        values, kept = values_of(self.values), self.steps[index].kept
+        path = self.steps.path(place)
+        values, kept = self.view(path), self.steps[path].kept
         if direction is Direction.FORWARD or not kept:
             return values
         texts = {key: text for key, text in kept.items() if text is not None}
         return values.changed(Values(texts=texts), kept.keys() - texts.keys())
 
-    def idempotency_key(self, index: int, direction: Direction) -> str:
+    def idempotency_key(self, place: Place, direction: Direction) -> str:
         """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""
-        step = self.steps[index]
+        step = self.steps[place]
         turn = step.round if direction is Direction.FORWARD else step.compensation_round
         return f"{self.saga_id}/{step.name}/{direction}/{turn}"
 
 
 def _check_whole(execution: SagaExecution) -> None:
-    names = [step.name for step in execution.plan.steps]
     ref = StepRef((0,), Direction.FORWARD, 0)
     if StepRef.parse(ref.task_id(execution.saga_id)) != (execution.saga_id, ref):
-        raise ValueError(f"{execution.saga_id!r} is no saga id")
-    if [step.name for step in execution.steps] != names or not names:
-        raise ValueError("its steps are not those of its plan")
-    paths = {(index,) for index in range(len(names))}
-    if not paths.issuperset([*execution.journal, *(ref.path for ref in execution.active)]):
+        raise ValueError(f"{execution.saga_id!r} is not a saga id")
+    paths = [*execution.journal, *(ref.path for ref in execution.active)]
+    if not all(map(execution.plan.has, paths)):
         raise ValueError("it names steps that its plan does not have")
 
 
@@ -348,7 +377,7 @@ def from_parts(
     *,
     plan: Plan,
     values: Mapping[str, Any],
-    steps: Sequence[SagaStepExecution],
+    steps: Steps,
     history: tuple[Note, ...],
     revision: int,
 ) -> SagaExecution:
@@ -367,23 +396,3 @@ def from_parts(
         **head_from_dict(saga_id, head),
     }
     return record_from(SagaExecution, found, "an execution")
-
-
-def claimed(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
-    """The execution with ``claim`` on ``ref``, or ``None`` if the ref is not to be had.
-
-    The ref must be the one that was dispatched last; a free ref
-    is taken unless a later Celery retry is awaited, one's own claim is confirmed (a lost reply),
-    and a message with more Celery retries takes over, because Celery sends it only when the
-    earlier attempt has ended.
-    """
-    step = execution.at_step(ref)
-    if step is None or execution.ref(ref.step) != ref:
-        return None
-    held = step.claim
-    if held is not None and held.token == claim.token:
-        return execution
-    if claim.retries < step.retries or (held is not None and claim.retries == step.retries):
-        return None
-    taken = execution.with_step(ref.step, claim=claim, retries=claim.retries)
-    return replace(taken, revision=execution.revision + 1)

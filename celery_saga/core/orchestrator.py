@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from celery_saga.core import retry
 from celery_saga.core.background import BackgroundJobs
-from celery_saga.core.context.data import encoded, is_whole
+from celery_saga.core.context.data import encoded
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide import decide
 from celery_saga.core.decide.observed import alerted, claimed_by, fields_of, transitions
@@ -332,7 +332,7 @@ class Orchestrator:
     def _whole(self, execution: SagaExecution) -> SagaExecution:
         """Return the whole execution, if it can be loaded now."""
         try:
-            return execution if is_whole(execution) else self.load(execution.saga_id)
+            return execution if execution.whole else self.load(execution.saga_id)
         except Exception as error:
             return _warn(execution, "its end could not be read", error)
 
@@ -361,7 +361,7 @@ class Orchestrator:
 
     def _publish_result(self, execution: SagaExecution) -> Iterator[FollowUp]:
         try:
-            if execution.result_pending and not is_whole(execution):
+            if execution.result_pending and not execution.whole:
                 execution = self.load(execution.saga_id)
             if not execution.result_pending:
                 return

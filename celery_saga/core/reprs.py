@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -35,34 +35,44 @@ def execution_lines(execution: Any) -> Iterator[str]:
             at = f" at step {failure.step!r}" if failure.step else ""
             yield f"  {_line(f'failed{at}: {failure}')}"
             break
-    length = len(execution.plan.steps)
-    first = max(0, min(_centre(execution) - STEPS // 2, length - STEPS))
+    paths = _paths(execution)
+    length = len(paths)
+    first = max(0, min(_centre(execution, paths) - STEPS // 2, length - STEPS))
     if first:
         yield f"  ... ({first} more before)"
-    for index in range(first, min(first + STEPS, length)):
-        yield f"  {_step(execution, index)}"
+    for path in paths[first : first + STEPS]:
+        yield f"  {_step(execution, path)}"
     if first + STEPS < length:
         yield f"  ... ({length - first - STEPS} more behind)"
-    yield f"  context: {_line(_keys(execution.values))}>"
+    yield f"  context: {_line(_keys(execution.view(())))}>"
 
 
-def _centre(execution: Any) -> int:
-    """Index of the most important step: the current one, else the failed one, else the last."""
+def _paths(execution: Any) -> Sequence[Any]:
+    """Paths of the steps that there are; of one that was read in part those of its plan."""
     try:
-        current: int | None = None if execution.settled else execution.current
+        found: Sequence[Any] = execution.steps.paths()
+    except NotLoaded:
+        found = execution.plan.leaves
+    return found
+
+
+def _centre(execution: Any, paths: Sequence[Any]) -> int:
+    """Place of the most important step: the current one, else the failed one, else the last."""
+    try:
+        current = None if execution.settled else execution.current
     except NotLoaded:
         current = None
-    if current is not None:
-        return current
-    names = [step.name for step in execution.plan.steps]
+    if current in paths:
+        return paths.index(current)
+    names = [execution.plan.name_of(path) for path in paths]
     failed = execution.error.step if execution.error is not None else ""
     return names.index(failed) if failed in names else len(names) - 1
 
 
-def _step(execution: Any, index: int) -> str:
-    name = execution.plan.steps[index].name
+def _step(execution: Any, path: Any) -> str:
+    name = execution.plan.name_of(path)
     try:
-        step = execution.steps[index]
+        step = execution.steps[path]
     except NotLoaded:
         return f"{_line(name)}: not read"
     error = step.compensation_error or step.error

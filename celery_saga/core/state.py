@@ -105,11 +105,6 @@ class StepRef(NamedTuple):
     def __str__(self) -> str:
         return f"{self.direction}{'.'.join(map(str, self.path))}~{self.epoch}"
 
-    @property
-    def step(self) -> int:
-        """The index of the step in a plan without branches."""
-        return self.path[0]
-
     @classmethod
     def of(cls, text: str) -> StepRef:
         """The reverse of ``str()``.
@@ -217,7 +212,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SagaStepExecution:
-    """What is known of one step of a run.
+    """What is known of one step of a run, or of another node of its plan.
 
     Args:
         name: the step's name.
@@ -245,6 +240,11 @@ class SagaStepExecution:
         revised: how the message of its task's last retry differs from the planned one, as plain
             JSON (:mod:`celery_saga.messaging.retries`); this direction.
         log: the newest attempts, the last one last; one that runs is not among them yet.
+        chosen: of a choice which alternative was taken, -1: none of them; of a loop how many items
+            it has.
+        asked: of a choice how many of its conditions were answered with a false value.
+        left: of a group, and of a loop that runs its items at the same time, how many of its
+            branches are not over.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """
@@ -272,6 +272,9 @@ class SagaStepExecution:
     kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
     revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
     log: tuple[Attempt, ...] = field(default=(), repr=False)
+    chosen: int | None = None
+    asked: int = 0
+    left: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
 

@@ -124,13 +124,13 @@ class CeleryInspector:
         return name in self._app.tasks
 
     def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
-        return queue_of(self._app, call_of(execution, ref.step, ref.direction))
+        return queue_of(self._app, call_of(execution, ref.path, ref.direction))
 
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
         known = self._publisher.undelivered(ref.task_id(execution.saga_id))
         if known is not None:
             return known
-        exchange = exchange_of(self._app, call_of(execution, ref.step, ref.direction))
+        exchange = exchange_of(self._app, call_of(execution, ref.path, ref.direction))
         lost = bool(exchange) and lacks_exchange(self._app, exchange)
         return MessageState.NOWHERE if lost else None
 

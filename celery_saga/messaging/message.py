@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 
 from celery_saga.core.context.codec import JSON, Codec
-from celery_saga.core.context.data import Values, values_of
+from celery_saga.core.context.data import Values
 from celery_saga.core.context.masking import (
     CONTEXT,
     DEFAULT_MASK_KEYS,
@@ -21,7 +21,7 @@ from celery_saga.core.context.masking import (
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Dispatch
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
-from celery_saga.core.plan import Call
+from celery_saga.core.plan import Call, Choice, Path, Plan, PlanStep, SubSaga
 from celery_saga.core.ports import Message
 from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.messaging.headers import HEADER, as_sent
@@ -45,10 +45,10 @@ class Messages:
     def made(self, execution: SagaExecution, command: Dispatch) -> Message:
         """Make one step's message as plain data; its arguments are JSON texts."""
         ref = command.ref
-        call = call_of(execution, ref.step, ref.direction)
-        name = execution.steps[ref.step].name
-        values = values_of(execution.values)
-        kwargs = call.texts(execution.inputs_of(ref.step, ref.direction))
+        call = call_of(execution, ref.path, ref.direction)
+        name = execution.steps[ref.path].name
+        values = execution.view(ref.path)
+        kwargs = call.texts(execution.inputs_of(ref.path, ref.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
         args += [self._codec.dumps(value) for value in call.args[len(args) :]]
         options: dict[str, Any] = {
@@ -62,7 +62,7 @@ class Messages:
             "retries": command.retries,
             "argsrepr": f"({CONTEXT},)" if call.style == "context" else "()",
             "kwargsrepr": self._kwargsrepr(execution, ref, call, kwargs),
-            "headers": {**_headers(execution, ref.step), HEADER: mark_of(execution)},
+            "headers": {**_headers(execution, ref.path), HEADER: mark_of(execution)},
         }
         return {
             "saga_id": execution.saga_id,
@@ -93,7 +93,7 @@ class Messages:
         shown: dict[str, Any] = {
             "saga": execution.name,
             "saga_id": execution.saga_id,
-            "step": execution.steps[ref.step].name,
+            "step": execution.steps[ref.path].name,
         }
         if ref.direction is Direction.COMPENSATION:
             shown["compensation"] = True
@@ -133,9 +133,9 @@ def header_of(carrier: Any) -> Mapping[str, str] | None:
     return found if isinstance(found, dict) else None
 
 
-def _headers(execution: SagaExecution, index: int) -> dict[str, Any]:
+def _headers(execution: SagaExecution, path: Path) -> dict[str, Any]:
     """The headers of a step's message beside those of Celery and the engine."""
-    revised = (execution.steps[index].revised or {}).get("headers")
+    revised = (execution.steps[path].revised or {}).get("headers")
     if revised is None and execution.headers is None:
         return {}
     return {**as_sent(execution.headers), **as_sent(revised)}
@@ -161,9 +161,25 @@ def _shown(text: str) -> Any:
 
 def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
     """The id of the task before: the previous step's, or the one that a compensation reverses."""
-    index = ref.step if ref.direction is Direction.COMPENSATION else ref.step - 1
-    if index < 0:
+    path = (
+        ref.path if ref.direction is Direction.COMPENSATION else _before(execution.plan, ref.path)
+    )
+    if path is None:
         return execution.parent_id or None
-    step = execution.steps[index]
+    step = execution.steps[path]
     epoch = step.forward_epoch or step.epoch
-    return StepRef((index,), Direction.FORWARD, epoch).task_id(execution.saga_id)
+    return StepRef(path, Direction.FORWARD, epoch).task_id(execution.saga_id)
+
+
+def _before(plan: Plan, path: Path) -> Path | None:
+    """The step that has ended before one begins; ``None``: there is none, or there are several."""
+    while path:
+        parent, place = path[:-1], path[-1]
+        node = plan.at(parent)
+        if isinstance(node, Choice):
+            return parent
+        if isinstance(node, SubSaga) and place > 0:
+            before = (*parent, place - 1)
+            return before if isinstance(plan.at(before), PlanStep) else None
+        path = parent
+    return None

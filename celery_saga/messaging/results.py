@@ -186,8 +186,8 @@ def _last_task(execution: SagaExecution) -> str:
     """The parent of callbacks: the task that started the saga, or else its last step's task."""
     if execution.parent_id == execution.saga_id:
         return execution.saga_id
-    index, step = len(execution.steps) - 1, execution.steps[-1]
-    return StepRef((index,), Direction.FORWARD, step.epoch).task_id(execution.saga_id)
+    path = execution.steps.paths()[-1]
+    return StepRef(path, Direction.FORWARD, execution.steps[path].epoch).task_id(execution.saga_id)
 
 
 @contextmanager

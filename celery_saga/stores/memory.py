@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef, claimed
+from celery_saga.core.decide.claims import claimed
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.ports import (
     CLAIMED,
     INSTANCE_RETENTION,
@@ -87,7 +88,7 @@ class MemoryStore:
             taken = claimed(found, ref, replace(claim, at=self.now()))
             if taken is None:
                 step = found.at_step(ref)
-                current = found.ref(ref.step) == ref if step else False
+                current = found.ref(ref.path) == ref if step else False
                 return Refused(CLAIMED if current else "stale", step.claim if step else None)
             self._sagas[saga_id] = taken
             return taken
@@ -169,7 +170,7 @@ class MemoryStore:
             holding = {
                 step.claim.instance
                 for saga in self._sagas.values()
-                for step in saga.steps
+                for _, step in saga.steps.items()
                 if step.claim is not None
             }
             holding |= self.reserved_by().keys()
@@ -196,10 +197,10 @@ class MemoryStore:
             return [
                 (saga_id, ref)
                 for saga_id, saga in self._sagas.items()
-                for index, step in enumerate(saga.steps)
+                for path, step in saga.steps.items()
                 if step.claim is not None
                 and step.claim.instance == instance
-                and (ref := saga.ref(index)) is not None
+                and (ref := saga.ref(path)) is not None
             ]
 
     def deregister(self, instance: str, claims: Collection[tuple[str, StepRef]] = ()) -> None:

@@ -50,17 +50,15 @@ def claim(
     store: Store, execution: SagaExecution, instance: str = "instance", retries: int = 0
 ) -> SagaExecution | Refused:
     """Claim the ref that is due, under a token of its own."""
-    ref = execution.first_active
-    assert ref is not None
+    (ref,) = execution.active
     mine = Claim(uuid.uuid4().hex, instance, retries)
     return store.claim(execution.saga_id, ref, mine, run_id=execution.run_id)
 
 
 def succeed(store: Store, execution: SagaExecution, **update: Any) -> SagaExecution:
     """The claimed step succeeds, and that is saved."""
-    ref = execution.first_active
-    assert ref is not None
-    step = execution.steps[ref.step]
+    (ref,) = execution.active
+    step = execution.steps[ref.path]
     assert step.claim is not None
     event = StepSucceeded(store.now(), ref, step.claim.token, update)
     saved = save(store, execution, decide(execution, event).execution)

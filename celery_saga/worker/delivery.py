@@ -11,7 +11,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from celery_saga.core.decide.observed import fields_of
-from celery_saga.core.execution import Direction, SagaExecution, StepRef
+from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import SetupError, StoreUnavailable
 from celery_saga.messaging.headers import HEADER
@@ -65,9 +65,9 @@ def _was_sent(execution: SagaExecution, ref: StepRef, task: str) -> bool:
     step = execution.at_step(ref)
     if step is None or ref.epoch > step.epoch:
         return False
-    planned = execution.plan.steps[ref.step]
-    call = planned.action if ref.direction is Direction.FORWARD else planned.compensation
-    return call is not None and call.task == task
+    calls = execution.plan.calls()
+    path = execution.plan.first_of(ref.path)
+    return (path, task, ref.direction) in ((at, call.task, way) for at, call, way in calls)
 
 
 def preserve_headers(request: Any, options: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.failures import class_names, recorded
-from celery_saga.core.plan import PlanStep
+from celery_saga.core.plan import Choice, PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.errors import (
@@ -130,14 +130,16 @@ class _Delivery:
         self._orchestrator = runtime.orchestrator
         self._retries: int = request.retries or 0
         self._ref, self._claim = ref, claim
-        self._call = call_of(execution, ref.step, ref.direction)
-        self._step: PlanStep = execution.plan.steps[ref.step]
+        self._call = call_of(execution, ref.path, ref.direction)
+        self._step: PlanStep = execution.plan.step(ref.path)
+        self._name = execution.steps[ref.path].name
         self._context: SagaContext | None = None
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._call.style == "context":
             # The checkpoint is authoritative: the copy in the message is not used.
-            self._context = self._execution.context
+            self._context = SagaContext()
+            self._context.update(self._execution.view(self._ref.path))
             args = (self._context, *args[1:])
         try:
             token = info.current.set(lambda: self._info)
@@ -168,7 +170,7 @@ class _Delivery:
     @cached_property
     def _info(self) -> info.SagaInfo:
         """The step's information, one object for the whole body."""
-        step, ref = self._execution.steps[self._ref.step], self._ref
+        step, ref = self._execution.steps[self._ref.path], self._ref
         forward = ref.direction is Direction.FORWARD
         return info.SagaInfo(
             saga_id=self._execution.saga_id,
@@ -177,8 +179,8 @@ class _Delivery:
             direction=ref.direction.value,
             attempt=1 + self._retries + step.attempts + step.lost,
             round=step.round if forward else step.compensation_round,
-            idempotency_key=self._execution.idempotency_key(ref.step, ref.direction),
-            forward_key=self._execution.idempotency_key(ref.step, Direction.FORWARD),
+            idempotency_key=self._execution.idempotency_key(ref.path, ref.direction),
+            forward_key=self._execution.idempotency_key(ref.path, Direction.FORWARD),
         )
 
     @property
@@ -190,6 +192,10 @@ class _Delivery:
         return self._orchestrator.store.now()
 
     def _succeed(self, result: Any) -> None:
+        if isinstance(self._execution.plan.at(self._ref.path), Choice):
+            token, answer = self._claim.token, bool(result)
+            self._report(StepSucceeded(self._now(), self._ref, token, answer=answer))
+            return
         try:
             update, remove = self._changes(result)
             own = self._own(result, update)
@@ -263,11 +269,11 @@ class _Delivery:
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
         after = returned(result, self._runtime.codec)
-        texts, _, deleted = after.since(values_of(self._execution.values))
+        texts, _, deleted = after.since(self._execution.view(self._ref.path))
         return Values(texts=texts, codec=after.codec), deleted
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
-        kind, failure = type(error), recorded(error, self._step.name)
+        kind, failure = type(error), recorded(error, self._name)
         if issubclass(kind, MaxRetriesExceededError):
             # Celery's own text contains all arguments.
             failure = replace(failure, message=failure.message.partition(" args:")[0])

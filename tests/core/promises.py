@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from celery_saga.core import events as ev
 from celery_saga.core.context.data import PartialValues
-from celery_saga.core.context.lazy import UNREAD, NotLoaded, PartialSteps
+from celery_saga.core.context.lazy import UNREAD, NotLoaded
 from celery_saga.core.decide import decide
+from celery_saga.core.decide.claims import claimed
 from celery_saga.core.execution import (
     SETTLED,
     TERMINAL,
@@ -18,9 +19,9 @@ from celery_saga.core.execution import (
     SagaStatus,
     StepRef,
     StepStatus,
-    claimed,
 )
 from celery_saga.core.plan import Plan
+from celery_saga.core.steps import Steps
 from tests.core.worlds import COMPENSATION, FORWARD, Body, World, key_of_record, told
 from tests.invariants import Invariant
 
@@ -94,7 +95,7 @@ class Promises:
         then = self._in_debt(world, then, event, body)
         self._check_announced(before, event, decision)
         if isinstance(event, ev.ClaimVoided) and body is not None and body.ref.direction is FORWARD:
-            self._check_once(decision.execution, event.ref.step)
+            self._check_once(decision.execution, event.ref.path[0])
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.ref)
@@ -105,7 +106,7 @@ class Promises:
         """What became of a step whose claim is void."""
         again = after.steps[index].status in (StepStatus.RUNNING, StepStatus.WAITING)
         once = not (self._plan.steps[index].action.rerun or self._read_only[index])
-        before_pivot = self._plan.pivot is None or index < self._plan.pivot
+        before_pivot = self._plan.pivot is None or (index,) < self._plan.pivot
         text = "an early-ack step is run again"
         self.require(Invariant.AT_MOST_ONCE, not (again and once and before_pivot), text)
 
@@ -120,8 +121,8 @@ class Promises:
             self.require(Invariant.CAPS, over, "a final failure was not final")
         elif isinstance(event, ev.Overdue) and event.message is ev.MessageState.MISSING:
             ref = before.first_active
-            step = before.steps[ref.step if ref else 0]
-            waits = ref is not None and step.claim is None and after.ref(ref.step) == ref
+            step = before.steps[ref.path[0] if ref else 0]
+            waits = ref is not None and step.claim is None and after.ref(ref.path[0]) == ref
             if ref and waits and after.deadline == before.deadline and event.at > LONG:
                 again = ev.Dispatch(ref, step.retries)
                 self.require(
@@ -159,14 +160,13 @@ class Promises:
         self, before: SagaExecution, ref: StepRef, event: ev.Event, decision: ev.Decision
     ) -> None:
         """A worker that has read only its own step and the one after it decides the same."""
-        if before.ref(ref.step) != ref:
+        if before.ref(ref.path[0]) != ref:
             return
-        places = [ref.step, ref.step + 1][: len(before.steps) - ref.step]
+        places = [ref.path[0], ref.path[0] + 1][: len(before.steps) - ref.path[0]]
         if ref.direction is COMPENSATION:
-            below = [index for index in range(ref.step) if self._undoable[index]]
-            places = [ref.step, *below[-1:]]
-        known = {place: before.steps[place] for place in places}
-        steps = PartialSteps(known, len(before.steps))
+            below = [index for index in range(ref.path[0]) if self._undoable[index]]
+            places = [ref.path[0], *below[-1:]]
+        steps = Steps(before.plan, {(place,): before.steps[place] for place in places}, whole=False)
         nothing = PartialValues({}, frozenset())
         try:
             parts = decide(replace(before, steps=steps, values=nothing, history=UNREAD), event)
@@ -178,7 +178,7 @@ class Promises:
         self.found.enough += 1
         after = decision.execution
         read = dict(steps.items()) | dict(parts.execution.steps.items())
-        merged = [read.get(place, step) for place, step in enumerate(before.steps)]
+        merged = [read.get((place,), step) for place, step in enumerate(before.steps)]
         history = (*before.history, *parts.execution.history.appended)  # type: ignore[attr-defined]
         whole = replace(parts.execution, steps=tuple(merged), values=before.values, history=history)
         same = (whole, parts.commands) == (after, decision.commands)
@@ -190,7 +190,7 @@ class Promises:
         """What the state machine has to know now: an effect, reported or unknown, or an undo."""
         if body is None:
             return then
-        index, truth = body.ref.step, then.truth[body.ref.step]
+        index, truth = body.ref.path[0], then.truth[body.ref.path[0]]
         if body.ref.direction is COMPENSATION:
             done = isinstance(event, ev.StepSucceeded) and truth.debt is not None
             if (
@@ -210,13 +210,13 @@ class Promises:
         return then
 
     def _sent(self, before: SagaExecution, then: World, ref: StepRef) -> World:
-        old, step = before.steps[ref.step], then.execution.steps[ref.step]
+        old, step = before.steps[ref.path[0]], then.execution.steps[ref.path[0]]
         self.require(
             Invariant.SAVED_BEFORE_SENT,
-            then.execution.ref(ref.step) == ref,
+            then.execution.ref(ref.path[0]) == ref,
             "what was sent is not outstanding",
         )
-        again = before.ref(ref.step) == ref
+        again = before.ref(ref.path[0]) == ref
         self.require(
             Invariant.NEW_EPOCH,
             again or ref.epoch == old.epoch + 1,
@@ -238,14 +238,16 @@ class Promises:
             not running,
             f"an undo was sent while {running} had the claim",
         )
-        truth = then.truth[ref.step]
+        truth = then.truth[ref.path[0]]
         if not again:
-            self._check_order(then, ref.step)
+            self._check_order(then, ref.path[0])
             never_claimed = step.error is not None and step.error.type == "NeverClaimed"
             reason = truth.debt is not None or never_claimed
-            text = f"step {ref.step} left nothing behind and is undone"
+            text = f"step {ref.path[0]} left nothing behind and is undone"
             self.require(Invariant.COMPENSATED_FOR_A_REASON, reason, text)
-        return told(then, ref.step, truth._replace(sent=max(truth.sent, step.compensation_round)))
+        return told(
+            then, ref.path[0], truth._replace(sent=max(truth.sent, step.compensation_round))
+        )
 
     def _check_order(self, world: World, index: int) -> None:
         for above in range(index + 1, len(self._plan.steps)):
@@ -261,7 +263,7 @@ class Promises:
         self.found.checks += 1
         self.require(Invariant.ONE_ACTIVE_STEP, len(after.active) <= 1, "two steps are outstanding")
         for ref in after.active:
-            newest = ref.epoch == after.steps[ref.step].epoch
+            newest = ref.epoch == after.steps[ref.path[0]].epoch
             self.require(
                 Invariant.ONE_ACTIVE_STEP, newest, "an older dispatch of a step is outstanding"
             )
@@ -278,7 +280,7 @@ class Promises:
         if before.direction is FORWARD and after.direction is COMPENSATION:
             self._check_turn(then)
         elif after.direction is FORWARD and after.rollback_reason is not None:
-            awaited = any(after.steps[ref.step].claim is not None for ref in after.active)
+            awaited = any(after.steps[ref.path[0]].claim is not None for ref in after.active)
             self.require(
                 Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
             )
@@ -319,7 +321,7 @@ class Promises:
         """No way back from a pivot that has taken effect, or may have."""
         pivot = self._plan.pivot
         if pivot is not None and not world.by_hand:
-            owed = [truth.debt is not None for truth in world.truth[pivot:]]
+            owed = [truth.debt is not None for truth in world.truth[pivot[0] :]]
             self.require(Invariant.PIVOT, not any(owed), "the saga went back after its pivot")
 
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
@@ -349,7 +351,7 @@ class Promises:
             self._check_stuck(world)
 
     def _check_compensated(self, world: World) -> None:
-        loose = {body.ref.step for body in world.bodies if body.state == "loose"}
+        loose = {body.ref.path[0] for body in world.bodies if body.state == "loose"}
         for index, truth in enumerate(world.truth):
             if self._undoable[index]:
                 broken = Invariant.LATE_EFFECT if truth.late else Invariant.COMPENSATED
@@ -398,7 +400,7 @@ class Promises:
             )
         head = key_of_record(execution)
         for index, step in enumerate(execution.steps):
-            here, claimed_by = index == execution.current, step.claim and step.claim.token
+            here, claimed_by = (index,) == execution.current, step.claim and step.claim.token
             key = (head, here, index, step.epoch, claimed_by, key_of_record(step))
             if key not in self._probed:
                 self._probed.add(key)
@@ -407,7 +409,7 @@ class Promises:
                     self._probe_ref(execution, StepRef((index,), COMPENSATION, epoch), at)
 
     def _probe_ref(self, execution: SagaExecution, ref: StepRef, at: float) -> None:
-        newest = execution.ref(ref.step) == ref
+        newest = execution.ref(ref.path[0]) == ref
         events: list[ev.Event] = [
             ev.StepFailed(at, ref, BOOM, "stranger"),
             ev.StepFailed(at, ref, BOOM, retries=9),
@@ -419,7 +421,7 @@ class Promises:
         ]
         if ref.direction is COMPENSATION:
             events.append(ev.StepSucceeded(at, ref, "stranger"))
-        if newest and execution.steps[ref.step].claim is None:
+        if newest and execution.steps[ref.path[0]].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
             invariant = Invariant.CLAIM_FOR_REPORT
@@ -427,7 +429,7 @@ class Promises:
                 invariant = Invariant.CLAIM_KEPT
             text = f"a stale {type(event).__name__} did something"
             self._same(execution, event, invariant, text)
-        step = execution.steps[ref.step]
+        step = execution.steps[ref.path[0]]
         if not newest or step.claim is not None:
             retries = step.retries if newest else 9
             taken = claimed(execution, ref, Claim("stranger", "w", retries, at))

@@ -29,15 +29,8 @@ from typing import Any
 
 from celery_saga.core import events as ev
 from celery_saga.core.decide import decide
-from celery_saga.core.execution import (
-    Claim,
-    Direction,
-    Failure,
-    SagaExecution,
-    SagaStatus,
-    StepRef,
-    claimed,
-)
+from celery_saga.core.decide.claims import claimed
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 
 START = 1_000.0
@@ -141,7 +134,7 @@ class Scenario:
         letter, index, epoch, retries, unclaimed = match.groups()
         step = self.execution.steps[int(index)]
         ref = StepRef((int(index),), Direction(letter), int(epoch or step.epoch))
-        newest = self.execution.ref(ref.step) == ref
+        newest = self.execution.ref(ref.path[0]) == ref
         if retries is None:
             retries = step.retries if newest else 0
         token, instance = f"{ref}/{retries}", "worker"

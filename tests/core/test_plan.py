@@ -295,6 +295,6 @@ def test_delays_double_up_to_their_ceiling(attempts: int, seconds: float) -> Non
 
 
 def test_the_pivot_is_found() -> None:
-    assert FULL.pivot == 0
-    assert dataclasses.replace(FULL, steps=FULL.steps[::-1]).pivot == 1
+    assert FULL.pivot == (0,)
+    assert dataclasses.replace(FULL, steps=FULL.steps[::-1]).pivot == (1,)
     assert Plan("s", FULL.steps[1:]).pivot is None

@@ -11,8 +11,8 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.core.context.data import PartialValues
-from celery_saga.core.context.lazy import PartialSteps
 from celery_saga.core.reprs import WIDTH
+from celery_saga.core.steps import Steps
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_it_fits_ten_lines(app: Celery, steps: int, place: float) -> None:
 def test_of_a_part(app: Celery) -> None:
     """Of what was not read it says so, and does not raise."""
     whole = run(app, 3, order_id=7).execution
-    steps = PartialSteps({1: whole.steps[1]}, 3)
+    steps = Steps(whole.plan, {(1,): whole.steps[1]}, whole=False)
     part = replace(whole, steps=steps, values=PartialValues({}, owner=whole.saga_id))
     assert repr(part).splitlines()[1:] == [
         *("  s0: not read", "  s1: SUCCEEDED", "  s2: not read", "  context: not read>"),

@@ -27,7 +27,7 @@ def test_an_operators_retry_of_a_compensation_reads_the_corrected_context() -> N
 
     scenario.play("retry x=right")
 
-    call = call_of(scenario.execution, 0, Direction.COMPENSATION)
+    call = call_of(scenario.execution, (0,), Direction.COMPENSATION)
     inputs = scenario.execution.inputs_of(0, Direction.COMPENSATION)
     assert call.texts(inputs) == {"x": '"right"'}
 
@@ -40,7 +40,7 @@ def test_an_operators_retry_of_a_step_reads_the_corrected_context() -> None:
 
     scenario.play("retry x=right")
 
-    call = call_of(scenario.execution, 1, Direction.FORWARD)
+    call = call_of(scenario.execution, (1,), Direction.FORWARD)
     assert call.texts(scenario.execution.inputs_of(1, Direction.FORWARD)) == {"x": '"right"'}
 
 
@@ -53,7 +53,7 @@ def test_a_retry_that_is_claimed_before_it_is_reported_keeps_what_it_changed() -
     scenario.decide(report)
     scenario.play("f0 void")
 
-    call = call_of(scenario.execution, 0, Direction.FORWARD)
+    call = call_of(scenario.execution, (0,), Direction.FORWARD)
     assert call.options == {"queue": "other"}
 
 

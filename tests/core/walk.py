@@ -28,15 +28,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from celery_saga.core import events as ev
-from celery_saga.core.execution import (
-    SETTLED,
-    TERMINAL,
-    Claim,
-    SagaExecution,
-    SagaStatus,
-    StepRef,
-    claimed,
-)
+from celery_saga.core.decide.claims import claimed
+from celery_saga.core.execution import SETTLED, TERMINAL, Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.plan import Plan
 from tests.core.promises import BOOM, LONG, Complaint, Found, Promises, time_after
 from tests.core.worlds import (
@@ -203,7 +196,7 @@ class Walk:
         ref = execution.first_active
         if ref is None:
             return
-        step = execution.steps[ref.step]
+        step = execution.steps[ref.path[0]]
         fair = execution.status is not SagaStatus.PAUSED and step.claim is None
         for retries in sorted({0, step.retries, *([1] if world.retried == ref else [])}):
             body = Body(ref, retries, step.compensation_round, "running")
@@ -232,7 +225,7 @@ class Walk:
             yield from self._forward_ends(world, body)
         else:
             yield from self._undo_ends(world, body)
-        alive = world.execution.steps[body.ref.step].claim
+        alive = world.execution.steps[body.ref.path[0]].claim
         if body.state == "running" and body.retries == 0 and world.left.retries:
             changed = body._replace(state="retried")
             bodies = tuple(changed if each is body else each for each in world.bodies)
@@ -270,7 +263,7 @@ class Walk:
 
     def _retry_reported(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         event = ev.StepReleased(time_after(world.execution), body.ref, body.token, 1, 0.0)
-        held = world.execution.steps[body.ref.step].claim
+        held = world.execution.steps[body.ref.path[0]].claim
         fair = _fair(world) and held is not None and held.token == body.token
         then = self._tell(without(world, body), event, body)
         yield f"{body.token} is released", then, fair
@@ -320,7 +313,7 @@ class Walk:
             yield from self._result_stored(world)
             return
         ref = execution.first_active
-        step = execution.steps[ref.step if ref else 0]
+        step = execution.steps[ref.path[0] if ref else 0]
         fair = execution.status is not SagaStatus.PAUSED and ref is None
         states = [ev.MessageState.MISSING]
         if ref is not None and step.claim is None:
@@ -346,7 +339,7 @@ class Walk:
         ref, after = before.first_active, then.execution
         if ref is None or after.first_active != ref:
             return then
-        found = after.with_step(ref.step, unclaimed=before.steps[ref.step].unclaimed)
+        found = after.with_step(ref.path[0], unclaimed=before.steps[ref.path[0]].unclaimed)
         return then._replace(execution=found)
 
     def _missed(self, world: World, ref: StepRef) -> Iterator[tuple[str, World, bool]]:
@@ -356,12 +349,12 @@ class Walk:
         for state in (ev.MessageState.MISSING, ev.MessageState.NOWHERE):
             then = self._tell(spent, ev.Overdue(at, state))
             yield f"{ref} is {state.value}", then, False
-            error = then.execution.steps[ref.step].error
+            error = then.execution.steps[ref.path[0]].error
             given_up = error is not None and error.type == "NeverClaimed"
             if given_up and ref.direction is FORWARD and state is ev.MessageState.MISSING:
-                truth = spent.truth[ref.step]._replace(standing=True)
+                truth = spent.truth[ref.path[0]]._replace(standing=True)
                 truth = truth._replace(debt=truth.sent + 1)
-                ran = told(spent, ref.step, truth)
+                ran = told(spent, ref.path[0], truth)
                 yield f"a stranger runs {ref}", self._tell(ran, ev.Overdue(at, state)), False
 
     def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:

@@ -90,13 +90,13 @@ def told(world: World, index: int, truth: Truth) -> World:
 
 def took_effect(world: World, body: Body) -> World:
     """The body does what it is for; an undo whose round was carried out before does nothing."""
-    truth = world.truth[body.ref.step]
+    truth = world.truth[body.ref.path[0]]
     if body.ref.direction is FORWARD:
-        return told(world, body.ref.step, truth._replace(standing=True))
+        return told(world, body.ref.path[0], truth._replace(standing=True))
     if body.compensation_round <= truth.undone:
         return world
     return told(
-        world, body.ref.step, truth._replace(standing=False, undone=body.compensation_round)
+        world, body.ref.path[0], truth._replace(standing=False, undone=body.compensation_round)
     )
 
 
@@ -174,14 +174,14 @@ def _renumbered(world: World) -> list[dict[int, int]]:
     epochs = [{0, step.epoch} for step in world.execution.steps]
     known = [ref for ref, *_ in (*world.bodies, *world.heard)]
     for ref in (*known, *world.execution.active):
-        epochs[ref.step].add(ref.epoch)
+        epochs[ref.path[0]].add(ref.epoch)
     for used, step in zip(epochs, world.execution.steps, strict=True):
         used.update(_parts_of(token)[0] for token in step.effect_tokens)
     return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
 
 
 def _ref_key(ref: StepRef, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
-    return ref.step, ref.direction.value, epochs[ref.step][ref.epoch]
+    return ref.path[0], ref.direction.value, epochs[ref.path[0]][ref.epoch]
 
 
 def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:

@@ -11,6 +11,7 @@ from celery.app.task import Context
 from kombu import Queue
 
 from celery_saga.core.decide import decide
+from celery_saga.core.decide.claims import claimed
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import (
     ClaimVoided,
@@ -22,7 +23,7 @@ from celery_saga.core.events import (
     StepReleased,
     StepSucceeded,
 )
-from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef, claimed
+from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.messaging.inspection import CeleryInspector
 from celery_saga.messaging.publisher import CeleryPublisher
@@ -184,18 +185,21 @@ class TestWhatIsSentAgain:
 class TestHowLongItHolds:
     def test_each_retry_begins_with_the_one_before(self):
         execution = begun({"options": {"queue": "slow"}}, {"options": {"priority": 9}}, None)
-        assert call_of(execution, 0, Direction.FORWARD).options == {"queue": "slow", "priority": 9}
+        assert call_of(execution, (0,), Direction.FORWARD).options == {
+            "queue": "slow",
+            "priority": 9,
+        }
 
     def test_the_last_word_on_the_arguments_holds(self):
         execution = begun({"kwargs": {"page": 2}}, {"kwargs": {"page": 3}})
-        assert [it.const for it in call_of(execution, 0, Direction.FORWARD).inputs] == [3]
+        assert [it.const for it in call_of(execution, (0,), Direction.FORWARD).inputs] == [3]
 
     def test_a_rerun_of_the_same_attempt_has_them(self):
         execution = with_claim(begun({"kwargs": {"page": 2}}), FIRST, "next", 1)
         execution = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
         ref = execution.ref(0)
         assert ref == StepRef((0,), Direction.FORWARD, 2)
-        assert [it.const for it in call_of(execution, 0, Direction.FORWARD).inputs] == [2]
+        assert [it.const for it in call_of(execution, (0,), Direction.FORWARD).inputs] == [2]
 
     @pytest.mark.parametrize(
         "event",
@@ -217,7 +221,7 @@ class TestHowLongItHolds:
         )
         after = decide(execution, ClaimVoided(9.0, FIRST, "next")).execution
         assert after.ref(0) == COMPENSATION
-        assert call_of(after, 0, Direction.COMPENSATION).options == {}
+        assert call_of(after, (0,), Direction.COMPENSATION).options == {}
 
     def test_it_is_in_the_export(self):
         execution = begun({"kwargs": {"page": 2}, "options": {"queue": "slow"}})

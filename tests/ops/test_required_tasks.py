@@ -141,10 +141,11 @@ class TestStillNeeded:
         return execution(app, saga_of(app))
 
     def needed(self, run):
+        needed = still_needed(run)
         return {
-            (run.steps[index].name, "c" if is_compensation else "f")
-            for index, is_compensation in still_needed(run)
-            if not is_compensation or run.plan.steps[index].compensation
+            (run.steps[path].name, direction.value)
+            for path, _, direction in run.plan.calls()
+            if needed(path, direction)
         }
 
     def test_at_the_start_all(self, run):

@@ -94,7 +94,7 @@ class Ledger:
         self._plan = plan
         self._undoable = [step.compensation is not None for step in plan.steps]
         self._read_only = [step.read_only for step in plan.steps]
-        self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot
+        self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot[0]
         self.steps = [StepTruth() for _ in plan.steps]
         self.seen: SagaExecution | None = None
         #: Statuses in which it was settled, in a checkpoint that was saved.
@@ -120,12 +120,12 @@ class Ledger:
     def claimed(self, ref: StepRef, token: str) -> None:
         """The store has given a claim."""
         if ref.direction is Direction.FORWARD:
-            self.steps[ref.step].claims.add(token)
+            self.steps[ref.path[0]].claims.add(token)
 
     def sends(self, message: Message, now: SagaExecution | None) -> None:
         """A message goes out; ``now`` is the saga's checkpoint at that moment."""
         ref = message.ref
-        saved = now is not None and now.steps[ref.step].epoch >= ref.epoch
+        saved = now is not None and now.steps[ref.path[0]].epoch >= ref.epoch
         self._require(Invariant.SAVED_BEFORE_SENT, saved, "a message went out before its save")
 
     def publishes(self, status: SagaStatus) -> None:
@@ -134,24 +134,24 @@ class Ledger:
 
     def begins(self, body: Body, now: SagaExecution) -> None:
         """A body is about to run; ``now`` is the saga's checkpoint at that moment."""
-        ref, truth = body.ref, self.steps[body.ref.step]
-        held = now.steps[ref.step].claim
+        ref, truth = body.ref, self.steps[body.ref.path[0]]
+        held = now.steps[ref.path[0]].claim
         has_claim = held is not None and held.token == body.claim.token
-        newest = now.ref(ref.step) == ref
+        newest = now.ref(ref.path[0]) == ref
         self._require(Invariant.CLAIM_BEFORE_BODY, has_claim and newest, "a body has no claim")
         self._check_key(body, now)
         if ref.direction is Direction.FORWARD:
-            self._check_rerun(ref.step)
+            self._check_rerun(ref.path[0])
             truth.begun.append(body)
             return
-        error = now.steps[ref.step].error
+        error = now.steps[ref.path[0]].error
         never_claimed = error is not None and error.type == "NeverClaimed"
         possible = never_claimed or truth.claims - truth.clean
         text = "a step that left nothing behind is undone"
         self._require(Invariant.COMPENSATED_FOR_A_REASON, possible, text)
 
     def _check_key(self, body: Body, now: SagaExecution) -> None:
-        truth, step = self.steps[body.ref.step], now.steps[body.ref.step]
+        truth, step = self.steps[body.ref.path[0]], now.steps[body.ref.path[0]]
         forward = body.ref.direction is Direction.FORWARD
         turn = body.ref.direction, step.round if forward else step.compensation_round
         same = truth.keys.setdefault(turn, body.key) == body.key
@@ -168,16 +168,16 @@ class Ledger:
 
     def happens(self, body: Body, now: SagaExecution) -> None:
         """A body does what it is for; ``now`` is the saga's checkpoint at that moment."""
-        claim = now.steps[body.ref.step].claim
+        claim = now.steps[body.ref.path[0]].claim
         body.happened = True
         body.with_claim = claim is not None and claim.token == body.claim.token
-        truth = self.steps[body.ref.step]
+        truth = self.steps[body.ref.path[0]]
         if body.ref.direction is Direction.FORWARD:
             truth.standing = body
         elif body.key not in truth.undone:
             truth.undone.add(body.key)
             truth.standing = None
-            self._check_order(body.ref.step, now)
+            self._check_order(body.ref.path[0], now)
 
     def _check_order(self, index: int, now: SagaExecution) -> None:
         """Effects that came after their claim was void may be undone out of order."""
@@ -197,7 +197,7 @@ class Ledger:
     def told(self, body: Body, before: SagaExecution, after: SagaExecution, effect: bool) -> None:
         """A body's report has changed ``before``; ``effect`` is whether it told of one."""
         body.heard = True
-        truth, claim = self.steps[body.ref.step], before.steps[body.ref.step].claim
+        truth, claim = self.steps[body.ref.path[0]], before.steps[body.ref.path[0]].claim
         if body.in_time is None:
             body.in_time = claim is not None and claim.token == body.claim.token
             if effect and not body.in_time:
@@ -205,7 +205,7 @@ class Ledger:
             if body.in_time and not effect and body.ref.direction is Direction.FORWARD:
                 truth.clean.add(body.claim.token)
         others = claim is not None and claim.token != body.claim.token
-        kept = after.steps[body.ref.step].claim == claim
+        kept = after.steps[body.ref.path[0]].claim == claim
         text = "a report ended the claim of another"
         self._require(Invariant.CLAIM_FOR_REPORT, kept or not others, text)
 
@@ -239,7 +239,7 @@ class Ledger:
         for ref in after.active:
             self._require(
                 Invariant.ONE_ACTIVE_STEP,
-                ref.epoch == after.steps[ref.step].epoch,
+                ref.epoch == after.steps[ref.path[0]].epoch,
                 "an older dispatch of a step is outstanding",
             )
         if after.status in SETTLED:

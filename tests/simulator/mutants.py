@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from celery_saga.core import events as ev
-from celery_saga.core.context.lazy import NotLoaded, PartialSteps
+from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide import _HANDLERS
+from celery_saga.core.decide.claims import claimed
 from celery_saga.core.decide.failing import follow_up
+from celery_saga.core.decide.forward import begin, over
 from celery_saga.core.decide.late_effects import _compensate_again, late_effect
 from celery_saga.core.decide.operators import give_up_forward
 from celery_saga.core.decide.outcomes import current
 from celery_saga.core.decide.overdue import _callbacks_left, _notified_again
 from celery_saga.core.decide.policy import Place, place_of
+from celery_saga.core.decide.rollback import (
+    compensation_failed,
+    continue_rollback,
+    start_rollback,
+)
 from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
-    compensation_failed,
-    continue_rollback,
-    go_forward,
     past_pivot,
     send,
-    start_rollback,
     stuck,
     with_possible_effect,
 )
@@ -46,11 +49,12 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepRef,
     StepStatus,
-    claimed,
 )
 from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.plan import Path
 from celery_saga.core.recovery.failure_detector import Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
+from celery_saga.core.steps import Steps
 from celery_saga.stores.memory import MemoryStore
 from tests.core.worlds import Bounds
 from tests.invariants import Invariant
@@ -137,10 +141,10 @@ def answer(
 @mutant(Invariant.ONE_ACTIVE_STEP, seeds=100, way=way("a b c"))
 def two_compensations_at_once(patch: Patch) -> None:
     def send_two(
-        execution: SagaExecution, index: int, direction: Direction, at: float
+        execution: SagaExecution, path: Path, direction: Direction, at: float
     ) -> ev.Decision:
-        decision = send(execution, index, direction, at)
-        below = [place for (place,) in execution.journal if place != index]
+        decision = send(execution, path, direction, at)
+        below = [each for each in execution.journal if each != path]
         if direction is FORWARD or not below:
             return decision
         more = send(decision.execution, below[-1], direction, at)
@@ -152,8 +156,8 @@ def two_compensations_at_once(patch: Patch) -> None:
 @mutant(Invariant.CLAIM_BEFORE_BODY, seeds=100, way=way("a"))
 def a_duplicate_gets_the_claim(patch: Patch) -> None:
     def give(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
-        if execution.ref(ref.step) == ref:
-            execution = execution.with_step(ref.step, claim=None)
+        if execution.ref(ref.path[0]) == ref:
+            execution = execution.with_step(ref.path[0], claim=None)
         return claimed(execution, ref, claim)
 
     instead(patch, claimed, give)
@@ -162,7 +166,7 @@ def a_duplicate_gets_the_claim(patch: Patch) -> None:
 @mutant(Invariant.CLAIM_BEFORE_BODY, seeds=200, way=way("a", voids=1))
 def a_stale_message_gets_the_claim(patch: Patch) -> None:
     def give(execution: SagaExecution, ref: StepRef, claim: Claim) -> SagaExecution | None:
-        newest = execution.ref(ref.step)
+        newest = execution.ref(ref.path[0])
         same = newest is not None and newest.direction is ref.direction
         return claimed(execution, newest if same and newest else ref, claim)
 
@@ -173,7 +177,7 @@ def a_stale_message_gets_the_claim(patch: Patch) -> None:
 def a_report_without_the_claim_counts(patch: Patch) -> None:
     def anybody(execution: SagaExecution, event: Any) -> SagaStepExecution | None:
         step = execution.at_step(event.ref)
-        return step if step and execution.ref(event.ref.step) == event.ref else None
+        return step if step and execution.ref(event.ref.path[0]) == event.ref else None
 
     instead(patch, current, anybody)
 
@@ -210,12 +214,12 @@ def a_leap_of_the_stores_clock_is_not_noticed(patch: Patch) -> None:
 @mutant(Invariant.NEW_EPOCH, seeds=100, way=way("a"))
 def a_dispatch_under_an_old_epoch(patch: Patch) -> None:
     def send_so(
-        execution: SagaExecution, index: int, direction: Direction, at: float
+        execution: SagaExecution, path: Path, direction: Direction, at: float
     ) -> ev.Decision:
-        old, decision = execution.steps[index], send(execution, index, direction, at)
+        old, decision = execution.steps[path], send(execution, path, direction, at)
         if not old.epoch:
             return decision
-        ref = StepRef((index,), direction, old.epoch)
+        ref = StepRef(path, direction, old.epoch)
         return ev.Decision(decision.execution.sent(ref), (ev.Dispatch(ref),))
 
     instead(patch, send, send_so)
@@ -251,19 +255,16 @@ def published_before_it_is_saved(patch: Patch) -> None:
 
 @mutant(Invariant.DECIDE_IS_TOTAL, way=way("a b c"))
 def an_unread_step_looks_like_a_new_one(patch: Patch) -> None:
-    read = PartialSteps.__getitem__
+    read = Steps.__getitem__
 
-    def guess(self: PartialSteps[Any], place: Any) -> Any:
+    def guess(self: Steps, place: Any) -> Any:
         try:
             return read(self, place)
         except NotLoaded:
             return SagaStepExecution("?")
 
-    def guess_all(self: PartialSteps[Any]) -> Iterator[Any]:
-        return (guess(self, place) for place in range(len(self)))
-
-    patch.setattr(PartialSteps, "__getitem__", guess)
-    patch.setattr(PartialSteps, "__iter__", guess_all)
+    patch.setattr(Steps, "__getitem__", guess)
+    patch.setattr(Steps, "paths", lambda self: [(place,) for place in range(len(self))])
 
 
 # Compensations.
@@ -271,23 +272,21 @@ def an_unread_step_looks_like_a_new_one(patch: Patch) -> None:
 
 @mutant(Invariant.REVERSE_ORDER, seeds=100, way=way("a b"))
 def the_order_is_not_reversed(patch: Patch) -> None:
-    def first(execution: SagaExecution) -> int | None:
-        left = [
-            place for (place,) in execution.journal if execution.steps[place].needs_compensation
-        ]
-        return left[0] if left else None
+    def first(execution: SagaExecution) -> list[Path]:
+        left = [path for path in execution.journal if execution.steps[path].needs_compensation]
+        return [] if execution.active else left[:1]
 
-    patch.setattr(SagaExecution, "next_compensation", property(first))
+    patch.setattr(SagaExecution, "next_compensations", property(first))
 
 
 @mutant(Invariant.NO_COMPENSATION_UNDER_CLAIM, seeds=400, way=way("a b", cancels=1))
 def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
     def at_once(execution: SagaExecution, failure: Failure, at: float) -> ev.Decision:
         ref = execution.first_active
-        claimed_now = ref is not None and execution.steps[ref.step].claim is not None
+        claimed_now = ref is not None and execution.steps[ref.path[0]].claim is not None
         if ref is None or not claimed_now or execution.direction is COMPENSATION:
             return give_up_forward(execution, failure, at)
-        execution = execution.ended(ref.step, status=StepStatus.UNKNOWN, effect=True)
+        execution = execution.ended(ref.path[0], status=StepStatus.UNKNOWN, effect=True)
         return start_rollback(replace(execution, deadline=None), failure, at)
 
     instead(patch, give_up_forward, at_once)
@@ -296,7 +295,7 @@ def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
 @mutant(Invariant.PIVOT, seeds=600, way=way("a b* c"))
 def the_pivot_is_ignored(patch: Patch) -> None:
     instead(patch, past_pivot, lambda execution: False)
-    instead(patch, place_of, lambda plan, index: Place.BEFORE)
+    instead(patch, place_of, lambda plan, path: Place.BEFORE)
 
 
 @mutant(Invariant.COMPENSATED_FOR_A_REASON, seeds=100, way=way("a"))
@@ -310,7 +309,7 @@ def a_step_that_failed_cleanly_is_undone(patch: Patch) -> None:
 
 @mutant(Invariant.COMPENSATED, seeds=300, way=way("a!", voids=1))
 def an_unknown_outcome_is_not_undone(patch: Patch) -> None:
-    instead(patch, with_possible_effect, lambda execution, index, began: execution)
+    instead(patch, with_possible_effect, lambda execution, path, began: execution)
 
 
 @mutant(Invariant.COMPENSATED, seeds=600, way=way("a", voids=1))
@@ -318,9 +317,9 @@ def a_second_run_that_declines_hides_the_first(patch: Patch) -> None:
     """The classic half-done saga: the first attempt went through, and its process was lost."""
 
     def forget(real: Any, execution: SagaExecution, event: ev.StepFailed) -> ev.Decision:
-        if execution.ref(event.ref.step) != event.ref or event.ref.direction is COMPENSATION:
+        if execution.ref(event.ref.path[0]) != event.ref or event.ref.direction is COMPENSATION:
             return real(execution, event)
-        without = execution.with_step(event.ref.step, effect=False)
+        without = execution.with_step(event.ref.path[0], effect=False)
         decision = real(without, event)
         return ev.Decision(execution) if decision.execution is without else decision
 
@@ -329,8 +328,8 @@ def a_second_run_that_declines_hides_the_first(patch: Patch) -> None:
 
 @mutant(Invariant.AT_MOST_ONCE, seeds=200, way=way("a!", voids=1))
 def an_early_ack_step_is_run_again(patch: Patch) -> None:
-    def late_ack(execution: SagaExecution, index: int, direction: Direction) -> Any:
-        return replace(call_of(execution, index, direction), rerun=True)
+    def late_ack(execution: SagaExecution, path: Path, direction: Direction) -> Any:
+        return replace(call_of(execution, path, direction), rerun=True)
 
     instead(patch, call_of, late_ack)
 
@@ -343,8 +342,8 @@ def a_late_effect_is_ignored(patch: Patch) -> None:
 @mutant(Invariant.LATE_EFFECT, way=way("a!", voids=1, zombies=1))
 def a_late_effect_under_a_running_compensation_is_forgotten(patch: Patch) -> None:
     def forget(real: Any, execution: SagaExecution, event: ev.StepSucceeded) -> ev.Decision:
-        if event.ref.direction is COMPENSATION and execution.steps[event.ref.step].late_effect:
-            execution = execution.with_step(event.ref.step, late_effect=False)
+        if event.ref.direction is COMPENSATION and execution.steps[event.ref.path[0]].late_effect:
+            execution = execution.with_step(event.ref.path[0], late_effect=False)
         return real(execution, event)
 
     answer(patch, ev.StepSucceeded, forget)
@@ -353,12 +352,12 @@ def a_late_effect_under_a_running_compensation_is_forgotten(patch: Patch) -> Non
 @mutant(Invariant.LATE_EFFECT, seeds=100, way=way("a b", voids=1))
 def each_dispatch_of_a_compensation_is_a_round(patch: Patch) -> None:
     def send_anew(
-        execution: SagaExecution, index: int, direction: Direction, at: float
+        execution: SagaExecution, path: Path, direction: Direction, at: float
     ) -> ev.Decision:
-        step = execution.steps[index]
+        step = execution.steps[path]
         if direction is COMPENSATION and step.forward_epoch:
-            execution = execution.with_step(index, compensation_round=step.compensation_round + 1)
-        return send(execution, index, direction, at)
+            execution = execution.with_step(path, compensation_round=step.compensation_round + 1)
+        return send(execution, path, direction, at)
 
     instead(patch, send, send_anew)
 
@@ -383,36 +382,35 @@ def a_key_for_each_epoch(patch: Patch) -> None:
 
 @mutant(Invariant.CANCEL, seeds=600, way=way("a b", cancels=1))
 def a_cancel_of_a_running_step_is_forgotten(patch: Patch) -> None:
-    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
+    def onwards(execution: SagaExecution, path: Path, at: float) -> ev.Decision:
         wanted = execution.rollback_reason
-        if wanted is None or index == len(execution.steps):
-            return go_forward(execution, index, at)
-        decision = go_forward(replace(execution, rollback_reason=None), index, at)
+        if wanted is None or path in ((), (len(execution.steps) - 1,)):
+            return over(execution, path, at)
+        decision = over(replace(execution, rollback_reason=None), path, at)
         return replace(decision, execution=replace(decision.execution, rollback_reason=wanted))
 
-    instead(patch, go_forward, onwards)
+    instead(patch, over, onwards)
 
 
 @mutant(Invariant.PAUSE, seeds=300, way=way("a b", pauses=1))
 def a_pause_is_ignored(patch: Patch) -> None:
-    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
-        paused = execution.status is SagaStatus.PAUSED
-        if not paused or index == len(execution.steps):
-            return go_forward(execution, index, at)
-        decision = go_forward(replace(execution, status=SagaStatus.RUNNING), index, at)
+    def onwards(execution: SagaExecution, path: Path, at: float) -> ev.Decision:
+        if execution.status is not SagaStatus.PAUSED:
+            return begin(execution, path, at)
+        decision = begin(replace(execution, status=SagaStatus.RUNNING), path, at)
         return replace(decision, execution=replace(decision.execution, status=SagaStatus.PAUSED))
 
-    instead(patch, go_forward, onwards)
+    instead(patch, begin, onwards)
 
 
 @mutant(Invariant.PAUSE, way=way("a b", pauses=1))
 def a_step_ends_the_pause(patch: Patch) -> None:
-    def onwards(execution: SagaExecution, index: int, at: float) -> ev.Decision:
+    def onwards(execution: SagaExecution, path: Path, at: float) -> ev.Decision:
         if execution.status is SagaStatus.PAUSED:
             execution = replace(execution, status=SagaStatus.RUNNING)
-        return go_forward(execution, index, at)
+        return over(execution, path, at)
 
-    instead(patch, go_forward, onwards)
+    instead(patch, over, onwards)
 
 
 # Ends.
@@ -422,22 +420,22 @@ def a_step_ends_the_pause(patch: Patch) -> None:
 def an_unknown_outcome_counts_as_done(patch: Patch) -> None:
     def done(execution: SagaExecution, ref: StepRef, *how: Any, **more: Any) -> ev.Decision:
         decision = follow_up(execution, ref, *how, **more)
-        step = decision.execution.steps[ref.step]
+        step = decision.execution.steps[ref.path[0]]
         if ref.direction is COMPENSATION or step.ended_at is None or not step.effect:
             return decision
         execution = execution.with_step(
-            ref.step, status=StepStatus.SUCCEEDED, ended_at=step.ended_at
+            ref.path[0], status=StepStatus.SUCCEEDED, ended_at=step.ended_at
         )
-        return go_forward(execution, ref.step + 1, step.ended_at)
+        return over(execution, ref.path, step.ended_at)
 
     instead(patch, follow_up, done)
 
 
 @mutant(Invariant.STUCK, seeds=1000, way=way("a b c"))
 def a_compensation_that_fails_stops_the_others(patch: Patch) -> None:
-    def stop(execution: SagaExecution, index: int, failure: Failure, at: float) -> ev.Decision:
+    def stop(execution: SagaExecution, path: Path, failure: Failure, at: float) -> ev.Decision:
         failed = StepStatus.COMPENSATION_FAILED
-        ended = execution.ended(index, status=failed, not_before=None, compensation_error=failure)
+        ended = execution.ended(path, status=failed, not_before=None, compensation_error=failure)
         return stuck(ended, failure, at)
 
     instead(patch, compensation_failed, stop)

@@ -277,7 +277,7 @@ class World:
             self._require(Invariant.CLAIM_KEPT, kept, text)
 
     def _has_claim(self, body: Body) -> bool:
-        claim = self._now(body.message.saga_id).steps[body.ref.step].claim
+        claim = self._now(body.message.saga_id).steps[body.ref.path[0]].claim
         return claim is not None and claim.token == body.claim.token
 
     def _now(self, saga_id: str) -> SagaExecution:
@@ -451,7 +451,7 @@ class World:
             self.say(f"{worker.instance} drops {message}: {taken.reason}")
             return None
         self.say(f"{worker.instance} begins {message}")
-        key = taken.idempotency_key(message.ref.step, message.ref.direction)
+        key = taken.idempotency_key(message.ref.path[0], message.ref.direction)
         body = Body(message, claim, taken, key)
         alone = not self._runs(message.saga_id)
         self._require(Invariant.CLAIM_BEFORE_BODY, alone, "two bodies of a saga run at once")

@@ -48,11 +48,11 @@ class Outlet:
         )
 
     def message(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
-        step = execution.plan.steps[command.ref.step]
+        step = execution.plan.steps[command.ref.path[0]]
         call = step.action if command.ref.direction is Direction.FORWARD else step.compensation
         assert call is not None
         whole = dict(execution.values) if call.style == "context" else {}
-        seen = execution.inputs_of(command.ref.step, command.ref.direction)
+        seen = execution.inputs_of(command.ref.path[0], command.ref.direction)
         given = dict(Values(texts=call.texts(seen)))
         return {"ref": str(command.ref), "with": given | whole}
 
@@ -164,7 +164,7 @@ class Twin:
 def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) -> Any:
     ref, token = dice.choice(refs), dice.choice([*tokens, "unknown"])
     at = 2e9 + dice.random()
-    failure = Failure("Boom", "bang", f"s{ref.step}")
+    failure = Failure("Boom", "bang", f"s{ref.path[0]}")
     update = {dice.choice(["k0", "k1", "new", "deep"]): dice.choice([1, "x", {"er": 2}])}
     return dice.choice(
         [

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery_saga.core.context.codec import JSON, Codec, as_returned, check_keys, returned_key
-from celery_saga.core.context.lazy import NotLoaded, PartialSteps
+from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.errors import ContextTooLarge, UnreadableCheckpoint, UnserializableValue
 
 _UNKNOWN: Any = object()
+
+#: Stands in front of the keys that branches and the like write
+#: (:mod:`celery_saga.core.context.scoped`); no key of a user's may begin with it.
+SEPARATOR = "\x1f"
 
 
 class _Entry:
@@ -72,7 +76,9 @@ class Values(Mapping[str, Any]):
             self._entries[key] = _Entry(text=text)
 
     def __getitem__(self, key: str) -> Any:
-        entry = self._entries[key]
+        return self._decoded(key, self._entries[key])
+
+    def _decoded(self, key: str, entry: _Entry) -> Any:
         try:
             return entry.value(self.codec)
         except ValueError as error:
@@ -152,6 +158,12 @@ class Values(Mapping[str, Any]):
         new._entries.update(values_of(update)._entries)
         for key in remove:
             new._entries.pop(key, None)
+        return new
+
+    def renamed(self, name: Callable[[str], str]) -> Values:
+        """These, under other keys."""
+        new = Values(codec=self.codec, owner=self._owner)
+        new._entries = {name(key): entry for key, entry in self._entries.items()}
         return new
 
     def since(self, before: Values) -> tuple[dict[str, str], list[str], list[str]]:
@@ -266,6 +278,12 @@ def encoded(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
     Raises:
         UnserializableValue: one cannot be stored; names the key path.
     """
+    for key in values:
+        if isinstance(key, str) and key.startswith(SEPARATOR):
+            advice = "it keeps the contexts of branches apart; choose another key"
+            raise UnserializableValue(
+                f"context[{key!r}]", "a key with the character U+001F", advice
+            )
     if isinstance(values, Values):
         return Values(texts=values.texts(), codec=values.codec)
     texts = {key: codec.dumps_item(key, value) for key, value in values.items()}
@@ -289,7 +307,6 @@ def returned(values: Mapping[str, Any], codec: Codec = JSON) -> Values:
     )
 
 
-def is_whole(execution: Any) -> bool:
-    """Whether all of an execution was read."""
-    parts = isinstance(execution.steps, PartialSteps), isinstance(execution.values, PartialValues)
-    return not any(parts)
+def is_read(values: Mapping[str, Any]) -> bool:
+    """Whether all of a context was read."""
+    return not isinstance(values, PartialValues)

@@ -8,10 +8,7 @@ has and however large its context is. An access to a part that was not read rais
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar, overload
-
-T = TypeVar("T")
+from typing import Any, NoReturn
 
 
 class NotLoaded(Exception):
@@ -19,41 +16,6 @@ class NotLoaded(Exception):
 
     It is not a LookupError, because that would look like a missing key.
     """
-
-
-class PartialSteps(Sequence[T]):
-    """Some records of a sequence, by their index.
-
-    Args:
-        known: the records that were read.
-        length: of the whole sequence.
-    """
-
-    def __init__(self, known: Mapping[int, T], length: int) -> None:
-        self._known, self._length = known, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[T]: ...
-    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
-        if isinstance(place, slice) or place not in self._known:
-            raise NotLoaded(f"step {place}")
-        return self._known[place]
-
-    def __iter__(self) -> Iterator[T]:
-        raise NotLoaded("all steps")
-
-    def replacing(self, place: int, record: T) -> PartialSteps[T]:
-        """Return these with one record replaced."""
-        return PartialSteps({**self._known, place: record}, self._length)
-
-    def items(self) -> Iterable[tuple[int, T]]:
-        """Return the records that are known, with their indexes."""
-        return self._known.items()
 
 
 class Unread(tuple[Any, ...]):

@@ -41,7 +41,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery_saga.core import events
-from celery_saga.core.decide.attempts import with_attempts
+from celery_saga.core.decide.claims import with_attempts
 from celery_saga.core.decide.operators import (
     on_cancel_requested,
     on_pause_requested,
@@ -59,7 +59,8 @@ from celery_saga.core.decide.outcomes import (
     on_task_unknown,
 )
 from celery_saga.core.decide.overdue import on_overdue, on_result_stored, on_started
-from celery_saga.core.events import Decision, Event
+from celery_saga.core.decide.transitions import stuck_if_held
+from celery_saga.core.events import Command, Decision, Dispatch, Event
 from celery_saga.core.execution import SagaExecution
 
 __all__ = ["decide"]
@@ -85,11 +86,21 @@ _HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
 
 def decide(execution: SagaExecution, event: Event) -> Decision:
     """What follows from ``event``: the new execution, and the commands to carry out once saved."""
-    decision = _HANDLERS[type(event)](execution, event)
+    decision: Decision = _HANDLERS[type(event)](execution, event)
     if decision.execution is execution:
         return decision
+    if decision.execution.held is not None:
+        decision = decision.then(stuck_if_held, event.at)
     after = with_attempts(execution, decision.execution, event)
-    # A saga that goes on has no result yet.
+    # A saga that continues has no result yet.
     pending = after.result_pending and after.settled
     after = replace(after, updated_at=event.at, result_pending=pending)
-    return replace(decision, execution=after)
+    return Decision(after, _still_meant(after, decision.commands))
+
+
+def _still_meant(execution: SagaExecution, commands: tuple[Command, ...]) -> tuple[Command, ...]:
+    """The commands without the dispatches that a later part of the decision has cancelled."""
+    active = execution.active
+    if execution.plan.linear:
+        return commands
+    return tuple(each for each in commands if not isinstance(each, Dispatch) or each.ref in active)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from celery_saga.core.decide.policy import AfterFailure, FailedAttempt, FailureKind, after_failure
+from celery_saga.core.decide.rollback import compensation_failed, start_rollback
 from celery_saga.core.decide.transitions import (
     call_of,
-    compensation_failed,
+    hold,
     run_again,
-    start_rollback,
-    stuck,
     wait,
     with_possible_effect,
 )
@@ -33,35 +32,36 @@ def follow_up(
         unknown: whether a step that is not run again is UNKNOWN; ``None``: if it may have taken
             effect.
     """
-    index, call = ref.step, call_of(execution, ref.step, ref.direction)
+    path, call = ref.path, call_of(execution, ref.path, ref.direction)
     answer = after_failure(FailedAttempt.of(execution, ref, call, kind))
     if answer is AfterFailure.RETRY_NOW:
-        return run_again(execution, index, ref.direction, at, at if began is None else began)
+        return run_again(execution, path, ref.direction, at, at if began is None else began)
     if answer is AfterFailure.RETRY_LATER:
         if ref.direction is Direction.FORWARD:
-            execution = execution.with_step(index, status=StepStatus.WAITING)
-        return wait(execution, index, at + call.delay(execution.steps[index].attempts))
+            execution = execution.with_step(path, status=StepStatus.WAITING)
+        return wait(execution, path, at + call.delay(execution.steps[path].attempts))
     if ref.direction is Direction.COMPENSATION:
-        return compensation_failed(execution, index, failure, at)
-    unknown = execution.steps[index].effect if unknown is None else unknown
+        return compensation_failed(execution, path, failure, at)
+    unknown = execution.steps[path].effect if unknown is None else unknown
     status = StepStatus.UNKNOWN if unknown else StepStatus.FAILED
-    execution = execution.with_step(index, status=status)
+    execution = execution.with_step(path, status=status)
     if kind is not FailureKind.UNSENDABLE:  # that one never began, and has no end
-        execution = execution.with_step(index, ended_at=at)
-    go_on = stuck if answer is AfterFailure.STUCK else start_rollback
-    return go_on(execution, failure, at)
+        execution = execution.with_step(path, ended_at=at)
+    if answer is AfterFailure.STUCK:
+        return hold(execution, failure)
+    return start_rollback(execution, failure, at)
 
 
 def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
     """The task was sent often enough; whoever took it may have run it."""
     if ref.direction is Direction.FORWARD:
-        execution = with_possible_effect(execution, ref.step, True)
-        execution = execution.ended(ref.step, error=failure)
+        execution = with_possible_effect(execution, ref.path, True)
+        execution = execution.ended(ref.path, error=failure)
     return follow_up(execution, ref, FailureKind.UNCLAIMED, failure, at)
 
 
 def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
     """The task cannot be had from any worker: a person has to see to that."""
     if ref.direction is Direction.FORWARD:
-        execution = execution.ended(ref.step, not_before=None, error=failure)
+        execution = execution.ended(ref.path, not_before=None, error=failure)
     return follow_up(execution, ref, FailureKind.UNSENDABLE, failure, at, unknown=False)

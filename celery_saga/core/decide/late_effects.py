@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from celery_saga.core.decide.rollback import continue_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
-    continue_rollback,
     noted,
     own_result,
     with_result,
@@ -33,7 +33,7 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
         return Decision(execution)
     if not event.token or event.token in step.effect_tokens:
         return Decision(execution)
-    if execution.plan.steps[ref.step].read_only:
+    if execution.plan.step(ref.path).read_only:
         return Decision(execution)
     unsettled = execution.status is not SagaStatus.COMPLETED
     by_hand = step.status is StepStatus.SKIPPED or not unsettled
@@ -43,10 +43,10 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
         return Decision(_counted(execution, event)) if unsettled else Decision(execution)
     if by_hand:
         return _after_an_operator(execution, event)
-    if execution.plan.steps[ref.step].compensation is None:
+    if execution.plan.step(ref.path).compensation is None:
         # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
         return Decision(
-            execution.with_step(ref.step, effect_tokens=(*step.effect_tokens, event.token))
+            execution.with_step(ref.path, effect_tokens=(*step.effect_tokens, event.token))
         )
     execution = _counted(execution, event)
     if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
@@ -58,24 +58,24 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
 
 def _with_own_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
     """Its compensation, which had to do without its result, has it from now on."""
-    kept = {**(execution.steps[event.ref.step].kept or {}), **own_result(execution, event)}
-    return execution.with_step(event.ref.step, kept=kept or None)
+    kept = {**(execution.steps[event.ref.path].kept or {}), **own_result(execution, event)}
+    return execution.with_step(event.ref.path, kept=kept or None)
 
 
 def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> SagaExecution:
-    step = execution.steps[event.ref.step]
+    step = execution.steps[event.ref.path]
     return execution.with_step(
-        event.ref.step, effect=True, effect_tokens=(*step.effect_tokens, event.token)
+        event.ref.path, effect=True, effect_tokens=(*step.effect_tokens, event.token)
     )
 
 
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
     """A person has said how the step or the saga ended: tell one, and change nothing else."""
-    step = execution.steps[event.ref.step]
+    step = execution.steps[event.ref.path]
     if step.status is not StepStatus.SKIPPED and execution.resolved_at is None:
         return Decision(execution)  # it completed by itself
     execution = execution.with_step(
-        event.ref.step, effect_tokens=(*step.effect_tokens, event.token)
+        event.ref.path, effect_tokens=(*step.effect_tokens, event.token)
     )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     text = f"saga {execution.saga_id}: step {step.name!r} took effect after an operator settled it"
@@ -83,15 +83,15 @@ def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFail
 
 
 def _compensate_again(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
-    index = event.ref.step
-    step = execution.steps[index]
-    ref = execution.ref(index)
+    path = event.ref.path
+    step = execution.steps[path]
+    ref = execution.ref(path)
     in_flight = ref is not None and ref.direction is Direction.COMPENSATION
     began = step.status in _COMPENSATION_BEGAN
     if isinstance(event, StepSucceeded):
         execution = with_result(execution, event)
     execution = execution.with_step(
-        index,
+        path,
         late_effect=in_flight,
         compensation_round=step.compensation_round + (began and not in_flight),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from celery_saga.core.context.lazy import PartialSteps
 from celery_saga.core.events import Alert, Subject, Transition
 from celery_saga.core.execution import SagaExecution, SagaStepExecution, StepRef, StepStatus
+from celery_saga.core.plan import Path
+from celery_saga.core.steps import Steps
 
 #: What becomes of an attempt: a worker claims the step, and its claim ends.
 CLAIMED, ENDED = "claimed", "ended"
@@ -27,13 +28,13 @@ def fields_of(execution: SagaExecution, ref: StepRef | None = None) -> dict[str,
     """The same, of a saga and perhaps a step of it."""
     if ref is None:
         return log_fields(execution.saga_id, execution.name)
-    step = execution.steps[ref.step]
+    step = execution.steps[ref.path]
     return log_fields(execution.saga_id, execution.name, step.name, attempt_of(step))
 
 
 def alerted(execution: SagaExecution, alert: Alert, ref: StepRef | None = None) -> Transition:
     """An alert as observers are told of it."""
-    step = None if ref is None else execution.steps[ref.step]
+    step = None if ref is None else execution.steps[ref.path]
     attempt = 0 if step is None else attempt_of(step)
     name = "" if step is None else step.name
     return Transition(Subject.ALERT, execution, name, attempt, after=alert.name, text=alert.text)
@@ -41,7 +42,7 @@ def alerted(execution: SagaExecution, alert: Alert, ref: StepRef | None = None) 
 
 def claimed_by(execution: SagaExecution, ref: StepRef) -> Transition:
     """A claim that was granted, as observers are told of it."""
-    step = execution.steps[ref.step]
+    step = execution.steps[ref.path]
     return Transition(Subject.ATTEMPT, execution, step.name, attempt_of(step), after=CLAIMED)
 
 
@@ -57,12 +58,12 @@ def transitions(
     """
     ended: list[Transition] = []
     others: list[Transition] = []
-    for index, new in _known(after.steps):
-        old = None if before is None else before.steps[index]
-        if new is not old:
-            found = ended if old is not None and old.claim is not None else others
-            attempt = _attempt(before, after, index)
-            found += _of_step(after, old, new, attempt)
+    olds = Steps(after.plan, {}) if before is None else before.steps
+    changed = {path for path, new in after.steps.items() if new is not olds.known(path)}
+    for path in sorted(changed):
+        old, new = olds.known(path), after.steps[path]
+        found = ended if old is not None and old.claim is not None else others
+        found += _of_step(after, old, new, _attempt(before, after, path))
     was = None if before is None else before.status
     if settles or was is not after.status:
         old_status = "" if was is None else was.value
@@ -71,18 +72,14 @@ def transitions(
     return ended + others
 
 
-def _known(steps: Sequence[SagaStepExecution]) -> Iterable[tuple[int, SagaStepExecution]]:
-    return steps.items() if isinstance(steps, PartialSteps) else enumerate(steps)
-
-
-def _attempt(before: SagaExecution | None, after: SagaExecution, index: int) -> int:
+def _attempt(before: SagaExecution | None, after: SagaExecution, path: Path) -> int:
     """The attempt that a change of a step concerns: the one that was out, else the one that is.
 
     The count of Celery's retries is kept only while a message is out.
     """
     for execution in (before, after):
-        if execution is not None and execution.ref(index) is not None:
-            return attempt_of(execution.steps[index])
+        if execution is not None and execution.ref(path) is not None:
+            return attempt_of(execution.steps[path])
     return 0
 
 

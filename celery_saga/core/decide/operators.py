@@ -5,21 +5,19 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from celery_saga.core.decide.forward import over, send_what_waited
+from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
-    continue_rollback,
     end,
-    go_forward,
     name_of_current,
     noted,
     past_pivot,
-    resume_forward,
-    start_rollback,
 )
 from celery_saga.core.events import (
     CancelRequested,
@@ -40,6 +38,7 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
+from celery_saga.core.plan import Path
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
 OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
@@ -82,7 +81,7 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
     if execution.rollback_reason is not None:
         return Decision(execution)
     if past_pivot(execution):
-        pivot = execution.plan.steps[execution.plan.pivot or 0].name
+        pivot = execution.plan.name_of(execution.plan.pivot or ())
         return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
     failure = Failure("Cancelled", event.reason, name_of_current(execution))
@@ -92,29 +91,15 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
 
 
 def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
-    """Turn back now if no claim is alive; otherwise when the claimed step has had its say."""
-    index = execution.current
+    """Roll back now if no claim is alive; otherwise when the claimed steps have ended."""
     if execution.direction is Direction.COMPENSATION:
         return Decision(execution)
     execution = check_at(
         replace(execution, rollback_reason=failure, deadline=None), at + CHECK_INTERVAL
     )
-    if any(execution.steps[ref.step].claim is not None for ref in execution.active):
-        return Decision(execution)
-    waits = index is not None and execution.steps[index].status is StepStatus.WAITING
-    if index is not None and (execution.active or waits):
-        # Nobody has started it: the message becomes stale, its claim will be refused.
-        execution = cancelled_dispatch(execution, index)
+    if any(execution.steps[ref.path].claim is not None for ref in execution.active):
+        return continue_rollback(execution, at)
     return start_rollback(execution, failure, at)
-
-
-def cancelled_dispatch(execution: SagaExecution, index: int) -> SagaExecution:
-    """The execution with the unclaimed message of step ``index`` made stale."""
-    step = execution.steps[index]
-    status = StepStatus.FAILED if step.error else StepStatus.PENDING
-    return execution.ended(
-        index, not_before=None, status=StepStatus.UNKNOWN if step.effect else status
-    )
 
 
 def on_pause_requested(execution: SagaExecution, event: PauseRequested) -> Decision:
@@ -134,20 +119,16 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
     if execution.status is not SagaStatus.PAUSED:
         return _refused(execution, "resume")
     execution = _requested(execution, "resume", event)
-    return _go_on(execution, event.at)
+    return _continue(execution, event.at)
 
 
-def _go_on(execution: SagaExecution, at: float) -> Decision:
-    backward = execution.direction is Direction.COMPENSATION
-    status = SagaStatus.COMPENSATING if backward else SagaStatus.RUNNING
-    execution = check_at(replace(execution, status=status), at + CHECK_INTERVAL)
+def _continue(execution: SagaExecution, at: float) -> Decision:
+    rolling_back = execution.direction is Direction.COMPENSATION
+    status = SagaStatus.COMPENSATING if rolling_back else SagaStatus.RUNNING
+    execution = replace(execution, status=status, due_at=None)
     if execution.active:
-        return Decision(execution)
-    index = execution.current
-    until = None if index is None else execution.steps[index].not_before
-    if until is not None and at < until:
-        return Decision(check_at(execution, until))
-    return continue_rollback(execution, at) if backward else resume_forward(execution, at)
+        execution = check_at(execution, at + CHECK_INTERVAL)
+    return send_what_waited(execution, at)
 
 
 def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decision:
@@ -159,17 +140,18 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
     detail = ", ".join(sorted(event.update))
     execution = _requested(execution, "retry", event, detail)
     execution = _edited(execution, event.update)
-    for index, step in enumerate(execution.steps):
+    for path, step in list(execution.steps.items()):
         if step.status is StepStatus.COMPENSATION_FAILED:
             execution = execution.with_step(
-                index, status=StepStatus.COMPENSATING, attempts=0, lost=0, revised=None
+                path, status=StepStatus.COMPENSATING, attempts=0, lost=0, revised=None
             )
-    here = execution.current
-    if execution.direction is Direction.FORWARD and here is not None:
-        execution = replace(execution, error=None).with_step(
-            here, status=StepStatus.PENDING, attempts=0, lost=0, revised=None
-        )
-    return _go_on(execution, event.at)
+    if execution.direction is Direction.FORWARD:
+        execution = replace(execution, error=None)
+        for path in list(execution.frontier()):
+            execution = execution.with_step(
+                path, status=StepStatus.PENDING, attempts=0, lost=0, revised=None
+            )
+    return _continue(execution, event.at)
 
 
 def retryable(execution: SagaExecution) -> bool:
@@ -180,10 +162,10 @@ def retryable(execution: SagaExecution) -> bool:
 
 def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecution:
     """The execution with an operator's values, which hold for all that is still to run."""
-    for index, step in enumerate(execution.steps if update else ()):
+    for path, step in list(execution.steps.items()) if update else ():
         kept = {key: text for key, text in (step.kept or {}).items() if key not in update}
         if step.kept:
-            execution = execution.with_step(index, kept=kept or None)
+            execution = execution.with_step(path, kept=kept or None)
     return execution.with_values(update)
 
 
@@ -194,21 +176,27 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     if not _is_stuck(execution, event):
         return _refused(execution, "skip")
     execution = _requested(execution, "skip", event)
-    index = execution.current
-    if execution.direction is Direction.FORWARD and index is not None:
-        execution = execution.with_step(index, status=StepStatus.SKIPPED)
+    failed = next(_failed(execution), None)
+    if execution.direction is Direction.FORWARD and failed is not None:
+        execution = execution.with_step(failed, status=StepStatus.SKIPPED)
         execution = replace(execution, status=SagaStatus.RUNNING, error=None)
         execution = check_at(execution, event.at + CHECK_INTERVAL)
-        return go_forward(execution, index + 1, event.at)
+        return over(execution, failed, event.at)
     obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
-    for index, step in enumerate(execution.steps):
+    for path, step in list(execution.steps.items()):
         if step is obstacle:
-            execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
-    return _go_on(execution, event.at)
+            execution = execution.with_step(path, status=StepStatus.SKIPPED, effect=False)
+    return _continue(execution, event.at)
+
+
+def _failed(execution: SagaExecution) -> Iterator[Path]:
+    """Where the way forward of a stuck saga has ended; of several branches the first."""
+    untouched = StepStatus.PENDING
+    return (path for path in execution.frontier() if execution.steps[path].status is not untouched)
 
 
 def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:
-    """The step at which the way back of a stuck saga ended; there may be more behind it."""
+    """The step at which the rollback of a stuck saga ended; there may be more after it."""
     for step in execution.steps:
         if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
             return step
@@ -225,7 +213,7 @@ def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> D
     execution = replace(execution, resolved_at=event.at)
     if event.status is SagaStatus.COMPENSATED:
         execution = replace(execution, direction=Direction.COMPENSATION)
-        for index, step in enumerate(execution.steps):
+        for path, step in list(execution.steps.items()):
             if step.effect:
-                execution = execution.with_step(index, status=StepStatus.SKIPPED, effect=False)
+                execution = execution.with_step(path, status=StepStatus.SKIPPED, effect=False)
     return end(execution, event.status, event.at)

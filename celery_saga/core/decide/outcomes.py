@@ -8,16 +8,14 @@ from typing import Any
 
 from celery_saga.core.context.data import values_of
 from celery_saga.core.decide.failing import follow_up, never_sent
+from celery_saga.core.decide.forward import answered, over
 from celery_saga.core.decide.late_effects import late_effect
-from celery_saga.core.decide.operators import cancelled_dispatch
 from celery_saga.core.decide.policy import FailureKind
+from celery_saga.core.decide.rollback import continue_rollback
 from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
-    continue_rollback,
     due_soon,
-    go_forward,
-    start_rollback,
     with_possible_effect,
     with_result,
 )
@@ -38,13 +36,14 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
+from celery_saga.core.plan import Path
 from celery_saga.core.recovery.policy import POLICY
 
 Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
 
 
 def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None:
-    """The step that a report is about, if the report comes from whoever has the say there.
+    """The step that a report is about, if the report comes from the owner of the claim.
 
     A report with a token needs that claim. An unclaimed ref of the same epoch accepts one too: the
     store lost the claim (it came back from an older state), and nobody else has taken the step.
@@ -52,7 +51,7 @@ def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None
     counts for a claim of that worker and for no claim at all.
     """
     step = execution.at_step(event.ref)
-    if step is None or execution.ref(event.ref.step) != event.ref:
+    if step is None or execution.ref(event.ref.path) != event.ref:
         return None
     if step.claim is None:
         return step
@@ -64,14 +63,16 @@ def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None
 
 def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decision:
     """The step's task returned."""
-    index, step = event.ref.step, current(execution, event)
+    path, step = event.ref.path, current(execution, event)
     if step is None:
         return late_effect(execution, event)
+    if event.answer is not None:
+        return answered(execution, path, event.answer, event.at)
     execution = with_result(execution, event)
     if event.ref.direction is Direction.COMPENSATION:
-        return _compensated(execution, index, step, event.at)
+        return _compensated(execution, path, step, event.at)
     execution = execution.ended(
-        index,
+        path,
         status=StepStatus.SUCCEEDED,
         revised=None,
         effect=True,
@@ -80,16 +81,16 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         expected_at=None,
         ended_at=event.at,
     )
-    return go_forward(execution, index + 1, event.at)
+    return over(execution, path, event.at)
 
 
 def _compensated(
-    execution: SagaExecution, index: int, step: SagaStepExecution, at: float
+    execution: SagaExecution, path: Path, step: SagaStepExecution, at: float
 ) -> Decision:
-    """An undo returned; an effect that was reported meanwhile needs another round."""
+    """A compensation returned; an effect that was reported meanwhile needs another round."""
     again = step.late_effect
     execution = execution.ended(
-        index,
+        path,
         status=StepStatus.COMPENSATED,
         revised=None,
         effect=again,
@@ -118,28 +119,28 @@ def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
 def _compensation_attempt_failed(
     execution: SagaExecution, ref: StepRef, failure: Failure, at: float, kind: FailureKind
 ) -> Decision:
-    attempts = execution.steps[ref.step].attempts + 1
+    attempts = execution.steps[ref.path].attempts + 1
     execution = execution.with_step(
-        ref.step, attempts=attempts, compensation_error=failure, revised=None
+        ref.path, attempts=attempts, compensation_error=failure, revised=None
     )
     return follow_up(execution, ref, kind, failure, at)
 
 
 def _forward_failed(execution: SagaExecution, event: StepFailed, kind: FailureKind) -> Decision:
-    index, plan = event.ref.step, execution.plan
-    step, possible = execution.steps[index], event.effect and not plan.steps[index].read_only
-    told = (event.token,) if possible and event.token else ()
+    path, plan = event.ref.path, execution.plan
+    step, possible = execution.steps[path], event.effect and not plan.step(path).read_only
+    tokens = (event.token,) if possible and event.token else ()
     execution = execution.ended(
-        index,
+        path,
         attempts=step.attempts + 1,
         effect=step.effect or possible,
-        effect_tokens=step.effect_tokens + told,
+        effect_tokens=step.effect_tokens + tokens,
         error=event.failure,
         revised=None,
     )
-    # The pivot's own word is wanted: that its last attempt failed cleanly says nothing of the ones
-    # before it, unless it says that it is final.
-    left_open = step.effect and index == plan.pivot and not event.final
+    # Only the pivot itself settles it: that its last attempt failed cleanly says nothing of the
+    # ones before it, unless it says that it is final.
+    left_open = step.effect and path == plan.pivot and not event.final
     unknown = possible or left_open
     return follow_up(execution, event.ref, kind, event.failure, event.at, unknown=unknown)
 
@@ -158,11 +159,9 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     if event.lost and event.retries == step.retries:
         return Decision(execution)  # the next delivery has claimed it already
     if execution.rollback_reason is not None and event.ref.direction is Direction.FORWARD:
-        return start_rollback(
-            cancelled_dispatch(execution, event.ref.step), execution.rollback_reason, event.at
-        )
+        return continue_rollback(execution.with_step(event.ref.path, claim=None), event.at)
     execution = execution.with_step(
-        event.ref.step,
+        event.ref.path,
         claim=None,
         retries=event.retries,
         revised=_revised(step, event),
@@ -180,11 +179,11 @@ def _revised_by_overtaken(execution: SagaExecution, event: StepReleased) -> Saga
 
     Celery sends a retry before its task ends, so that another process may be quicker.
     """
-    step, index = execution.at_step(event.ref), event.ref.step
-    if step is None or execution.ref(index) != event.ref or event.retries != step.retries:
+    step, path = execution.at_step(event.ref), event.ref.path
+    if step is None or execution.ref(path) != event.ref or event.retries != step.retries:
         return execution
     revised = _revised(step, event)
-    return execution if revised == step.revised else execution.with_step(index, revised=revised)
+    return execution if revised == step.revised else execution.with_step(path, revised=revised)
 
 
 def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] | None:
@@ -200,11 +199,11 @@ def _revised(step: SagaStepExecution, event: StepReleased) -> Mapping[str, Any] 
 
 def _may_have_happened(execution: SagaExecution, ref: StepRef) -> SagaExecution:
     step = execution.at_step(ref)
-    if step is None or step.effect or execution.ref(ref.step) != ref:
+    if step is None or step.effect or execution.ref(ref.path) != ref:
         return execution
-    if execution.plan.steps[ref.step].read_only:
+    if execution.plan.step(ref.path).read_only:
         return execution
-    return execution.with_step(ref.step, effect=True)
+    return execution.with_step(ref.path, effect=True)
 
 
 def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
@@ -214,10 +213,10 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
         return Decision(execution)
     ref, at, claim = event.ref, event.at, step.claim
     failure = _lost(step, began=claim is not None)
-    execution = execution.ended(ref.step, lost=step.lost + 1)
+    execution = execution.ended(ref.path, lost=step.lost + 1)
     if ref.direction is Direction.FORWARD:
-        execution = with_possible_effect(execution, ref.step, claim is not None)
-        execution = execution.with_step(ref.step, error=failure)
+        execution = with_possible_effect(execution, ref.path, claim is not None)
+        execution = execution.with_step(ref.path, error=failure)
     began = None if claim is None else claim.at
     return follow_up(execution, ref, FailureKind.LOST, failure, at, began=began)
 
@@ -245,16 +244,16 @@ def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
 
 def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
     """Offer the task again, slower each time; after the grace a person is needed."""
-    index, step = event.ref.step, current(execution, event)
+    path, step = event.ref.path, current(execution, event)
     if step is None or step.claim is not None:
         return Decision(execution)
     since = step.task_unknown_since if step.task_unknown_since is not None else event.at
-    task = call_of(execution, index, event.ref.direction).task
+    task = call_of(execution, path, event.ref.direction).task
     if event.at - since >= execution.plan.unknown_task_grace:
         failure = Failure("NotRegistered", f"no worker knows task {task!r}", step.name)
         return never_sent(execution, event.ref, failure, event.at)
     longer = POLICY.unknown_task_delay * 2.0 ** min(step.republished, 30)
     delay = min(POLICY.unknown_task_delay_max, longer)
     until = event.at + delay
-    execution = execution.with_step(index, task_unknown_since=since, not_before=until)
+    execution = execution.with_step(path, task_unknown_since=since, not_before=until)
     return Decision(check_at(execution, until))

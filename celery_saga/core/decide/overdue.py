@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from celery_saga.core.decide.forward import begin, send_what_waited
 from celery_saga.core.decide.operators import give_up_forward
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     CLAIMED_CHECK_INTERVAL,
     check_at,
-    continue_rollback,
+    check_by,
     deadline_failure,
-    go_forward,
     name_of_current,
     noted,
     past_pivot,
-    resume_forward,
 )
 from celery_saga.core.decide.unclaimed import on_unclaimed
 from celery_saga.core.events import Alert, Decision, NotifyCallers, Overdue, ResultStored, Started
-from celery_saga.core.execution import Direction, SagaExecution, SagaStatus
+from celery_saga.core.execution import SagaExecution, SagaStatus, StepRef
 from celery_saga.core.recovery.policy import POLICY
 
 
@@ -30,9 +29,9 @@ def on_started(execution: SagaExecution, event: Started) -> Decision:
     if execution.status is not SagaStatus.CREATED or execution.due_at is not None:
         return Decision(execution)
     if event.not_before is not None and event.not_before > event.at:
-        execution = execution.with_step(0, not_before=event.not_before)
+        execution = execution.with_step((0,), not_before=event.not_before)
         return Decision(check_at(execution, event.not_before))
-    return go_forward(check_at(execution, event.at + CHECK_INTERVAL), 0, event.at)
+    return begin(check_at(execution, event.at + CHECK_INTERVAL), (0,), event.at)
 
 
 def on_overdue(execution: SagaExecution, event: Overdue) -> Decision:
@@ -42,14 +41,21 @@ def on_overdue(execution: SagaExecution, event: Overdue) -> Decision:
     deadline = execution.deadline
     if deadline is not None and event.at >= deadline:
         return _deadline_passed(execution, event.at)
-    if not execution.active:
-        return _send_what_waited(execution, event.at)
-    ref = execution.active[0]
-    step = execution.steps[ref.step]
+    decision = Decision(replace(execution, due_at=None))
+    for ref in execution.active:
+        decision = decision.then(_check_dispatch, ref, event)
+    return decision.then(send_what_waited, event.at)
+
+
+def _check_dispatch(execution: SagaExecution, ref: StepRef, event: Overdue) -> Decision:
+    """See whether the message of a step is on its way, or a worker has claimed it."""
+    if ref not in execution.active:
+        return Decision(execution)  # it was cancelled because of another one
+    step = execution.steps[ref.path]
     if step.not_before is not None and event.at < step.not_before:
-        return Decision(check_at(execution, step.not_before))
+        return Decision(check_by(execution, step.not_before))
     if step.claim is not None:
-        return Decision(check_at(execution, event.at + CLAIMED_CHECK_INTERVAL))
+        return Decision(check_by(execution, event.at + CLAIMED_CHECK_INTERVAL))
     return on_unclaimed(execution, step, ref, event)
 
 
@@ -97,16 +103,3 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     execution = noted(replace(execution, deadline=None), at, "deadline passed after the pivot")
     text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
     return Decision(check_at(execution, at + CHECK_INTERVAL), (Alert("saga-deadline", text),))
-
-
-def _send_what_waited(execution: SagaExecution, at: float) -> Decision:
-    index = execution.current
-    until = None if index is None else execution.steps[index].not_before
-    if until is not None and at < until:
-        return Decision(check_at(execution, until))
-    execution = check_at(execution, at + CHECK_INTERVAL)
-    if execution.status is SagaStatus.PAUSED:
-        return Decision(execution)
-    if execution.direction is Direction.COMPENSATION:
-        return continue_rollback(execution, at)
-    return resume_forward(execution, at)

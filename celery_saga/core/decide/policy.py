@@ -21,7 +21,7 @@ LOST       forward      -      -       -              yes          -      no    
 
 In words: the pivot whose effect may stand has no compensation, so that only its own report settles
 it, and it is run again until the limit of redeliveries. From there on nothing is compensated: what
-cannot go on needs a person. A compensation that is not tried again is kept as failed, and the
+cannot continue needs a person. A compensation that is not tried again is kept as failed, and the
 others are run; the saga is stuck at the end.
 """
 
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
-from celery_saga.core.plan import Call, Plan
+from celery_saga.core.plan import Call, Path, Plan
 
 
 class FailureKind(Enum):
@@ -57,7 +57,7 @@ class AfterFailure(Enum):
 
     RETRY_NOW = "the step is sent again, under a new epoch"
     RETRY_LATER = "the same, after the delay of its retries"
-    COMPENSATE = "the rollback begins, or goes on with the next compensation"
+    COMPENSATE = "the rollback begins, or continues with the next compensation"
     STUCK = "a person is needed"
 
 
@@ -90,13 +90,13 @@ class FailedAttempt:
         cls, execution: SagaExecution, ref: StepRef, call: Call, kind: FailureKind
     ) -> FailedAttempt:
         """The last attempt of ``ref``, which the step's record counts already."""
-        step, plan = execution.steps[ref.step], execution.plan
+        step, plan = execution.steps[ref.path], execution.plan
         # A failure that the task reports may leave the outcome open, too.
         reruns = step.lost + (step.attempts if kind is FailureKind.FAILED else 0)
         return cls(
             kind,
             ref.direction,
-            place_of(plan, ref.step),
+            place_of(plan, ref.path),
             effect=step.effect,
             attempts_left=call.max_attempts is None or step.attempts < call.max_attempts,
             reruns_left=reruns <= plan.max_redeliveries,
@@ -105,11 +105,11 @@ class FailedAttempt:
         )
 
 
-def place_of(plan: Plan, index: int) -> Place:
-    """Where step ``index`` is."""
-    if plan.pivot is None or index < plan.pivot:
+def place_of(plan: Plan, path: Path) -> Place:
+    """Where a step is."""
+    if plan.pivot is None or path < plan.pivot:
         return Place.BEFORE
-    return Place.PIVOT if index == plan.pivot else Place.AFTER
+    return Place.PIVOT if path == plan.pivot else Place.AFTER
 
 
 def after_failure(attempt: FailedAttempt) -> AfterFailure:

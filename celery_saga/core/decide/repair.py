@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass
 
 from celery_saga.core.decide.operators import retryable
-from celery_saga.core.decide.transitions import name_of_current, past_pivot, unknown_effect
+from celery_saga.core.decide.rollback import unknown_effect
+from celery_saga.core.decide.transitions import name_of_current, past_pivot
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
 
 
@@ -24,7 +25,7 @@ class Obstacle:
 
 
 def obstacle_of(execution: SagaExecution) -> Obstacle | None:
-    """What holds a stuck saga up, or why one goes back or went back; ``None``: nothing does."""
+    """What keeps a stuck saga from its end, or why one is rolled back; ``None``: nothing."""
     if execution.status is SagaStatus.STUCK:
         return _of_a_stuck_saga(execution)
     error = execution.error or execution.rollback_reason
@@ -54,7 +55,7 @@ Repair = tuple[str, str]
 def repairs_of(execution: SagaExecution) -> tuple[Repair, ...]:
     """The verbs that apply to a saga as it is now, the most likely first."""
     if execution.status is SagaStatus.PAUSED:
-        return (("resume", "go on"), *_back(execution))
+        return (("resume", "continue"), *_back(execution))
     if execution.status is not SagaStatus.STUCK:
         return ()
     what = "step" if execution.direction is Direction.FORWARD else "compensation"

@@ -1,11 +1,13 @@
-"""The moves that all transitions are made of: send a step, go forward, go back, end.
+"""The moves that all transitions are made of: send a step, fail, roll back, end.
 
-Going forward and going back are one idea with two answers to "which step is next".
+What comes next on the way forward is in :mod:`celery_saga.core.decide.forward`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from celery_saga.core.context.data import values_of
 from celery_saga.core.events import Command, Decision, Dispatch, NotifyCallers, StepSucceeded
@@ -15,11 +17,10 @@ from celery_saga.core.execution import (
     Note,
     SagaExecution,
     SagaStatus,
-    SagaStepExecution,
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Call
+from celery_saga.core.plan import Call, Choice, Path, lookups
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.errors import needs
 
@@ -31,15 +32,19 @@ CHECK_INTERVAL, CLAIMED_CHECK_INTERVAL = POLICY.check_interval, POLICY.claimed_c
 LOST_DELAY, LOST_DELAY_MAX = POLICY.lost_delay, POLICY.lost_delay_max
 
 
-def call_of(execution: SagaExecution, index: int, direction: Direction) -> Call:
-    """The task of step ``index`` in ``direction``; undos are only asked for where there is one.
+def call_of(execution: SagaExecution, path: Path, direction: Direction) -> Call:
+    """The task of a step in ``direction``; a compensation is asked for only where there is one.
 
-    As its retries have changed it, if it is that direction in which the step is being run.
+    As its retries have changed it, if it is that direction in which the step is being run. That of
+    a choice is the condition to which there is no answer yet.
     """
-    step = execution.plan.steps[index]
-    call = step.action if direction is Direction.FORWARD else step.compensation
+    node, record = execution.plan.at(path), execution.steps[path]
+    if isinstance(node, Choice):
+        call: Call | None = node.cases[min(record.asked, len(node.cases) - 1)].condition
+    else:
+        step = execution.plan.step(path)
+        call = step.action if direction is Direction.FORWARD else step.compensation
     assert call is not None
-    record = execution.steps[index]
     if record.revised is None or (record.forward_epoch > 0) is (direction is Direction.FORWARD):
         return call
     return call.revised(record.revised)
@@ -59,65 +64,93 @@ def check_at(execution: SagaExecution, when: float) -> SagaExecution:
     return replace(execution, due_at=when if deadline is None else min(when, deadline))
 
 
+def check_by(execution: SagaExecution, when: float) -> SagaExecution:
+    """Due for a check at ``when`` at the latest; an earlier check stays."""
+    due = execution.due_at
+    return execution if due is not None and due <= when else check_at(execution, when)
+
+
 def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
     """Due for a check as soon as one that waits for a message; an earlier check stays."""
-    if execution.due_at is not None and execution.due_at <= at + CHECK_INTERVAL:
-        return execution
-    return check_at(execution, at + CHECK_INTERVAL)
+    return check_by(execution, at + CHECK_INTERVAL)
 
 
 def past_pivot(execution: SagaExecution) -> bool:
-    """Whether the pivot was dispatched: from then on there is no way back."""
+    """Whether the pivot was dispatched: from then on nothing is rolled back."""
     pivot = execution.plan.pivot
     return pivot is not None and execution.steps[pivot].epoch > 0
 
 
 def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
-    """The execution with what a step did to its context.
+    """The execution with what a step did to its context."""
+    return with_changes(execution, event.ref.path, event.update, event.remove)
+
+
+def with_changes(
+    execution: SagaExecution, path: Path, update: Mapping[str, Any], remove: Collection[str] = ()
+) -> SagaExecution:
+    """The execution with what a node did to its context.
 
     What the compensations of other steps read stays what it was for them: a value that is replaced
     or removed is kept in their records, if they may still run. Most changes concern none of them,
     and nothing else of the saga is looked at then.
     """
-    ref, readers = event.ref, execution.plan.readers
-    changed = [*event.update, *event.remove]
-    for key in changed:
-        for index in readers.get(key, ()):
-            if index != ref.step and _may_be_compensated(execution, index, event):
-                execution = _keeping(execution, index, key, event)
-    return execution.with_values(event.update, event.remove)
+    after, plan = execution.with_values(update, remove, path), execution.plan
+    scope = plan.scopes(path)[0].id
+    for key in [*update, *remove]:
+        for reader in _readers(execution, path, key):
+            for name in plan.step(reader).compensation_reads:
+                if (scope, key) in ((it.id, at) for it, at in lookups(plan.scopes(reader), name)):
+                    execution = _keeping(execution, after, reader, name)
+    return replace(after, steps=execution.steps)
+
+
+def _readers(execution: SagaExecution, path: Path, key: str) -> list[Path]:
+    """The other steps whose compensations read a key by that name, and may still run."""
+    plan, forward = execution.plan, execution.direction is Direction.FORWARD
+    if forward and plan.pivot is not None and path >= plan.pivot:
+        return []
+    static = plan.readers.get(key, ())
+    if plan.linear:
+        others = [each for each in static if each != path]
+        if forward:
+            return [each for each in others if each < path]
+        return [each for each in others if execution.steps[each].epoch > 0]
+    if not static:
+        return []
+    return [
+        each
+        for each, record in execution.steps.every()
+        if each != path and record.epoch > 0 and plan.first_of(each) in static
+    ]
+
+
+def _keeping(
+    execution: SagaExecution, after: SagaExecution, reader: Path, key: str
+) -> SagaExecution:
+    kept = execution.steps[reader].kept or {}
+    if key in kept:
+        return execution
+    before, now = execution.view(reader), after.view(reader)
+    old = before.text(key) if key in before else None
+    if old == (now.text(key) if key in now else None):
+        return execution
+    return execution.with_step(reader, kept={**kept, key: old})
 
 
 def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str | None]:
     """What a step's compensation reads of a result that may not be in the context any more."""
-    reads = execution.plan.steps[event.ref.step].compensation_reads
+    reads = execution.plan.step(event.ref.path).compensation_reads
     update = values_of(event.update)
     merged = {key: update.text(key) for key in reads if key in update}
     return {**merged, **values_of(event.own).texts()}
 
 
-def _may_be_compensated(execution: SagaExecution, index: int, event: StepSucceeded) -> bool:
-    """Whether a step's compensation may run after what another step reports."""
-    if execution.direction is Direction.FORWARD:
-        pivot = execution.plan.pivot
-        return index < event.ref.step and (pivot is None or event.ref.step < pivot)
-    return execution.steps[index].epoch > 0
-
-
-def _keeping(execution: SagaExecution, index: int, key: str, event: StepSucceeded) -> SagaExecution:
-    values, kept = values_of(execution.values), execution.steps[index].kept or {}
-    old = values.text(key) if key in values else None
-    new = values_of(event.update).text(key) if key in event.update else None
-    if key in kept or old == new:
-        return execution
-    return execution.with_step(index, kept={**kept, key: old})
-
-
-def send(execution: SagaExecution, index: int, direction: Direction, at: float) -> Decision:
+def send(execution: SagaExecution, path: Path, direction: Direction, at: float) -> Decision:
     """Dispatch a step in a new epoch; its inputs are known to be there."""
-    step = execution.steps[index]
+    step = execution.steps[path]
     forward = direction is Direction.FORWARD
-    ref = StepRef((index,), direction, step.epoch + 1)
+    ref = StepRef(path, direction, step.epoch + 1)
     execution = execution.sent(
         ref,
         status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
@@ -134,7 +167,7 @@ def send(execution: SagaExecution, index: int, direction: Direction, at: float) 
 
 
 def run_again(
-    execution: SagaExecution, index: int, direction: Direction, at: float, began: float
+    execution: SagaExecution, path: Path, direction: Direction, at: float, began: float
 ) -> Decision:
     """Send a step once more whose outcome stayed unknown: at once the first time, then slower.
 
@@ -142,56 +175,22 @@ def run_again(
         began: when the attempt that was lost started, store time.
     """
     if direction is Direction.FORWARD:
-        execution = execution.with_step(index, status=StepStatus.WAITING)
-    until = min(began, at) + _pace(execution.steps[index].lost)
+        execution = execution.with_step(path, status=StepStatus.WAITING)
+    until = min(began, at) + _pace(execution.steps[path].lost)
     if until > at:
-        return wait(execution, index, until)
+        return wait(execution, path, until)
     if execution.status is SagaStatus.PAUSED:
         return Decision(execution)
-    return send(execution, index, direction, at)
+    return send(execution, path, direction, at)
 
 
 def _pace(lost: int) -> float:
     return 0.0 if lost < 2 else min(LOST_DELAY_MAX, LOST_DELAY * 2.0 ** min(lost - 2, 30))
 
 
-def wait(execution: SagaExecution, index: int, until: float) -> Decision:
-    """Nothing is sent before ``until``; the sweep sends it then."""
-    execution = execution.ended(index, not_before=until)
-    due = until if execution.due_at is None else min(until, execution.due_at)
-    return Decision(check_at(execution, due))
-
-
-def resume_forward(execution: SagaExecution, at: float) -> Decision:
-    """Send the step that waits for its time, or the next one."""
-    index = execution.current
-    if index is None:
-        return go_forward(execution, len(execution.steps), at)
-    if execution.steps[index].status is StepStatus.WAITING and execution.rollback_reason is None:
-        return send(execution, index, Direction.FORWARD, at)
-    return go_forward(execution, index, at)
-
-
-def go_forward(execution: SagaExecution, index: int, at: float) -> Decision:
-    """On to step ``index``, or to the end, or back if that was asked for meanwhile."""
-    if execution.rollback_reason is not None:
-        return continue_rollback(execution, at)
-    if index == len(execution.steps):
-        return end(execution, SagaStatus.COMPLETED, at)
-    if execution.deadline is not None and at >= execution.deadline and not past_pivot(execution):
-        return start_rollback(execution, deadline_failure(execution.plan.steps[index].name), at)
-    if execution.status is SagaStatus.PAUSED:
-        return Decision(execution)
-    execution = replace(execution, status=SagaStatus.RUNNING)
-    call = call_of(execution, index, Direction.FORWARD)
-    key = call.missing(execution.values)
-    if key is None:
-        return send(execution, index, Direction.FORWARD, at)
-    failure = missing_input(execution, index, key, call)
-    execution = execution.ended(index, status=StepStatus.FAILED, error=failure, ended_at=at)
-    if past_pivot(execution):
-        return stuck(execution, failure, at)
-    return start_rollback(execution, failure, at)
+def wait(execution: SagaExecution, path: Path, until: float) -> Decision:
+    """Nothing is sent for a step before ``until``; the sweep sends it then."""
+    return Decision(check_by(execution.ended(path, not_before=until), until))
 
 
 def deadline_failure(name: str) -> Failure:
@@ -201,104 +200,58 @@ def deadline_failure(name: str) -> Failure:
 
 def name_of_current(execution: SagaExecution) -> str:
     """The name of the step at which the run is; empty: there is none."""
-    index = execution.current
-    return "" if index is None else execution.plan.steps[index].name
+    path = execution.current
+    return "" if path is None else execution.plan.name_of(path)
 
 
-def missing_input(execution: SagaExecution, index: int, key: str, call: Call) -> Failure:
+def missing_input(execution: SagaExecution, path: Path, key: str, call: Call) -> Failure:
     """The record of an input that the context lacks."""
-    name = execution.steps[index].name
+    name = execution.plan.name_of(path)
     text = f"task {call.task!r} of step {name!r} {needs(key)}"
     return Failure("celery_saga.errors.MissingInput", text, name)
 
 
-def start_rollback(execution: SagaExecution, failure: Failure, at: float) -> Decision:
-    """The way forward is over because of ``failure``, or of what was asked for before it."""
-    error = execution.error or execution.rollback_reason or failure
-    return continue_rollback(
-        replace(execution, rollback_reason=execution.rollback_reason or failure, error=error), at
-    )
-
-
-def continue_rollback(execution: SagaExecution, at: float) -> Decision:
-    """Undo the last effect that stands; with none left the saga is over."""
-    status = execution.status
-    if status is not SagaStatus.PAUSED:
-        status = SagaStatus.COMPENSATING
-    execution = replace(
-        execution,
-        status=status,
-        direction=Direction.COMPENSATION,
-        error=execution.error or execution.rollback_reason,
-        deadline=None,
-    )
-    while (index := execution.next_compensation) is not None:
-        if status is SagaStatus.PAUSED:
-            return Decision(execution)
-        step = execution.steps[index]
-        if step.status is not StepStatus.COMPENSATING:
-            execution = execution.with_step(index, attempts=0, lost=0, revised=None)
-        elif step.not_before is not None and at < step.not_before:
-            return wait(execution, index, step.not_before)  # a late effect was undone meanwhile
-        call = call_of(execution, index, Direction.COMPENSATION)
-        key = call.missing(execution.inputs_of(index, Direction.COMPENSATION))
-        if key is None:
-            return send(execution, index, Direction.COMPENSATION, at)
-        failure = missing_input(execution, index, key, call)
-        execution = _with_failed_compensation(execution, index, failure)
-    return _end_of_rollback(execution, at)
-
-
-def compensation_failed(
-    execution: SagaExecution, index: int, failure: Failure, at: float
-) -> Decision:
-    """An undo failed for good: keep it, and undo the others all the same."""
-    return continue_rollback(_with_failed_compensation(execution, index, failure), at)
-
-
-def with_possible_effect(execution: SagaExecution, index: int, began: bool) -> SagaExecution:
+def with_possible_effect(execution: SagaExecution, path: Path, began: bool) -> SagaExecution:
     """The execution with a step whose effect may be there, if it ``began`` and leaves any."""
-    step = execution.steps[index]
-    possible = began and not execution.plan.steps[index].read_only
-    return execution.with_step(index, effect=step.effect or possible)
+    step = execution.steps[path]
+    possible = began and not execution.plan.step(path).read_only
+    return execution.with_step(path, effect=step.effect or possible)
 
 
-def _with_failed_compensation(
-    execution: SagaExecution, index: int, failure: Failure
-) -> SagaExecution:
-    return execution.ended(
-        index, status=StepStatus.COMPENSATION_FAILED, not_before=None, compensation_error=failure
-    )
+def hold(execution: SagaExecution, failure: Failure) -> Decision:
+    """A branch cannot continue, and nothing may be rolled back: see :func:`stuck_if_held`."""
+    if execution.held is None:
+        execution = replace(execution, held=failure, error=execution.error or failure)
+    return Decision(execution)
 
 
-def _end_of_rollback(execution: SagaExecution, at: float) -> Decision:
-    for step in execution.steps:
-        if step.status is StepStatus.COMPENSATION_FAILED and step.effect:
-            failure = step.compensation_error or Failure("", "its undo failed", step.name)
-            return stuck(execution, failure, at)
-    unresolved = execution.unresolved()
-    if unresolved is not None:
-        return stuck(execution, unknown_effect(unresolved), at)
-    return end(execution, SagaStatus.COMPENSATED, at)
+def stuck_if_held(execution: SagaExecution, at: float) -> Decision:
+    """Stuck, if a branch cannot continue and no other one does.
 
-
-def unknown_effect(step: SagaStepExecution) -> Failure:
-    """Why a saga is stuck that has undone everything but a step which it cannot undo."""
-    text = f"step {step.name!r} may have taken effect, and it has no compensation"
-    return Failure("EffectUnknown", f"{text} ({step.error})" if step.error else text, step.name)
+    The others continue first, to the join or until they cannot continue either.
+    """
+    failure = execution.held
+    if failure is None or execution.active:
+        return Decision(execution)
+    if any(record.status is StepStatus.WAITING for _, record in execution.steps.every()):
+        return Decision(execution)
+    return stuck(execution, failure, at)
 
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
-    """A person is needed; both the first error and what holds it up are kept."""
+    """An operator is needed; both the first error and what keeps it from its end are kept."""
     execution = replace(
-        execution, error=execution.error or failure, stuck_count=execution.stuck_count + 1
+        execution,
+        error=execution.error or failure,
+        held=None,
+        stuck_count=execution.stuck_count + 1,
     )
     execution = noted(execution, at, "stuck", detail=f"{failure.step}: {failure}")
     return end(execution, SagaStatus.STUCK, at)
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
-    """Settled: waiters are told; it is looked at until its result is known to be stored."""
+    """Settled: callers are notified; it is checked until its result is known to be stored."""
     pending = execution.wants_result or execution.callbacks is not None
     execution = replace(
         execution,

@@ -8,7 +8,7 @@ message is sent again, ever more slowly; and that has an end.
 from __future__ import annotations
 
 from celery_saga.core.decide.failing import given_up, never_sent
-from celery_saga.core.decide.transitions import CHECK_INTERVAL, check_at
+from celery_saga.core.decide.transitions import CHECK_INTERVAL, check_by
 from celery_saga.core.events import Decision, Dispatch, MessageState, Overdue
 from celery_saga.core.execution import Failure, SagaExecution, SagaStepExecution, StepRef
 from celery_saga.core.plan import Plan
@@ -45,25 +45,25 @@ def on_unclaimed(
         return _send_again(execution, step, ref, at)  # the task was unknown; offer it again
     seldom = step.unclaimed < POLICY.missing_at_once
     if (
-        event.message is MessageState.LOST_WITH_WORKER and seldom and at >= since
+        event.state_of(ref) is MessageState.LOST_WITH_WORKER and seldom and at >= since
     ):  # its countdown is kept
         return _send_again(execution, step, ref, at, missed=1)
     if at < since + CHECK_INTERVAL:
-        return Decision(check_at(execution, since + CHECK_INTERVAL))
-    if event.message in _MISSED:
+        return Decision(check_by(execution, since + CHECK_INTERVAL))
+    if event.state_of(ref) in _MISSED:
         delay = resend_delay(step.unclaimed)
         if at < since + delay:
-            return Decision(check_at(execution, since + delay))
-        if event.message not in _COUNTED:
+            return Decision(check_by(execution, since + delay))
+        if event.state_of(ref) not in _COUNTED:
             return _send_again(execution, step, ref, at)
         if step.unclaimed >= most_resends(execution.plan):
             return _give_up(execution, step, ref, event)
         return _send_again(execution, step, ref, at, missed=1)
-    if event.message in _DELAYS:
-        first, most = _DELAYS[event.message]
+    if event.state_of(ref) in _DELAYS:
+        first, most = _DELAYS[event.state_of(ref)]
         if at >= since + min(most, first * 2.0 ** min(step.republished, 10)):
             return _send_again(execution, step, ref, at)
-    return Decision(check_at(execution, at + CHECK_INTERVAL))
+    return Decision(check_by(execution, at + CHECK_INTERVAL))
 
 
 def resend_delay(missed: int) -> float:
@@ -78,13 +78,13 @@ def _send_again(
     execution: SagaExecution, step: SagaStepExecution, ref: StepRef, at: float, missed: int = 0
 ) -> Decision:
     execution = execution.with_step(
-        ref.step,
+        ref.path,
         expected_at=at,
         republished=step.republished + 1,
         unclaimed=step.unclaimed + missed,
         not_before=None,
     )
-    return Decision(check_at(execution, at + CHECK_INTERVAL), (Dispatch(ref, step.retries),))
+    return Decision(check_by(execution, at + CHECK_INTERVAL), (Dispatch(ref, step.retries),))
 
 
 def _give_up(
@@ -92,7 +92,7 @@ def _give_up(
 ) -> Decision:
     """Somebody took it each time, and may have run the task; or it never reached anybody."""
     sent = f"its message was sent {step.unclaimed + 1} times"
-    if event.message is MessageState.NOWHERE:
+    if event.state_of(ref) is MessageState.NOWHERE:
         text = f"{sent} and reached no queue: look at the task's routes and its apply_async()"
         return never_sent(execution, ref, Failure("NotSent", text, step.name), event.at)
     text = f"{sent} and no worker claimed the step: do all workers of its queue know the saga?"

@@ -53,7 +53,4 @@ class OtherApps:
 
 
 def _tasks(execution: SagaExecution) -> Iterator[str]:
-    for step in execution.plan.steps:
-        yield step.action.task
-        if step.compensation is not None:
-            yield step.compensation.task
+    return (call.task for _, call, _ in execution.plan.calls())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from celery_saga.core.decide.observed import fields_of
 from celery_saga.core.decide.transitions import call_of
-from celery_saga.core.events import Alert, MessageState
+from celery_saga.core.events import Alert, MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import BrokerInspector
 from celery_saga.core.recovery.policy import POLICY
@@ -51,23 +51,24 @@ class Resends:
         self._without_plugin: Mapping[str, Collection[str]] = {}
 
     def record(
-        self, before: SagaExecution, after: SagaExecution, message: MessageState, worker: str = ""
+        self, before: SagaExecution, after: SagaExecution, event: Overdue, worker: str = ""
     ) -> None:
         """Record the check of a saga.
 
         Args:
             before: the saga before the check.
             after: the saga after it.
-            message: the state of its message.
+            event: the states of its messages.
             worker: the worker that had the message, if that is known.
         """
-        ref = before.first_active
-        if ref is None or after.first_active != ref or message not in _WHY:
-            return
-        times = after.steps[ref.step].unclaimed
-        if times >= POLICY.resends_logged_from and times > before.steps[ref.step].unclaimed:
-            queue = self._inspector.queue_of(after, ref)
-            self._new.append(_Resend(after, ref, queue, message, worker))
+        for ref in before.active:
+            message = event.state_of(ref)
+            if ref not in after.active or message not in _WHY:
+                continue
+            times = after.steps[ref.path].unclaimed
+            if times >= POLICY.resends_logged_from and times > before.steps[ref.path].unclaimed:
+                queue = self._inspector.queue_of(after, ref)
+                self._new.append(_Resend(after, ref, queue, message, worker))
 
     def report(self) -> None:
         """Log the resends; at most once a minute, alert on workers that lack the plugin."""
@@ -103,12 +104,12 @@ class Resends:
 
     def _log(self, each: _Resend) -> None:
         execution, ref = each.execution, each.ref
-        step, workers = execution.steps[ref.step], self._without_plugin.get(each.queue, ())
+        step, workers = execution.steps[ref.path], self._without_plugin.get(each.queue, ())
         who = each.worker or ", ".join(sorted(workers)) or "not known"
         log.warning(
             "saga %s: task %s of step %r is sent again, time %d: %s (queue: %s; worker: %s)",
             execution.saga_id,
-            call_of(execution, ref.step, ref.direction).task,
+            call_of(execution, ref.path, ref.direction).task,
             step.name,
             step.unclaimed,
             _WHY[each.message],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -38,8 +38,8 @@ log = logging.getLogger("celery_saga")
 
 T = TypeVar("T")
 
-#: A saga to be checked, and its message that no worker has claimed, if it waits for one.
-_Check = tuple[SagaExecution, Expected | None]
+#: A saga to be checked, and those of its messages that no worker has claimed.
+_Check = tuple[SagaExecution, Mapping[StepRef, Expected]]
 
 
 class Sweeper:
@@ -102,9 +102,9 @@ class Sweeper:
             checks.append(self._attempt(saga_id, partial(self._read, saga_id)))
         found_now = [check for check in checks if check is not None]
         located = self._locate(found_now)
-        for execution, message in self._in_time(found_now):
-            state = MessageState.NOT_CHECKED if message is None else located.states[message]
-            call = partial(self._check, execution, message, Overdue(at, state))
+        for execution, messages in self._in_time(found_now):
+            states = {ref: located.states[message] for ref, message in messages.items()}
+            call = partial(self._check, execution, messages, Overdue(at, messages=states))
             self._attempt(execution.saga_id, call)
         for task_id in located.unowned:
             step = StepRef.parse(task_id)
@@ -116,7 +116,7 @@ class Sweeper:
 
     def _locate(self, checks: Iterable[_Check]) -> Located:
         """Locate the messages of all sagas that are checked, with one reading of the broker."""
-        messages = [message for _, message in checks if message is not None]
+        messages = [message for _, expected in checks for message in expected.values()]
         reserved, alive = self._store.reserved_by(), self._store.alive()
         # Messages that were sent again are searched for like any other message.
         again = {each for some in self._recovered.values() for each in some}
@@ -143,33 +143,37 @@ class Sweeper:
             yield item
 
     def _read(self, saga_id: str) -> _Check | None:
-        """Read a saga and its message that no worker has claimed; ``None``: it is skipped."""
+        """Read a saga and its messages that no worker has claimed; ``None``: it is skipped."""
         execution = self._store.load(saga_id, context=False)  # all contexts may be too large
         if execution is None or self._is_of_other_app(execution):
             return None
-        ref = None if execution.settled else execution.first_active
-        if ref is None or execution.steps[ref.step].claim is not None:
-            return execution, None
-        queue = self._inspector.queue_of(execution, ref)
-        expected_at = execution.steps[ref.step].expected_at
-        return execution, Expected(ref.task_id(saga_id), queue, expected_at)
+        messages = {}
+        for ref in () if execution.settled else execution.active:
+            step = execution.steps[ref.path]
+            if step.claim is None:
+                queue = self._inspector.queue_of(execution, ref)
+                messages[ref] = Expected(ref.task_id(saga_id), queue, step.expected_at)
+        return execution, messages
 
-    def _check(self, execution: SagaExecution, message: Expected | None, event: Overdue) -> None:
-        """Apply the state of its message to a saga; a missing one may never have been sent."""
-        ref = execution.first_active
-        if ref is not None and message is not None and execution.steps[ref.step].republished:
-            unknown = event.message is MessageState.POSSIBLY_QUEUED and not message.queue
-            if unknown or event.message is MessageState.MISSING:
-                known = self._inspector.not_sent(execution, ref)
-                event = Overdue(event.at, known or event.message)
+    def _check(
+        self, execution: SagaExecution, messages: Mapping[StepRef, Expected], event: Overdue
+    ) -> None:
+        """Apply the states of its messages to a saga; a missing one may never have been sent."""
+        states = dict(event.messages)
+        for ref, message in messages.items():
+            unknown = states[ref] is MessageState.POSSIBLY_QUEUED and not message.queue
+            if execution.steps[ref.path].republished and (
+                unknown or states[ref] is MessageState.MISSING
+            ):
+                states[ref] = self._inspector.not_sent(execution, ref) or states[ref]
         try:
-            self._act(execution, event)
+            self._act(execution, replace(event, messages=states))
         except SagaExecutionNotFoundException:
             log.info("saga %s does not exist any more", execution.saga_id)
 
     def _act(self, execution: SagaExecution, event: Overdue, instance: str = "") -> None:
         after, _ = self._orchestrator.apply(execution.saga_id, event, execution)
-        self._resends.record(execution, after, event.message, instance)
+        self._resends.record(execution, after, event, instance)
 
     def _attempt(self, saga_id: str, call: Callable[[], T]) -> T | None:
         """Return the result of the call.
@@ -288,8 +292,9 @@ class Sweeper:
     def _lost(self, saga_id: str, ref: StepRef, instance: str = "") -> None:
         """Send the message of a dead worker again, which had not started it."""
         execution = self._store.load(saga_id)
-        if execution is None or execution.ref(ref.step) != ref:
+        if execution is None or execution.ref(ref.path) != ref:
             return
-        if execution.steps[ref.step].claim is None:
-            event = Overdue(self._store.now(), MessageState.LOST_WITH_WORKER)
+        if execution.steps[ref.path].claim is None:
+            lost = {ref: MessageState.LOST_WITH_WORKER}
+            event = Overdue(self._store.now(), messages=lost)
             self._act(execution, event, instance)

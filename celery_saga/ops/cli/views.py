@@ -9,6 +9,7 @@ from celery_saga.core.context.masking import masked
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
 from celery_saga.core.decide.transitions import name_of_current
 from celery_saga.core.execution import Direction, SagaExecution
+from celery_saga.core.plan import Path
 from celery_saga.core.state import Attempt
 from celery_saga.ops.cli.shared import age, cut, moment, printable, table
 
@@ -37,21 +38,7 @@ def view(execution: SagaExecution, app: str) -> dict[str, Any]:
     Args:
         app: what goes behind ``-A`` in the proposed commands.
     """
-    steps = [
-        {
-            "step": step.name,
-            "task": planned.action.task,
-            "status": step.status.value,
-            "activity": execution.activity(index),
-            "attempts": [_attempt(each) for each in step.log],
-            "error": str(step.error or ""),
-            "compensation": planned.compensation.task if planned.compensation else "",
-            "compensation_error": str(step.compensation_error or ""),
-        }
-        for index, (planned, step) in enumerate(
-            zip(execution.plan.steps, execution.steps, strict=True)
-        )
-    ]
+    steps = [_step(execution, path) for path in execution.steps.paths()]
     return {
         **brief(execution),
         "steps": steps,
@@ -64,6 +51,20 @@ def view(execution: SagaExecution, app: str) -> dict[str, Any]:
             {"command": command_of(verb, execution.saga_id, app), "does": does}
             for verb, does in repairs_of(execution)
         ],
+    }
+
+
+def _step(execution: SagaExecution, path: Path) -> dict[str, Any]:
+    step, planned = execution.steps[path], execution.plan.step(path)
+    return {
+        "step": step.name,
+        "task": planned.action.task,
+        "status": step.status.value,
+        "activity": execution.activity(path),
+        "attempts": [_attempt(each) for each in step.log],
+        "error": str(step.error or ""),
+        "compensation": planned.compensation.task if planned.compensation else "",
+        "compensation_error": str(step.compensation_error or ""),
     }
 
 

@@ -68,8 +68,8 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     r"rev|z": int,
     r"plan": Plan.from_text,
     r"h\d+": lambda text: [Note(**note) for note in json.loads(text)],
-    r"s\d+": lambda text: step_from_dict(json.loads(text), name="", retries=0, claim=None),
-    r"k\d+": lambda text: Claim(**json.loads(text)),
-    r"o\d+": _ref,
+    r"s\d+(\.\d+)*": lambda text: step_from_dict(json.loads(text), name="", retries=0, claim=None),
+    r"k\d+(\.\d+)*": lambda text: Claim(**json.loads(text)),
+    r"o\d+(\.\d+)*": _ref,
     r"(?s:c:.*)": JSON.loads,
 }

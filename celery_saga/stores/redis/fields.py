@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from celery_saga.core.checkpoint import head_to_dict, record_to_dict, step_from_dict
 from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import PartialValues, Values, values_of
-from celery_saga.core.context.lazy import UNREAD, PartialSteps, Unread
+from celery_saga.core.context.lazy import UNREAD, Unread
+from celery_saga.core.context.scoped import stored_name
 from celery_saga.core.execution import (
     Claim,
     Direction,
@@ -21,7 +22,8 @@ from celery_saga.core.execution import (
     StepRef,
     from_parts,
 )
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Call, Parallel, Path, Plan, PlanStep, SubSaga, dotted, lookups
+from celery_saga.core.steps import Steps, untouched
 
 #: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
 _APART = frozenset({"name", "claim", "retries"})
@@ -62,13 +64,13 @@ def creation(execution: SagaExecution) -> list[Any]:
     fields: list[Any] = ["head", _dumps(head_to_dict(execution)), "plan", execution.plan.text]
     for place, (key, value) in enumerate(values_of(execution.values).texts().items()):
         fields += [f"c:{key}", value, f"n:{key}", place]
-    for index, step in enumerate(execution.steps):
-        ref, record = execution.ref(index), record_to_dict(step, leave_out=_APART)
+    for path, step in execution.steps.items():
+        ref, record = execution.ref(path), record_to_dict(step, leave_out=_APART)
         if not record:
             continue  # a step without a record is pending and untouched
-        fields += [f"s{index}", _dumps(record)]
+        fields += [f"s{dotted(path)}", _dumps(record)]
         if ref is not None:
-            fields += [f"o{index}", f"{ref} {step.retries}"]
+            fields += [f"o{dotted(path)}", f"{ref} {step.retries}"]
     if execution.run_id:
         fields += ["run_id", execution.run_id]  # the scripts look for it there
     if execution.history:
@@ -83,20 +85,17 @@ def changes(before: SagaExecution, after: SagaExecution) -> Change:
     if added := _added(before.history, after.history):
         change.set += [f"h{before.revision + 1}", _history(added)]
     _context_changes(change, before.values, after.values, before.revision)
-    for index, new in _known(after.steps):
-        old = before.steps[index]
+    for path, new in after.steps.items():
+        old = before.steps.known(path)
         if new is not old:
-            _step_changes(change, index, old, new, before.ref(index), after.ref(index))
+            claim = None if old is None else old.claim
+            _step_changes(change, dotted(path), claim, new, before.ref(path), after.ref(path))
     return change
 
 
 def _added(before: tuple[Note, ...], after: tuple[Note, ...]) -> tuple[Note, ...]:
     """The new lines of history, of which the old ones need not be read."""
     return after.added_since(before) if isinstance(after, Unread) else after[len(before) :]
-
-
-def _known(steps: Sequence[SagaStepExecution]) -> Iterable[tuple[int, SagaStepExecution]]:
-    return steps.items() if isinstance(steps, PartialSteps) else enumerate(steps)
 
 
 def _context_changes(
@@ -116,22 +115,22 @@ def _context_changes(
 
 def _step_changes(
     change: Change,
-    index: int,
-    old: SagaStepExecution,
+    place: str,
+    held: Claim | None,
     new: SagaStepExecution,
     was: StepRef | None,
     now: StepRef | None,
 ) -> None:
-    change.set += [f"s{index}", _dumps(record_to_dict(new, leave_out=_APART))]
+    change.set += [f"s{place}", _dumps(record_to_dict(new, leave_out=_APART))]
     if now is not None:
-        change.set += [f"o{index}", f"{now} {new.retries}"]
+        change.set += [f"o{place}", f"{now} {new.retries}"]
     elif was is not None:
-        change.delete.append(f"o{index}")
-    if old.claim is not None and new.claim != old.claim:
+        change.delete.append(f"o{place}")
+    if held is not None and new.claim != held:
         # Claims are only ever given by the claim script; a save can but end them.
-        change.delete.append(f"k{index}")
+        change.delete.append(f"k{place}")
         if was is not None:
-            change.ended_claims.append((old.claim, was))
+            change.ended_claims.append((held, was))
 
 
 @dataclass(frozen=True)
@@ -139,17 +138,17 @@ class Part:
     """What a claim reads of a saga, beside its revision and the claim.
 
     Args:
-        steps: the steps whose records are read, the claimed one first.
-        keys: the keys of the context.
+        steps: the paths of the records that are read, that of the claimed step first.
+        keys: the keys of the context, by their stored names.
     """
 
-    steps: tuple[int, ...] = ()
+    steps: tuple[Path, ...] = ()
     keys: tuple[str, ...] = ()
 
     @cached_property
     def records(self) -> list[str]:
         """The fields that hold records, each JSON."""
-        return ["head", "z", *(f"s{i}" for i in self.steps)]
+        return ["head", "z", *(f"s{dotted(path)}" for path in self.steps)]
 
     @cached_property
     def fields(self) -> list[Any]:
@@ -159,22 +158,58 @@ class Part:
 
 def part_for(plan: Plan, ref: StepRef) -> Part | None:
     """What a step that succeeds needs, and its successor; ``None``: all of it is needed."""
-    index, steps = ref.step, plan.steps
+    node = plan.at(ref.path)
+    if not isinstance(node, PlanStep):
+        return None
     if ref.direction is Direction.FORWARD:
-        own, after = steps[index].action, index + 1 if index + 1 < len(steps) else None
-        call = steps[after].action if after is not None else None
-    else:
-        compensation = steps[index].compensation
-        below = (i for i in range(index - 1, -1, -1) if steps[i].compensation is not None)
-        after = next(below, None)
-        if compensation is None or after is None:
-            return None  # the end of the way back looks at every step
-        own, call = compensation, steps[after].compensation
+        return _part_forward(plan, ref.path, node)
+    if node.compensation is None or not plan.linear:
+        return None
+    below = ((i,) for i in range(ref.path[0] - 1, -1, -1))
+    after = next((path for path in below if plan.step(path).compensation is not None), None)
+    if after is None:
+        return None  # the end of the rollback looks at every step
+    return _part(plan, node.compensation, ref.path, after, plan.step(after).compensation)
+
+
+def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
+    parent, place = plan.at(path[:-1]), path[-1]
+    if isinstance(parent, SubSaga) and place + 1 < len(parent.steps):
+        following = (*path[:-1], place + 1)
+        after = plan.at(following)
+        if not isinstance(after, PlanStep):
+            return None
+        return _part(plan, node.action, path, following, after.action)
+    if len(path) == 1:
+        return _part(plan, node.action, path)
+    group = path[:-1]
+    while isinstance(parent, SubSaga) and not parent.scoped and group:
+        if group[-1] + 1 < _length(plan, group[:-1]):
+            return None
+        group = group[:-1]
+        parent = plan.at(group)
+    # The last branch of a group to end needs all of it; the others need its record alone.
+    return _part(plan, node.action, path, group) if isinstance(parent, Parallel) else None
+
+
+def _length(plan: Plan, path: Path) -> int:
+    """How many nodes follow each other in a sub-saga; in other nodes none does."""
+    node = plan.at(path)
+    return len(node.steps) if isinstance(node, SubSaga) else 0
+
+
+def _part(
+    plan: Plan, own: Call, path: Path, after: Path | None = None, call: Call | None = None
+) -> Part | None:
     if own.style == "context" or (call and call.style == "context"):
         return None
-    paths = [item.path for item in call.inputs] if call else []
-    keys = dict.fromkeys(str(path[0]) for path in paths if path)
-    return Part((index,) if after is None else (index, after), tuple(keys))
+    if after is None:
+        return Part((path,))
+    scopes, names = plan.scopes(after), []
+    for item in call.inputs if call else ():
+        for scope, key in lookups(scopes, str(item.path[0])) if item.path else ():
+            names.append(stored_name(scope.id, key))
+    return Part((path, after), tuple(dict.fromkeys(names)))
 
 
 def load_partial(
@@ -194,18 +229,18 @@ def load_partial(
     """
     known = {key: text for key, text in zip(part.keys, texts, strict=True) if text}
     revision, claim, head, size, own, *after = records
-    active = {StepRef.of(text).step for text in head.get("active", ())}
+    active = {StepRef.of(text).path for text in head.get("active", ())}
     steps = {part.steps[0]: _read_step(plan, part.steps[0], own, claim["retries"], claim)}
-    for index, record in zip(part.steps[1:], after, strict=True):
-        if index not in active:  # then it would have more than a record
-            steps[index] = _read_step(plan, index, record, 0, None)
+    for path, record in zip(part.steps[1:], after, strict=True):
+        if path not in active:  # then it would have more than a record
+            steps[path] = _read_step(plan, path, record, 0, None)
     absent = frozenset(part.keys).difference(known)
     return from_parts(
         saga_id,
         head,
         plan=plan,
         values=PartialValues(known, absent, size or 0, saga_id, codec),
-        steps=PartialSteps(steps, len(plan.steps)),
+        steps=Steps(plan, steps, whole=False),
         history=UNREAD,
         revision=revision,
     )
@@ -230,17 +265,19 @@ def load_full(
     plan = plan or plan_of(found[1].decode())
     texts = {key.decode(): text for key, text in zip(found[2::2], found[3::2], strict=True)}
     part = PartialValues({}, size=records.get("z", 0), owner=saga_id, codec=codec)
-    steps = tuple(
-        _read_step(plan, i, records.get(f"s{i}"), _retries(records, i), records.get(f"k{i}"))
-        for i in range(len(plan.steps))
-    )
+    places = {name[1:] for name in records if name[0] in "sok" and name[1:2].isdigit()}
+    steps = {}
+    for place in places:
+        path = tuple(map(int, place.split(".")))
+        retries, claim = _retries(records, place), records.get(f"k{place}")
+        steps[path] = _read_step(plan, path, records.get(f"s{place}"), retries, claim)
     lines = sorted((name for name in records if name[0] == "h" and name != "head"), key=_revision)
     return from_parts(
         saga_id,
         records["head"],
         plan=plan,
         values=Values(texts=texts, owner=saga_id, codec=codec) if context else part,
-        steps=steps,
+        steps=Steps(plan, steps),
         history=tuple(Note(**note) for name in lines for note in records[name]),
         revision=records["rev"],
     )
@@ -250,19 +287,16 @@ def _revision(field: str) -> int:
     return int(field[1:])
 
 
-def _retries(records: Mapping[str, Any], index: int) -> int:
-    _, _, seen = records.get(f"o{index}", "").partition(" ")
+def _retries(records: Mapping[str, Any], place: str) -> int:
+    _, _, seen = records.get(f"o{place}", "").partition(" ")
     return int(seen or 0)
 
 
 def _read_step(
-    plan: Plan, index: int, record: Any, retries: int | None, claim: Any
+    plan: Plan, path: Path, record: Any, retries: int | None, claim: Any
 ) -> SagaStepExecution:
-    name = plan.steps[index].name
+    name = plan.name_of(path)
     if not record and not retries and claim is None:
-        return _untouched(name)
+        return untouched(name)
     held = Claim(**claim) if claim else None
     return step_from_dict(record or {}, name=name, retries=retries or 0, claim=held)
-
-
-_untouched = lru_cache(maxsize=4096)(SagaStepExecution)

@@ -90,7 +90,7 @@ local function context_after(key, set, new, drop)
   local flat, texts, keys, places = redis.call('HGETALL', key), {}, {}, {}
   local function note(name, value, fresh)
     local kind, rest = string.sub(name, 1, 2), string.sub(name, 3)
-    if kind == 'c:' then texts[rest] = value
+    if kind == 'c:' and string.byte(rest) ~= 31 then texts[rest] = value  -- not of a branch
     elseif kind == 'n:' and not (fresh and places[rest]) then places[rest] = tonumber(value) end
   end
   for j = 1, #flat, 2 do note(flat[j], flat[j + 1]) end

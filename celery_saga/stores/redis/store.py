@@ -27,7 +27,7 @@ from celery_saga.core.execution import (
     SagaStatus,
     StepRef,
 )
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Path, Plan, dotted
 from celery_saga.core.ports import Envelope, Refused
 from celery_saga.errors import (
     PublishRefused,
@@ -182,7 +182,7 @@ class RedisStore(RedisInstances):
             saga_id,
             scripts.CLAIM,
             [
-                ref.step,
+                dotted(ref.path),
                 str(ref),
                 claim.retries,
                 claim.token,
@@ -326,10 +326,10 @@ class _KnownPlan:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._parts: dict[tuple[int, Direction], Part | None] = {}
+        self._parts: dict[tuple[Path, Direction], Part | None] = {}
 
     def part(self, ref: StepRef) -> Part | None:
-        where = (ref.step, ref.direction)
+        where = (ref.path, ref.direction)
         if where not in self._parts:
             self._parts[where] = part_for(self.plan, ref)
         return self._parts[where]

@@ -56,7 +56,7 @@ def what(before: SagaExecution | None, after: SagaExecution) -> str:
     if after.settled and (before is None or before.status is not after.status):
         return after.status.value
     ref = after.first_active
-    return f"{ref.direction}{ref.step}" if ref and _sends(before, after) else "nothing"
+    return f"{ref.direction}{ref.path[0]}" if ref and _sends(before, after) else "nothing"
 
 
 def _sends(before: SagaExecution | None, after: SagaExecution) -> bool:
@@ -89,7 +89,7 @@ class DyingStore:
         return self._write(after.saga_id, _now.place, "save", *call, **options)
 
     def claim(self, saga_id: str, ref: StepRef, *args: Any, **options: Any) -> Any:
-        where = f"{ref.direction}{ref.step}"
+        where = f"{ref.direction}{ref.path[0]}"
         call = self._store.claim
         return self._write(saga_id, where, "claim", call, saga_id, ref, *args, **options)
 

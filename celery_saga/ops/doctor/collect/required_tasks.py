@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from celery import Celery
 
-from celery_saga.core.execution import Direction, SagaExecution, StepStatus
-from celery_saga.core.plan import Call, Plan
+from celery_saga.core.execution import Direction, SagaExecution, SagaStepExecution, StepStatus
+from celery_saga.core.plan import Call, Path, Plan
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, SetupError
@@ -44,12 +44,7 @@ def gather_required_tasks(
         except SagaError as error:
             broken[definition.name] = str(error)
             continue
-        everything = [
-            (index, is_compensation)
-            for index in range(len(plan.steps))
-            for is_compensation in (False, True)
-        ]
-        needed += [(task, 0) for task in _required_tasks(runtime.app, plan, everything)]
+        needed += [(task, 0) for task in _required_tasks(runtime.app, plan, lambda *_: True)]
     for execution in live:
         needed += [
             (task, 1)
@@ -69,25 +64,36 @@ def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
     return own is None or own is app
 
 
-def still_needed(execution: SagaExecution) -> Iterator[tuple[int, bool]]:
-    """Steps whose task may still be sent: index, and whether it is the compensation."""
+#: Whether the task of a step may still be sent in a direction.
+StillNeeded = Callable[[Path, Direction], bool]
+
+
+def still_needed(execution: SagaExecution) -> StillNeeded:
+    """Which tasks of a run may still be sent; of a loop that has begun all of its items count."""
     forward = execution.direction is Direction.FORWARD and execution.rollback_reason is None
-    for index, record in enumerate(execution.steps):
-        ref = execution.ref(index)
-        if (forward and record.status in _AHEAD) or (ref and ref.direction is Direction.FORWARD):
-            yield index, False
-        if record.status not in _DONE_WITH and (forward or record.needs_compensation):
-            yield index, True
+    records: dict[Path, list[tuple[Path, SagaStepExecution]]] = {}
+    for path, record in execution.steps.items():
+        records.setdefault(execution.plan.first_of(path), []).append((path, record))
+
+    def needed(path: Path, record: SagaStepExecution, direction: Direction) -> bool:
+        if direction is Direction.FORWARD:
+            ref = execution.ref(path)
+            active = ref is not None and ref.direction is Direction.FORWARD
+            return (forward and record.status in _AHEAD) or active
+        return record.status not in _DONE_WITH and (forward or record.needs_compensation)
+
+    def answer(path: Path, direction: Direction) -> bool:
+        found = records.get(path)
+        return any(needed(*each, direction) for each in found) if found else forward
+
+    return answer
 
 
-def _required_tasks(
-    app: Celery, plan: Plan, needed: Iterable[tuple[int, bool]]
-) -> Iterator[RequiredTask]:
-    for index, is_compensation in needed:
-        step = plan.steps[index]
-        call = step.compensation if is_compensation else step.action
-        if call is None:
+def _required_tasks(app: Celery, plan: Plan, needed: StillNeeded) -> Iterator[RequiredTask]:
+    for path, call, direction in plan.calls():
+        if not needed(path, direction):
             continue
+        step, is_compensation = plan.step(path), direction is Direction.COMPENSATION
         task = app.tasks.get(call.task)
         yield RequiredTask(
             plan.saga,
@@ -96,9 +102,7 @@ def _required_tasks(
             queue_of(app, call),
             is_compensation=is_compensation,
             needs_compensation=step.compensation is not None,
-            reruns=is_compensation
-            or call.rerun
-            or (plan.pivot is not None and index >= plan.pivot),
+            reruns=is_compensation or call.rerun or (plan.pivot is not None and path >= plan.pivot),
             declared=task is not None and not is_wire_name(call.task),
             late=bool(task.acks_late if task is not None else call.rerun),
             soft_limit=_limit(app, task, call, "soft_time_limit"),

@@ -1,0 +1,25 @@
+"""What a run does, as plain data: calls of tasks, the nodes that they are in, and the plan."""
+
+from __future__ import annotations
+
+from celery_saga.core.plan.call import Call, Input, Style
+from celery_saga.core.plan.nodes import Case, Choice, ForEach, Node, Parallel, PlanStep, SubSaga
+from celery_saga.core.plan.plan import Path, Plan, Scope, dotted, lookups
+
+__all__ = [
+    "Call",
+    "Case",
+    "Choice",
+    "ForEach",
+    "Input",
+    "Node",
+    "Parallel",
+    "Path",
+    "Plan",
+    "PlanStep",
+    "Scope",
+    "Style",
+    "SubSaga",
+    "dotted",
+    "lookups",
+]

@@ -1,0 +1,155 @@
+"""The nodes of a plan: a saga is a tree of them, and a step is a leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from celery_saga.core.plan.call import Call
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One step: its action, its compensation, and how failures of it are read.
+
+    Args:
+        read_only: the action leaves nothing behind, however it ends.
+    """
+
+    name: str
+    action: Call
+    compensation: Call | None = None
+    pivot: bool = False
+    compensate_on_failure: bool | tuple[str, ...] = False
+    read_only: bool = False
+
+    @cached_property
+    def compensation_reads(self) -> frozenset[str]:
+        """The context keys from which its compensation gets its inputs by name.
+
+        One in context style gets the whole context instead, as it is then.
+        """
+        call = self.compensation
+        if call is None or call.style == "context":
+            return frozenset()
+        return frozenset(str(item.path[0]) for item in call.inputs if item.path)
+
+
+@dataclass(frozen=True)
+class SubSaga:
+    """Nodes that are run one after the other: a branch, or a saga as a step of another one.
+
+    Args:
+        inputs: keys that its steps see of the context around it: their name inside, their name
+            outside. ``None``: all of it.
+        returns: keys that the context around it gets when it is over: their name outside, their
+            name inside. ``None``: all that its steps wrote.
+    """
+
+    name: str
+    steps: tuple[Node, ...]
+    inputs: Mapping[str, str] | None = None
+    returns: Mapping[str, str] | None = None
+
+    @property
+    def scoped(self) -> bool:
+        """Whether its steps write into a scope of their own."""
+        return self.inputs is not None or self.returns is not None
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches that are run at the same time, and joined when all of them are over.
+
+    Args:
+        compensate_parallel: the compensations of different branches may run at the same time.
+    """
+
+    name: str
+    branches: tuple[Node, ...]
+    compensate_parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One alternative of a choice: it is taken if its condition answers with a true value."""
+
+    condition: Call
+    node: Node
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Alternatives, of which the first is taken whose condition is true.
+
+    Args:
+        otherwise: is taken if no condition is true; ``None``: nothing is done then.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    otherwise: Node | None = None
+
+
+@dataclass(frozen=True)
+class ForEach:
+    """A body that is run for each item of a list in the context; the list is read once.
+
+    Args:
+        over: path to the list in the context: a key, then keys and places inwards.
+        item: the key under which the body sees its item.
+        body: what is run for each item.
+        parallel: all items at the same time; otherwise one after the other.
+        returns: key for the list of what each item wrote under that same key, in the order of the
+            items; nothing else of what they wrote is kept then. ``None``: all of it is kept. What
+            items wrote at the same time becomes a list under its key; one after the other, the
+            last item's value holds.
+        compensate_parallel: the compensations of different items may run at the same time.
+    """
+
+    name: str
+    over: tuple[str | int, ...]
+    item: str
+    body: Node
+    parallel: bool = False
+    returns: str | None = None
+    compensate_parallel: bool = False
+
+
+Node = PlanStep | SubSaga | Parallel | Choice | ForEach
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes inside of one; a loop has one body for all its items."""
+    if isinstance(node, SubSaga):
+        return node.steps
+    if isinstance(node, Parallel):
+        return node.branches
+    if isinstance(node, ForEach):
+        return (node.body,)
+    if isinstance(node, Choice):
+        rest = () if node.otherwise is None else (node.otherwise,)
+        return (*(case.node for case in node.cases), *rest)
+    return ()
+
+
+def child(node: Node, place: int) -> Node:
+    """The node at ``place`` inside of another one; a loop has one for all places."""
+    return node.body if isinstance(node, ForEach) else children(node)[place]
+
+
+def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
+    """A node with each of its calls changed, and those of the nodes inside."""
+    if isinstance(node, PlanStep):
+        compensation = changed(node.compensation) if node.compensation else None
+        return replace(node, action=changed(node.action), compensation=compensation)
+    if isinstance(node, SubSaga):
+        return replace(node, steps=tuple(with_calls(each, changed) for each in node.steps))
+    if isinstance(node, Parallel):
+        return replace(node, branches=tuple(with_calls(each, changed) for each in node.branches))
+    if isinstance(node, ForEach):
+        return replace(node, body=with_calls(node.body, changed))
+    cases = (Case(changed(case.condition), with_calls(case.node, changed)) for case in node.cases)
+    rest = None if node.otherwise is None else with_calls(node.otherwise, changed)
+    return replace(node, cases=tuple(cases), otherwise=rest)

@@ -1,0 +1,229 @@
+"""The plan of one run: what to do, as plain data.
+
+A plan holds names and options and no callables. It is made when a saga starts, frozen in the
+checkpoint, and is all that a worker needs to drive the run: a deploy that changes the definition
+does not touch a saga that is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from celery_saga.core.context.codec import JSON
+from celery_saga.core.plan.call import Call
+from celery_saga.core.plan.nodes import (
+    Choice,
+    ForEach,
+    Node,
+    Parallel,
+    PlanStep,
+    SubSaga,
+    child,
+    children,
+    with_calls,
+)
+from celery_saga.core.plan.text import node_from_dict, to_dict
+from celery_saga.core.state import Direction
+
+#: Where a node is in the tree: indexes from the root inwards; of a loop's body, that of the item.
+Path = tuple[int, ...]
+
+
+class Scope(NamedTuple):
+    """A part of the context into which the steps below a branch, an item or a sub-saga write.
+
+    Args:
+        id: empty for that of the whole saga.
+        inputs: what is seen in it of the context around it, as :attr:`SubSaga.inputs` has it.
+    """
+
+    id: str
+    inputs: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All nodes of one run, with the limits that hold for it.
+
+    Args:
+        saga: the saga's name.
+        steps: what is run one after the other: steps, and nodes that have others inside.
+        max_redeliveries: how often a step whose outcome is unknown is run again.
+        unknown_task_grace: seconds for which a task that no worker knows is offered again.
+    """
+
+    saga: str
+    steps: tuple[Node, ...]
+    max_redeliveries: int = 3
+    unknown_task_grace: float = 600.0
+
+    @cached_property
+    def root(self) -> SubSaga:
+        """All of it as one node, whose path is empty."""
+        return SubSaga(self.saga, self.steps)
+
+    @cached_property
+    def linear(self) -> bool:
+        """Whether it is steps alone, one after the other."""
+        return all(isinstance(step, PlanStep) for step in self.steps)
+
+    @cached_property
+    def _known(self) -> dict[Path, Node]:
+        return {(): self.root}
+
+    def at(self, path: Path) -> Node:
+        """The node at ``path``.
+
+        Raises:
+            IndexError: there is none.
+        """
+        found = self._known.get(path)
+        if found is None:
+            found = self._known[path] = child(self.at(path[:-1]), path[-1])
+        return found
+
+    def has(self, path: Path) -> bool:
+        """Whether there is a node at ``path``; of a loop's body with any number."""
+        try:
+            self.at(path)
+        except IndexError:
+            return False
+        return True
+
+    def step(self, path: Path) -> PlanStep:
+        """The step at ``path``; a choice counts as one, whose task is its first condition."""
+        node = self.at(path)
+        if isinstance(node, Choice):
+            return PlanStep(node.name, node.cases[0].condition, read_only=True)
+        assert isinstance(node, PlanStep)
+        return node
+
+    def name_of(self, path: Path) -> str:
+        """The name of a node; in loops with the numbers of the items: ``ship[7]``."""
+        items = [
+            f"[{place}]"
+            for depth, place in enumerate(path)
+            if not self.linear and isinstance(self.at(path[:depth]), ForEach)
+        ]
+        return self.at(path).name + "".join(items)
+
+    def first_of(self, path: Path) -> Path:
+        """The path of the same node in the first item of each loop around it."""
+        loops = (isinstance(self.at(path[:depth]), ForEach) for depth in range(len(path)))
+        return tuple(0 if loop else place for place, loop in zip(path, loops, strict=True))
+
+    @cached_property
+    def leaves(self) -> tuple[Path, ...]:
+        """Paths of all that is sent as a task; of a loop those of its first item."""
+        return tuple(path for path, node in self.walk() if isinstance(node, PlanStep | Choice))
+
+    def walk(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+        """All nodes with their paths, the outer ones first; of a loop's items the first."""
+        node = self.at(path)
+        yield path, node
+        for place in range(len(children(node))):
+            yield from self.walk((*path, place))
+
+    @cached_property
+    def pivot(self) -> Path | None:
+        """Where the pivot is, if there is one."""
+        pivots = (path for path, node in self.walk() if isinstance(node, PlanStep) and node.pivot)
+        return next(pivots, None)
+
+    def scopes(self, path: Path) -> tuple[Scope, ...]:
+        """The scopes through which a node reads the context, the one into which it writes first."""
+        found = [Scope("")]
+        for depth in range(0 if self.linear else len(path)):
+            node = self.at(path[:depth])
+            if isinstance(node, SubSaga) and node.scoped:
+                found.append(Scope(f"{dotted(path[:depth])}s", node.inputs))
+            elif isinstance(node, Parallel | ForEach):
+                found.append(Scope(dotted(path[: depth + 1])))
+        return tuple(reversed(found))
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Path, ...]]:
+        """For each context key the steps whose compensations read it by name, in any scope."""
+        found: dict[str, tuple[Path, ...]] = {}
+        for path, node in self.walk():
+            for key in node.compensation_reads if isinstance(node, PlanStep) else ():
+                for name in dict.fromkeys(name for _, name in lookups(self.scopes(path), key)):
+                    found[name] = (*found.get(name, ()), path)
+        return found
+
+    @cached_property
+    def compensates_in_parallel(self) -> bool:
+        """Whether compensations may run at the same time anywhere in it."""
+        groups = (node for _, node in self.walk() if isinstance(node, Parallel | ForEach))
+        return any(node.compensate_parallel for node in groups)
+
+    def independent(self, one: Path, other: Path) -> bool:
+        """Whether two compensations may run at the same time: a group where they part says so."""
+        for depth, (a, b) in enumerate(zip(one, other, strict=False)):
+            if a != b:
+                node = self.at(one[:depth])
+                return isinstance(node, Parallel | ForEach) and node.compensate_parallel
+        return False
+
+    def ends_before(self, one: Path, other: Path) -> bool:
+        """Whether a step always ends before another one begins."""
+        for depth, (a, b) in enumerate(zip(one, other, strict=False)):
+            if a != b:
+                node = self.at(one[:depth])
+                together = isinstance(node, Parallel) or (
+                    isinstance(node, ForEach) and node.parallel
+                )
+                return a < b and not together
+        return False
+
+    @cached_property
+    def text(self) -> str:
+        """The plan as JSON; what makes two plans differ makes their texts differ."""
+        return JSON.dumps(to_dict(self), "plan")
+
+    @cached_property
+    def hash(self) -> str:
+        """A short digest of :attr:`text`, sent along with every message."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    def calls(self) -> Iterator[tuple[Path, Call, Direction]]:
+        """All calls with the paths of their steps."""
+        for path, node in self.walk():
+            if isinstance(node, Choice):
+                for case in node.cases:
+                    yield path, case.condition, Direction.FORWARD
+            elif isinstance(node, PlanStep):
+                yield path, node.action, Direction.FORWARD
+                if node.compensation is not None:
+                    yield path, node.compensation, Direction.COMPENSATION
+
+    def with_calls(self, changed: Callable[[Call], Call]) -> Plan:
+        """This plan, with each of its calls changed."""
+        steps = tuple(with_calls(node, changed) for node in self.steps)
+        return Plan(self.saga, steps, self.max_redeliveries, self.unknown_task_grace)
+
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """The plan that :attr:`text` was made from."""
+        data = JSON.loads(text)
+        steps = tuple(node_from_dict(step) for step in data.pop("steps"))
+        return cls(steps=steps, **data)
+
+
+def dotted(path: Path) -> str:
+    """A path as text: ``2.0.3``."""
+    return ".".join(map(str, path))
+
+
+def lookups(scopes: tuple[Scope, ...], key: str) -> Iterator[tuple[Scope, str]]:
+    """Where a key may be, the nearest scope first, and what it is called there."""
+    for scope in scopes:
+        yield scope, key
+        if scope.inputs is not None:
+            if key not in scope.inputs:
+                return
+            key = scope.inputs[key]

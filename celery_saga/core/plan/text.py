@@ -1,0 +1,77 @@
+"""A plan as plain data and back: the form in which checkpoints keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from celery_saga.core.plan.call import Call, Input
+from celery_saga.core.plan.nodes import Case, Choice, ForEach, Node, Parallel, PlanStep, SubSaga
+
+#: The kinds of nodes by their names in the data; a step has none, most nodes are steps.
+_KINDS: dict[str, type[Any]] = {
+    "sub_saga": SubSaga,
+    "parallel": Parallel,
+    "choice": Choice,
+    "for_each": ForEach,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def to_dict(item: Any) -> Any:
+    """Dataclasses as dicts without their default values, tuples as lists."""
+    if isinstance(item, Input) and item == Input(item.param, (item.param,)):
+        return item.param  # what most of them are: a key of the parameter's name
+    if is_dataclass(item) and not isinstance(item, type):
+        plain = type(item).__new__(type(item))
+        out = {"kind": _NAMES[type(item)]} if type(item) in _NAMES else {}
+        for spec in fields(item):
+            value = getattr(item, spec.name)
+            default = getattr(type(item), spec.name, plain)
+            if spec.name == "options":
+                value, default = dict(sorted(value.items())), {}
+            if value != default:
+                # A constant is the user's own value: a tuple in it is refused, not made a list.
+                out[spec.name] = value if spec.name == "const" else to_dict(value)
+        return out
+    return [to_dict(part) for part in item] if isinstance(item, tuple) else item
+
+
+def node_from_dict(data: dict[str, Any]) -> Node:
+    """The reverse of :func:`to_dict` for a node."""
+    read: dict[str, Callable[[Any], Any]] = {
+        "action": _call_from_dict,
+        "compensation": _call_from_dict,
+        "condition": _call_from_dict,
+        "node": node_from_dict,
+        "otherwise": node_from_dict,
+        "body": node_from_dict,
+        "steps": _nodes_from,
+        "branches": _nodes_from,
+        "cases": lambda cases: tuple(Case(**_read(case, read)) for case in cases),
+        "over": tuple,
+        "compensate_on_failure": lambda found: tuple(found) if isinstance(found, list) else found,
+    }
+    kind = _KINDS[data["kind"]] if "kind" in data else PlanStep
+    made: Node = kind(**_read({key: data[key] for key in data if key != "kind"}, read))
+    return made
+
+
+def _read(data: dict[str, Any], read: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    return {key: read[key](value) if key in read else value for key, value in data.items()}
+
+
+def _nodes_from(data: list[dict[str, Any]]) -> tuple[Node, ...]:
+    return tuple(map(node_from_dict, data))
+
+
+def _call_from_dict(data: dict[str, Any]) -> Call:
+    inputs = tuple(map(_input_from, data.pop("inputs", ())))
+    return Call(inputs=inputs, **data)
+
+
+def _input_from(data: str | dict[str, Any]) -> Input:
+    if isinstance(data, str):
+        return Input(data, (data,))
+    return Input(**{**data, "path": tuple(data.get("path", ()))})
