@@ -1,7 +1,7 @@
 """pytest-celery's fixtures, pointed at local processes; the rest of their graph is upstream's.
 
-Each test has a broker, a store and two workers of its own, which it may kill. The journal, in which
-bodies write what they do and nobody else, is on a server that nobody touches.
+Each test has a broker, a store and two workers of its own, which it may kill. Only bodies
+write in the journal, and its server has no faults.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Setup(CeleryTestSetup):  # type: ignore[misc]
         SagaManager(app)
 
     def saga(self, *steps: Any) -> Saga:
-        """A committed saga of ``(step name, task, undo)`` or ``(step name, task)``."""
+        """A committed saga of ``(step name, task, compensation)`` or ``(step name, task)``."""
         saga = Saga("chaos", app=self.app)
-        for name, task, *undo in steps:
+        for name, task, *compensation in steps:
             step = saga.local_step(task, name=name)
-            if undo:
-                step.on_failure(undo[0])
+            if compensation:
+                step.on_failure(compensation[0])
         return saga.commit()
 
     def ends(self, result: SagaResult, timeout: float = 60) -> tuple[str, list[str]]:

@@ -9,14 +9,15 @@ from celery import shared_task
 
 from celery_saga import saga_info
 from tests.worker.apps.journal import bodies_of
-from tests.worker.apps.steps import behave, early, late, requeued, undo
+from tests.worker.apps.steps import behave, early, late, requeued
+from tests.worker.apps.steps import undo as compensate
 
-__all__ = ["declining", "early", "late", "requeued", "retrying", "undo"]
+__all__ = ["compensate", "declining", "early", "late", "requeued", "retrying"]
 
 
 @shared_task(acks_late=True)
 def declining(hold=()):
-    """Keeps its own books, and declines what it was asked for before."""
+    """Keeps records of its own, and declines what it was asked for before."""
     info = saga_info()
     assert info is not None
     done = bodies_of(info.step) > 0

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 from pytest_celery import ping
 
 from tests.chaos.conftest import Setup
-from tests.chaos.steps import declining, early, late, retrying, undo
+from tests.chaos.steps import compensate, declining, early, late, retrying
 from tests.helpers import wait_for
 
 pytestmark = pytest.mark.worker
@@ -24,7 +24,7 @@ def client_of(node):
 
 
 def settled(site: Setup, result) -> bool:
-    """Celery's own workers may end when their broker goes: somebody starts them again."""
+    """Whether it is ready; restarts workers that Celery has ended because of their broker."""
     for worker in site.worker_cluster:
         if worker.container.status == "exited":
             worker.container.process.restart()
@@ -46,7 +46,7 @@ class TestKilled:
     def test_a_worker_in_mid_step(self, celery_setup: Setup):
         """The other worker runs it again under the same key; the first one comes back."""
         site = celery_setup
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/f"])
         killed = site.worker_of(site.journal.wait(result.id, "began"))
         killed.kill()
         assert killed.container.status == "exited"
@@ -60,9 +60,9 @@ class TestKilled:
         assert keys == [f"{result.id}/a/f/0"] * 2
 
     def test_all_workers(self, celery_setup: Setup):
-        """Nobody is left to notice; whoever comes back does."""
+        """No worker is left to notice; the one that starts again does."""
         site = celery_setup
-        steps = [("a", early, undo), ("b", early, undo), ("c", late)]
+        steps = [("a", early, compensate), ("b", early, compensate), ("c", late)]
         result = site.saga(*steps).delay(hold=["b/f"])
         site.journal.wait(result.id, "began", 2)
         for worker in site.worker_cluster:
@@ -74,7 +74,7 @@ class TestKilled:
 
     def test_a_child_in_mid_step(self, celery_setup: Setup):
         site = celery_setup
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/f"])
         os.kill(site.journal.wait(result.id, "began")["pid"], signal.SIGKILL)
 
         site.journal.wait(result.id, "began", 2)
@@ -82,9 +82,9 @@ class TestKilled:
 
         assert site.ends(result) == ("COMPLETED", ["a/f", "a/f", "b/f"])
 
-    def test_a_child_in_mid_undo(self, celery_setup: Setup):
+    def test_a_child_in_mid_compensation(self, celery_setup: Setup):
         site = celery_setup
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/c"], fail=["b/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/c"], fail=["b/f"])
         os.kill(site.journal.wait(result.id, "began", 3)["pid"], signal.SIGKILL)
 
         site.journal.wait(result.id, "began", 4)
@@ -93,9 +93,9 @@ class TestKilled:
         assert site.ends(result) == ("COMPENSATED", ["a/f", "b/f", "a/c", "a/c"])
 
     def test_under_a_participant_that_declines_what_it_did(self, celery_setup: Setup):
-        """Its second attempt leaves nothing behind, but its first one did: it is undone."""
+        """Its second attempt leaves nothing behind, but its first one did: it is compensated."""
         site = celery_setup
-        saga = site.saga(("a", late, undo), ("b", declining, undo), ("c", late))
+        saga = site.saga(("a", late, compensate), ("b", declining, compensate), ("c", late))
         result = saga.delay(hold=["b/f"])
         os.kill(site.journal.wait(result.id, "began", 2)["pid"], signal.SIGKILL)
 
@@ -104,7 +104,7 @@ class TestKilled:
     def test_a_worker_with_many_sagas(self, celery_setup: Setup):
         """Parallel load: what the other worker runs meanwhile is not touched."""
         site = celery_setup
-        saga = site.saga(("a", late, undo), ("b", late, undo), ("c", late))
+        saga = site.saga(("a", late, compensate), ("b", late, compensate), ("c", late))
         held = saga.delay(hold=["b/f"])
         others = [saga.delay(fail=["c/f"] if number % 3 == 0 else []) for number in range(30)]
         site.worker_of(site.journal.wait(held.id, "began", 2)).kill()
@@ -129,11 +129,11 @@ class TestStopped:
         return worker
 
     def test_for_longer_than_it_may_be_silent(self, celery_setup: Setup):
-        """Its step is undone; then it turns out that it had its effect, and it is undone again."""
+        """Its step is compensated; then it reports its effect, and it is compensated again."""
         site = celery_setup
-        result = site.saga(("a", early, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", early, compensate), ("b", late)).delay(hold=["a/f"])
         worker = self.stop(site, result)
-        site.journal.open(result.id, "a/f")  # what its body does, it does when it goes on
+        site.journal.open(result.id, "a/f")  # its body continues with the worker
         assert site.ends(result) == ("COMPENSATED", ["a/f", "a/c"])
 
         worker.kill("SIGCONT")
@@ -146,7 +146,7 @@ class TestStopped:
 
     def test_for_longer_and_its_step_is_run_elsewhere(self, celery_setup: Setup):
         site = celery_setup
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/f"])
         worker = self.stop(site, result)
         site.journal.wait(result.id, "began", 2)
         site.journal.open(result.id, "a/f", 2)
@@ -164,9 +164,9 @@ class TestServers:
     """SIGKILL, and a new start on the same append-only file."""
 
     def test_the_store_in_mid_step(self, celery_setup: Setup):
-        """The body ends while the store is away; its report waits."""
+        """The body ends while the store is unavailable; its report waits."""
         site = celery_setup
-        result = site.saga(("a", early, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", early, compensate), ("b", late)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         site.backend.kill()
         site.journal.open(result.id, "a/f")
@@ -178,7 +178,7 @@ class TestServers:
 
     def test_the_broker_in_mid_step(self, celery_setup: Setup):
         site = celery_setup
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         site.broker.kill()
         site.journal.open(result.id, "a/f")
@@ -192,7 +192,7 @@ class TestServers:
         site = celery_setup
         for worker in site.worker_cluster:
             worker.kill()
-        saga = site.saga(("a", early, undo), ("b", early, undo))
+        saga = site.saga(("a", early, compensate), ("b", early, compensate))
         results = [saga.delay() for _ in range(5)]
         site.broker.kill()
         site.broker.restart()
@@ -206,7 +206,7 @@ class TestServers:
     def test_a_start_while_the_broker_restarts(self, celery_setup: Setup, apart: bool):
         """With a store of its own the start is good, and sent later; else it may be repeated."""
         site = celery_setup
-        saga, saga_id = site.saga(("a", early, undo), ("b", late)), str(uuid.uuid4())
+        saga, saga_id = site.saga(("a", early, compensate), ("b", late)), str(uuid.uuid4())
         site.broker.kill()
         started: list[object] = []
 
@@ -237,10 +237,10 @@ class TestServers:
         return site.ends(result)
 
 
-def test_a_retry_that_a_broker_which_is_away_does_not_take(celery_setup: Setup):
-    """Celery gives up such a task; the saga waits until its retry can be sent."""
+def test_a_retry_while_the_broker_is_unavailable(celery_setup: Setup):
+    """Celery drops such a task; the saga waits until its retry can be sent."""
     site = celery_setup
-    result = site.saga(("a", retrying, undo), ("b", late)).delay(hold=["a/f"])
+    result = site.saga(("a", retrying, compensate), ("b", late)).delay(hold=["a/f"])
     site.journal.wait(result.id, "began")
     site.broker.kill()
     site.journal.open(result.id, "a/f")
@@ -260,7 +260,7 @@ class TestMessages:
         site = celery_setup
         for worker in site.worker_cluster:
             worker.kill()
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensate), ("b", late)).delay(hold=["a/f"])
         queue = client_of(site.broker)
         raw = queue.lindex("celery", 0)
         queue.lpush("celery", raw)
@@ -280,7 +280,7 @@ class TestMessages:
         site = celery_setup
         for worker in site.worker_cluster:
             worker.kill()
-        result = site.saga(("a", early, undo), ("b", late)).delay()
+        result = site.saga(("a", early, compensate), ("b", late)).delay()
         assert client_of(site.broker).rpop("celery")
         assert client_of(site.broker).llen("celery") == 0
 
