@@ -1,1 +1,1 @@
-"""What tests of sagas, and of stores for them, can use."""
+"""Tools for tests of sagas, and of stores for them."""

@@ -97,7 +97,7 @@ def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 def until(condition: Callable[[], bool], attempts: int = 1000) -> None:
-    """Ask again and again until it is so."""
+    """Call the condition until it is true."""
     pause = threading.Event()
     for _ in range(attempts):
         if condition():

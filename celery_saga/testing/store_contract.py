@@ -35,7 +35,7 @@ from celery_saga.testing.store_contract_instances import TTL, InstanceContract
 
 
 class StoreContract(InstanceContract, ExpiryContract):
-    """Derive from it and supply the fixture ``store``."""
+    """The tests that each store must pass: derive from it, and supply the fixture ``store``."""
 
     def test_a_new_execution_comes_back_as_it_was_saved(self, store: Store) -> None:
         values = {

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from celery_saga.core.execution import SagaStatus
 from celery_saga.errors import StoreUnavailable
 from celery_saga.ops.cli import saga
-from celery_saga.ops.cli.repairing import _pair
+from celery_saga.ops.cli.repairs import _pair
 from celery_saga.ops.cli.shared import STATUSES, age, app_argument, printable, seconds, table
 from celery_saga.ops.cli.views import brief, lines_of, view
 from tests.api.shops import Shop

@@ -17,7 +17,7 @@ from celery_saga import Saga
 from celery_saga.ops.doctor import diagnose
 from celery_saga.ops.doctor.collect import broker as gathering_broker
 from celery_saga.ops.doctor.collect import store as gathering_store
-from celery_saga.ops.doctor.collect.servers import SETTINGS, look
+from celery_saga.ops.doctor.collect.servers import SETTINGS, gather_server
 from tests.helpers import wait_for
 from tests.worker.deployment import user
 from tests.worker.doctoring import app_on, examined, of, said
@@ -311,7 +311,7 @@ def test_a_redis_server_answers_as_well(tmp_path):
     if program is None:
         pytest.skip("redis-server is not installed")
     with contextlib.closing(Server(program)) as server:
-        found = look(server.admin, server.url(), "store")
+        found = gather_server(server.admin, server.url(), "store")
 
     assert found.setting("appendonly") == "no"
     assert found.run_id

@@ -14,7 +14,7 @@ KEY_LENGTH = 512
 #: How MySQL is to compare keys; left alone it takes ``order-A`` and ``order-a`` for one.
 MYSQL_COLLATION = "utf8mb4_bin"
 
-#: The mark of a parameter, with a place for its number, by PEP 249's name of the style.
+#: The placeholder of a parameter, with room for its number, by PEP 249's name of the style.
 _MARKS = {
     "qmark": "?",
     "format": "%s",

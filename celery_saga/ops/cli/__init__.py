@@ -12,8 +12,8 @@ import click
 from celery.bin.base import handle_preload_options
 
 from celery_saga.ops.cli.doctor import doctor
-from celery_saga.ops.cli.looking import list_sagas, show
-from celery_saga.ops.cli.repairing import VERBS
+from celery_saga.ops.cli.queries import list_sagas, show
+from celery_saga.ops.cli.repairs import VERBS
 
 
 @click.group()

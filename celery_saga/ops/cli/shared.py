@@ -119,7 +119,7 @@ def cut(text: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows under their heads, in columns; nothing if there are no rows."""
+    """Yield the lines of a table with heads; nothing without rows."""
     if not rows:
         return
     cells = [list(heads), *([cut(cell) for cell in row] for row in rows)]

@@ -28,7 +28,7 @@ OK, FAILED, UNREACHABLE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The findings of one examination.
 
     Args:
         facts: what was examined.
@@ -89,7 +89,7 @@ def _sagas(facts: Facts) -> dict[str, Any]:
 
 
 def examine(facts: Facts, checks: Mapping[str, Check] = CHECKS) -> Report:
-    """What the checks find, the worst first."""
+    """Run the checks; the findings are sorted, the worst first."""
     found = [
         replace(finding, check=name) for name, check in checks.items() for finding in check(facts)
     ]

@@ -19,7 +19,7 @@ class Offset:
 
     @classmethod
     def measured(cls, clock: float, asked: float, answered: float) -> Offset:
-        """Of a clock that was read between two moments of ours."""
+        """The offset of a clock that was read between two moments of this process."""
         return cls(clock - answered, clock - asked)
 
     def since(self, other: Offset) -> Offset:
@@ -28,7 +28,7 @@ class Offset:
 
     @property
     def least(self) -> float:
-        """What the clock is off at least, in either direction."""
+        """By how much the clock differs at least, in either direction."""
         return max(self.low, -self.high, 0.0)
 
 
@@ -54,7 +54,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        """In a sentence: ``the store redis://...``."""
+        """The server in a sentence: ``the store redis://...``."""
         of = "the server of " if len(self.roles) > 1 else "the "
         return f"{of}{' and '.join(self.roles)} {self.url}"
 
@@ -219,7 +219,7 @@ class Sagas:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that was found.
+    """All facts about one installation.
 
     Args:
         app: the app's name.

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Level(str, Enum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     ERROR = "error"  #: sagas are lost, blocked, or run unsupervised
     WARNING = "warning"  #: in some failure they will be; or it is not known
@@ -19,12 +19,12 @@ class Level(str, Enum):
 
     @property
     def rank(self) -> int:
-        """0 for the worst."""
+        """The severity as a number; 0 is the worst."""
         return list(Level).index(self)
 
 
 class Where(str, Enum):
-    """What kind of thing the setting is."""
+    """The kind of a setting."""
 
     APP = "app setting"  #: of Celery's configuration, ours among them
     TASK = "task option"  #: of ``@app.task``
@@ -41,12 +41,12 @@ class Where(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem, what it leads to, and what to change.
 
     Args:
-        level: how bad it is.
-        what: what is wrong.
-        leads_to: what becomes of it.
+        level: its severity.
+        what: the problem.
+        leads_to: its consequence.
         where: what kind of thing ``setting`` is.
         setting: the one to change, by its name.
         to: the value that it should have.

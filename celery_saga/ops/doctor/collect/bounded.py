@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """It took too long."""
+    """A call did not return in time."""
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """The answer of ``call``, which is left to itself if it takes longer than ``seconds``.
+    """Return the result of ``call``; it is not waited for longer than ``seconds``.
 
     Raises:
         NoAnswer: it took longer.

@@ -13,7 +13,7 @@ from celery_saga.core.ports import Store
 from celery_saga.messaging.broker import open_connection
 from celery_saga.messaging.redis.publish import RedisPublisher
 from celery_saga.ops.doctor.collect.bounded import NoAnswer, within
-from celery_saga.ops.doctor.collect.servers import look, shown
+from celery_saga.ops.doctor.collect.servers import gather_server, shown
 from celery_saga.ops.doctor.collect.workers import gather_workers
 from celery_saga.ops.doctor.facts import BrokerFacts, Server, Worker
 from celery_saga.runtime import Runtime
@@ -95,7 +95,7 @@ def _server(runtime: Runtime, facts: BrokerFacts) -> Server | None:
     connection: Any
     with open_connection(runtime.app) as connection:
         pool = connection.default_channel.client.connection_pool
-        return look(redis.Redis(connection_pool=pool), facts.url, "broker")
+        return gather_server(redis.Redis(connection_pool=pool), facts.url, "broker")
 
 
 def _workers(runtime: Runtime, facts: BrokerFacts, timeout: float) -> tuple[Worker, ...]:

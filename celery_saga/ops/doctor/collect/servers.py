@@ -23,8 +23,8 @@ SETTINGS = (
 )
 
 
-def look(client: redis.Redis, url: str, role: str) -> Server:
-    """The server behind ``client``; what it refuses is noted.
+def gather_server(client: redis.Redis, url: str, role: str) -> Server:
+    """Gather the facts about the server of ``client``; a refusal is a fact too.
 
     Raises:
         redis.exceptions.RedisError: it does not answer.

@@ -18,7 +18,7 @@ from celery_saga.errors import (
 )
 from celery_saga.messaging.broker import label_of
 from celery_saga.ops.doctor.collect.bounded import NoAnswer, within
-from celery_saga.ops.doctor.collect.servers import look, shown
+from celery_saga.ops.doctor.collect.servers import gather_server, shown
 from celery_saga.ops.doctor.facts import Offset, Sagas, Server, StoreFacts
 from celery_saga.runtime import Runtime
 from celery_saga.settings import Settings
@@ -32,7 +32,7 @@ COUNTED = 10_000
 
 @dataclass(frozen=True)
 class Stored:
-    """The store, its server if it has one, the sagas, and those of them that are on their way."""
+    """The store, its server if it has one, the sagas, and the live ones of them."""
 
     facts: StoreFacts
     server: Server | None = None
@@ -74,7 +74,7 @@ def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
     server, client = None, getattr(store, "client", None)
     if facts.kind == "redis" and client is not None:
         try:
-            server = look(client, facts.url, "store")
+            server = gather_server(client, facts.url, "store")
         except redis.RedisError as error:
             raise StoreError(f"the saga store failed: {error}") from error
     reader = _Reader(store)
@@ -91,7 +91,7 @@ def _kind(store: Store) -> str:
 
 
 class _Reader:
-    """Loads sagas, and notes those that cannot be read."""
+    """Loads sagas, and records those that cannot be read."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -109,7 +109,7 @@ class _Reader:
 
 
 def _live(reader: _Reader, limit: int) -> tuple[tuple[SagaExecution, ...], bool]:
-    """Sagas on their way, at most ``limit``, and whether there are more."""
+    """Live sagas, at most ``limit``, and whether there are more."""
     found: list[SagaExecution] = []
     for status in SagaStatus:
         if status in SETTLED:

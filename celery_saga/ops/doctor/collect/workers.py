@@ -1,4 +1,4 @@
-"""Asks the workers at the broker by remote control commands."""
+"""Gathers the facts about workers by remote control commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from celery_saga.worker.remote_control import COMMAND
 
 
 def gather_workers(app: Celery, connection: Connection, timeout: float) -> tuple[Worker, ...]:
-    """The workers that answer within ``timeout`` seconds, each by itself.
+    """The workers that reply within ``timeout`` seconds, each by itself.
 
-    Celery's own inspection puts answers together by the workers' names, and so makes one of two
-    that have the same.
+    Celery's own inspection keeps one reply for each name of a worker, so that one of two workers
+    with the same name is missing.
     """
     registered = send_command(app, connection, "registered", timeout, builtins=True)
     if not registered:
@@ -46,7 +46,7 @@ def _by_node(replies: list[Reply]) -> dict[str, list[Reply]]:
 
 
 def _next(replies: dict[str, list[Reply]], node: str) -> Reply | None:
-    """An answer of that name; of two workers with one name, the one that is left."""
+    """A reply of that name; of two workers with one name, the one that is left."""
     left = replies.get(node)
     return left.pop(0) if left else None
 

@@ -1,10 +1,10 @@
-"""Makes the barrier's table."""
+"""Creates the barrier's table."""
 
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """The table as it was at first."""
+    """Create the table."""
 
     initial = True
 
