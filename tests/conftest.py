@@ -22,12 +22,12 @@ from tests.worker.stage import (  # noqa: F401
     once,
     pools,
     pytest_runtest_makereport,
+    recorded,
     servers,
     shared,
     site,
     sites,
     tag,
-    told,
     valkey,
 )
 

@@ -10,7 +10,7 @@ from celery import shared_task
 from celery_saga import saga_info
 from tests.worker.apps.journal import bodies_of
 from tests.worker.apps.steps import behave, early, late, requeued
-from tests.worker.apps.steps import undo as compensate
+from tests.worker.apps.steps import compensation as compensate
 
 __all__ = ["compensate", "declining", "early", "late", "requeued", "retrying"]
 

@@ -11,14 +11,14 @@ import pytest
 from celery_saga import Saga, SagaManager
 from tests.helpers import wait_for
 from tests.worker.apps import crashing_steps
-from tests.worker.apps.steps import early, late, nap, requeued, undo
+from tests.worker.apps.steps import compensation, early, late, nap, requeued
 
 pytestmark = pytest.mark.worker
 
 
 class TestKilledChild:
     def test_a_step_with_late_ack_is_rerun_with_the_same_key(self, shared):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(hold=["a/f"])
         shared.kill_child(shared.journal.wait(result.id, "began"))
 
         shared.journal.wait(result.id, "began", 2)
@@ -31,7 +31,7 @@ class TestKilledChild:
         assert (first["attempt"], second["attempt"]) == (1, 2)
 
     def test_a_step_that_the_broker_requeues_is_rerun_once_and_not_twice(self, shared):
-        result = shared.saga(("a", requeued, undo)).delay(hold=["a/f"])
+        result = shared.saga(("a", requeued, compensation)).delay(hold=["a/f"])
         shared.kill_child(shared.journal.wait(result.id, "began"))
 
         shared.journal.wait(result.id, "began", 2)
@@ -40,18 +40,20 @@ class TestKilledChild:
         assert shared.settled(result) == "COMPLETED"
         assert shared.journal.began(result.id) == ["a/f", "a/f"]
 
-    def test_a_step_with_early_ack_is_undone(self, shared):
-        result = shared.saga(("a", late, undo), ("b", early, undo), ("c", late)).delay(hold=["b/f"])
+    def test_a_step_with_early_ack_is_compensated(self, shared):
+        result = shared.saga(
+            ("a", late, compensation), ("b", early, compensation), ("c", late)
+        ).delay(hold=["b/f"])
         shared.kill_child(shared.journal.wait(result.id, "began", 2))
 
         assert shared.settled(result) == "COMPENSATED"
         assert shared.journal.began(result.id) == ["a/f", "b/f", "b/c", "a/c"]
-        undone = shared.journal.said(result.id, "began")[2]
-        assert undone["forward_key"] == f"{result.id}/b/f/0"
+        compensated = shared.journal.said(result.id, "began")[2]
+        assert compensated["forward_key"] == f"{result.id}/b/f/0"
 
     def test_a_read_only_step_is_rerun_whatever_its_ack(self, shared):
         saga = Saga("reads", app=shared.app)
-        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
         saga.local_step(early, name="b", read_only=True)
         result = saga.commit().delay(hold=["b/f"])
         shared.kill_child(shared.journal.wait(result.id, "began", 2))
@@ -62,8 +64,10 @@ class TestKilledChild:
         assert shared.settled(result) == "COMPLETED"
         assert shared.journal.began(result.id) == ["a/f", "b/f", "b/f"]
 
-    def test_an_undo_is_rerun_with_the_same_key(self, shared):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(hold=["a/c"], fail=["b/f"])
+    def test_a_compensation_is_rerun_with_the_same_key(self, shared):
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(
+            hold=["a/c"], fail=["b/f"]
+        )
         shared.kill_child(shared.journal.wait(result.id, "began", 3))
 
         shared.journal.wait(result.id, "began", 4)
@@ -78,7 +82,7 @@ class TestKilledChild:
     def test_a_retry_that_runs_already_keeps_its_claim(self, site, task):
         """The loss of the attempt before it is found out only now, and means another claim."""
         worker = site.worker("-c", "2", app="tests.worker.apps.lingering")
-        saga = site.saga(("a", task, crashing_steps.undo))
+        saga = site.saga(("a", task, crashing_steps.compensation))
         result = saga.delay(once={"a/f": "retry"}, hold=["a/f"])
         site.journal.wait(result.id, "began")
         site.journal.open(result.id, "a/f")
@@ -94,9 +98,9 @@ class TestKilledChild:
         assert site.settled(result) == "COMPLETED"
         assert site.journal.began(result.id) == ["a/f", "a/f"]
 
-    def test_a_step_whose_children_all_die_is_given_up_and_undone(self, shared):
-        saga = Saga("given up", app=shared.new_app(saga_max_redeliveries=1))
-        saga.local_step(late, name="a").on_failure(undo)
+    def test_a_step_whose_children_all_die_is_not_repeated_and_compensated(self, shared):
+        saga = Saga("not repeated", app=shared.new_app(saga_max_redeliveries=1))
+        saga.local_step(late, name="a").on_failure(compensation)
         result = saga.commit().delay(hold=["a/f"])
 
         shared.kill_child(shared.journal.wait(result.id, "began", 1))
@@ -134,7 +138,7 @@ class TestKilledWorker:
     @pytest.mark.parametrize("successor", ["started after"])
     def test_mid_step_with_late_ack(self, site, successor):
         self.two_workers(site)
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation), ("b", late)).delay(hold=["a/f"])
         self.run(site, successor, result, 1)
 
         site.journal.wait(result.id, "began", 2)
@@ -146,16 +150,18 @@ class TestKilledWorker:
     @pytest.mark.parametrize("successor", ["started after"])
     def test_mid_step_with_early_ack(self, site, successor):
         self.two_workers(site)
-        result = site.saga(("a", early, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", early, compensation), ("b", late)).delay(hold=["a/f"])
         self.run(site, successor, result, 1)
 
         assert site.settled(result) == "COMPENSATED"
         assert site.journal.began(result.id) == ["a/f", "a/c"]
 
     @pytest.mark.parametrize("successor", ["started after"])
-    def test_mid_undo(self, site, successor):
+    def test_mid_compensation(self, site, successor):
         self.two_workers(site)
-        result = site.saga(("a", early, undo), ("b", late)).delay(fail=["b/f"], hold=["a/c"])
+        result = site.saga(("a", early, compensation), ("b", late)).delay(
+            fail=["b/f"], hold=["a/c"]
+        )
         self.run(site, successor, result, 3)
 
         site.journal.wait(result.id, "began", 4)
@@ -194,19 +200,19 @@ class TestBusyQueue:
     """Other messages wait behind the one that is lost, so its queue is not seen to be empty."""
 
     def test_a_message_that_the_killed_worker_had_just_taken(self, site):
-        """Its last heartbeat did not tell of it."""
+        """Its last heartbeat did not report it."""
         other = site.worker("-Q", "elsewhere")
-        victim = site.worker(
+        target = site.worker(
             "-c", "1", "--prefetch-multiplier", "2", saga_heartbeat=4, saga_heartbeat_ttl=12
         )
         busy = site.saga(("a", late)).delay(hold=["a/f"])
         site.journal.wait(busy.id, "began")
         self.beat(site, busy)
         result = site.saga(("a", late)).delay()
-        wait_for(lambda: site.queued() == 0, description="the victim has the message")
+        wait_for(lambda: site.queued() == 0, description="the target has the message")
         for _ in range(3):
             site.app.send_task(nap.name, (0,))
-        victim.kill()
+        target.kill()
 
         wait_for(lambda: result.execution.steps[0].republished == 1, timeout=40)
         assert site.queued() > 3
@@ -226,7 +232,7 @@ class TestBusyQueue:
 class TestShutdown:
     def test_a_warm_shutdown_mid_step_loses_nothing_and_reruns_nothing(self, site):
         worker = site.worker()
-        result = site.saga(("a", late, undo), ("b", early)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation), ("b", early)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         worker.signal(signal.SIGTERM)
         wait_for(lambda: "Warm shutdown" in worker.text())
@@ -260,7 +266,7 @@ class TestShutdown:
     )
     def test_a_cold_shutdown_mid_step_counts_as_a_lost_worker(self, site, task, status, bodies):
         worker = site.worker()
-        result = site.saga(("a", task, undo)).delay(hold=["a/f"])
+        result = site.saga(("a", task, compensation)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         worker.signal(signal.SIGQUIT)
         wait_for(lambda: not worker.process.alive)
@@ -273,16 +279,16 @@ class TestShutdown:
         assert site.journal.began(result.id) == bodies
 
 
-class TestGone:
-    """A saga that somebody deleted while a step of it was running."""
+class TestDeleted:
+    """A saga that an operator deleted while a step of it was running."""
 
     @pytest.mark.parametrize(
         ("fail", "says"), [([], "succeeded in"), (["a/f"], "raised unexpected: ValueError")]
     )
-    def test_a_person_is_told_of_an_effect_that_nobody_will_undo(self, shared, fail, says):
+    def test_an_operator_is_alerted_of_an_effect_that_is_not_compensated(self, shared, fail, says):
         (worker,) = shared.workers
         before = len(worker.text())
-        result = shared.saga(("a", late, undo)).delay(hold=["a/f"], fail=fail)
+        result = shared.saga(("a", late, compensation)).delay(hold=["a/f"], fail=fail)
         shared.journal.wait(result.id, "began")
         asyncio.run(SagaManager(shared.app).repository.delete(result.id))
         shared.journal.open(result.id, "a/f")

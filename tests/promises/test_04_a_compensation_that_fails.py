@@ -10,8 +10,8 @@ from tests.worker.ledger import begin
 pytestmark = pytest.mark.worker
 
 
-@pytest.mark.parametrize("name", ["an undo fails for good", "an undo aborts"])
-def test_what_the_caller_is_told_of_a_saga_that_is_stuck(shared, name):
+@pytest.mark.parametrize("name", ["a compensation fails for good", "a compensation aborts"])
+def test_what_the_caller_gets_of_a_saga_that_is_stuck(shared, name):
     result = begin(shared.app, name)
     with pytest.raises(SagaStuck) as caught:
         result.get(timeout=30)

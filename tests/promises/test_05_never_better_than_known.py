@@ -8,13 +8,13 @@ from __future__ import annotations
 import pytest
 
 from celery_saga import SagaStuck
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
 
-def test_a_step_with_early_ack_that_nothing_undoes_leaves_the_saga_stuck(shared):
-    result = shared.saga(("a", late, undo), ("b", early)).delay(hold=["b/f"])
+def test_a_step_with_early_ack_that_nothing_compensates_leaves_the_saga_stuck(shared):
+    result = shared.saga(("a", late, compensation), ("b", early)).delay(hold=["b/f"])
     shared.kill_child(shared.journal.wait(result.id, "began", 2))
 
     with pytest.raises(SagaStuck, match=r"step 'b' may have taken effect") as caught:

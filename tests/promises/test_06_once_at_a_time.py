@@ -17,14 +17,14 @@ from celery_saga import Saga, SagaManager, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
 from tests.worker.apps import bodies as tasks
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 from tests.worker.harness import QUICK, Site
-from tests.worker.victims import ALL, DONE, ENDED, Victim, hold_all, victim
+from tests.worker.targets import ALL, DONE, ENDED, Target, hold_all, target
 
 pytestmark = pytest.mark.worker
 
-#: Seconds that a server is away: more than twice as long as a silent worker counts as alive.
-AWAY = 2.5 * QUICK["saga_heartbeat_ttl"]
+#: Seconds that a server is unavailable: more than twice as long as a silent worker counts as alive.
+OUTAGE = 2.5 * QUICK["saga_heartbeat_ttl"]
 #: What the workers of each pool run; the solo pool has room for one body.
 CAST = {"prefork": ALL, "threads": ALL, "solo": ("early",), "gevent": ALL}
 ROWS = [(pool, row) for pool, rows in CAST.items() for row in rows]
@@ -43,7 +43,7 @@ def apart(journal, folder) -> Iterator[tuple[Site, EmbeddedValkey, EmbeddedValke
 
 
 def pass_time(site: Site, seconds: float) -> None:
-    """Wait by the clock of a server that is never away."""
+    """Wait by the clock of a server that is always available."""
 
     def now() -> float:
         seconds, micros = site.journal.client.time()  # type: ignore[misc]
@@ -53,55 +53,57 @@ def pass_time(site: Site, seconds: float) -> None:
     wait_for(lambda: now() >= until, seconds + 20)
 
 
-def let_all_end(victims: dict[str, Victim]) -> None:
-    for found in victims.values():
+def let_all_end(targets: dict[str, Target]) -> None:
+    for found in targets.values():
         for row in found.sagas:
             found.let_end(row)
 
 
-class TestStoreAway:
-    """The store is away for long, under the bodies of all pools."""
+class TestStoreUnavailable:
+    """The store is unavailable for long, under the bodies of all pools."""
 
     @pytest.fixture(scope="class", params=["bodies end meanwhile", "bodies end later"])
     @classmethod
-    def victims(cls, request, apart) -> Iterator[dict[str, Victim]]:
+    def targets(cls, request, apart) -> Iterator[dict[str, Target]]:
         site, _, store = apart
         rescuer = site.worker("-Q", "rescue", app="tests.worker.apps.table")
-        arena = site, rescuer
-        found = {pool: victim(arena, pool, len(rows)) for pool, rows in CAST.items()}
+        site_pair = site, rescuer
+        found = {pool: target(site_pair, pool, len(rows)) for pool, rows in CAST.items()}
         for pool, rows in CAST.items():
             hold_all([found[pool]], rows)
         store.kill()
         if request.param == "bodies end meanwhile":
             let_all_end(found)
-        pass_time(site, AWAY)
+        pass_time(site, OUTAGE)
         store.restart()
         if request.param == "bodies end later":
-            pass_time(site, AWAY)  # whoever is back first has time to misjudge the others
+            pass_time(site, OUTAGE)  # the first one back has time to reclaim from the others
             let_all_end(found)
         yield found
         for each in (rescuer, *(one.worker for one in found.values())):
             each.kill()
 
     @pytest.mark.parametrize(("pool", "row"), ROWS)
-    def test_each_body_runs_once(self, victims, pool, row):
-        found = victims[pool]
+    def test_each_body_runs_once(self, targets, pool, row):
+        found = targets[pool]
         assert found.ledger(row) == ENDED[row]
         assert {step.lost for step in found.sagas[row].execution.steps} == {0}
 
 
-def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
-    """The other pools: ``test_08_servers_that_are_away.py``."""
+def test_the_broker_is_unavailable_under_a_step_of_the_solo_pool(apart):
+    """The other pools: ``test_08_unavailable_servers.py``."""
     site, broker, _ = apart
     site.worker("-P", "solo", "-Q", "solo", app="tests.worker.apps.table")
     saga = Saga("solo", app=site.app)
-    saga.local_step(tasks.early, name="a", queue="solo").on_failure(tasks.undo, queue="solo")
+    saga.local_step(tasks.early, name="a", queue="solo").on_failure(
+        tasks.compensation, queue="solo"
+    )
     result = saga.commit().delay(ways={"a/f": "held"})
     site.journal.wait(result.id, "began")
     broker.kill()
-    pass_time(site, AWAY)
+    pass_time(site, OUTAGE)
     broker.restart()
-    pass_time(site, AWAY)
+    pass_time(site, OUTAGE)
     site.journal.open(result.id, "a/f")
 
     assert site.settled(result) == DONE
@@ -111,7 +113,7 @@ def test_the_broker_is_away_under_a_step_of_the_solo_pool(apart):
 def test_children_that_are_replaced_all_the_time_under_a_busy_heartbeat(site):
     """A fork that came upon a lock of the heartbeat's would wait for ever, its step with it."""
     site.worker("--max-tasks-per-child", "1", saga_heartbeat=0.02)
-    saga = site.saga(*[(f"s{number}", late, undo) for number in range(20)])
+    saga = site.saga(*[(f"s{number}", late, compensation) for number in range(20)])
     results = [saga.delay() for _ in range(3)]
 
     for result in results:
@@ -124,15 +126,15 @@ def test_children_that_are_replaced_all_the_time_under_a_busy_heartbeat(site):
 
 @pytest.mark.parametrize("task", [late, early])
 def test_a_worker_that_holds_a_hundred_messages(site, task):
-    """They wait for a body to end, for longer than a message that nobody has is missed."""
-    # At their default pace: a message that nobody has is missed after two beats, which here a busy
-    # machine must not hold up.
+    """They wait for a body to end, for longer than a message that no worker has is missed."""
+    # At their default pace: a message that no worker has is missed after two heartbeats, which
+    # a busy machine must not delay here.
     calm = {"saga_heartbeat": 2.0, "saga_heartbeat_ttl": 6.0}
     site.worker("-c", "1", worker_prefetch_multiplier=100, **calm)
     site.worker("-c", "1", "-Q", "elsewhere", **calm)
-    first = site.saga(("a", task, undo)).delay(hold=["a/f"])
+    first = site.saga(("a", task, compensation)).delay(hold=["a/f"])
     site.journal.wait(first.id, "began")
-    results = [site.saga(("a", task, undo), ("b", task)).delay() for _ in range(99)]
+    results = [site.saga(("a", task, compensation), ("b", task)).delay() for _ in range(99)]
     wait_for(lambda: site.queued() == 0, description="the worker has all messages")
     site.pass_time(9)
     site.journal.open(first.id, "a/f")
@@ -145,7 +147,7 @@ def test_a_worker_that_holds_a_hundred_messages(site, task):
 
 
 class TestRateLimit:
-    """Celery's consumer keeps the messages meanwhile, and counts them as nobody's."""
+    """Celery's consumer keeps the messages meanwhile, and counts them as no worker's."""
 
     def start(self, site) -> list[SagaResult]:
         results = [site.saga(("a", late)).delay() for _ in range(3)]
@@ -154,7 +156,7 @@ class TestRateLimit:
 
     @pytest.mark.parametrize("pool", ["prefork", "threads"])
     def test_what_waits_for_it_is_sent_once(self, site, pool):
-        # One body in six seconds: a message that nobody has is missed after four.
+        # One body in six seconds: a message that no worker has is missed after four.
         site.worker("--pool", pool, task_annotations={late.name: {"rate_limit": "10/m"}})
         results = self.start(site)
         for result in results:

@@ -1,7 +1,7 @@
 """A compensation sees its own step: its result, and then the context as it was when it ended.
 
-What people return and read, each with a failure behind it, on a store that reads whole sagas and on
-one that reads parts of them.
+What users' steps return and read, each with a failure behind it, on a store that reads whole sagas
+and on one that reads parts of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Bench:
         )
         self.manager = SagaManager(self.app)
         self.calls: list[tuple[Any, ...]] = []
-        #: Seconds are not waited for, and undos fail once for good.
+        #: Seconds are not waited for, and compensations fail once for good.
         self.app.conf.saga_compensation_max_attempts = 1
 
     def task(self, function: Callable[..., Any]) -> Any:
@@ -49,19 +49,19 @@ class Bench:
 
         return self.task(make)
 
-    def undoes(self, name: str, default: Any = "required") -> Any:
+    def compensates(self, name: str, default: Any = "required") -> Any:
         """A compensation that takes ``id``."""
         if default == "required":
 
-            def undo(id: Any) -> None:
+            def compensation(id: Any) -> None:
                 self.calls.append((name, id))
 
-            return self.task(undo)
+            return self.task(compensation)
 
-        def undo_or_not(id: Any = default) -> None:
+        def compensation_or_not(id: Any = default) -> None:
             self.calls.append((name, id))
 
-        return self.task(undo_or_not)
+        return self.task(compensation_or_not)
 
     def fails(self) -> Any:
         return self.makes(LookupError("no"))
@@ -69,10 +69,10 @@ class Bench:
     def run(self, *steps: tuple[Any, ...], **context: Any) -> SagaResult:
         """Steps are a task, its compensation or None, options of the step, and of the latter."""
         saga = Saga(f"{self.name}.{next(_numbers)}", app=self.app)
-        for number, (task, undo, *options) in enumerate(steps):
+        for number, (task, compensation, *options) in enumerate(steps):
             step = saga.local_step(task, **{"name": f"s{number}", **(options[0:1] or [{}])[0]})
-            if undo is not None:
-                step.on_failure(undo, **(options[1] if len(options) > 1 else {}))
+            if compensation is not None:
+                step.on_failure(compensation, **(options[1] if len(options) > 1 else {}))
         return saga.commit().delay(**context)
 
 
@@ -89,8 +89,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::celery_saga.errors.DefinitionWa
 
 def test_two_results_under_one_key(bench: Bench) -> None:
     result = bench.run(
-        (bench.makes({"id": "vm-1"}), bench.undoes("destroy_vm")),
-        (bench.makes({"id": "disk-9"}), bench.undoes("destroy_disk")),
+        (bench.makes({"id": "vm-1"}), bench.compensates("destroy_vm")),
+        (bench.makes({"id": "disk-9"}), bench.compensates("destroy_disk")),
         (bench.fails(), None),
     )
     assert bench.calls == [("destroy_disk", "disk-9"), ("destroy_vm", "vm-1")]
@@ -105,16 +105,16 @@ def test_the_same_task_twice(bench: Bench) -> None:
         return {"id": next(numbers)}
 
     make = bench.task(count)
-    undo = bench.undoes("rm")
-    bench.run((make, undo), (make, undo), (bench.fails(), None))
+    compensation = bench.compensates("rm")
+    bench.run((make, compensation), (make, compensation), (bench.fails(), None))
     assert bench.calls == [("rm", 2), ("rm", 1)]
 
 
 def test_one_key_for_two_results(bench: Bench) -> None:
-    undo = {"inputs": {"id": "r"}}
+    compensation = {"inputs": {"id": "r"}}
     bench.run(
-        (bench.makes("one"), bench.undoes("first"), {"returns": "r"}, undo),
-        (bench.makes("two"), bench.undoes("second"), {"returns": "r"}, undo),
+        (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, compensation),
+        (bench.makes("two"), bench.compensates("second"), {"returns": "r"}, compensation),
         (bench.fails(), None),
     )
     assert bench.calls == [("second", "two"), ("first", "one")]
@@ -125,7 +125,7 @@ def test_one_key_for_two_results(bench: Bench) -> None:
 def test_what_the_context_does_not_get(bench: Bench, returns: Any, value: Any) -> None:
     """The compensation has its step's result, however that is stored."""
     result = bench.run(
-        (bench.makes(value), bench.undoes("destroy"), {"returns": returns}),
+        (bench.makes(value), bench.compensates("destroy"), {"returns": returns}),
         (bench.fails(), None),
         id="another",
     )
@@ -134,9 +134,9 @@ def test_what_the_context_does_not_get(bench: Bench, returns: Any, value: Any) -
 
 
 def test_a_plain_result_that_is_dropped_is_under_the_steps_name(bench: Bench) -> None:
-    undo = {"inputs": {"id": "s0"}}
+    compensation = {"inputs": {"id": "s0"}}
     result = bench.run(
-        (bench.makes("vm-1"), bench.undoes("destroy"), {"returns": False}, undo),
+        (bench.makes("vm-1"), bench.compensates("destroy"), {"returns": False}, compensation),
         (bench.fails(), None),
     )
     assert bench.calls == [("destroy", "vm-1")]
@@ -144,10 +144,10 @@ def test_a_plain_result_that_is_dropped_is_under_the_steps_name(bench: Bench) ->
 
 
 def test_a_path_into_the_result(bench: Bench) -> None:
-    undo = {"inputs": {"id": ("vm", "id")}}
+    compensation = {"inputs": {"id": ("vm", "id")}}
     bench.run(
-        (bench.makes({"id": "vm-1"}), bench.undoes("a"), {"returns": "vm"}, undo),
-        (bench.makes({"id": "vm-2"}), bench.undoes("b"), {"returns": "vm"}, undo),
+        (bench.makes({"id": "vm-1"}), bench.compensates("a"), {"returns": "vm"}, compensation),
+        (bench.makes({"id": "vm-2"}), bench.compensates("b"), {"returns": "vm"}, compensation),
         (bench.fails(), None),
     )
     assert bench.calls == [("b", "vm-2"), ("a", "vm-1")]
@@ -155,7 +155,7 @@ def test_a_path_into_the_result(bench: Bench) -> None:
 
 def test_an_input_that_a_later_step_overwrites(bench: Bench) -> None:
     bench.run(
-        (bench.makes(None), bench.undoes("release")),
+        (bench.makes(None), bench.compensates("release")),
         (bench.makes({"id": None}), None),
         (bench.makes({"id": "other"}), None),
         (bench.fails(), None),
@@ -167,7 +167,7 @@ def test_an_input_that_a_later_step_overwrites(bench: Bench) -> None:
 def test_an_input_that_its_own_step_overwrites(bench: Bench) -> None:
     """Its own result comes first."""
     bench.run(
-        (bench.makes({"id": "new"}), bench.undoes("release")), (bench.fails(), None), id="old"
+        (bench.makes({"id": "new"}), bench.compensates("release")), (bench.fails(), None), id="old"
     )
     assert bench.calls == [("release", "new")]
 
@@ -181,7 +181,7 @@ def test_an_input_that_a_later_step_removes(bench: Bench, how: str) -> None:
         return None
 
     result = bench.run(
-        (bench.makes(None), bench.undoes("release")),
+        (bench.makes(None), bench.compensates("release")),
         (bench.task(drop), None, {"context": True}),
         (bench.fails(), None),
         id=7,
@@ -192,7 +192,7 @@ def test_an_input_that_a_later_step_removes(bench: Bench, how: str) -> None:
 
 def test_a_key_that_only_a_later_step_brings(bench: Bench) -> None:
     bench.run(
-        (bench.makes(None), bench.undoes("release", default="none")),
+        (bench.makes(None), bench.compensates("release", default="none")),
         (bench.makes({"id": "later"}), None),
         (bench.fails(), None),
     )
@@ -202,7 +202,7 @@ def test_a_key_that_only_a_later_step_brings(bench: Bench) -> None:
 def test_a_result_that_lacks_the_key(bench: Bench) -> None:
     """Then the context, as it was when the step ended."""
     bench.run(
-        (bench.makes({"size": 3}), bench.undoes("release")),
+        (bench.makes({"size": 3}), bench.compensates("release")),
         (bench.makes({"id": 8}), None),
         (bench.fails(), None),
         id=7,
@@ -212,7 +212,7 @@ def test_a_result_that_lacks_the_key(bench: Bench) -> None:
 
 def test_a_result_that_lacks_the_key_and_nothing_else_has_it(bench: Bench) -> None:
     result = bench.run(
-        (bench.makes({"size": 3}), bench.undoes("release")),
+        (bench.makes({"size": 3}), bench.compensates("release")),
         (bench.makes({"id": 8}), None),
         (bench.fails(), None),
     )
@@ -225,14 +225,16 @@ def test_a_result_that_lacks_the_key_and_nothing_else_has_it(bench: Bench) -> No
 
 @pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), MemoryError()], ids=repr)
 def test_an_unknown_outcome(bench: Bench, error: BaseException) -> None:
-    """There is no result: the context as it was when the step started, else the default."""
-    bench.run((bench.makes(error), bench.undoes("find", default=None)))
-    bench.run((bench.makes(error), bench.undoes("find", default=None)), id="given")
+    """Without a result: the context as it was when the step started, else the default."""
+    bench.run((bench.makes(error), bench.compensates("find", default=None)))
+    bench.run((bench.makes(error), bench.compensates("find", default=None)), id="given")
     assert bench.calls == [("find", None), ("find", "given")]
 
 
 def test_an_unusable_result(bench: Bench) -> None:
-    result = bench.run((bench.makes({"id": "vm-1", "handle": object()}), bench.undoes("d", None)))
+    result = bench.run(
+        (bench.makes({"id": "vm-1", "handle": object()}), bench.compensates("d", None))
+    )
     assert bench.calls == [("d", None)]
     assert result.status == "COMPENSATED"
 
@@ -240,31 +242,32 @@ def test_an_unusable_result(bench: Bench) -> None:
 def test_a_dropped_result_need_not_be_usable(bench: Bench) -> None:
     found = {"id": "vm-1", "handle": object()}
     bench.run(
-        (bench.makes(found), bench.undoes("d", None), {"returns": False}), (bench.fails(), None)
+        (bench.makes(found), bench.compensates("d", None), {"returns": False}),
+        (bench.fails(), None),
     )
     assert bench.calls == [("d", "vm-1")]
 
 
 def test_a_compensation_changes_nothing_for_those_after_it(bench: Bench) -> None:
-    def undo(context: SagaContext) -> None:
+    def compensation(context: SagaContext) -> None:
         bench.calls.append(("context", context["id"]))
-        context["id"] = "changed by an undo"
+        context["id"] = "changed by a compensation"
 
     result = bench.run(
-        (bench.makes({"id": "vm-1"}), bench.undoes("destroy")),
-        (bench.makes(None), bench.task(undo), {}, {"context": True}),
+        (bench.makes({"id": "vm-1"}), bench.compensates("destroy")),
+        (bench.makes(None), bench.task(compensation), {}, {"context": True}),
         (bench.fails(), None),
     )
     assert bench.calls == [("context", "vm-1"), ("destroy", "vm-1")]
-    assert result.context["id"] == "changed by an undo"
+    assert result.context["id"] == "changed by a compensation"
 
 
 def test_context_style_gets_the_whole_context_as_it_is(bench: Bench) -> None:
-    def undo(context: SagaContext) -> None:
+    def compensation(context: SagaContext) -> None:
         bench.calls.append(("context", context["id"]))
 
     bench.run(
-        (bench.makes({"id": "vm-1"}), bench.task(undo), {}, {"context": True}),
+        (bench.makes({"id": "vm-1"}), bench.task(compensation), {}, {"context": True}),
         (bench.makes({"id": "vm-2"}), None),
         (bench.fails(), None),
     )
@@ -274,18 +277,18 @@ def test_context_style_gets_the_whole_context_as_it_is(bench: Bench) -> None:
 def test_values_are_of_their_types(bench: Bench) -> None:
     when = datetime(2026, 11, 28, 12, 30)
     bench.run(
-        (bench.makes({"id": when}), bench.undoes("a")),
-        (bench.makes({"id": b"\x00\xff"}), bench.undoes("b")),
+        (bench.makes({"id": when}), bench.compensates("a")),
+        (bench.makes({"id": b"\x00\xff"}), bench.compensates("b")),
         (bench.makes({"id": "three"}), None),
         (bench.fails(), None),
     )
     assert bench.calls == [("b", b"\x00\xff"), ("a", when)]
 
 
-def test_nothing_is_kept_that_nobody_may_need(bench: Bench) -> None:
+def test_nothing_is_kept_that_no_compensation_may_read(bench: Bench) -> None:
     result = bench.run(
-        (bench.makes({"id": 1, "big": "x" * 1000}), bench.undoes("a")),
-        (bench.makes({"big": "y" * 1000}), bench.undoes("b", None)),
+        (bench.makes({"id": 1, "big": "x" * 1000}), bench.compensates("a")),
+        (bench.makes({"big": "y" * 1000}), bench.compensates("b", None)),
         (bench.makes({"size": 3}), None),
     )
     assert result.status == "COMPLETED"
@@ -294,8 +297,8 @@ def test_nothing_is_kept_that_nobody_may_need(bench: Bench) -> None:
 
 def test_an_export_takes_it_along(bench: Bench) -> None:
     result = bench.run(
-        (bench.makes({"id": 1}), bench.undoes("a")),
-        (bench.makes({"id": 2}), bench.undoes("b")),
+        (bench.makes({"id": 1}), bench.compensates("a")),
+        (bench.makes({"id": 2}), bench.compensates("b")),
         (bench.fails(), None),
     )
     execution = result.execution

@@ -1,4 +1,4 @@
-"""The headers of a start are on every message of its saga, whoever sends it."""
+"""The headers of a start are on every message of its saga, from any sender."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestEverySender:
         assert [line["tenant"] for line in lines] == ["acme"] * len(steps)
 
     def test_a_lost_message(self, tenants, journal):
-        """No worker consumes this one's queue until its message is gone."""
+        """No worker consumes this one's queue until its message is lost."""
         module, site = tenants
         headers = {"tenant": "acme"}
         result = module.SAGAS["forward"].apply_async({}, headers=headers, queue="lost-tenants")

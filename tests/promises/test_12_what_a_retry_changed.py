@@ -22,7 +22,7 @@ def message(raw: bytes) -> dict[str, Any]:
 
 
 def next_message(site: Any, queue: str) -> dict[str, Any]:
-    """Take the message that comes into a queue nobody consumes; a priority is part of its key."""
+    """Take the message from an unconsumed queue; a priority is part of its key."""
 
     def taken() -> bytes | None:
         for key in site.client.scan_iter(f"{queue}*"):
@@ -55,7 +55,7 @@ def test_it_is_sent_again_as_it_was(shared, said):
         assert again["headers"][part] == lost["headers"][part], part
     assert again["body"] == lost["body"]
     assert again["properties"]["priority"] == lost["properties"]["priority"]
-    assert result.cancel()  # nobody consumes that queue
+    assert result.cancel()  # no worker consumes that queue
     assert shared.settled(result) == "COMPENSATED"
 
 

@@ -13,7 +13,7 @@ import pytest
 from celery_saga import Saga, SagaResult
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.doctoring import Ran
 from tests.worker.harness import Journal, Site
 
@@ -36,7 +36,7 @@ def office(valkey: EmbeddedValkey, journal: Journal, folder: Path) -> Iterator[S
 @pytest.fixture(scope="module")
 def orders(office: Site) -> Saga:
     saga = Saga("orders", app=office.app)
-    saga.local_step(late, name="a").on_failure(undo, max_attempts=1)
+    saga.local_step(late, name="a").on_failure(compensation, max_attempts=1)
     saga.local_step(late, name="b", read_only=True)
     return saga.commit()
 

@@ -43,9 +43,9 @@ def shapes(valkey, journal, folder):
             site.close()
 
 
-def told(shapes: Bound) -> tuple[str, ...]:
+def recorded(shapes: Bound) -> tuple[str, ...]:
     """What the handlers were called with, in the worker's process, since it was last asked."""
-    return tuple(shapes.app.send_task("shaped.told").get(timeout=30))
+    return tuple(shapes.app.send_task("shaped.record").get(timeout=30))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -61,7 +61,7 @@ def test_by_itself(shapes, way: str, row: Row, name: str) -> None:
             result.get(timeout=30)
     else:
         assert result.get(timeout=30) == (None if task.ignore_result else row.expected)
-    assert told(shapes[way]) == row.handled
+    assert recorded(shapes[way]) == row.handled
 
 
 @pytest.mark.parametrize(("row", "name"), ROWS)
@@ -90,7 +90,7 @@ def test_as_a_step(shapes, row: Row, name: str) -> None:
     else:
         assert result.status == "COMPLETED", result.execution.error
         assert result.context["result"] == row.expected
-    assert told(here) == row.handled
+    assert recorded(here) == row.handled
 
 
 def test_no_attribute_is_left_on_the_request(shapes) -> None:

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.harness import QUICK, Journal, Site
 from tests.worker.servers import Monitor, Server
 
@@ -50,10 +50,10 @@ class Deployment(Site):
         self._stack.close()
 
     def abc(self, **options: Any) -> Saga:
-        """Three steps with an undo each; ``fail=["c/f"]`` fails the last."""
+        """Three steps with a compensation each; ``fail=["c/f"]`` fails the last."""
         saga = Saga("atomic", app=self.app)
         for name in "abc":
-            saga.local_step(late, name=name, **options).on_failure(undo, **options)
+            saga.local_step(late, name=name, **options).on_failure(compensation, **options)
         return saga.commit()
 
     def run(self, saga: Saga, **options: Any) -> tuple[SagaResult, SagaResult]:

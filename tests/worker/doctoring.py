@@ -44,7 +44,7 @@ def app_on(store: str, broker: str = "memory://", **settings: Any) -> Iterator[C
 
 
 def examined(store: str, broker: str = "memory://", **settings: Any) -> Report:
-    """The report on such an app; nobody is waited for longer than a moment."""
+    """The report on such an app; it waits for workers for a moment only."""
     with app_on(store, broker, **settings) as app:
         return diagnose(app, timeout=0.2)
 

@@ -94,7 +94,7 @@ class Journal:
         )
         return self.said(saga_id, what)[count - 1]
 
-    def stands(self, pid: int) -> bool:
+    def waits(self, pid: int) -> bool:
         """Whether a body of the process waits at a gate by now; it said before that it began."""
         me = ("body-" + str(pid), "blpop")
         clients: Any = self.client.client_list()
@@ -164,12 +164,12 @@ class Site:
         self.client.close()
 
     def saga(self, *steps: Any, name: str = "site") -> Saga:
-        """A committed saga of ``(step name, task, undo)`` or ``(step name, task)``."""
+        """A committed saga of ``(step name, task, compensation)`` or ``(step name, task)``."""
         saga = Saga(name, app=self.app)
-        for step_name, task, *undo in steps:
+        for step_name, task, *compensation in steps:
             step = saga.local_step(task, name=step_name)
-            if undo:
-                step.on_failure(undo[0])
+            if compensation:
+                step.on_failure(compensation[0])
         return saga.commit()
 
     def now(self) -> float:
@@ -178,7 +178,7 @@ class Site:
         return float(seconds + micros / 1e6)
 
     def pass_time(self, seconds: float) -> None:
-        """Wait until the server's clock has moved on by that much."""
+        """Wait until the server's clock has advanced by that much."""
         until = self.now() + seconds
         wait_for(lambda: self.now() >= until, seconds + 20)
 

@@ -46,7 +46,7 @@ def record(journal: Journal, result: SagaResult, timeout: float = 40) -> Record:
             {
                 "status": step.status.value,
                 "error": step.error and str(step.error),
-                "undo error": step.compensation_error and str(step.compensation_error),
+                "compensation error": step.compensation_error and str(step.compensation_error),
                 "attempts": step.attempts,
                 "rounds": (step.round, step.compensation_round),
                 "lost": step.lost,
@@ -71,7 +71,7 @@ def expect(found: Record, scenario: Scenario) -> None:
     assert found["status"] == scenario.status
     for line, body in zip(began, scenario.began, strict=True):
         assert line["idempotency_key"] == f"{line['saga_id']}/{body}/0"
-    errors = [step[key] for step in found["steps"] for key in ("error", "undo error")]
+    errors = [step[key] for step in found["steps"] for key in ("error", "compensation error")]
     text = " ".join(str(error) for error in (found["error"], *errors))
     assert [word for word in scenario.says if word not in text] == [], text
     assert scenario.ends in (None, found["context"])

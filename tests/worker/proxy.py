@@ -45,7 +45,7 @@ class Proxy:
                 return
             try:
                 server = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:  # the server is away, and so are we
+            except OSError:  # the server is unavailable, and so are we
                 _shut(client)
                 continue
             with self._lock:

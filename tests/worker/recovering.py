@@ -35,20 +35,24 @@ class Row:
     """A step: names of its tasks, and their options."""
 
     task: Any = tasks.late
-    back: Any = tasks.undo
+    back: Any = tasks.compensation
     options: Mapping[str, Any] = field(default_factory=dict)
     back_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def row(
     task: Any = tasks.late,
-    back: Any = tasks.undo,
+    back: Any = tasks.compensation,
     back_queue: str = "",
-    undo: Mapping[str, Any] | None = None,
+    compensation: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Row:
     # A step's queue would be its compensation's as well.
-    given = {"queue": "celery", **(undo or {}), **({"queue": back_queue} if back_queue else {})}
+    given = {
+        "queue": "celery",
+        **(compensation or {}),
+        **({"queue": back_queue} if back_queue else {}),
+    }
     return Row(task, back, options, given)
 
 
@@ -62,9 +66,9 @@ class Path:
         bodies: that run in all, as :func:`tests.worker.crashes.bodies` reads it.
         steps: a, b, ...
         trouble: what happens to it before anybody sweeps.
-        context: what its bodies are told.
+        context: the instructions for its bodies.
         run: options of its start.
-        grace: seconds for which a task that nobody knows is offered.
+        grace: seconds for which a task that no worker knows is offered.
     """
 
     place: str
@@ -93,10 +97,10 @@ class Path:
         return self.saga(site, queue).apply_async(self.context, saga_id=saga_id, **self.run)
 
     def start_with_callers(self, site: Any, *places: str) -> Any:
-        """The same, for a caller who wants to be told."""
+        """The same, for a caller with a callback."""
         saga_id, runtime = uuid.uuid4().hex, runtime_of(site.app)
         order(site, saga_id, *places)
-        callback = tasks.told.s(saga_id)
+        callback = tasks.record.s(saga_id)
         plan = runtime.plans.of(self.saga(site))
         callbacks = {"callbacks": [dict(callback.set(task_id=uuid.uuid4().hex))]}
         request = StartRequest(runtime, plan, encoded(self.context), saga_id, callbacks=callbacks)

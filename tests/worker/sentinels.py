@@ -1,4 +1,4 @@
-"""A server with a replica, and the Sentinels that put the replica in its place when it is gone."""
+"""A server with a replica, and the Sentinels that put the replica in its place when it is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.worker.servers import Server, free_port
 #: The name by which the Sentinels know the pair.
 MASTER = "sagas"
 
-#: Milliseconds after which a silent master counts as gone, and within which a failover is over.
+#: Milliseconds after which a silent master counts as lost, and within which a failover is over.
 DOWN_AFTER, FAILOVER = 1000, 6000
 
 
@@ -114,11 +114,11 @@ class Sentinels:
         self._stack.close()
 
 
-class Stranger:
-    """Listens where clients look that nobody told where to look: who came is noted.
+class Listener:
+    """Listens at the default port, where clients without a setting connect, and records them.
 
     Raises:
-        OSError: somebody else listens there.
+        OSError: another process listens there.
     """
 
     def __init__(self, port: int = 6379) -> None:

@@ -1,4 +1,4 @@
-"""Servers in shapes that the embedded one does not have, and what they were told."""
+"""Servers in shapes that the embedded one does not have, and the commands that they got."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ _TASK_ID = re.compile(r'"correlation_id\\*": ?\\*"([A-Za-z0-9._~-]+)')
 
 
 class Monitor:
-    """What a server is told while a ``with`` block runs: by whom, and in which database."""
+    """The commands of a server while a ``with`` block runs: by client, and by database."""
 
     def __init__(self, admin: redis.Redis) -> None:
         self._admin, self._end = admin, f"end-{uuid.uuid4().hex}"

@@ -109,12 +109,12 @@ def tag() -> str:
 
 
 @pytest.fixture
-def told(functional_site: Site, tag: str) -> Any:
-    """What bodies told under this test's tag, once there are so many."""
+def recorded(functional_site: Site, tag: str) -> Any:
+    """What bodies recorded under this test's tag, once there are so many."""
 
     def look(count: int = 1, timeout: float = 30) -> list[Any]:
         def found() -> list[Any]:
-            lines: Any = functional_site.journal.client.lrange(f"told:{tag}", 0, -1)
+            lines: Any = functional_site.journal.client.lrange(f"recorded:{tag}", 0, -1)
             return [json.loads(line) for line in lines]
 
         wait_for(lambda: len(found()) >= count, timeout, description=f"{count} lines: {found()}")
@@ -164,7 +164,7 @@ def once() -> Any:
         if key not in answers:
             answers[key] = None  # it is not tried twice
             answers[key] = call(site, *args)
-        assert answers[key] is not None, "the test before this one tells why"
+        assert answers[key] is not None, "the test before this one shows why"
         return answers[key]
 
     return once

@@ -19,7 +19,7 @@ from celery_saga.errors import StoreError, StoreUnavailable
 from celery_saga.stores.redis import RedisStore
 from tests.helpers import wait_for
 from tests.worker.apps.queues import QUEUES
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.deployment import BAD, GOOD, Deployment, user
 from tests.worker.servers import Authority, Monitor, Server, TlsProxy, serving, tls_server
 
@@ -77,7 +77,7 @@ def expect_atomic(senders):
 
 
 def expect_apart(senders):
-    """Published over the broker's own connection: by nobody's script, and each once."""
+    """Published over the broker's own connection: by no script, and each once."""
     assert "lua" not in set().union(*senders.values()), senders
 
 
@@ -100,7 +100,7 @@ class TestPlaces:
         databases = {place for place in range(3) if keys_in(server, place, "saga:execution:*")}
         assert databases == {backend if store is None else store}
 
-    def test_another_server_is_told_one_by_one(self, deploy, server, other_server):
+    def test_another_server_gets_them_one_by_one(self, deploy, server, other_server):
         site = deploy(broker_url=server.url(0), result_backend=other_server.url(0))
         worker = site.worker()
 
@@ -180,8 +180,8 @@ class TestKeys:
             },
         )
         saga = Saga("priorities", app=site.app)
-        saga.local_step(late, name="a").on_failure(undo)
-        saga.local_step(late, name="b", priority=4).on_failure(undo, priority=9)
+        saga.local_step(late, name="a").on_failure(compensation)
+        saga.local_step(late, name="b", priority=4).on_failure(compensation, priority=9)
         saga.local_step(late, name="c", priority=2)
         saga.commit()
         site.worker()
@@ -340,7 +340,7 @@ class TestUsers:
             pytest.param(("resetdbs", "db=0"), 1, id="no other database"),
         ],
     )
-    def test_a_store_that_may_not_push_saves_first_and_the_broker_is_told_after(
+    def test_a_store_that_may_not_push_saves_first_and_publishes_after(
         self, users, rules, database
     ):
         site = users(*rules, broker_db=database)
@@ -350,11 +350,13 @@ class TestUsers:
         site.run(site.abc())
 
         # Once for the heartbeat and once for the process of the pool.
-        told = [line for line in worker.text().splitlines() if "after their checkpoint" in line]
-        assert 1 <= len(told) <= 2, told
-        assert len({line.partition("]")[0].rpartition("/")[2] for line in told}) == len(told)
+        recorded = [line for line in worker.text().splitlines() if "after their checkpoint" in line]
+        assert 1 <= len(recorded) <= 2, recorded
+        assert len({line.partition("]")[0].rpartition("/")[2] for line in recorded}) == len(
+            recorded
+        )
 
-    def test_a_store_that_may_not_run_scripts_is_told_so_at_the_start(self, users):
+    def test_a_store_that_may_not_run_scripts_is_refused_at_the_start(self, users):
         site = users("-@scripting")
 
         with pytest.raises(StoreError, match="no permissions to run the 'evalsha' command"):
@@ -365,7 +367,7 @@ class TestWhileItRuns:
     """What changes under a worker that is at it."""
 
     def held(self, site, *steps):
-        """A saga that stands in each of these bodies until it is let go."""
+        """A saga that waits in each of these bodies until it is released."""
         result = site.abc().delay(hold=list(steps))
         site.journal.wait(result.id, "began")
         return result
@@ -374,7 +376,7 @@ class TestWhileItRuns:
         assert site.settled(result) == "COMPLETED"
         assert site.journal.began(result.id) == GOOD
 
-    def test_a_right_that_is_taken_away_in_the_middle_of_a_saga(self, users, server):
+    def test_a_right_that_is_revoked_in_the_middle_of_a_saga(self, users, server):
         site = users()
         worker = site.worker("-c", "1")
         result = self.held(site, "a/f")
@@ -389,7 +391,7 @@ class TestWhileItRuns:
         expect_apart(site.senders())
         assert "after their checkpoint" in worker.text()
 
-    def test_a_right_that_is_given_back_is_used_by_each_new_process(self, users, server):
+    def test_a_right_that_is_granted_again_is_used_by_each_new_process(self, users, server):
         site = users("-lpush")
         site.worker("-c", "1")
         first = self.held(site, "a/f")
@@ -405,7 +407,7 @@ class TestWhileItRuns:
         senders = monitor.senders(first.id)
         assert (senders["f1"], senders["f2"]) == ({"lua"}, {"lua"})
 
-    def test_a_right_that_is_given_back_is_used_once_the_old_trial_is_no_longer_believed(
+    def test_a_right_that_is_granted_again_is_used_once_the_old_probe_has_expired(
         self, users, server
     ):
         site = users("-lpush")
@@ -476,6 +478,6 @@ class TestWhileItRuns:
 
 
 def settled_somehow(result):
-    """A client whose connections were cut is told so once."""
+    """A client whose connections were cut gets one error."""
     with contextlib.suppress(StoreUnavailable):
         return result.ready()

@@ -1,4 +1,4 @@
-"""The barrier on real workers: killed after a commit, and stopped until their step was undone."""
+"""The barrier on real workers: killed after a commit, and stopped until a compensation."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestKilled:
         assert result.context["number"] == kept["number"]
 
     def test_the_same_of_a_step_that_may_run_once_only(self, shop):
-        """Its undo learns from the database what the saga never heard."""
+        """Its compensation learns from the database what the saga never heard."""
         shop.worker()
         saga = shop.site.saga(("a", take_at_most_once, put_back), ("b", late))
         result = saga.delay(hold=["a/f/after"])
@@ -107,7 +107,7 @@ class TestKilled:
         assert shop.journal.said(result.id, "first")[1]["forward_result"] == kept
 
     def test_before_the_commit(self, shop):
-        """There is nothing to undo."""
+        """There is nothing to compensate."""
         shop.worker()
         saga = shop.site.saga(("a", take_at_most_once, put_back), ("b", late))
         result = saga.delay(hold=["a/f/inside"])
@@ -117,7 +117,7 @@ class TestKilled:
         assert shop.amounts(result) == []
         assert shop.results(result) == [("c", False, None)]
 
-    def test_an_undo_between_commit_and_report(self, shop):
+    def test_a_compensation_between_commit_and_report(self, shop):
         shop.worker()
         saga = shop.site.saga(("a", take, put_back), ("b", refuse))
         result = saga.delay(hold=["a/c/after"])
@@ -132,7 +132,7 @@ class TestKilled:
 
 
 class TestZombie:
-    """A worker stands still until everybody takes it for dead, and then goes on."""
+    """A worker does not continue until everybody takes it for dead, and then continues."""
 
     def stop(self, shop: Shop, hold: str) -> tuple[Any, Any]:
         worker = shop.worker("-c", "1")
@@ -144,28 +144,28 @@ class TestZombie:
         assert shop.site.settled(result) == "COMPENSATED"
         return worker, result
 
-    def go_on(self, shop: Shop, worker: Any, result: Any, gate: str) -> None:
+    def resume(self, shop: Shop, worker: Any, result: Any, gate: str) -> None:
         os.killpg(worker.process.pid, signal.SIGCONT)
         shop.journal.open(result.id, gate)
 
-    def test_a_late_body_has_no_effect_after_its_undo(self, shop):
+    def test_a_late_body_has_no_effect_after_its_compensation(self, shop):
         worker, result = self.stop(shop, "a/f/before")
         assert shop.results(result) == [("c", False, None)]
         revision = result.execution.revision
 
-        self.go_on(shop, worker, result, "a/f/before")
+        self.resume(shop, worker, result, "a/f/before")
         shop.journal.wait(result.id, "blocked")
         wait_for(lambda: "was compensated before it ran" in worker.text())
 
         assert shop.amounts(result) == []
         assert result.execution.revision == revision, "it was reported as an effect"
 
-    def test_what_is_reported_late_is_undone_once(self, shop):
-        """The engine has it undone in a second round; the database knows of the first."""
+    def test_what_is_reported_late_is_compensated_once(self, shop):
+        """The engine has it compensated in a second round; the database knows of the first."""
         worker, result = self.stop(shop, "a/f/after")
         assert shop.amounts(result) == [1, -1]
 
-        self.go_on(shop, worker, result, "a/f/after")
+        self.resume(shop, worker, result, "a/f/after")
         line = shop.journal.wait(result.id, "committed", 3)
 
         assert (line["idempotency_key"], line["first"]) == (f"{result.id}/a/c/1", False)
@@ -173,8 +173,8 @@ class TestZombie:
         assert shop.amounts(result) == [1, -1]
 
 
-def test_a_step_that_goes_through_it_twice_is_undone(site, tmp_path, monkeypatch):
-    """That is a mistake, but the first part of the step stands, and the engine hears of it."""
+def test_a_step_that_goes_through_it_twice_is_compensated(site, tmp_path, monkeypatch):
+    """That is a mistake, but the first part is committed, and the engine gets a report."""
     monkeypatch.setenv("SAGA_TEST_BARRIER", str(tmp_path / "shop.sqlite"))
     with transaction() as db:
         db.execute(create_table("sqlite"))

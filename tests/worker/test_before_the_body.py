@@ -48,13 +48,13 @@ class Fixture:
         def do() -> None:
             self.bodies += 1
 
-        @app.task(name="before.undo", base=Picky, shared=False)
-        def undo() -> None: ...
+        @app.task(name="before.compensation", base=Picky, shared=False)
+        def compensation() -> None: ...
 
         self.task: Any = do
-        self.undo: Any = undo
+        self.compensation: Any = compensation
         saga = Saga("before", app=app)
-        saga.local_step(do, name="a", **options).on_failure(undo)
+        saga.local_step(do, name="a", **options).on_failure(compensation)
         self.saga = saga.commit()
 
     def start(self, **options: Any) -> SagaResult:
@@ -86,7 +86,7 @@ def test_it_fails_the_step(one: Fixture) -> None:
 
 
 @pytest.mark.parametrize("propagates", [False, True])
-@pytest.mark.parametrize("where", ["do", "undo"])
+@pytest.mark.parametrize("where", ["do", "compensation"])
 def test_eagerly(app: Celery, where: str, propagates: bool) -> None:
     app.conf.update(task_always_eager=True, task_eager_propagates=propagates)
     app.conf.saga_compensation_max_attempts = 2
@@ -95,7 +95,7 @@ def test_eagerly(app: Celery, where: str, propagates: bool) -> None:
         one.task.trouble = PermissionError("no tenant")
     else:
         one.task.run = lambda: 1 / 0
-        one.undo.trouble = PermissionError("no tenant")
+        one.compensation.trouble = PermissionError("no tenant")
 
     result = one.start()
 
@@ -168,15 +168,15 @@ class TestNothingEndsByIt:
         one.deliver(result, retries=1)
         assert result.status == "COMPENSATED"
 
-    def test_the_store_is_away(self, one: Fixture, caplog: pytest.LogCaptureFixture) -> None:
-        """It is no outcome; the sweep sends the message again."""
+    def test_the_store_is_unavailable(self, one: Fixture, caplog: pytest.LogCaptureFixture) -> None:
+        """It is not an outcome; the sweep sends the message again."""
         result, store = one.start(), runtime_of(one.app).store
         one.task.trouble = PermissionError("no tenant")
 
-        def away(*args: Any, **options: Any) -> Any:
-            raise StoreUnavailable("away")
+        def unavailable(*args: Any, **options: Any) -> Any:
+            raise StoreUnavailable("unavailable")
 
-        store.save = away  # type: ignore[method-assign]
+        store.save = unavailable  # type: ignore[method-assign]
         with caplog.at_level(logging.WARNING, "celery_saga"):
             one.deliver(result)
         del store.save
@@ -210,7 +210,7 @@ def test_what_the_wrapper_has_reported_is_not_reported_again(
 
 
 def test_tasks_that_are_no_steps(one: Fixture) -> None:
-    """Nobody asks the store because of them."""
+    """The store is not read because of them."""
     store, asked = runtime_of(one.app).store, []
     store.load = lambda *args, **options: asked.append(args)  # type: ignore[method-assign]
     one.task.trouble = PermissionError("no tenant")

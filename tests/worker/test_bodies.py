@@ -19,7 +19,7 @@ from tests.worker.stage import expect_no_leftovers
 
 pytestmark = [
     pytest.mark.worker,
-    # Of the undo whose input only its own step returns: it is one of the scenarios.
+    # Of the compensation whose input only its own step returns: it is one of the scenarios.
     pytest.mark.filterwarnings("ignore::celery_saga.errors.DefinitionWarning"),
 ]
 

@@ -1,7 +1,7 @@
 """SIGKILL between every two writes of a transition, in both ways to write: steps and clients.
 
 One by one: save, push, end of the task. Or one script for the first two. All sagas of a table run
-at once; each tells one process where to die.
+at once; each sets for one process where to die.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery_saga import Saga, SagaManager
 from celery_saga.errors import SagaExecutionNotFoundException
 from tests.helpers import wait_for
 from tests.worker.apps import asking
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 from tests.worker.crashes import SAVING, SENDING, died, order, run_clients
 from tests.worker.crashes import bodies as bodies_of
 from tests.worker.deployment import BAD, GOOD
@@ -67,11 +67,11 @@ def case(place, status, bodies="", task="late"):
     return Case(place, status, tuple(bodies_of(bodies)), task)
 
 
-#: A death before the save leaves the outcome unknown: the body is run again, or undone.
+#: A death before the save leaves the outcome unknown: the body is run again, or compensated.
 UNKNOWN = [
     case("StepSucceeded f1 before save", "COMPLETED", "a a b c"),
     case("StepSucceeded f1 before save", "COMPENSATED", "a A", task="early"),
-    # It declines a second time, but the first time is unknown: it is undone as well.
+    # It declines a second time, but the first time is unknown: it is compensated as well.
     case("StepFailed c1 before save", "COMPENSATED", "a b c c C B A"),
     case("StepFailed c1 before save", "COMPENSATED", "a b c C B A", task="early"),
     case("StepSucceeded c0 before save", "COMPENSATED", "a b c B B A"),
@@ -107,7 +107,7 @@ def table(when):
 def start(site, case):
     saga = Saga("crashing", app=site.app)
     for name in "abc":
-        saga.local_step(late if case.task == "late" else early, name=name).on_failure(undo)
+        saga.local_step(late if case.task == "late" else early, name=name).on_failure(compensation)
     saga_id = uuid.uuid4().hex
     order(site, saga_id, case.place)
     fail = ["c/f"] if case.fails else []
@@ -169,7 +169,7 @@ class TestSteps:
         assert len(deaths) == len(results)
 
 
-def test_a_process_that_is_forked_while_the_heart_is_at_the_broker_can_go_there(sites):
+def test_a_process_that_is_forked_while_the_heartbeat_uses_the_broker_can_use_it(sites):
     site = sites["one by one"]
     worker = site.worker("-c", "1", app="tests.worker.apps.forking")
     try:
@@ -212,13 +212,13 @@ class Clients:
         return saga_id
 
     def prepare(self, verb, saga_id):
-        """A saga whose second step waits in a queue of nobody, or whose first one runs."""
+        """A saga whose second step waits in an unconsumed queue, or whose first one runs."""
         waits = verb == WAITS
         saga = Saga("crashing", app=self.site.app)
-        saga.local_step(late, name="a").on_failure(undo)
-        step = saga.local_step(late, name="b", queue="nobody" if waits else "celery")
-        step.on_failure(undo, queue="celery")
-        saga.local_step(late, name="c").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
+        step = saga.local_step(late, name="b", queue="unconsumed" if waits else "celery")
+        step.on_failure(compensation, queue="celery")
+        saga.local_step(late, name="c").on_failure(compensation)
         result = saga.commit().apply_async({"hold": [] if waits else ["a/f"]}, saga_id=saga_id)
         self.site.journal.wait(saga_id, "ended" if waits else "began")
         wait_for(lambda: not waits or result.progress["b"] == "RUNNING")
@@ -273,7 +273,7 @@ class TestClients:
         assert site.journal.began(saga_id) == GOOD
 
     @at("start", "start later", saved=True)
-    def test_a_start_that_was_saved_goes_on_by_itself(self, clients, verb, where):
+    def test_a_start_that_was_saved_continues_by_itself(self, clients, verb, where):
         site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPLETED"
@@ -291,7 +291,7 @@ class TestClients:
         assert site.journal.began(result.id) == ["a/f", "a/c"]
 
     @at(WAITS, saved=True)
-    def test_a_cancel_that_was_saved_goes_on_by_itself(self, clients, verb, where):
+    def test_a_cancel_that_was_saved_continues_by_itself(self, clients, verb, where):
         site, result = clients.site, clients.result(verb, where)
 
         assert site.settled(result) == "COMPENSATED"

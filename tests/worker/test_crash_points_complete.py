@@ -39,7 +39,7 @@ def places(way: str) -> set[str]:
     found |= {f"{recovery.PATHS[name].place} {at}" for name, at in recovery.CASES[way]}
     found |= {f"{reports.MAINS[name].place} {at}" for name, at in reports.MAIN_CASES[way]}
     found |= {f"{reports.path_of(*case).place} {case[1]}" for case in reports.CHILD_CASES[way]}
-    found |= {*recovery.TELLING.values(), *recovery.INSTANCES}
+    found |= {*recovery.PUBLISHING.values(), *recovery.INSTANCES}
     operators = test_crash_points_operators
     found |= {place for _, place in operators.CASES[way]}
     return found | {place for *_, place in (*operators.DROPPED, *operators.TAKEN_IN)}
@@ -101,7 +101,7 @@ class TestNothingIsLeftOut:
             verbs = {name for name in vars(port) if not name.startswith("_")} - PREPARING
             assert verbs == {"publish"}
         struck = {tuple(place.split()[-2:]) for place in places(way)}
-        assert {("before", "announce"), ("after", "announce")} <= struck
+        assert {("before", "publish"), ("after", "publish")} <= struck
         if way == "one by one":
             assert {("before", "push"), ("after", "push")} <= struck
 

@@ -1,7 +1,7 @@
 """SIGKILL for processes that ask something of a saga, before and after each write and publish.
 
-What was not saved has not happened, and asking again does it. What was saved goes on by itself, and
-asking again changes nothing.
+What was not saved has not happened, and a second request does it. What was saved continues by
+itself, and a second request changes nothing.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from celery_saga.core.execution import StepStatus
 from celery_saga.errors import SagaAlreadyExists, SagaExecutionNotFoundException, SagaNotActionable
 from tests.helpers import wait_for
 from tests.worker.apps import asking
-from tests.worker.apps.crashing_steps import undo_needing
+from tests.worker.apps.crashing_steps import compensation_needing
 from tests.worker.crashes import SAVING, WAYS, bodies, died, order, run_clients, whens
 from tests.worker.harness import leftovers
 from tests.worker.recovering import Path, row
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(300)]
 
-UNKNOWN = row("nobody.knows", None, inputs=[])
+UNKNOWN = row("unknown.task", None, inputs=[])
 HELD = {"hold": ["a/f"]}
-ONCE_UNDONE = row(undo={"max_attempts": 1})
+ONCE_COMPENSATED = row(compensation={"max_attempts": 1})
 
 #: What is asked -> the state in which it is asked, the saga's path, and its status if it is not.
 VERBS = {
     "pause": (
         "b waits",
-        Path("PauseRequested nothing", "PAUSED", "a", (row(), row(queue="nobody"))),
+        Path("PauseRequested nothing", "PAUSED", "a", (row(), row(queue="unconsumed"))),
         "RUNNING",
     ),
     "resume": ("paused", Path("ResumeRequested f1", "COMPLETED", "a b", context=HELD), "PAUSED"),
@@ -47,7 +47,7 @@ VERBS = {
             "RetryRequested c0",
             "COMPENSATED",
             "a b A A",
-            (ONCE_UNDONE, row()),
+            (ONCE_COMPENSATED, row()),
             context={"fail": ["b/f"], "once": {"a/c": "fail"}},
         ),
         "STUCK",
@@ -58,18 +58,18 @@ VERBS = {
             "RetryRequested c0",
             "COMPENSATED",
             "a b A",
-            (row(back=undo_needing), row()),
+            (row(back=compensation_needing), row()),
             context={"fail": ["b/f"]},
         ),
         "STUCK",
     ),
-    "retry in vain": (
+    "retry without success": (
         "stuck",
         Path(
             "RetryRequested nothing",
             "STUCK",
             "a b",
-            (row(back=undo_needing), row()),
+            (row(back=compensation_needing), row()),
             context={"fail": ["b/f"]},
         ),
         "STUCK",
@@ -79,24 +79,24 @@ VERBS = {
         Path("SkipRequested f2", "COMPLETED", "a c", (row(), UNKNOWN, row()), grace=0.0),
         "STUCK",
     ),
-    "skip an undo": (
+    "skip a compensation": (
         "stuck",
         Path(
             "SkipRequested COMPENSATED",
             "COMPENSATED",
             "a b c B A",
-            (row(), ONCE_UNDONE, row()),
+            (row(), ONCE_COMPENSATED, row()),
             context={"fail": ["c/f", "b/c"]},
         ),
         "STUCK",
     ),
-    "skip one undo of two": (
+    "skip one compensation of two": (
         "stuck",
         Path(
             "SkipRequested nothing",
             "STUCK",
             "a b c B A",
-            (ONCE_UNDONE, ONCE_UNDONE, row()),
+            (ONCE_COMPENSATED, ONCE_COMPENSATED, row()),
             context={"fail": ["c/f", "b/c", "a/c"]},
         ),
         "STUCK",
@@ -130,7 +130,7 @@ MORE = {"terminate": ("before revoke", "after revoke")}
 #: Sagas that are there to be dropped, or to be taken in.
 WAITING = Path("", "COMPLETED", "a b", (row(), row(queue="moved")))
 ENDED = Path("", "COMPLETED", "a", (row(),))
-UNDONE = Path("", "COMPENSATED", "a b A", context={"fail": ["b/f"]})
+COMPENSATED = Path("", "COMPENSATED", "a b A", context={"fail": ["b/f"]})
 DROPPED = {
     (verb, name, f"{at} delete"): path
     for verb, name, path in (
@@ -145,7 +145,7 @@ TAKEN_IN = {
     for name, what, path in (
         ("one that waits", "f1", WAITING),
         ("a completed one", "COMPLETED", ENDED),
-        ("a compensated one", "COMPENSATED", UNDONE),
+        ("a compensated one", "COMPENSATED", COMPENSATED),
     )
     for at in SAVING
 }
@@ -282,7 +282,7 @@ def test_a_saga_that_is_taken_in(sites, once, way, name, place):
     asked.check_death((name, place), result)
     if not is_saved(place):
         with pytest.raises(SagaExecutionNotFoundException):
-            result.status  # noqa: B018 - raises if there is no such saga
+            result.status  # noqa: B018 - raises if no saga has this id
         asked.again("take in", result, text)
     with pytest.raises(SagaAlreadyExists):
         asked.again("take in", result, text)

@@ -1,7 +1,7 @@
 """SIGKILL for a worker that recovers sagas, before and after each of its writes and publishes.
 
-Wherever it dies, another worker goes on, and the saga ends as if nobody had died. Workers that run
-bodies do not sweep here, so that a sweeper's death costs no body.
+Wherever it dies, another worker continues, and the saga ends as if no process had died. Workers
+that run bodies do not sweep here, so that a sweeper's death costs no body.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from tests.worker.recovering import APP, FRAIL, SOON, STURDY, Forked, Path, row
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(400)]
 
-VICTIMS = row(queue="victim")
+TARGETS = row(queue="target")
 
 #: Path -> how a sweeping worker comes to a write of its own.
 PATHS = {
     "a lost step is run again": Path(
-        "ClaimVoided f0", "COMPLETED", "a a b", (VICTIMS, row()), "killed", {"hold": ["a/f"]}
+        "ClaimVoided f0", "COMPLETED", "a a b", (TARGETS, row()), "killed", {"hold": ["a/f"]}
     ),
     "a lost step turns the saga back": Path(
         "ClaimVoided c0",
         "COMPENSATED",
         "a A",
-        (row(early, queue="victim"), row()),
+        (row(early, queue="target"), row()),
         "killed",
         {"hold": ["a/f"]},
     ),
-    "a lost step without an undo ends the saga": Path(
+    "a lost step without a compensation ends the saga": Path(
         "ClaimVoided STUCK",
         "STUCK",
         "a",
-        (row(early, None, queue="victim"), row()),
+        (row(early, None, queue="target"), row()),
         "killed",
         {"hold": ["a/f"]},
     ),
-    "a lost undo is run again": Path(
+    "a lost compensation is run again": Path(
         "ClaimVoided c0",
         "COMPENSATED",
         "a b A A",
-        (row(back_queue="victim"), row()),
+        (row(back_queue="target"), row()),
         "killed",
         {"hold": ["a/c"], "fail": ["b/f"]},
     ),
@@ -59,7 +59,7 @@ PATHS = {
         "ClaimVoided nothing",
         "COMPLETED",
         "a a b",
-        (VICTIMS, row()),
+        (TARGETS, row()),
         "paused and killed",
         {"hold": ["a/f"]},
     ),
@@ -69,11 +69,11 @@ PATHS = {
     "a message that a dead worker held is sent again": Path(
         "Overdue f0", "COMPLETED", "a b", (row(queue="held"), row()), "held"
     ),
-    "an undo's next attempt is due": Path(
+    "a compensation's next attempt is due": Path(
         "Overdue c0",
         "COMPENSATED",
         "a b A A",
-        (row(undo=SOON), row()),
+        (row(compensation=SOON), row()),
         context={"fail": ["b/f"], "once": {"a/c": "fail"}},
     ),
     "a step's next attempt is due": Path(
@@ -84,11 +84,11 @@ PATHS = {
         context={"once": {"a/f": "fail"}},
     ),
     "a start is due": Path("Overdue f0", "COMPLETED", "a b", run={"countdown": 0.5}),
-    "a task that nobody knew is offered again": Path(
-        "Overdue f0", "STUCK", "", (row("nobody.knows", None, inputs=[]),), grace=4.0
+    "a task that no worker knew is offered again": Path(
+        "Overdue f0", "STUCK", "", (row("unknown.task", None, inputs=[]),), grace=4.0
     ),
-    "the deadline of a step that nobody took": Path(
-        "Overdue c0", "COMPENSATED", "a A", (row(), row(queue="nobody")), "late b"
+    "the deadline of a step that no worker received": Path(
+        "Overdue c0", "COMPENSATED", "a A", (row(), row(queue="unconsumed")), "late b"
     ),
     "the deadline of a step that runs": Path(
         "Overdue nothing", "COMPENSATED", "a A", (row(), row()), "late a", {"hold": ["a/f"]}
@@ -103,7 +103,7 @@ CASES = {
     for way in WAYS
 }
 
-#: What befalls sagas whose workers or messages are gone; the others wait for their time.
+#: What befalls sagas whose workers or messages are lost; the others wait for their time.
 LOST = ("killed", "paused and killed", "lost", "held")
 
 #: Tables of a way; each is run by sweepers of its own, and so are the ends, two at a time.
@@ -115,26 +115,26 @@ def table_of(name):
     return LOSSES if PATHS[name].trouble in LOST else TIMES
 
 
-#: Where a result that nobody could tell is told: the first to die is the body's process.
-TELLING = {
+#: Where a result that was not published yet is published: the first to die is the body's process.
+PUBLISHING = {
     "the check is not saved": "Overdue nothing before save",
     "the check is saved": "Overdue nothing after save",
-    "nobody is told": "COMPLETED before announce",
-    "all are told": "COMPLETED after announce",
-    "it is not noted that all are told": "ResultStored nothing before save",
+    "no caller is notified": "COMPLETED before publish",
+    "all are notified": "COMPLETED after publish",
+    "it is not noted that all are notified": "ResultStored nothing before save",
     "it is noted": "ResultStored nothing after save",
 }
-REPORTED_SETTINGS = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="telling"),))
+END = Path("StepSucceeded COMPLETED", "COMPLETED", "a", (row(queue="publishing"),))
 
 
 def table_of_end(name):
     """A sweeper's death may cost others' ends a look, and each next look comes later: two each."""
-    return f"ends {[*TELLING].index(name) // 2}"
+    return f"ends {[*PUBLISHING].index(name) // 2}"
 
 
-def times_told(name):
-    """How often a caller hears of the end at least: again if that it was told was not noted."""
-    return 2 if name in ("all are told", "it is not noted that all are told") else 1
+def times_notified(name):
+    """How often a caller is notified at least: again if the notification was not saved."""
+    return 2 if name in ("all are notified", "it is not noted that all are notified") else 1
 
 
 #: What a sweeper writes of itself and of others that are dead.
@@ -150,15 +150,15 @@ class Sweeping:
 
     def __init__(self, site, way, table):
         self.site, self.store = site, runtime_of(site.app).store
-        frail = {"app": APP, "env": {"SAGA_TEST_ROLE": "victim "}, **FRAIL}
-        victims = [
-            site.start("-P", "threads", "-c", "64", "-Q", "victim", **frail),
+        frail = {"app": APP, "env": {"SAGA_TEST_ROLE": "target "}, **FRAIL}
+        targets = [
+            site.start("-P", "threads", "-c", "64", "-Q", "target", **frail),
             site.start(
                 "-P", "threads", "-c", "1", "-Q", "held", "--prefetch-multiplier", "64", **frail
             ),
         ]
         self.bodies("celery", "-P", "threads", "-c", "4")
-        self.bodies("telling", "-c", "2")
+        self.bodies("publishing", "-c", "2")
         plug = Path("", "", "", (row(queue="held"),), context={"hold": ["a/f"]}).start(site)
         site.journal.wait(plug.id, "began", timeout=60)
         self.results = {
@@ -166,25 +166,25 @@ class Sweeping:
             for name, at in CASES[way]
             if table_of(name) == table
         }
-        self.told = {
-            name: REPORTED_SETTINGS.start_with_callers(
-                site, "bodies COMPLETED before announce", f"sweeper {place}"
+        self.recorded = {
+            name: END.start_with_callers(
+                site, "bodies COMPLETED before publish", f"sweeper {place}"
             )
-            for name, place in TELLING.items()
+            for name, place in PUBLISHING.items()
             if table_of_end(name) == table
         }
         self.trouble()
-        for victim in victims:
-            victim.kill()
+        for target in targets:
+            target.kill()
         for name, result in [*self.each("killed"), *self.each("paused and killed")]:
             site.journal.open(result.id, PATHS[name].context["hold"][0])
         site.journal.open(plug.id, "a/f")
-        self.bodies("victim,held,lost", "-P", "threads", "-c", "4")
+        self.bodies("target,held,lost", "-P", "threads", "-c", "4")
         if table == LOSSES:  # only there are instances that have left something
             order(site, "instances", *(f"sweeper {place}" for place in INSTANCES))
         sweeper = ["-P", "solo", "-Q", "aside"]
         Forked(site, "sweeper ", *[sweeper] * 4, again=True, **FRAIL)
-        self.running = [*self.results.values(), *self.told.values()]
+        self.running = [*self.results.values(), *self.recorded.values()]
         with contextlib.suppress(AssertionError):  # each test looks at its own saga
             wait_for(self.settled, 300, interval=0.1)
             wait_for(self.heard, 30, interval=0.1)
@@ -233,7 +233,7 @@ class Sweeping:
 
     def let_the_deadline_pass(self, result):
         saved = None
-        while saved is None:  # somebody else was quicker
+        while saved is None:  # another process was quicker
             execution, at = result.execution, self.store.now() - 1
             late = replace(execution, deadline=at, due_at=at)
             saved = self.store.save(execution, late, uuid.uuid4().hex)
@@ -250,10 +250,10 @@ class Sweeping:
         return not self.running and died(self.site, "instances")
 
     def heard(self):
-        """Whether all callers' tasks have run: a saga that has told them does not wait for them."""
+        """Whether all callers' tasks have run: a saga does not wait for them."""
         return all(
-            len(self.site.journal.said(result.id, "told")) >= times_told(name)
-            for name, result in self.told.items()
+            len(self.site.journal.said(result.id, "notified")) >= times_notified(name)
+            for name, result in self.recorded.items()
         )
 
     def help(self, result, execution):
@@ -276,17 +276,17 @@ def test_a_sweeper_dies(sites, once, way, name, at):
 
 
 @pytest.mark.parametrize("way", WAYS)
-class TestTelling:
-    @pytest.mark.parametrize("name", TELLING)
-    def test_an_end_is_told(self, sites, once, way, name):
+class TestPublishing:
+    @pytest.mark.parametrize("name", PUBLISHING)
+    def test_an_end_is_published(self, sites, once, way, name):
         sweeping = once(Sweeping, sites[way], way, table_of_end(name))
-        site, result = sweeping.site, sweeping.told[name]
+        site, result = sweeping.site, sweeping.recorded[name]
         assert died(site, result.id), "no process came by"
-        assert site.journal.began(result.id) == bodies(REPORTED_SETTINGS.bodies)
-        assert result.status == REPORTED_SETTINGS.status
+        assert site.journal.began(result.id) == bodies(END.bodies)
+        assert result.status == END.status
         assert AsyncResult(result.id, app=site.app).state == "SUCCESS"
-        # At least: other sagas' sweepers die as well, some of them in the midst of telling this.
-        assert len(site.journal.said(result.id, "told")) >= times_told(name)
+        # At least: other sagas' sweepers die as well, some of them in the midst of publishing this.
+        assert len(site.journal.said(result.id, "notified")) >= times_notified(name)
 
 
 @pytest.mark.parametrize("way", WAYS)

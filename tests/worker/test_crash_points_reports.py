@@ -1,4 +1,4 @@
-"""SIGKILL for whoever reports on a step: the process of its body, and the main process of a worker
+"""SIGKILL for the process that reports on a step: that of its body, and a worker's main process
 that has lost one, ended it, or does not know its task.
 """
 
@@ -23,8 +23,8 @@ from tests.worker.recovering import APP, FRAIL, SOON, STURDY, Forked, Path, row
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(300)]
 
 OWN, OWN_EARLY = row(queue="own"), row(early, queue="own")
-HELD, UNDO_HELD = {"hold": ["a/f"]}, {"hold": ["a/c"], "fail": ["b/f"]}
-NOBODYS = row("nobody.knows", None, inputs=[], queue="own")
+HELD, COMPENSATION_HELD = {"hold": ["a/f"]}, {"hold": ["a/c"], "fail": ["b/f"]}
+UNKNOWN = row("unknown.task", None, inputs=[], queue="own")
 
 #: What a worker's main process learns, and what becomes of the saga wherever it dies at that.
 MAINS = {
@@ -51,23 +51,23 @@ MAINS = {
         HELD,
     ),
     "a revoke": Path("StepRevoked c0", "COMPENSATED", "a A", (OWN_EARLY, row()), "revoke", HELD),
-    "a revoke of an undo": Path(
+    "a revoke of a compensation": Path(
         "StepRevoked nothing",
         "COMPENSATED",
         "a b A A",
-        (row(back_queue="own", undo=SOON), row()),
+        (row(back_queue="own", compensation=SOON), row()),
         "revoke",
-        UNDO_HELD,
+        COMPENSATION_HELD,
     ),
-    "an unknown task": Path("TaskUnknown nothing", "STUCK", "", (NOBODYS,), grace=4.0),
+    "an unknown task": Path("TaskUnknown nothing", "STUCK", "", (UNKNOWN,), grace=4.0),
     "an unknown task, for the last time": Path(
-        "TaskUnknown STUCK", "STUCK", "", (NOBODYS,), grace=0.0
+        "TaskUnknown STUCK", "STUCK", "", (UNKNOWN,), grace=0.0
     ),
-    "an unknown undo": Path(
+    "an unknown compensation": Path(
         "TaskUnknown c0",
         "STUCK",
         "a b c A",
-        (row(), row(back="nobody.knows", undo={"inputs": []}, back_queue="own"), row()),
+        (row(), row(back="unknown.task", compensation={"inputs": []}, back_queue="own"), row()),
         context={"fail": ["c/f"]},
         grace=0.0,
     ),
@@ -117,11 +117,11 @@ CHILDREN = {
         (row(retriable=True, max_attempts=3, **SOON), row()),
         context={"once": {"a/f": "fail"}},
     ),
-    "a failure of an undo": Path(
+    "a failure of a compensation": Path(
         "StepFailed nothing",
         "COMPENSATED",
         "a b A A",
-        (row(undo=SOON), row()),
+        (row(compensation=SOON), row()),
         context={"fail": ["b/f"], "once": {"a/c": "fail"}},
     ),
     "a failure that ends the saga": (
@@ -142,7 +142,7 @@ CHILDREN = {
 STARTED = Path("Started f0", "COMPLETED", "a")
 
 #: What else becomes of a saga whose body's process has sent Celery's retry and could not say so:
-#: the retry takes the step over before the worker has told that it lost a process.
+#: the retry takes the step over before the worker has reported that it lost a process.
 TAKEN_OVER = {
     "a retry of Celery's, early ack": ("COMPLETED", "a a b"),
     "a retry of Celery's after a cancel": ("COMPENSATED", "a b b B A"),
@@ -201,7 +201,7 @@ class Mains:
         mains = [
             ["-c", "1", "-P", pools.get(case[0], "prefork"), "-Q", queues[case]] for case in found
         ]
-        # Their heartbeats must not void a claim before the main process has told of its child.
+        # Their heartbeats must not void a claim before the main process has reported its child.
         Forked(site, "main ", *mains, saga_heartbeat=1.0, saga_heartbeat_ttl=2.0)
         for (name, _), result in self.results.items():
             self.trouble(MAINS[name], result)

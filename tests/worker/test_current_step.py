@@ -1,4 +1,4 @@
-"""What a body is told of itself where no saga runs it."""
+"""What a body can read about itself where no saga runs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def asks(app: Celery) -> Any:
 
 
 @pytest.mark.parametrize("way", ["delay", "apply"])
-def test_a_task_is_told_its_id(asks: Any, way: str) -> None:
+def test_a_task_gets_its_id(asks: Any, way: str) -> None:
     result = getattr(asks, way)()
     one, other = result.get()
     assert one == other
@@ -42,7 +42,7 @@ def test_a_task_is_told_its_id(asks: Any, way: str) -> None:
     assert one.idempotency_key == one.forward_key == result.id
 
 
-def test_a_retry_is_told_the_same_key(app: Celery) -> None:
+def test_a_retry_gets_the_same_key(app: Celery) -> None:
     seen: list[SagaInfo] = []
 
     @app.task(name="about.retries", shared=False, bind=True, max_retries=2)
@@ -74,7 +74,7 @@ def test_what_a_task_calls_is_a_part_of_it(app: Celery, asks: Any) -> None:
     assert result.get()[0].idempotency_key == result.id
 
 
-def test_a_task_that_a_step_launches_is_told_its_own_id(app: Celery, asks: Any) -> None:
+def test_a_task_that_a_step_launches_gets_its_own_id(app: Celery, asks: Any) -> None:
     seen: list[tuple[str, SagaInfo]] = []
 
     @app.task(name="about.launches", shared=False)
@@ -97,7 +97,7 @@ def test_where_no_task_runs_it_says_so() -> None:
         saga_info()
 
 
-def test_a_thread_of_a_body_is_told_to_get_it_from_there(app: Celery) -> None:
+def test_a_thread_of_a_body_is_refused_with_advice(app: Celery) -> None:
     """It would have another key each time, and its effect be there twice."""
     raised: list[Any] = []
 

@@ -62,9 +62,9 @@ class TestTheStore:
 def test_a_task_that_the_worker_does_not_import(shared):
     (worker,) = shared.workers
     saga = Saga("unknown", app=shared.app)
-    saga.local_step("nobody.imports.this", name="a", inputs=[])
+    saga.local_step("unknown.imports.this", name="a", inputs=[])
     result = saga.commit().delay()
-    expect_warning(worker, result.id, "nobody.imports.this", "'imports' or 'include'")
+    expect_warning(worker, result.id, "unknown.imports.this", "'imports' or 'include'")
     result.cancel()
     assert shared.settled(result) == "COMPENSATED"
 
@@ -80,7 +80,7 @@ class TestMemory:
 
     @pytest.fixture
     def saga(self, site):
-        """On an app of a process that is no worker, with a real broker."""
+        """On an app of a process that is not a worker, with a real broker."""
         app = site.new_app(saga_store_url="memory://")
         return Saga("in memory", app=app, steps=[late]).commit()
 

@@ -18,7 +18,7 @@ from tests.worker.servers import Server, free_port, serving
 
 pytestmark = pytest.mark.worker
 
-CLINIC, SURGERY = "tests.worker.apps.clinic", "tests.worker.apps.surgery"
+DOCTOR_APP, RISKY_APP = "tests.worker.apps.doctor_app", "tests.worker.apps.risky_app"
 
 
 @pytest.fixture(scope="module")
@@ -28,63 +28,63 @@ def durable() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def clinic(durable: Server, journal: Journal, folder: Path) -> Iterator[Site]:
+def doctor_site(durable: Server, journal: Journal, folder: Path) -> Iterator[Site]:
     """A worker that is well, on a server that keeps everything."""
     site = Site(durable.url(user=":sesame@"), journal, folder)
     site.settings = dict(UNHURRIED)
     try:
-        site.worker(app=CLINIC, worker_soft_shutdown_timeout=5)
+        site.worker(app=DOCTOR_APP, worker_soft_shutdown_timeout=5)
         yield site
     finally:
         site.close()
 
 
 #: Workers of a machine that is busy have time to answer.
-PATIENTLY = ("--timeout", "3")
+WAITING = ("--timeout", "3")
 
 
-def run(site: Site, *arguments: str, app: str = CLINIC, **settings: str) -> Ran:
+def run(site: Site, *arguments: str, app: str = DOCTOR_APP, **settings: str) -> Ran:
     return Ran(app, *arguments, env=site.environment(**settings))
 
 
 class TestWell:
-    def test_nothing_is_found(self, clinic):
-        ran = run(clinic, *PATIENTLY)
+    def test_nothing_is_found(self, doctor_site):
+        ran = run(doctor_site, *WAITING)
 
         assert (ran.code, ran.err) == (0, "")
-        assert ran.out.startswith("app      clinic, celery_saga ")
+        assert ran.out.startswith("app      doctored, celery_saga ")
         assert "in one write with the store" in ran.out
-        assert f"workers  1: {clinic.workers[0].name}" in ran.out
+        assert f"workers  1: {doctor_site.workers[0].name}" in ran.out
         assert ran.out.endswith(f"{len(CHECKS)} checks, nothing found.\n")
         assert "sesame" not in ran.out
 
-    def test_as_json(self, clinic):
-        ran = run(clinic, "--json", *PATIENTLY)
+    def test_as_json(self, doctor_site):
+        ran = run(doctor_site, "--json", *WAITING)
 
         assert (ran.code, ran.err) == (0, "")
         document = ran.document
         assert (document["schema"], document["exit_code"]) == (1, 0)
         assert document["findings"] == []
         assert document["checks"] == list(CHECKS)
-        assert [worker["node"] for worker in document["workers"]] == [clinic.workers[0].name]
+        assert [worker["node"] for worker in document["workers"]] == [doctor_site.workers[0].name]
         assert "sesame" not in ran.out
 
 
-class TestIll:
-    def test_a_warning_alone_is_no_failure(self, clinic):
-        ran = run(clinic, "--json", *PATIENTLY, app=SURGERY)
+class TestFindings:
+    def test_a_warning_alone_is_not_a_failure(self, doctor_site):
+        ran = run(doctor_site, "--json", *WAITING, app=RISKY_APP)
 
         assert ran.code == 0
-        # The worker runs the clinic's app: it knows the surgery's tasks, and not its saga.
+        # The worker runs the doctor's app: it knows the tasks of the risky saga, and not the saga.
         assert [each["check"] for each in ran.document["findings"]] == ["early-ack"]
         (finding,) = ran.document["findings"]
-        assert finding["about"] == ["tests.worker.apps.clinic.operate", "surgery/operate"]
+        assert finding["about"] == ["tests.worker.apps.doctor_app.operate", "risky/operate"]
 
-    def test_unless_it_is_asked_for(self, clinic):
-        assert run(clinic, "--fail-on", "warning", app=SURGERY).code == 1
+    def test_unless_it_is_asked_for(self, doctor_site):
+        assert run(doctor_site, "--fail-on", "warning", app=RISKY_APP).code == 1
 
-    def test_findings_that_are_less_bad_are_left_out(self, clinic):
-        ran = run(clinic, "--level", "error", "--fail-on", "warning", "-j", app=SURGERY)
+    def test_findings_that_are_less_bad_are_left_out(self, doctor_site):
+        ran = run(doctor_site, "--level", "error", "--fail-on", "warning", "-j", app=RISKY_APP)
 
         assert (ran.code, ran.document["findings"]) == (1, [])
 
@@ -96,23 +96,23 @@ class TestIll:
         assert "change: server setting appendonly: yes" in " ".join(ran.out.split())
 
     def test_quiet_leaves_the_rest_out(self, site):
-        ran = Ran(CLINIC, env=site.environment(), before=["--quiet"])
+        ran = Ran(DOCTOR_APP, env=site.environment(), before=["--quiet"])
 
         assert ran.out.startswith("\nERROR    [persistence]")
 
 
-class TestAway:
-    def test_the_broker(self, clinic):
-        ran = run(clinic, "--json", broker_url=f"redis://:sesame@127.0.0.1:{free_port()}/0")
+class TestUnavailable:
+    def test_the_broker(self, doctor_site):
+        ran = run(doctor_site, "--json", broker_url=f"redis://:sesame@127.0.0.1:{free_port()}/0")
 
         assert ran.code == 1
         assert ran.said("broker") == [("error", "broker_url")]
         assert ran.document["workers"] is None
         assert "sesame" not in ran.out + ran.err
 
-    def test_the_store(self, clinic):
-        away = f"redis://:sesame@127.0.0.1:{free_port()}/0"
-        ran = run(clinic, "--json", *PATIENTLY, saga_store_url=away)
+    def test_the_store(self, doctor_site):
+        unreachable = f"redis://:sesame@127.0.0.1:{free_port()}/0"
+        ran = run(doctor_site, "--json", *WAITING, saga_store_url=unreachable)
 
         assert ran.code == 1
         assert ran.said("store") == [("error", "saga_store_url")]
@@ -120,9 +120,9 @@ class TestAway:
         assert len(ran.document["workers"]) == 1
         assert "sesame" not in ran.out + ran.err
 
-    def test_both(self, clinic):
-        away = f"redis://127.0.0.1:{free_port()}/0"
-        ran = run(clinic, broker_url=away, saga_store_url=away)
+    def test_both(self, doctor_site):
+        unreachable = f"redis://127.0.0.1:{free_port()}/0"
+        ran = run(doctor_site, broker_url=unreachable, saga_store_url=unreachable)
 
         assert ran.code == 2
         assert "Traceback" not in ran.out + ran.err
@@ -199,4 +199,4 @@ class TestTheCommandLine:
     def test_preload_options_of_an_app(self, site):
         ran = run(site, app="tests.worker.apps.preloading")
 
-        assert "app      clinic" in ran.out
+        assert "app      doctored" in ran.out

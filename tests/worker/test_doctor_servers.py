@@ -116,10 +116,10 @@ class TestEviction:
 
 
 def test_a_disk_that_cannot_be_written_to(tmp_path):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    with serving(dir=str(gone)) as server:
-        gone.rmdir()
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    with serving(dir=str(missing)) as server:
+        missing.rmdir()
         server.admin.bgsave()
         wait_for(lambda: server.admin.info("persistence")["rdb_last_bgsave_status"] == "err", 20)
 
@@ -148,7 +148,7 @@ class TestReplicas:
 
 
 def test_a_node_of_a_cluster():
-    # Without a cluster bus the node knows nobody, and yet has a cluster's rules.
+    # Without a cluster bus the node knows no other node, and yet has a cluster's rules.
     with serving(cluster_enabled="yes", cluster_port=str(free_port())) as node:
         report = examined(node.url())
 
@@ -162,7 +162,7 @@ class TestUsers:
         (finding,) = of(report, "server-settings")
         assert (finding.level.value, finding.setting) == ("warning", "ACL SETUSER")
         assert "secret" not in finding.what
-        # INFO tells the half of it.
+        # INFO shows the half of it.
         assert report.facts.servers[0].setting("appendonly") == "yes"
         assert of(report, "persistence") == []
 
@@ -199,7 +199,7 @@ class TestOneWrite:
     def test_two_databases_of_one(self, server):
         assert said(examined(server.url(1), server.url(2)), "one-write") == []
 
-    def test_the_trial_leaves_nothing_behind(self, set_up):
+    def test_the_probe_leaves_nothing_behind(self, set_up):
         server = set_up()
         server.admin.flushall()
         with serving(**GOOD) as other:
@@ -216,10 +216,10 @@ def lasting(server: Server) -> set[bytes]:
     return {key for key in keys if server.admin.ttl(key) == -1 and not key.startswith(b"_kombu")}
 
 
-class TestServersThatAreAway:
+class TestUnavailableServers:
     def test_neither_is_there(self):
-        away = f"redis://:secret@127.0.0.1:{free_port()}/0"
-        report = examined(away, away)
+        unreachable = f"redis://:secret@127.0.0.1:{free_port()}/0"
+        report = examined(unreachable, unreachable)
 
         assert said(report, "store", "broker") == [
             ("error", "saga_store_url"),
@@ -228,7 +228,7 @@ class TestServersThatAreAway:
         assert report.exit_code() == 2
         assert "secret" not in str(report.to_dict())
 
-    def test_only_the_store_is_away(self, server):
+    def test_only_the_store_is_unavailable(self, server):
         report = examined(f"redis://127.0.0.1:{free_port()}/0", server.url())
 
         assert said(report, "store") == [("error", "saga_store_url")]
@@ -345,5 +345,5 @@ def test_records_that_cannot_be_read_are_named_and_hide_no_others(server):
     ("backend", "expected"),
     [("rpc://", [("warning", "result_backend")]), ("cache+memory://", []), ("disabled://", [])],
 )
-def test_results_that_are_kept_for_nobody_else(server, backend, expected):
+def test_results_that_no_other_process_sees(server, backend, expected):
     assert said(examined(server.url(), result_backend=backend), "results") == expected

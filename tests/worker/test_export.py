@@ -10,7 +10,7 @@ import pytest
 
 from celery_saga import Saga, SagaAlreadyExists, SagaExecution, SagaManager, SagaStatus
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 from tests.worker.harness import Site
 
 pytestmark = pytest.mark.worker
@@ -45,8 +45,8 @@ def moved(result, site, elsewhere):
     return put_into(elsewhere, text)
 
 
-def test_a_saga_whose_message_nobody_took(site, elsewhere):
-    result = site.saga(("a", late, undo), ("b", late)).delay(fail=["b/f"])
+def test_a_saga_whose_message_no_worker_received(site, elsewhere):
+    result = site.saga(("a", late, compensation), ("b", late)).delay(fail=["b/f"])
     there = moved(result, site, elsewhere)
 
     assert elsewhere.settled(there) == "COMPENSATED"
@@ -59,16 +59,16 @@ def test_a_saga_whose_message_nobody_took(site, elsewhere):
         (late, "COMPLETED", ["a/f", "b/f", "b/f"]),
         (early, "COMPENSATED", ["a/f", "b/f", "b/c", "a/c"]),
     ],
-    ids=["rerun", "undone"],
+    ids=["rerun", "compensated"],
 )
 def test_a_saga_whose_step_was_running(site, elsewhere, task, status, began):
     """Its outcome is unknown: the plan says what to do, as if the worker had died."""
     worker = site.worker()
-    result = site.saga(("a", late, undo), ("b", task, undo)).delay(hold=["b/f"])
+    result = site.saga(("a", late, compensation), ("b", task, compensation)).delay(hold=["b/f"])
     site.journal.wait(result.id, "began", 2)
     worker.kill()
     there = moved(result, site, elsewhere)
-    site.client.flushdb()  # nobody is left there who would reclaim its claims
+    site.client.flushdb()  # no worker is left there that would reclaim its claims
 
     assert not any(step.claim for step in there.execution.steps)
     site.journal.open(result.id, "b/f")
@@ -85,7 +85,7 @@ def test_a_saga_that_waits_for_its_time(site, elsewhere):
 
 @pytest.mark.parametrize(("fail", "status"), [([], "COMPLETED"), (["b/f"], "COMPENSATED")])
 def test_an_ended_saga_stays_ended_and_expires(shared, elsewhere, fail, status):
-    result = shared.saga(("a", late, undo), ("b", late)).delay(fail=fail, hold=[])
+    result = shared.saga(("a", late, compensation), ("b", late)).delay(fail=fail, hold=[])
     assert shared.settled(result) == status
     before = result.execution
     there = put_into(elsewhere, exported(result))
@@ -102,8 +102,8 @@ def test_an_ended_saga_stays_ended_and_expires(shared, elsewhere, fail, status):
 def test_a_stuck_saga_stays_stuck_for_ever(shared, elsewhere):
     app = shared.new_app(saga_unknown_task_grace=0)
     saga = Saga("stuck", app=app)
-    saga.local_step(late, name="a").on_failure(undo)
-    saga.local_step("nobody.knows", name="b", inputs=[])
+    saga.local_step(late, name="a").on_failure(compensation)
+    saga.local_step("unknown.task", name="b", inputs=[])
     result = saga.commit().delay()
     assert shared.settled(result) == "STUCK"
     there = put_into(elsewhere, exported(result))

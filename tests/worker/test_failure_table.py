@@ -21,13 +21,13 @@ from tests.worker.stage import expect_no_leftovers
 
 pytestmark = pytest.mark.worker
 
-#: An undo is tried twice, almost at once.
-UNDO = {"max_attempts": 2, "retry_backoff": 0.05}
+#: A compensation is tried twice, almost at once.
+COMPENSATION = {"max_attempts": 2, "retry_backoff": 0.05}
 
 #: Seconds; a body that is "long" takes more than twice as many, one that is "endless" is cut off.
 LIMIT = 1.0
 
-DONE, UNDONE, STUCK = "COMPLETED", "COMPENSATED", "STUCK"
+DONE, COMPENSATED, STUCK = "COMPLETED", "COMPENSATED", "STUCK"
 
 
 @dataclass
@@ -41,23 +41,23 @@ class Table:
     def start(
         self,
         a: Any = tasks.late,
-        undo: Any = tasks.undo,
+        compensation: Any = tasks.compensation,
         *,
         saga_id: str | None = None,
         options: Mapping[str, Any] | None = None,
-        undo_options: Mapping[str, Any] | None = None,
+        compensation_options: Mapping[str, Any] | None = None,
         **ways: str,
     ) -> SagaResult:
-        """A saga of the step ``a`` between two others, all with undos.
+        """A saga of the step ``a`` between two others, all with compensations.
 
         Args:
             ways: what the bodies do: ``f`` and ``c`` for those of ``a``, ``end`` for the last step.
         """
         saga = Saga("table", app=self.site.app)
-        saga.local_step(tasks.late, name="start").on_failure(tasks.undo)
+        saga.local_step(tasks.late, name="start").on_failure(tasks.compensation)
         step = saga.local_step(a, name="a", **(options or {}))
-        step.on_failure(undo, **{**UNDO, **(undo_options or {})})
-        saga.local_step(tasks.late, name="end").on_failure(tasks.undo)
+        step.on_failure(compensation, **{**COMPENSATION, **(compensation_options or {})})
+        saga.local_step(tasks.late, name="end").on_failure(tasks.compensation)
         names = {"f": "a/f", "c": "a/c", "end": "end/f"}
         names |= {"before_f": "before a/f", "before_c": "before a/c"}
         context = {"ways": {names[key]: way for key, way in ways.items()}}
@@ -90,7 +90,7 @@ def tables(journal, folder, pools) -> Iterator[dict[str, Table]]:
         found = {}
         for database, pool in enumerate(pools):
             site = Site(server.url(database), journal, folder)
-            # So that the main process, however slow, tells of the end of a task before the
+            # So that the main process, however slow, reports the end of a task before the
             # heartbeat misses it.
             site.settings["saga_heartbeat"] = 1.0
             worker = site.start("-P", pool, app="tests.worker.apps.table")
@@ -124,37 +124,43 @@ class TestOutOfMemory:
     """
 
     @only("threads", "gevent")
-    def test_of_a_step_and_of_an_undo(self, on):
+    def test_of_a_step_and_of_a_compensation(self, on):
         step = on.start(f="out of memory")
-        undo = on.start(c="out of memory", end="declines")
-        assert on.ledger(step) == (UNDONE, ["f", "c"])
-        assert on.ledger(undo) == (STUCK, ["f", "c", "c"])
+        compensation = on.start(c="out of memory", end="declines")
+        assert on.ledger(step) == (COMPENSATED, ["f", "c"])
+        assert on.ledger(compensation) == (STUCK, ["f", "c", "c"])
 
 
 class TestBeforeTheBody:
     """What raises before the body begins, and before the wrapper round it: it left nothing.
 
-    Nobody has claimed the step, and its message is not taken for a lost one.
+    No worker has claimed the step, and its message is not taken for a lost one.
     """
 
     AGAIN: ClassVar = {"retriable": True, "max_attempts": 3, "retry_backoff": 0.05}
     STEPS: ClassVar = {
-        "early": ("prepared", "declines", {}, UNDONE, ""),
-        "late": ("late_prepared", "declines", {}, UNDONE, ""),
-        "annotation": ("annotated", "declines", {}, UNDONE, ""),
-        "rejects": ("late_prepared", "rejects", {}, UNDONE, ""),
-        "autoretry is for bodies": ("retried_prepared", "declines", {}, UNDONE, ""),
+        "early": ("prepared", "declines", {}, COMPENSATED, ""),
+        "late": ("late_prepared", "declines", {}, COMPENSATED, ""),
+        "annotation": ("annotated", "declines", {}, COMPENSATED, ""),
+        "rejects": ("late_prepared", "rejects", {}, COMPENSATED, ""),
+        "autoretry is for bodies": ("retried_prepared", "declines", {}, COMPENSATED, ""),
         "retriable": ("prepared", "declines at first", AGAIN, DONE, "f"),
-        "retriable in vain": ("prepared", "declines", AGAIN, UNDONE, ""),
+        "retriable without success": ("prepared", "declines", AGAIN, COMPENSATED, ""),
         "retries": ("prepared", "retries", {}, DONE, "f"),
-        "retries in vain": ("late_prepared", "retries in vain", {}, UNDONE, ""),
+        "retries without success": (
+            "late_prepared",
+            "retries without success",
+            {},
+            COMPENSATED,
+            "",
+        ),
     }
-    UNDOS: ClassVar = {
+    COMPENSATIONS: ClassVar = {
         "early": ("prepared", "declines", STUCK, "f"),
         "late": ("late_prepared", "declines", STUCK, "f"),
         "annotation": ("annotated", "declines", STUCK, "f"),
-        "at first": ("prepared", "declines at first", UNDONE, "fc"),
-        "retries": ("late_prepared", "retries", UNDONE, "fc"),
+        "at first": ("prepared", "declines at first", COMPENSATED, "fc"),
+        "retries": ("late_prepared", "retries", COMPENSATED, "fc"),
     }
 
     @pytest.fixture(scope="class")
@@ -165,9 +171,11 @@ class TestBeforeTheBody:
             for row, (task, way, options, *_) in cls.STEPS.items():
                 step = on.start(getattr(tasks, task), options=options, before_f=way)
                 found[pool, "step", row] = step
-            for row, (task, way, *_) in cls.UNDOS.items():
-                undo = on.start(undo=getattr(tasks, task), before_c=way, end="declines")
-                found[pool, "undo", row] = undo
+            for row, (task, way, *_) in cls.COMPENSATIONS.items():
+                compensation = on.start(
+                    compensation=getattr(tasks, task), before_c=way, end="declines"
+                )
+                found[pool, "compensation", row] = compensation
         return found
 
     @pytest.mark.parametrize("row", STEPS)
@@ -177,21 +185,21 @@ class TestBeforeTheBody:
         assert on.ledger(result) == (status, [*bodies])
         step = result.execution.steps[1]
         assert (step.republished, step.lost, step.effect) == (0, 0, status == DONE)
-        if status == UNDONE:
+        if status == COMPENSATED:
             assert step.status == "FAILED"
             assert step.attempts == options.get("max_attempts", 1)
             texts = {"declines": "declined", "rejects": "rejected"}
             assert texts.get(way, "not now") in step.error.message
 
-    @pytest.mark.parametrize("row", UNDOS)
+    @pytest.mark.parametrize("row", COMPENSATIONS)
     def test_a_compensation(self, on, sagas, row):
-        result = sagas[on.pool, "undo", row]
-        *_, status, bodies = self.UNDOS[row]
+        result = sagas[on.pool, "compensation", row]
+        *_, status, bodies = self.COMPENSATIONS[row]
         assert on.ledger(result) == (status, [*bodies])
         step = result.execution.steps[1]
         assert (step.republished, step.lost) == (0, 0)
         if status == STUCK:
-            assert step.attempts == UNDO["max_attempts"]
+            assert step.attempts == COMPENSATION["max_attempts"]
             assert step.compensation_error.message == "declined"
 
 
@@ -204,9 +212,9 @@ class TestBodiesThatAreCutOff:
     WAYS = ("exits", "is cancelled")
     ROWS: ClassVar = {
         "late": (DONE, "ff"),
-        "early": (UNDONE, "fc"),
-        "undo": (UNDONE, "fcc"),
-        "early_undo": (UNDONE, "fcc"),
+        "early": (COMPENSATED, "fc"),
+        "compensation": (COMPENSATED, "fcc"),
+        "early_compensation": (COMPENSATED, "fcc"),
     }
 
     @pytest.fixture(scope="class")
@@ -217,9 +225,11 @@ class TestBodiesThatAreCutOff:
             on = tables[pool]
             for way, row, number in itertools.product(cls.WAYS, cls.ROWS, range(2)):
                 task = getattr(tasks, row)
-                undo = "undo" in row
+                compensation = "compensation" in row
                 found[pool, way, row, number] = (
-                    on.start(undo=task, c=way, end="declines") if undo else on.start(task, f=way)
+                    on.start(compensation=task, c=way, end="declines")
+                    if compensation
+                    else on.start(task, f=way)
                 )
         return found
 
@@ -238,13 +248,13 @@ class TestBodiesThatAreCutOff:
 class TestLostChild:
     """A body that takes its process along; SIGKILL from outside: test_03_unknown_outcomes.py."""
 
-    #: Name of the task; what becomes of a step of it, and of an undo.
+    #: Name of the task; what becomes of a step of it, and of a compensation.
     ROWS: ClassVar = {
-        "late": ((DONE, "ff"), (UNDONE, "fcc")),
-        "early": ((UNDONE, "fc"), (UNDONE, "fcc")),
-        "requeued": ((DONE, "ff"), (UNDONE, "fcc")),
-        "late_resent": ((DONE, "ff"), (UNDONE, "fcc")),
-        "early_resent": ((DONE, "ff"), (UNDONE, "fcc")),
+        "late": ((DONE, "ff"), (COMPENSATED, "fcc")),
+        "early": ((COMPENSATED, "fc"), (COMPENSATED, "fcc")),
+        "requeued": ((DONE, "ff"), (COMPENSATED, "fcc")),
+        "late_resent": ((DONE, "ff"), (COMPENSATED, "fcc")),
+        "early_resent": ((DONE, "ff"), (COMPENSATED, "fcc")),
     }
 
     RERUN = ("late", "requeued", "late_resent", "early_resent")
@@ -258,7 +268,7 @@ class TestLostChild:
         for name in cls.ROWS:
             task = getattr(tasks, name)
             step = on.start(task, f="dies")
-            found[name] = (step, on.start(undo=task, c="dies", end="declines"))
+            found[name] = (step, on.start(compensation=task, c="dies", end="declines"))
         for name in cls.RERUN:
             found[f"{name} declines"] = (on.start(getattr(tasks, name), f="dies then declines"),)
         return found
@@ -271,10 +281,10 @@ class TestLostChild:
 
     @only("prefork")
     @pytest.mark.parametrize("name", RERUN)
-    def test_a_rerun_that_declines_is_undone(self, on, lost, name):
-        """Its clean error is no proof: the first attempt may be why it declines."""
+    def test_a_rerun_that_declines_is_compensated(self, on, lost, name):
+        """Its clean error does not prove it: the first attempt may be why it declines."""
         (result,) = lost[f"{name} declines"]
-        assert on.ledger(result) == (UNDONE, ["f", "f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "f", "c"])
 
     @only("prefork")
     @pytest.mark.parametrize("name", ["late_resent", "early_resent"])
@@ -303,8 +313,8 @@ class TestLimits:
         for pool, kind in [row for row in cls.CUT if row[0] in tables]:
             on, (limit, _) = tables[pool], cls.CUT[pool, kind]
             found[pool, kind, "step"] = on.start(f="endless", options=limit)
-            undo = on.start(c="endless", end="declines", undo_options=limit)
-            found[pool, kind, "undo"] = undo
+            compensation = on.start(c="endless", end="declines", compensation_options=limit)
+            found[pool, kind, "compensation"] = compensation
         for pool in cls.NOT_CUT.keys() & tables.keys():
             found[pool] = tables[pool].start(f="long", options=cls.NOT_CUT[pool])
         return found
@@ -312,12 +322,12 @@ class TestLimits:
     @pytest.mark.parametrize(("on", "kind"), CUT, indirect=["on"])
     def test_a_step_over_its_limit_may_have_happened(self, on, sagas, kind):
         result = sagas[on.pool, kind, "step"]
-        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "c"])
         assert result.execution.error.type == self.CUT[on.pool, kind][1]
 
     @pytest.mark.parametrize(("on", "kind"), CUT, indirect=["on"])
-    def test_an_undo_over_its_limit_is_tried_again(self, on, sagas, kind):
-        result = sagas[on.pool, kind, "undo"]
+    def test_a_compensation_over_its_limit_is_tried_again(self, on, sagas, kind):
+        result = sagas[on.pool, kind, "compensation"]
         assert on.ledger(result) == (STUCK, ["f", "c", "c"])
         assert result.execution.steps[1].compensation_error.type == self.CUT[on.pool, kind][1]
 
@@ -332,27 +342,27 @@ class TestLimits:
     )
     def test_a_limit_of_the_task_itself(self, on, task, error):
         result = on.start(task)
-        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "c"])
         assert error in result.execution.error.type
 
     @only("prefork")
     @pytest.mark.filterwarnings("ignore::celery_saga.errors.DefinitionWarning")
-    def test_an_undo_that_needs_the_answer_which_the_limit_cut_off(self, on):
+    def test_a_compensation_that_needs_the_answer_which_the_limit_cut_off(self, on):
         options = {"inputs": ["receipt"]}
         result = on.start(
             tasks.over_its_hard_limit,
-            undo="tests.worker.apps.bodies.undo_needs",
+            compensation="tests.worker.apps.bodies.compensation_needs",
             options={"returns": "receipt"},
-            undo_options=options,
+            compensation_options=options,
         )
         assert on.ledger(result) == (STUCK, ["f"])
         assert "'receipt'" in result.execution.steps[1].compensation_error.message
 
     @only("prefork")
-    def test_a_retry_after_the_soft_limit_that_declines_is_undone(self, on):
+    def test_a_retry_after_the_soft_limit_that_declines_is_compensated(self, on):
         """Autoretry takes the limit for an error like any other; the first body may have acted."""
         result = on.start(tasks.retried, f="endless then declines", options=self.SOFT)
-        assert on.ledger(result) == (UNDONE, ["f", "f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "f", "c"])
 
     @pytest.mark.parametrize("on", NOT_CUT, indirect=True)
     def test_limits_that_the_pool_does_not_enforce(self, on, sagas):
@@ -365,15 +375,15 @@ class TestRevoked:
         on.site.app.control.revoke(f"{result_id}~f1~1")
         on.log(f"flagged as revoked: {result_id}")
 
-        assert on.ledger(on.start(saga_id=result_id)) == (UNDONE, [])
+        assert on.ledger(on.start(saga_id=result_id)) == (COMPENSATED, [])
 
-    def test_an_undo_before_it_started(self, on):
-        result_id = f"revoked-undo-{on.pool}"
+    def test_a_compensation_before_it_started(self, on):
+        result_id = f"revoked-compensation-{on.pool}"
         on.site.app.control.revoke(f"{result_id}~c1~2")
         on.log(f"flagged as revoked: {result_id}")
 
         result = on.start(saga_id=result_id, end="declines")
-        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "c"])
         assert result.execution.steps[1].epoch == 3
 
     @only("prefork", "gevent")
@@ -384,17 +394,17 @@ class TestRevoked:
 
         on.site.app.control.revoke(f"{result.id}~f1~1", terminate=True)
 
-        assert on.ledger(result) == (UNDONE, ["f", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "c"])
         assert result.execution.error.type == "celery.exceptions.TaskRevokedError"
 
     @only("prefork", "gevent")
-    def test_an_undo_terminated_while_it_runs(self, on):
+    def test_a_compensation_terminated_while_it_runs(self, on):
         result = on.start(c="held once", end="declines")
         on.site.journal.wait(result.id, "began", 4)
 
         on.site.app.control.revoke(f"{result.id}~c1~2", terminate=True)
 
-        assert on.ledger(result) == (UNDONE, ["f", "c", "c"])
+        assert on.ledger(result) == (COMPENSATED, ["f", "c", "c"])
 
     @only("threads", "solo")
     def test_pools_that_cannot_terminate_let_it_run(self, on):
@@ -417,11 +427,11 @@ class TestMessages:
         on.site.pass_time(0.4)
         on.consume(options["queue"])
 
-        assert on.ledger(result) == (UNDONE, [])
+        assert on.ledger(result) == (COMPENSATED, [])
         assert "expired" in result.execution.error.message
 
     def test_a_queue_without_a_worker(self, on):
-        """The saga waits, and goes on when a worker comes."""
+        """The saga waits, and continues when a worker comes."""
         result = on.start(options={"queue": f"nobodys-{on.pool}"})
         waiting = f"nobodys-{on.pool}"
         wait_for(lambda: on.site.client.llen(waiting) == 1, description="the message")
@@ -437,14 +447,16 @@ class TestMessages:
         on.site.app.conf.saga_unknown_task_grace = 0
         try:
             options = {"inputs": []}
-            step = on.start("table.nobody", options=options)
-            undo = on.start(undo="table.nobody", undo_options=options, end="declines")
+            step = on.start("table.unknown", options=options)
+            compensation = on.start(
+                compensation="table.unknown", compensation_options=options, end="declines"
+            )
             assert on.site.settled(step) == STUCK
-            assert on.ledger(undo) == (STUCK, ["f"])
+            assert on.ledger(compensation) == (STUCK, ["f"])
         finally:
             on.site.app.conf.saga_unknown_task_grace = 600
-        assert "no worker knows task 'table.nobody'" in step.execution.error.message
-        assert "no worker knows" in undo.execution.steps[1].compensation_error.message
+        assert "no worker knows task 'table.unknown'" in step.execution.error.message
+        assert "no worker knows" in compensation.execution.steps[1].compensation_error.message
 
 
 LEAVES = ["alone", "group 1", "group 2", "first", "second", "header 1", "header 2", "body"]
@@ -454,7 +466,7 @@ LEAVES = ["alone", "group 1", "group 2", "first", "second", "header 1", "header 
 def test_canvases_that_a_body_launches(on, direction):
     """They run under the saga's root id; the saga does not wait for them."""
     result = on.start(f="launches") if direction == "f" else on.start(c="launches", end="declines")
-    assert on.ledger(result) == ((DONE, ["f"]) if direction == "f" else (UNDONE, ["f", "c"]))
+    assert on.ledger(result) == ((DONE, ["f"]) if direction == "f" else (COMPENSATED, ["f", "c"]))
     assert on.site.journal.said(result.id, "leaf") == []
 
     on.consume(f"leaves-{direction}")

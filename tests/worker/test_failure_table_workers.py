@@ -1,4 +1,4 @@
-"""The failure table, second part: what ends a worker, on every pool, and who goes on."""
+"""The failure table, second part: what ends a worker, on every pool, and who continues."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from celery_saga import Saga
 from tests.helpers import has_exited, wait_for
 from tests.worker.apps import bodies as tasks
 from tests.worker.stage import expect_no_leftovers
-from tests.worker.victims import (
+from tests.worker.targets import (
     ALL,
+    COMPENSATED,
     DONE,
     ENDED,
     LOST,
-    UNDONE,
-    Arena,
-    Victim,
-    arena_of,
+    SitePair,
+    Target,
     hold_all,
-    victim,
+    site_pair_of,
+    target,
 )
 
 pytestmark = pytest.mark.worker
@@ -35,8 +35,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def arena(journal, folder) -> Iterator[Arena]:
-    with arena_of(journal, folder) as found:
+def site_pair(journal, folder) -> Iterator[SitePair]:
+    with site_pair_of(journal, folder) as found:
         yield found
 
 
@@ -51,13 +51,13 @@ def name_of(part: Part) -> str:
 
 @contextmanager
 def _scene(
-    arena: Arena,
+    site_pair: SitePair,
     pools: Sequence[str],
     parts: Sequence[Part],
-    act: Callable[[Victim], None],
+    act: Callable[[Target], None],
     way: str = "held once",
     **settings: float,
-) -> Iterator[dict[str, Victim]]:
+) -> Iterator[dict[str, Target]]:
     """Start a worker for each part, let all begin their bodies, and then ``act`` upon each.
 
     Parts of pools that are not wanted are left out.
@@ -66,7 +66,7 @@ def _scene(
     parts = [part for part in parts if part[0] in pools]
     for part in parts:
         pool, rows = part
-        cast[name_of(part)] = victim(arena, pool, len(rows), **settings)
+        cast[name_of(part)] = target(site_pair, pool, len(rows), **settings)
     for found, (_, rows) in zip(cast.values(), parts, strict=True):
         found.worker.wait_until_ready()
         for row in rows:
@@ -74,35 +74,35 @@ def _scene(
     for found in cast.values():
         act(found)
     for found in cast.values():
-        found.gone()
+        found.wait_until_lost()
         found.rescue()
     yield cast
     for found in cast.values():
         found.leave()
-    expect_no_leftovers(arena[0])
+    expect_no_leftovers(site_pair[0])
 
 
 @pytest.fixture(scope="module")
-def scene(arena, pools):
-    return functools.partial(_scene, arena, pools)
+def scene(site_pair, pools):
+    return functools.partial(_scene, site_pair, pools)
 
 
-def kill(found: Victim) -> None:
+def kill(found: Target) -> None:
     found.worker.kill()
 
 
-def quit(found: Victim) -> None:
+def quit(found: Target) -> None:
     found.worker.signal(signal.SIGQUIT)
 
 
-def quit_and_let_end(found: Victim) -> None:
+def quit_and_let_end(found: Target) -> None:
     found.worker.signal(signal.SIGQUIT)
     wait_for(lambda: "shutdown" in found.worker.text().lower())
     for row in found.sagas:
         found.let_end(row)
 
 
-def quit_and_let_end_late(found: Victim) -> None:
+def quit_and_let_end_late(found: Target) -> None:
     """When the time is over that a soft shutdown gives."""
     found.worker.signal(signal.SIGQUIT)
     wait_for(lambda: "shutdown" in found.worker.text().lower())
@@ -112,7 +112,7 @@ def quit_and_let_end_late(found: Victim) -> None:
         found.let_end(row)
 
 
-def nothing(found: Victim) -> None:
+def nothing(found: Target) -> None:
     """The body itself is the end of the worker."""
 
 
@@ -130,7 +130,7 @@ class TestKilled:
         ("threads", ALL),
         ("gevent", ALL),
         ("solo", ["early"]),  # late: test_pools.py
-        ("solo", ["late undo"]),
+        ("solo", ["late compensation"]),
     )
 
     @pytest.fixture(scope="class")
@@ -140,15 +140,15 @@ class TestKilled:
             yield cast
 
     @parts(*PARTS)
-    def test_another_worker_goes_on(self, cast, who, row):
+    def test_another_worker_continues(self, cast, who, row):
         assert cast[who].ledger(row) == LOST[row]
 
 
 class TestMainProcessKilled:
     """SIGKILL for the main process alone; its children end with it, by themselves."""
 
-    #: Starts a worker and outlives it: whoever looks after our processes would end the children of
-    #: one that is gone.
+    #: Starts a worker and outlives it: the process that supervises ours would end the children of
+    #: one that is lost.
     KEEPER = (
         sys.executable,
         "-c",
@@ -157,8 +157,8 @@ class TestMainProcessKilled:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def found(cls, arena):
-        found = victim(arena, keeper=cls.KEEPER)
+    def found(cls, site_pair):
+        found = target(site_pair, keeper=cls.KEEPER)
         hold_all([found])
         (main,) = psutil.Process(found.worker.process.pid).children()
         main.kill()
@@ -169,18 +169,18 @@ class TestMainProcessKilled:
         yield found
         found.leave()
         found.worker.kill()
-        expect_no_leftovers(arena[0])
+        expect_no_leftovers(site_pair[0])
 
     @pytest.mark.parametrize("row", ALL)
-    def test_another_worker_goes_on(self, found, row):
+    def test_another_worker_continues(self, found, row):
         assert found.ledger(row) == LOST[row]
 
 
 class TestBodiesThatEndTheirWorker:
     """``os._exit`` where bodies run in the main process, ``SystemExit`` under solo."""
 
-    DIES = (("threads", ["late"]), ("solo", ["early"]), ("gevent", ["late undo"]))
-    EXITS = (("solo", ["late"]), ("solo", ["early"]), ("solo", ["late undo"]))
+    DIES = (("threads", ["late"]), ("solo", ["early"]), ("gevent", ["late compensation"]))
+    EXITS = (("solo", ["late"]), ("solo", ["early"]), ("solo", ["late compensation"]))
     NO_MEMORY = (("prefork", ["early"]), ("solo", ["late"]))
 
     @pytest.fixture(scope="class")
@@ -211,8 +211,8 @@ class TestBodiesThatEndTheirWorker:
 
     @parts(*NO_MEMORY)
     def test_out_of_memory(self, starved, who, row):
-        """The step has reported before its worker ends: the effect may be there, it is undone."""
-        assert starved[who].ledger(row) == (UNDONE, "fc")
+        """The step has reported before its worker ends: it may have taken effect."""
+        assert starved[who].ledger(row) == (COMPENSATED, "fc")
 
 
 class TestColdShutdown:
@@ -226,12 +226,12 @@ class TestColdShutdown:
         ("prefork", ALL),
         ("gevent", ["late"]),
         ("gevent", ["early"]),
-        ("gevent", ["late undo"]),
+        ("gevent", ["late compensation"]),
         ("solo", ["late"]),
         ("solo", ["early"]),
-        ("solo", ["late undo"]),
+        ("solo", ["late compensation"]),
     )
-    THREADS = (("threads", ["late", "early", "late undo"]),)
+    THREADS = (("threads", ["late", "early", "late compensation"]),)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -258,14 +258,14 @@ class TestSoftShutdown:
     """SIGQUIT with ``worker_soft_shutdown_timeout``."""
 
     IN_TIME = (
-        ("prefork", ["late", "early", "late undo"]),
-        ("threads", ["late", "early", "late undo"]),
-        ("gevent", ["late", "early", "late undo"]),
+        ("prefork", ["late", "early", "late compensation"]),
+        ("threads", ["late", "early", "late compensation"]),
+        ("gevent", ["late", "early", "late compensation"]),
     )
     OVER_TIME = (("prefork", ALL), ("solo", ["late"]), ("solo", ["early"]))
     NOT_CUT_OFF = (
-        ("threads", ["late", "early", "late undo"]),
-        ("gevent", ["late", "early", "late undo"]),
+        ("threads", ["late", "early", "late compensation"]),
+        ("gevent", ["late", "early", "late compensation"]),
     )
 
     @pytest.fixture(scope="class")
@@ -306,8 +306,8 @@ class TestRetryOnWorkerLost:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def sagas(cls, arena):
-        site, rescuer = arena
+    def sagas(cls, site_pair):
+        site, rescuer = site_pair
         queue = f"resent-{next(_numbers)}"
         # Its main process may be slow to send the message, which its heartbeat must not miss.
         calm = {"saga_heartbeat": 1.0, "saga_heartbeat_ttl": 6.0}
@@ -316,7 +316,7 @@ class TestRetryOnWorkerLost:
         for name in ("late_resent", "early_resent"):
             saga = Saga("resent", app=site.app)
             step = saga.local_step(getattr(tasks, name), name="a", queue=queue)
-            step.on_failure(tasks.undo, queue=queue)
+            step.on_failure(tasks.compensation, queue=queue)
             found[name] = saga.commit().delay(ways={"a/f": "held once"})
         lines = [site.journal.wait(result.id, "began") for result in found.values()]
         site.app.control.cancel_consumer(queue, destination=[worker.name], reply=True, timeout=10)
@@ -328,8 +328,8 @@ class TestRetryOnWorkerLost:
         expect_no_leftovers(site)
 
     @pytest.mark.parametrize("name", ["late_resent", "early_resent"])
-    def test_celerys_countdown_runs_there(self, arena, sagas, name):
-        site, result = arena[0], sagas[name]
+    def test_celerys_countdown_runs_there(self, site_pair, sagas, name):
+        site, result = site_pair[0], sagas[name]
         assert site.settled(result) == DONE
         assert site.journal.began(result.id) == ["a/f", "a/f"]
         assert (result.execution.steps[0].lost, result.execution.steps[0].epoch) == (0, 1)

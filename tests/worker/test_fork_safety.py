@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
 
 
 class Log:
-    """A logger whose stream is a pipe that nobody reads yet."""
+    """A logger whose stream is a pipe that is not read yet."""
 
     def __init__(self) -> None:
         self.end, write = os.pipe()

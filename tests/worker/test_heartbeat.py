@@ -1,4 +1,4 @@
-"""A worker's heartbeat, with a store in this process: when it beats, and whom it judges."""
+"""A worker's heartbeat, with a store in this process: its times, and whose claims it reclaims."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def clock(monkeypatch) -> Clock:
 
 
 class Fleet:
-    """Our heartbeat, which beats when told to, and another instance that runs a step."""
+    """Our heartbeat, which beats on request, and another instance that runs a step."""
 
     def __init__(self, app: Celery, clock: Clock) -> None:
         @app.task(name="heartbeat.step", acks_late=True, shared=False)
         def step() -> None:
             pass
 
-        self.clock, self.away = clock, False
+        self.clock, self.outage = clock, False
         self.ahead = 0.0  # of the store's clock
         runtime = runtime_of(app)
         self.store: Any = runtime.store
@@ -69,8 +69,8 @@ class Fleet:
         original = self.store.heartbeat
 
         def sometimes(*args: Any) -> Any:
-            if self.away:
-                raise StoreUnavailable("away")
+            if self.outage:
+                raise StoreUnavailable("unavailable")
             return original(*args)
 
         self.store.heartbeat = sometimes
@@ -89,7 +89,7 @@ class Fleet:
         """Beats of ours every two seconds, and of the other one if it is alive."""
         for _ in range(int(seconds / EVERY)):
             self.clock.at += EVERY
-            if other and not self.away:
+            if other and not self.outage:
                 self.store.heartbeat("other", TTL, ())
             self.heartbeat._guarded(self.heartbeat._send)
 
@@ -119,9 +119,9 @@ class TestReclaimingOthers:
 
     def test_an_outage_of_the_store_voids_nothing(self, fleet):
         fleet.pass_time(20, other=True)
-        fleet.away = True
+        fleet.outage = True
         fleet.pass_time(60, other=True)
-        fleet.away = False
+        fleet.outage = False
 
         fleet.pass_time(2, other=False)  # ours is back before the other
         fleet.pass_time(60, other=True)
@@ -129,7 +129,7 @@ class TestReclaimingOthers:
         assert fleet.lost == 0
 
     def test_a_pause_of_all_voids_nothing_wherever_between_two_heartbeats_it_comes(self, fleet):
-        """One that had just beaten must not judge one that was about to."""
+        """One that has just sent a heartbeat must not reclaim from one that is about to."""
         fleet.pass_time(20, other=True)
         fleet.clock.at += 0.1
         fleet.store.heartbeat("other", TTL, ())
@@ -160,9 +160,9 @@ class TestReclaimingOthers:
 
     def test_after_an_outage_the_dead_are_found_all_the_same(self, fleet):
         fleet.pass_time(20, other=True)
-        fleet.away = True
+        fleet.outage = True
         fleet.pass_time(60, other=False)
-        fleet.away = False
+        fleet.outage = False
 
         fleet.pass_time(10, other=False)
 
@@ -180,10 +180,10 @@ def test_reports_without_end_do_not_hold_it_up(app):
     heartbeat = Heartbeat(runtime)
 
     def report(at: float) -> Overdue:
-        heartbeat.submit("nobody", report, None)
+        heartbeat.submit("unknown", report, None)
         return Overdue(at)
 
-    heartbeat.submit("nobody", report, None)
+    heartbeat.submit("unknown", report, None)
     heartbeat.start()
     try:
         wait_for(lambda: len(beats) > 5)
@@ -192,7 +192,7 @@ def test_reports_without_end_do_not_hold_it_up(app):
 
 
 def test_what_has_to_wait_does_not_hold_it_up(app):
-    """A broker that is away holds up the sweep, and nobody takes the worker for dead."""
+    """A broker that is unavailable delays the sweep, and the worker does not count as dead."""
     app.conf.update(saga_heartbeat=0.02, saga_heartbeat_ttl=0.06)
     runtime = runtime_of(app)
     store: Any = runtime.store
@@ -201,14 +201,14 @@ def test_what_has_to_wait_does_not_hold_it_up(app):
     store.heartbeat = lambda *args: beats.append(args) or original(*args)
     runtime.new_instance()
     heartbeat = Heartbeat(runtime)
-    stuck, go_on = threading.Event(), threading.Event()
+    stuck, resume = threading.Event(), threading.Event()
 
     def report(at: float) -> Overdue:
         stuck.set()
-        go_on.wait()
+        resume.wait()
         return Overdue(at)
 
-    heartbeat.submit("nobody", report, None)
+    heartbeat.submit("unknown", report, None)
     heartbeat.start()
     try:
         assert stuck.wait(10)
@@ -216,12 +216,12 @@ def test_what_has_to_wait_does_not_hold_it_up(app):
         wait_for(lambda: len(beats) > seen + 5)
         assert heartbeat.instance in store.alive()
     finally:
-        go_on.set()
+        resume.set()
         heartbeat.stop()
 
 
 def test_every_reply_is_acted_upon_however_quickly(app):
-    """The second thread may take up the work before the first has gone on."""
+    """The second thread may take up the work before the first has continued."""
     runtime = runtime_of(app)
     store: Any = runtime.store
     looks: list[Any] = []
@@ -252,7 +252,7 @@ def test_what_goes_wrong_does_not_stop_it(app):
     def failing(*args: Any) -> Any:
         beats.append(args)
         if len(beats) < 5:
-            raise StoreUnavailable("away")
+            raise StoreUnavailable("unavailable")
         return original(*args)
 
     store.heartbeat = failing
@@ -313,7 +313,7 @@ class TestStepsOfEagerSagas:
         return runtime_of(app).orchestrator.load(saga.s().apply().id)
 
     def looks(self, app: Celery, count: int) -> None:
-        """Let the heartbeat judge its own claims that often."""
+        """Let the heartbeat check its own claims that often."""
         heartbeat: Any = runtime_of(app).heartbeat
         for _ in range(count):
             seen = heartbeat._own_claims.checked_at

@@ -222,10 +222,10 @@ class TestRetry:
         assert (sent[0]["argsrepr"], sent[0]["kwargsrepr"]) == ("()", "{'saga_id': 'order-7'}")
 
     def test_one_that_the_broker_does_not_take_is_a_retry(self, task, delivered, monkeypatch):
-        def away(*args: Any, **options: Any) -> None:
-            raise ConnectionError("the broker is away")
+        def unavailable(*args: Any, **options: Any) -> None:
+            raise ConnectionError("the broker is unavailable")
 
-        monkeypatch.setattr(task, "apply_async", away)
+        monkeypatch.setattr(task, "apply_async", unavailable)
         delivered(**STEP)
         error = KeyError("not now")
 
@@ -235,11 +235,11 @@ class TestRetry:
         assert (caught.value.exc, caught.value.when) == (error, 7)
         assert caught.value.sig.options["retries"] == 1
 
-    def test_elsewhere_it_is_given_up_as_before(self, task, delivered, monkeypatch):
-        def away(*args: Any, **options: Any) -> None:
-            raise ConnectionError("the broker is away")
+    def test_elsewhere_it_is_dropped_as_before(self, task, delivered, monkeypatch):
+        def unavailable(*args: Any, **options: Any) -> None:
+            raise ConnectionError("the broker is unavailable")
 
-        monkeypatch.setattr(task, "apply_async", away)
+        monkeypatch.setattr(task, "apply_async", unavailable)
         delivered(id="any", called_directly=False, delivery_info={})
         with pytest.raises(Reject):
             task.retry(exc=KeyError("not now"))
@@ -264,7 +264,7 @@ class TestRetryAndReplace:
         message = task.signature_from_request(headers={"trace": "t"})
         assert message.options["headers"] == {"trace": "t", "saga": {"id": "order-7"}}
 
-    def test_a_signature_of_another_task_id_is_no_retry(self, task, delivered):
+    def test_a_signature_of_another_task_id_is_not_a_retry(self, task, delivered):
         delivered(**STEP, kwargsrepr="{}")
         message = task.signature_from_request(task_id="other", headers={"trace": "t"})
         assert message.options["headers"] == {"trace": "t"}

@@ -26,7 +26,7 @@ def new_app(**options):
 
 
 def declare(app, **options):
-    """A task that fails on demand, and its undo; both say whether they ran in a saga."""
+    """A task that fails on demand, and its compensation; both say whether they ran in a saga."""
     seen = []
 
     @app.task(name=f"{app.main}.do", shared=False, **options)
@@ -35,18 +35,18 @@ def declare(app, **options):
         if fail:
             raise ValueError("on demand")
 
-    @app.task(name=f"{app.main}.undo", shared=False)
-    def undo():
+    @app.task(name=f"{app.main}.compensation", shared=False)
+    def compensation():
         seen.append(saga_info().direction if saga_info().saga_id else None)
 
-    return do, undo, seen
+    return do, compensation, seen
 
 
-def assert_sagas_run(app, do, undo, seen):
+def assert_sagas_run(app, do, compensation, seen):
     app.conf.update(task_always_eager=True, saga_store_url="memory://")
     saga = Saga(app.main, app=app)
-    saga.local_step(do, name="a", inputs=[]).on_failure(undo)
-    saga.local_step(do, name="b").on_failure(undo)
+    saga.local_step(do, name="a", inputs=[]).on_failure(compensation)
+    saga.local_step(do, name="b").on_failure(compensation)
     saga.commit()
 
     assert saga.delay().get(timeout=1) == {}
@@ -146,7 +146,7 @@ class TestOrder:
         app.conf.task_annotations = {key: {annotation: own if annotation == "__call__" else around}}
         assert_sagas_run(app, *declare(app))
         assert calls.count(f"{app.main}.do") == 4
-        assert calls.count(f"{app.main}.undo") == (1 if which == "*" else 0)
+        assert calls.count(f"{app.main}.compensation") == (1 if which == "*" else 0)
 
 
 class TestTasks:
@@ -228,8 +228,8 @@ class TestSeveral:
     def test_two_managers_on_one_app_are_one_engine(self):
         app = new_app()
         one, two = SagaManager(app), SagaManager(app)
-        do, undo, seen = declare(app)
-        assert_sagas_run(app, do, undo, seen)
+        do, compensation, seen = declare(app)
+        assert_sagas_run(app, do, compensation, seen)
 
         result = Saga("two", steps=[do]).commit().delay()
         assert one.get(result.id) == two.get(result.id)
@@ -265,8 +265,8 @@ class TestLaziness:
     def test_building_a_saga_at_import_finalizes_nothing(self):
         app = new_app()
         SagaManager(app)
-        do, undo, _ = declare(app)
-        decorated = saga_step(compensation=undo)(do)
+        do, compensation, _ = declare(app)
+        decorated = saga_step(compensation=compensation)(do)
 
         @saga_step
         @shared_task(name=f"{app.main}.shared")

@@ -9,7 +9,7 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager, SetupError
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
@@ -40,7 +40,7 @@ class TestProjects:
         assert module.doubling.delay(a=1).get(timeout=30) == {"a": 4}
         module.app.close()
 
-    def test_a_process_without_a_manager_is_told_the_line(self):
+    def test_a_process_without_a_manager_gets_the_line_to_add(self):
         from tests.worker.apps import bare
 
         with pytest.raises(SetupError, match=r"sagas = SagaManager\(app\)"):
@@ -69,7 +69,7 @@ class TestStores:
         settings = {"result_backend": "rpc://", "saga_store_url": valkey.url(14)}
         site.worker(**settings)
         site.app = site.new_app("other", **settings)
-        result = site.saga(("a", late, undo), ("b", early)).delay(fail=["b/f"])
+        result = site.saga(("a", late, compensation), ("b", early)).delay(fail=["b/f"])
 
         assert site.settled(result) == "COMPENSATED"
         assert site.journal.began(result.id) == ["a/f", "b/f", "a/c"]

@@ -41,22 +41,22 @@ def large(site: Site) -> Any:
 
 class TestClaimCheck:
     def first_argument(self, site: Site) -> Any:
-        """What the message in a queue that nobody consumes has for its only argument."""
-        (raw,) = site.client.lrange("nobody", 0, -1)  # type: ignore[misc]
-        site.client.delete("nobody")
+        """What the message in a queue that no worker consumes has for its only argument."""
+        (raw,) = site.client.lrange("unconsumed", 0, -1)  # type: ignore[misc]
+        site.client.delete("unconsumed")
         (argument,), kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
         assert kwargs == {}
         return argument
 
     def test_a_small_context_is_the_argument(self, site: Site, large: Any) -> None:
-        started = large.looking.apply_async({"filled": "z" * 100}, queue="nobody")
+        started = large.looking.apply_async({"filled": "z" * 100}, queue="unconsumed")
 
         found = self.first_argument(site)
         started.cancel()  # its message would be missed, and be sent again
         assert found == {"filled": "z" * 100}
 
     def test_of_a_large_one_a_reference_travels(self, site: Site, large: Any) -> None:
-        started = large.looking.apply_async({"filled": "z" * large.INLINE}, queue="nobody")
+        started = large.looking.apply_async({"filled": "z" * large.INLINE}, queue="unconsumed")
 
         found = self.first_argument(site)
         started.cancel()
@@ -69,9 +69,9 @@ class TestClaimCheck:
 
     def test_a_step_with_all_of_it_writes_what_it_changed(self, site: Site, large: Any) -> None:
         much = ["y" * 100] * (large.LIMIT // 200)
-        result = large.looking.apply_async({"much": much}, queue="nobody")
-        raw = site.client.lrange("nobody", 0, -1)[0]  # type: ignore[index]
-        site.client.delete("nobody")
+        result = large.looking.apply_async({"much": much}, queue="unconsumed")
+        raw = site.client.lrange("unconsumed", 0, -1)[0]  # type: ignore[index]
+        site.client.delete("unconsumed")
 
         with Monitor(site.client) as monitor:  # the start itself wrote all
             site.client.lpush("celery", raw)
@@ -85,25 +85,27 @@ class TestLimit:
     def test_a_start_with_more_is_refused(self, site: Site, large: Any) -> None:
         context = {"fill_with": 1, "much": "z" * large.LIMIT, "little": 1}
         with pytest.raises(ContextTooLarge) as refused:
-            large.filling.apply_async(context, queue="nobody")
+            large.filling.apply_async(context, queue="unconsumed")
 
         text = str(refused.value)
         assert f"context: {large.LIMIT + 4} characters" in text
         assert f"its largest keys are 'much' ({large.LIMIT + 2}), " in text
         assert "saga_context_limit" in text
-        assert not site.client.exists("nobody")
+        assert not site.client.exists("unconsumed")
 
-    def test_none_is_no_limit(self, site: Site, large: Any) -> None:
+    def test_none_means_no_limit(self, site: Site, large: Any) -> None:
         context = {"fill_with": 1, "much": "z" * large.LIMIT}
         large.app.conf.saga_context_limit = None
         try:
-            large.filling.apply_async(context, queue="nobody")
+            large.filling.apply_async(context, queue="unconsumed")
         finally:
             large.app.conf.saga_context_limit = large.LIMIT
 
-        assert site.client.delete("nobody") == 1
+        assert site.client.delete("unconsumed") == 1
 
-    def test_a_step_that_returns_more_fails_and_is_undone(self, site: Site, large: Any) -> None:
+    def test_a_step_that_returns_more_fails_and_is_compensated(
+        self, site: Site, large: Any
+    ) -> None:
         result = large.filling.delay(fill_with=large.LIMIT)
 
         with pytest.raises(SagaCompensated, match="saga_context_limit allows 50000"):

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError
 
 from celery_saga import Saga
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.test_pools import POOLS
 
 pytestmark = pytest.mark.worker
@@ -22,13 +22,13 @@ FEW = {"redis_max_connections": 1, "saga_store_timeout": 5.0}
 def chain_of_three(app: Any) -> Saga:
     saga = Saga("few", app=app)
     for name in "abc":
-        saga.local_step(late, name=name).on_failure(undo)
+        saga.local_step(late, name=name).on_failure(compensation)
     return saga.commit()
 
 
 @pytest.mark.parametrize("options", [pytest.param((), id="prefork"), *POOLS])
 def test_sagas_run_over_a_single_connection(site, options):
-    """Each step once: a pool that is busy is no reason to give a delivery back."""
+    """Each step once: a busy pool does not make it return a delivery."""
     worker = site.worker(*options, "-c", "8", **FEW)
     saga = chain_of_three(site.new_app("few", **FEW))
     run = uuid.uuid4().hex[:8]

@@ -32,10 +32,10 @@ class TestATaskClassThatOverwritesHeaders:
         assert result.get(timeout=30) == {"overwritten": True}
         assert journal.began(result.id) == ["overwriting/f"]
 
-    def test_so_is_an_undo(self, journal, kinds):
-        saga = Saga("undone", app=kinds.app)
-        saga.local_step(kinds.overwriting, name="a").on_failure(kinds.undo_overwriting)
-        saga.local_step(kinds.fetched_in_vain, name="b")
+    def test_so_is_a_compensation(self, journal, kinds):
+        saga = Saga("compensated", app=kinds.app)
+        saga.local_step(kinds.overwriting, name="a").on_failure(kinds.compensation_overwriting)
+        saga.local_step(kinds.fetched_without_success, name="b")
         result = saga.commit().delay(a=1)
 
         with pytest.raises(SagaCompensated):
@@ -68,7 +68,7 @@ def test_a_retry_with_headers_of_its_own_keeps_that_of_the_saga(journal, kinds):
 
 
 class TestIdsThatMerelyLookLikeOurs:
-    @pytest.mark.parametrize("task_id", ["nobody~f0~1", "nobody~c3~1"])
+    @pytest.mark.parametrize("task_id", ["unknown~f0~1", "unknown~c3~1"])
     def test_of_no_saga(self, kinds, task_id):
         assert kinds.app_task.apply_async((1,), task_id=task_id).get(timeout=30) == 11
 

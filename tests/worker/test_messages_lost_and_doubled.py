@@ -10,7 +10,7 @@ import pytest
 
 from celery_saga import Saga
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, nap, undo
+from tests.worker.apps.steps import compensation, early, late, nap
 
 pytestmark = pytest.mark.worker
 
@@ -54,7 +54,7 @@ def test_a_message_that_arrives_twice_runs_its_body_once(site, task):
 
 
 def test_a_duplicate_at_the_same_worker_does_not_cost_the_running_step_its_claim(site):
-    result = site.saga(("a", late, undo)).delay(hold=["a/f"])
+    result = site.saga(("a", late, compensation)).delay(hold=["a/f"])
     raw = site.client.lindex("celery", 0)
     worker = site.worker()
     site.journal.wait(result.id, "began")
@@ -72,7 +72,7 @@ def test_a_duplicate_at_the_same_worker_does_not_cost_the_running_step_its_claim
 def test_a_step_on_a_live_worker_is_never_rerun_however_long_it_runs(site):
     site.worker()
     site.worker()
-    result = site.saga(("a", late, undo)).delay(hold=["a/f"])
+    result = site.saga(("a", late, compensation)).delay(hold=["a/f"])
     site.journal.wait(result.id, "began")
 
     beats(site, 25)  # more than twice the time after which a silent worker counts as dead
@@ -82,11 +82,11 @@ def test_a_step_on_a_live_worker_is_never_rerun_however_long_it_runs(site):
     assert site.journal.began(result.id) == ["a/f"]
 
 
-def test_a_step_that_is_revoked_before_it_starts_leaves_nothing_to_undo(site):
+def test_a_step_that_is_revoked_before_it_starts_leaves_nothing_to_compensation(site):
     worker = site.worker("-c", "1")
     busy = site.saga(("busy", late)).delay(hold=["busy/f"])
     site.journal.wait(busy.id, "began")
-    result = site.saga(("a", early, undo)).delay()
+    result = site.saga(("a", early, compensation)).delay()
     wait_for(lambda: site.queued() == 0)
 
     site.app.control.revoke(f"{result.id}~f0~1")
@@ -99,9 +99,9 @@ def test_a_step_that_is_revoked_before_it_starts_leaves_nothing_to_undo(site):
     assert site.settled(busy) == "COMPLETED"
 
 
-def test_a_step_that_is_revoked_while_it_runs_is_undone(site):
+def test_a_step_that_is_revoked_while_it_runs_is_compensated(site):
     site.worker()
-    result = site.saga(("a", early, undo)).delay(hold=["a/f"])
+    result = site.saga(("a", early, compensation)).delay(hold=["a/f"])
     site.journal.wait(result.id, "began")
 
     site.app.control.revoke(f"{result.id}~f0~1", terminate=True, signal="SIGKILL")
@@ -111,14 +111,14 @@ def test_a_step_that_is_revoked_while_it_runs_is_undone(site):
     assert result.execution.error.type == "celery.exceptions.TaskRevokedError"
 
 
-def test_a_step_that_expired_fails_and_what_was_done_is_undone(site):
+def test_a_step_that_expired_fails_and_what_was_done_is_compensated(site):
     site.worker("-c", "1")
     saga = Saga("expiring", app=site.app)
-    saga.local_step(late, name="a").on_failure(undo)
-    saga.local_step(late, name="b", expires=0.05).on_failure(undo)
+    saga.local_step(late, name="a").on_failure(compensation)
+    saga.local_step(late, name="b", expires=0.05).on_failure(compensation)
     result = saga.commit().delay(hold=["a/f"])
     site.journal.wait(result.id, "began")
-    busy = site.saga(("busy", late)).delay(hold=["busy/f"])  # stands before b
+    busy = site.saga(("busy", late)).delay(hold=["busy/f"])  # waits before b
     wait_for(lambda: site.queued() == 0)
     site.journal.open(result.id, "a/f")
     site.journal.wait(busy.id, "began")
@@ -133,7 +133,7 @@ def test_a_step_that_expired_fails_and_what_was_done_is_undone(site):
 def test_a_task_that_no_worker_knows_is_offered_until_one_does(site):
     old = site.worker()
     saga = Saga("deploy", app=site.app)
-    saga.local_step(late, name="a").on_failure(undo)
+    saga.local_step(late, name="a").on_failure(compensation)
     saga.local_step("site.newcomer", name="b", inputs=[])
     result = saga.commit().delay()
     wait_for(lambda: "site.newcomer" in old.text() and "unregistered" in old.text())
@@ -150,11 +150,11 @@ def test_a_task_that_never_becomes_known_makes_the_saga_stuck(site):
     site.worker()
     site.app.conf.saga_unknown_task_grace = 0
     saga = Saga("deploy", app=site.app)
-    saga.local_step("site.nobody", name="a", inputs=[])
+    saga.local_step("site.unknown", name="a", inputs=[])
     result = saga.commit().delay()
 
     assert site.settled(result) == "STUCK"
-    assert "no worker knows task 'site.nobody'" in result.execution.error.message
+    assert "no worker knows task 'site.unknown'" in result.execution.error.message
 
 
 def test_a_backlog_is_not_a_loss(site):
@@ -162,7 +162,7 @@ def test_a_backlog_is_not_a_loss(site):
     site.worker("-c", "1")
     for _ in range(8):
         site.app.send_task(nap.name, (0.7,))
-    result = site.saga(("a", early, undo), ("b", late)).delay()
+    result = site.saga(("a", early, compensation), ("b", late)).delay()
 
     assert site.settled(result) == "COMPLETED"
     assert site.journal.began(result.id) == ["a/f", "b/f"]
@@ -171,15 +171,15 @@ def test_a_backlog_is_not_a_loss(site):
 
 @pytest.mark.parametrize("task", [late, early])
 def test_a_message_that_a_hanging_process_has_is_given_to_another(site, task):
-    """The worker lives and tells of the message, and its process never takes it."""
+    """The worker lives and reports the message, and its process never starts it."""
     site.worker("-c", "1", worker_prefetch_multiplier=1)
     before = site.saga(("a", task)).delay()
     assert site.settled(before) == "COMPLETED"
     pid = site.journal.of(before.id)[0]["pid"]
-    wait_for(lambda: site.client.hlen("unacked") == 0)  # until then there is no room for another
+    wait_for(lambda: site.client.hlen("unacked") == 0)  # until then another one does not fit
     os.kill(pid, signal.SIGSTOP)
     try:
-        result = site.saga(("a", task, undo), ("b", task)).delay()
+        result = site.saga(("a", task, compensation), ("b", task)).delay()
         wait_for(lambda: result.id in str(site.client.hvals("saga:reserved")))
         site.worker("-c", "1")
 
@@ -190,7 +190,7 @@ def test_a_message_that_a_hanging_process_has_is_given_to_another(site, task):
 
 
 def test_an_old_message_does_not_run_for_a_new_saga_of_the_same_id(site):
-    saga = site.saga(("a", late, undo), ("b", early))
+    saga = site.saga(("a", late, compensation), ("b", early))
     old = saga.apply_async({"hold": ["a/f"]}, saga_id="order-7")
     copy = site.client.lindex("celery", 0)
     worker = site.worker("-c", "1")

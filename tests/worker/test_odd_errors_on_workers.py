@@ -7,7 +7,7 @@ import pytest
 from celery_saga import Saga
 from tests.odd_errors import ODD
 from tests.worker.apps import bodies as tasks
-from tests.worker.apps.constants import QUICK_UNDO
+from tests.worker.apps.constants import QUICK_COMPENSATION
 
 pytestmark = pytest.mark.worker
 
@@ -25,9 +25,9 @@ def ended(flows, started):
     if not started:
         for what in ODD:
             saga = Saga("odd errors", app=flows.app)
-            saga.local_step(tasks.do, name="a").on_failure(tasks.undo, **QUICK_UNDO)
+            saga.local_step(tasks.do, name="a").on_failure(tasks.compensation, **QUICK_COMPENSATION)
             saga.local_step(tasks.do, name="b").on_failure(
-                tasks.raises_oddly, **QUICK_UNDO, max_attempts=1
+                tasks.raises_oddly, **QUICK_COMPENSATION, max_attempts=1
             )
             saga.local_step(tasks.raises_oddly, name="c")
             started[what] = saga.commit().delay(what=what)

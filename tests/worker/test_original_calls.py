@@ -33,7 +33,7 @@ from celery_saga import (
     SagaStuck,
 )
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 
 pytestmark = pytest.mark.worker
 
@@ -143,12 +143,12 @@ class TestFailures:
         assert execution.status is SagaStatus.COMPENSATED
         assert execution.status == SagaStatus.Errored
         assert execution.status.Errored
-        # What undos change is in the context, what the failing step changed is not.
+        # What compensations change is in the context, what the failing step changed is not.
         assert execution.context.released is True
         assert "payment_id" not in execution.context
 
-    def test_an_undo_that_fails(self, manager, original):
-        """The original is left Running then, tells nobody, and forgets the first error."""
+    def test_a_compensation_that_fails(self, manager, original):
+        """The original is left Running then, notifies no caller, and drops the first error."""
         context = {**ORDER, "payment_method": "shells", "warehouse": "closed"}
         with pytest.raises(SagaRollbackExecutionException) as caught:
             run(manager, original.place_order, context, saga_id="closed")
@@ -160,8 +160,8 @@ class TestFailures:
         assert (found.status, found.status.Errored) == (SagaStatus.STUCK, True)
         asyncio.run(manager.repository.delete("closed"))
 
-    def test_a_result_that_is_none_undoes_the_saga(self, manager, original):
-        """The original takes it for the context, and crashes without undoing anything.
+    def test_a_result_that_is_none_compensates_the_saga(self, manager, original):
+        """The original takes it for the context, and crashes without compensating anything.
 
         The step itself has taken effect and has no compensation: that is an operator's to settle.
         """
@@ -172,7 +172,7 @@ class TestFailures:
         assert execution.context.released is True
 
 
-class TestTheLoopGoesOn:
+class TestTheLoopContinues:
     def test_while_it_waits(self, manager, original, functional_site):
         journal = functional_site.journal
 
@@ -287,14 +287,14 @@ class TestPauseOnDisk:
         recovered = wait_for(lambda: ended(manager, found), timeout=30)
         assert recovered.context.order_id == 7
 
-    def test_an_error_is_seen_by_whoever_looks(self, manager, original):
+    def test_an_error_is_in_the_execution(self, manager, original):
         bad = {**ORDER, "total": 0}
         execution = run(manager, original.place_order, bad, pause_on_disk=True)
         with pytest.raises(SagaCompensated):
             manager.get(execution.uuid).get(timeout=30)
 
-    def test_whoever_does_not_wait_is_not_told_of_an_end_that_came_first(self, manager, original):
-        """However quick the worker was: whether it raises is no matter of luck."""
+    def test_a_caller_that_does_not_wait_gets_no_error_of_an_early_end(self, manager, original):
+        """However quick the worker was: whether it raises does not depend on luck."""
         bad = {**ORDER, "total": 0}
         failed = run(manager, original.place_order, bad, raise_on_error=False)
 
@@ -330,7 +330,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "definition", ["original-note", 7, [late]], ids=["a name", "a number", "a list"]
     )
-    def test_what_is_no_saga(self, manager, definition):
+    def test_what_is_not_a_saga(self, manager, definition):
         with pytest.raises(TypeError, match="definition: expected a Saga, found a"):
             run(manager, definition)
 
@@ -342,11 +342,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="autocommit: expected True"):
             run(manager, original.place_order, ORDER, autocommit=False)
 
-    def test_options_that_nobody_knows(self, manager, original):
+    def test_unknown_options(self, manager, original):
         with pytest.raises(TypeError, match="pause_on_disc"):
             run(manager, original.place_order, ORDER, pause_on_disc=True)
 
-    def test_a_context_that_is_no_mapping(self, manager, original):
+    def test_a_context_that_is_not_a_mapping(self, manager, original):
         with pytest.raises(TypeError, match="context: expected a mapping"):
             run(manager, original.place_order, [1])
 
@@ -442,7 +442,7 @@ class TestWhichApp:
 
 class TestStorage:
     @pytest.mark.parametrize(("kind", "prefix"), [("url", "saga:"), ("store", "mine:")])
-    def test_worker_and_client_keep_sagas_where_they_are_told(
+    def test_worker_and_client_keep_sagas_in_the_given_storage(
         self, site, valkey, monkeypatch, kind, prefix
     ):
         url = valkey.url(14)
@@ -455,7 +455,7 @@ class TestStorage:
         # Celery's settings are a module, which may have been imported for another site.
         client.app.conf.update(broker_url=site.url, result_backend=site.url)
         saga = Saga("kept", app=client.app)
-        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
         saga.local_step(late, name="b")
         saga.commit()
 

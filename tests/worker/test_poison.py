@@ -1,4 +1,4 @@
-"""Steps that kill their process, or their whole worker, each time: they end, and others go on."""
+"""Steps that kill their process, or their worker, each time: they end, and others continue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.worker.stage import expect_no_leftovers
 # Later reruns are some seconds apart, and workers are started anew meanwhile.
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(240)]
 
-DONE, UNDONE, STUCK = "COMPLETED", "COMPENSATED", "STUCK"
+DONE, COMPENSATED, STUCK = "COMPLETED", "COMPENSATED", "STUCK"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Row:
         task: of the step.
         at: which body of it is the poison.
         status: in which the saga settles.
-        bodies: all that begin, in order; steps as letters, capital ones undo.
+        bodies: all that begin, in order; steps as letters, capital ones compensation.
         pivot: the step that is one.
     """
 
@@ -47,7 +47,7 @@ class Row:
             where = {} if name == "b" else {"queue": "safe"}
             step = saga.local_step(task, name=name, pivot=name == self.pivot, **where)
             if not self.pivot or name < self.pivot:
-                step.on_failure(tasks.undo, **where)
+                step.on_failure(tasks.compensation, **where)
         ways = {self.at: way}
         if self.at == "b/c":
             ways["c/f"] = "declines"
@@ -58,11 +58,11 @@ class Row:
 RERUNS = 2
 
 ROWS = {
-    "late": Row("late", "b/f", UNDONE, "abbbBA"),
-    "early": Row("early", "b/f", UNDONE, "abBA"),
-    "requeued by the broker": Row("requeued", "b/f", UNDONE, "abbbBA"),
-    "before the body begins": Row("stillborn", "b/f", UNDONE, "aA"),
-    "undo": Row("late", "b/c", STUCK, "abcBBBA"),
+    "late": Row("late", "b/f", COMPENSATED, "abbbBA"),
+    "early": Row("early", "b/f", COMPENSATED, "abBA"),
+    "requeued by the broker": Row("requeued", "b/f", COMPENSATED, "abbbBA"),
+    "before the body begins": Row("stillborn", "b/f", COMPENSATED, "aA"),
+    "compensation": Row("late", "b/c", STUCK, "abcBBBA"),
     "pivot": Row("early", "b/f", STUCK, "abbb", pivot="b"),
     "after the pivot": Row("early", "b/f", STUCK, "abbb", pivot="a"),
 }
@@ -89,7 +89,7 @@ class Fleet:
     def __post_init__(self) -> None:
         saga = Saga("harmless", app=self.site.app)
         for name in "abc":
-            saga.local_step(tasks.late, name=name).on_failure(tasks.undo)
+            saga.local_step(tasks.late, name=name).on_failure(tasks.compensation)
         self._saga = saga.commit()
         self._safe = self._start("-Q", "safe")
         for worker in [self._safe, *(self._start() for _ in range(self.size))]:
@@ -147,7 +147,7 @@ def test_it_comes_to_an_end(poisoned, name):
         assert max(map(found.count, "bB")) <= 1 + RERUNS
 
 
-def test_other_sagas_go_on(poisoned):
+def test_other_sagas_continue(poisoned):
     fleet, _, _ = poisoned
     assert {result.status.value for result in fleet.harmless} == {DONE}
     assert len(fleet.harmless) > 5

@@ -1,4 +1,4 @@
-"""Every pool of Celery's runs sagas, undoes them, and recovers; and so does eager mode."""
+"""Every pool of Celery's runs sagas, compensates them, and recovers; and so does eager mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaStuck, saga_info
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
@@ -33,7 +33,7 @@ POOLS = [
 class TestPools:
     def test_sagas_succeed_and_fail(self, site, options):
         site.worker(*options)
-        saga = site.saga(("a", late, undo), ("b", early, undo), ("c", late))
+        saga = site.saga(("a", late, compensation), ("b", early, compensation), ("c", late))
         good = [saga.delay() for _ in range(5)]
         bad = [saga.delay(fail=["c/f"]) for _ in range(5)]
 
@@ -44,9 +44,9 @@ class TestPools:
         for result in bad:
             assert site.journal.began(result.id) == ["a/f", "b/f", "c/f", "b/c", "a/c"]
 
-    def test_a_saga_goes_on_after_its_worker_was_killed(self, site, options):
+    def test_a_saga_continues_after_its_worker_was_killed(self, site, options):
         worker = site.worker(*options)
-        result = site.saga(("a", late, undo), ("b", early)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation), ("b", early)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         worker.kill()
 
@@ -58,10 +58,10 @@ class TestPools:
         assert site.journal.began(result.id) == ["a/f", "a/f", "b/f"]
 
     def test_a_long_step_keeps_its_claim(self, site, options):
-        """The heartbeat goes on although the pool, or the whole main thread, is busy."""
+        """The heartbeat continues although the pool, or the whole main thread, is busy."""
         site.worker(*options)
         site.worker()
-        result = site.saga(("a", late, undo)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
 
         began = site.client.time()[0]
@@ -73,7 +73,7 @@ class TestPools:
 
     def test_a_warm_shutdown_waits_for_the_step(self, site, options):
         worker = site.worker(*options)
-        result = site.saga(("a", late, undo)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         worker.signal(signal.SIGTERM)
         wait_for(lambda: "Warm shutdown" in worker.text() or "solo" in options)
@@ -100,7 +100,7 @@ def test_coroutine_functions_overlap(site, options):
 
 def test_replaced_children_take_over_without_a_loss(site):
     site.worker("--max-tasks-per-child", "1")
-    saga = site.saga(*[(name, late, undo) for name in "abc"], ("d", early))
+    saga = site.saga(*[(name, late, compensation) for name in "abc"], ("d", early))
     good, bad = saga.delay(), saga.delay(fail=["d/f"])
 
     assert (site.settled(good), site.settled(bad)) == ("COMPLETED", "COMPENSATED")
@@ -140,8 +140,8 @@ class TestEager:
 
     def test_forward_and_back_with_the_same_ledger(self, app, journal):
         saga = Saga(f"eager {uuid.uuid4()}", app=app)
-        saga.local_step(late, name="a").on_failure(undo)
-        saga.local_step(late, name="b").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
+        saga.local_step(late, name="b").on_failure(compensation)
         saga.local_step(late, name="c")
         saga.commit()
 
@@ -175,7 +175,7 @@ class TestEager:
             raise SystemExit(3)
 
         saga = Saga(f"eager {uuid.uuid4()}", app=app)
-        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
         saga.local_step(leaves, name="b")
         saga_id = str(uuid.uuid4())
         with pytest.raises(SystemExit):
@@ -185,9 +185,9 @@ class TestEager:
         assert dict(left.progress) == {"a": "SUCCEEDED", "b": "RUNNING"}
         assert journal.began(saga_id) == ["a/f"]
 
-    def test_an_undo_that_fails_is_tried_again(self, app, journal):
+    def test_a_compensation_that_fails_is_tried_again(self, app, journal):
         saga = Saga(f"eager {uuid.uuid4()}", app=app)
-        saga.local_step(late, name="a").on_failure(undo, max_attempts=3, retry_backoff=0.01)
+        saga.local_step(late, name="a").on_failure(compensation, max_attempts=3, retry_backoff=0.01)
         saga.local_step(late, name="b")
         result = saga.commit().delay(fail=["a/c", "b/f"])
 

@@ -56,7 +56,7 @@ class TestManagedProcess:
 
         assert lines_of(log) == [f"{process.pid} {process.pid} {tmp_path} value"]
 
-    def test_wait_gives_up_in_time(self):
+    def test_wait_ends_in_time(self):
         with ManagedProcess(["sleep", "60"]) as process:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.01)
@@ -122,7 +122,7 @@ class TestManagedProcess:
         assert kept.exists()
         assert not removed.exists()
 
-    def test_ends_the_command_when_the_watchdog_is_told_to_end(self, tmp_path):
+    def test_ends_the_command_when_the_watchdog_is_terminated(self, tmp_path):
         process = ManagedProcess(["sleep", "60"])
         watchdog = psutil.Process(process.pid).ppid()
 

@@ -11,7 +11,7 @@ from celery_saga import SagaCompensated
 from celery_saga.core.execution import SagaStatus
 from celery_saga.messaging.results import track
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.harness import Site
 
 pytestmark = pytest.mark.worker
@@ -29,7 +29,7 @@ def tracked(valkey, journal, folder):
 
 @pytest.fixture
 def saga(tracked):
-    return tracked.saga(("a", late, undo), ("b", late, undo), name="tracked")
+    return tracked.saga(("a", late, compensation), ("b", late, compensation), name="tracked")
 
 
 def shown(site, result):
@@ -111,7 +111,7 @@ def test_a_claim_that_comes_late_on_a_backend_that_lets_successes_be_written_ove
 
     track(tracked.app, Late(), result.id)
 
-    monkeypatch.undo()
+    monkeypatch.compensation()
     after = AsyncResult(result.id, app=tracked.app)
     assert after.state == "SUCCESS"
     assert after.result == dict(result.get())
@@ -127,13 +127,13 @@ def test_without_the_setting_there_is_nothing(functional_site, flows):
     functional_site.settled(result)
 
 
-def test_a_backend_that_is_away_holds_no_step_up(tracked, saga, caplog):
-    def away(*args, **options):
-        raise OSError("away")
+def test_an_unavailable_backend_delays_no_step(tracked, saga, caplog):
+    def unavailable(*args, **options):
+        raise OSError("unavailable")
 
     result = saga.delay(hold=["a/f"])
     tracked.journal.wait(result.id, "began", 1)
-    tracked.app.backend.store_result = away
+    tracked.app.backend.store_result = unavailable
     try:
         with caplog.at_level("WARNING", "celery_saga"):
             track(tracked.app, result._runtime.store, result.id)

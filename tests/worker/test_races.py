@@ -1,4 +1,4 @@
-"""Two of everything at the same moment: each time one effect, and everybody is told the truth."""
+"""Two of everything at the same moment: each time one effect, and every caller gets the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from celery_saga import SagaManager
 from celery_saga.core.execution import Claim, SagaStatus
 from celery_saga.runtime import runtime_of
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 from tests.worker.harness import ROOT
 
 pytestmark = pytest.mark.worker
@@ -47,7 +47,7 @@ class Racer:
     def ready(self) -> None:
         assert self._line() == "ready"
 
-    def tell(self, verb: str, at: float, *args: Any) -> None:
+    def order(self, verb: str, at: float, *args: Any) -> None:
         assert self._process.stdin is not None
         print(json.dumps([verb, at, *args]), file=self._process.stdin, flush=True)
 
@@ -75,12 +75,12 @@ def race(racers: list[Racer], *words: tuple[Any, ...]) -> list[Any]:
     """Let each racer do what its word says at about the same moment; their answers."""
     start = time.monotonic() + LEAD
     for racer, (verb, *args) in zip(racers, words, strict=True):
-        racer.tell(verb, start + random.uniform(0, SPREAD), *args)
+        racer.order(verb, start + random.uniform(0, SPREAD), *args)
     return [racer.answer() for racer in racers]
 
 
 def messages(site) -> Counter[str]:
-    """How often each task id stands in the queue."""
+    """How often each task id is in the queue."""
     found = site.client.lrange("celery", 0, -1)
     return Counter(json.loads(raw)["headers"]["id"] for raw in found)
 
@@ -112,7 +112,7 @@ def test_two_managers_start_the_same_saga(site, racers):
 class TestTwoCancels:
     @pytest.mark.parametrize("held", [False, True], ids=["waiting step", "running step"])
     def test_one_of_them_did_it(self, site, racers, held):
-        saga = site.saga(("a", late, undo))
+        saga = site.saga(("a", late, compensation))
         results = [saga.delay() for _ in range(ROUNDS)]
         for result in results:
             if held:
@@ -130,14 +130,14 @@ class TestTwoCancels:
 
 class TestCancelAgainstTheLastCommit:
     def test_what_it_says_is_what_becomes_of_the_saga(self, site, racers):
-        saga = site.saga(("a", late, undo))
+        saga = site.saga(("a", late, compensation))
         seen: Counter[bool] = Counter()
         while min(seen[True], seen[False]) < ROUNDS / 6 or seen.total() < ROUNDS:
             result = saga.delay()
             site.client.delete("celery")
             claim(site, result)  # a racer may be late, and the step is to run before the race
             words = [("cancel", result.id), ("commit", result.id, "f0~1")]
-            turn = seen.total() % 2  # the first is told a little before the second
+            turn = seen.total() % 2  # the first starts a little before the second
             cancelled, committed = race(racers, *words[:: 1 - 2 * turn])[:: 1 - 2 * turn]
             execution = result.execution
             assert committed is True
@@ -154,7 +154,7 @@ class TestCancelAgainstTheLastCommit:
     def test_with_a_worker(self, site):
         """The gate opens as the cancel comes."""
         site.worker()
-        saga = site.saga(("a", late, undo), ("b", early, undo))
+        saga = site.saga(("a", late, compensation), ("b", early, compensation))
         with ThreadPoolExecutor(1) as other:
             for _ in range(ROUNDS):
                 result = saga.delay(hold=["b/f"])
@@ -172,7 +172,7 @@ class TestCancelAgainstTheLastCommit:
 
 class TestTwoSweeps:
     def test_lost_messages_are_sent_again_once(self, site, racers):
-        saga = site.saga(("a", late, undo), ("b", late))
+        saga = site.saga(("a", late, compensation), ("b", late))
         results = [saga.delay() for _ in range(ROUNDS)]
         site.client.delete("celery")
         site.pass_time(5)  # until they are missed
@@ -197,7 +197,7 @@ class TestTwoSweeps:
 
     def test_the_claims_of_a_dead_worker_are_void_once(self, site, racers):
         sagas = {
-            task: site.saga(("a", task, undo), ("b", late), name=task.name)
+            task: site.saga(("a", task, compensation), ("b", late), name=task.name)
             for task in (late, early)
         }
         store = runtime_of(site.app).store

@@ -88,7 +88,7 @@ def reserved(app: Celery, worker: Any) -> frozenset[Reserved]:
     return runtime.store.reserved_by()[runtime.instance]
 
 
-def test_the_heartbeat_tells_of_them(app, consumer):
+def test_the_heartbeat_reports_them(app, consumer):
     deferred = {Reserved(task_id, deferred=True) for task_id in LATER}
     worker = SimpleNamespace(consumer=consumer)
     assert reserved(app, worker) == {Reserved(FIRST), *deferred}
@@ -105,7 +105,7 @@ def test_those_of_an_older_limit_are_still_deferred(consumer):
     assert rates.task_ids() == set()
 
 
-def test_a_bucket_that_nobody_comes_back_to_is_forgotten(consumer):
+def test_a_dropped_bucket_is_forgotten(consumer):
     """After a connection was lost, for one: the broker gives its messages to others."""
     rates = RateLimited(SimpleNamespace(consumer=consumer))
     assert rates.task_ids() == set(LATER)

@@ -24,7 +24,7 @@ from celery_saga import (
 from celery_saga.errors import SagaFailedExecutionException, UnsupportedCheckpoint
 from celery_saga.stores.redis import scripts
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 
 pytestmark = pytest.mark.worker
 
@@ -46,7 +46,7 @@ class TestGet:
         assert result.status is SagaStatus.COMPLETED
         assert dict(result.progress) == {"a": "SUCCEEDED"}
 
-    def test_it_waits_for_news_and_does_not_ask_again_and_again(self, shared):
+    def test_it_waits_for_a_report_and_does_not_poll(self, shared):
         result = shared.saga(("a", late)).delay(hold=["a/f"])
         shared.journal.wait(result.id, "began")
         with ThreadPoolExecutor(2) as pool, shared.client.monitor() as monitor:
@@ -76,7 +76,7 @@ class TestGet:
                 seen.append(line["command"])
         raise AssertionError("the monitor ended")
 
-    def test_it_gives_up_in_time(self, shared):
+    def test_it_stops_waiting_in_time(self, shared):
         result = shared.saga(("a", late)).delay(hold=["a/f"])
 
         with pytest.raises(TimeoutError):
@@ -96,7 +96,7 @@ class TestGet:
             assert [one.result() for one in waiting] == [{"hold": ["a/f"]}] * 8
 
     def test_a_compensated_saga(self, shared):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(fail=["b/f"])
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(fail=["b/f"])
 
         with pytest.raises(SagaCompensated) as caught:
             result.get(timeout=30)
@@ -112,7 +112,7 @@ class TestGet:
 
     def test_a_stuck_saga(self, shared):
         saga = Saga("stuck", app=shared.app)
-        saga.local_step(late, name="a").on_failure(undo, max_attempts=1)
+        saga.local_step(late, name="a").on_failure(compensation, max_attempts=1)
         saga.local_step(late, name="b")
         result = saga.commit().delay(fail=["a/c", "b/f"])
 
@@ -131,10 +131,10 @@ class TestGet:
         with pytest.raises(SagaCompensated, match=r"Never call result\.get"):
             result.get(timeout=30)
 
-    def test_an_id_that_nobody_has(self, shared):
+    def test_an_unknown_id(self, shared):
         manager = SagaManager(shared.app)
         with pytest.raises(SagaExecutionNotFoundException):
-            manager.get("nobody")
+            manager.get("unknown")
         result = shared.saga(("a", late)).delay()
         result.get(timeout=30)
         shared.client.delete(f"saga:execution:{result.id}")
@@ -172,7 +172,7 @@ class TestRepository:
     def test_a_checkpoint_of_a_newer_version_is_refused(self, shared):
         result = shared.saga(("a", late)).delay()
         result.get(timeout=30)
-        wait_for(lambda: not result.execution.result_pending)  # nobody writes it after this
+        wait_for(lambda: not result.execution.result_pending)  # no process writes it after this
         key = f"saga:execution:{result.id}"
         head = json.loads(shared.client.hget(key, "head"))
         shared.client.hset(key, "head", json.dumps({**head, "version": 99}))
@@ -182,8 +182,8 @@ class TestRepository:
 
 
 class TestCancel:
-    def test_a_running_step_ends_and_is_undone(self, shared):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+    def test_a_running_step_ends_and_is_compensated(self, shared):
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(hold=["a/f"])
         shared.journal.wait(result.id, "began")
 
         assert result.cancel("no longer wanted", by="ann") is True
@@ -196,8 +196,8 @@ class TestCancel:
         note = result.execution.history[0]
         assert (note.what, note.by, note.detail) == ("cancel", "ann", "no longer wanted")
 
-    def test_a_step_that_nobody_started_never_runs(self, site):
-        result = site.saga(("a", late, undo)).delay()
+    def test_a_step_that_no_worker_started_never_runs(self, site):
+        result = site.saga(("a", late, compensation)).delay()
 
         assert result.cancel() is True
         assert result.status is SagaStatus.COMPENSATED
@@ -206,7 +206,7 @@ class TestCancel:
         assert site.journal.began(result.id) == []
 
     def test_of_many_at_once_one_changed_the_outcome(self, site):
-        result = site.saga(("a", late, undo)).delay()
+        result = site.saga(("a", late, compensation)).delay()
         start = threading.Barrier(16)
 
         def cancel(number):
@@ -221,16 +221,16 @@ class TestCancel:
         assert answers.index(True) == int(who.split()[1])
 
     def test_an_ended_saga_stays_as_it_is(self, shared):
-        result = shared.saga(("a", late, undo)).delay()
+        result = shared.saga(("a", late, compensation)).delay()
         result.get(timeout=30)
 
         assert result.cancel() is False
         assert result.status is SagaStatus.COMPLETED
 
-    def test_a_saga_that_is_stuck_on_its_way_forward_is_undone(self, shared):
+    def test_a_saga_that_is_stuck_on_its_way_forward_is_compensated(self, shared):
         saga = Saga("stuck", app=shared.app)
-        saga.local_step(late, name="a").on_failure(undo)
-        saga.local_step("results.nobody_knows", name="b", inputs=[])
+        saga.local_step(late, name="a").on_failure(compensation)
+        saga.local_step("results.unknown", name="b", inputs=[])
         shared.app.conf.saga_unknown_task_grace = 0
         result = saga.commit().delay()
         with pytest.raises(SagaStuck):
@@ -243,7 +243,7 @@ class TestCancel:
 
     def test_past_the_pivot_it_is_refused(self, shared):
         saga = Saga("pivot", app=shared.app)
-        saga.local_step(late, name="a").on_failure(undo)
+        saga.local_step(late, name="a").on_failure(compensation)
         saga.local_step(late, name="b", pivot=True)
         result = saga.commit().delay(hold=["b/f"])
         shared.journal.wait(result.id, "began", 2)

@@ -9,7 +9,7 @@ from celery.result import AsyncResult, ResultBase, ResultSet
 
 from celery_saga import SagaCompensated
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 
 pytestmark = pytest.mark.worker
 
@@ -22,7 +22,7 @@ def shared(functional_site, flows):
 
 @pytest.fixture
 def saga(shared):
-    return shared.saga(("a", late, undo), ("b", late), name="alike")
+    return shared.saga(("a", late, compensation), ("b", late), name="alike")
 
 
 def plain(result):
@@ -91,12 +91,12 @@ class TestAlike:
         """A server that waits for thousands of them, one after the other."""
         result = saga.delay()
         handle = result if kind == "its own" else AsyncResult(result.id, app=shared.app)
-        told, backend = [], shared.app.backend
-        handle.then(told.append)
+        recorded, backend = [], shared.app.backend
+        handle.then(recorded.append)
         handle.get(timeout=30)
-        handle.then(told.append)
+        handle.then(recorded.append)
 
-        assert told == [handle, handle]
+        assert recorded == [handle, handle]
         if kind == "its own":
             assert not any(result.id in waiting for waiting in backend._pending_results)
             key = backend.get_key_for_task(result.id)
@@ -107,10 +107,10 @@ class TestAlike:
         result = saga.delay(fail=fail)
         wait_for(AsyncResult(result.id, app=shared.app).ready)
 
-        # Celery's own calls nobody if it has heard of the end before.
+        # Celery's own calls no callback if it knew the end before.
         assert called_back(result) == called_back(AsyncResult(result.id, app=shared.app))
 
-    def test_revoke_undoes_it(self, shared, saga):
+    def test_revoke_compensates_it(self, shared, saga):
         result = saga.delay(hold=["b/f"])
         shared.journal.wait(result.id, "began", 2)
 

@@ -1,4 +1,4 @@
-"""The saga's id is a Celery result id: what is stored there, when, and what takes it away."""
+"""The saga's id is a Celery result id: what is stored there, when, and what deletes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celery_saga.errors import StoreUnavailable
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.harness import ROOT
 
 pytestmark = pytest.mark.worker
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.worker
 #: The app whose workers know the sagas of ``tests.worker.apps.canvas``.
 CANVAS = "tests.worker.apps.functional"
 
-#: The result backend gives up at once, as if its retries were over.
+#: The result backend fails at once, as if its retries were over.
 NO_RETRIES = {"retry_policy": {"max_retries": 0}}
 
 
@@ -36,19 +36,19 @@ def celery_result(site, saga_id):
     return AsyncResult(saga_id, app=site.app)
 
 
-def told(site, tag):
-    lines = site.journal.client.lrange(f"told:{tag}", 0, -1)
+def recorded(site, tag):
+    lines = site.journal.client.lrange(f"recorded:{tag}", 0, -1)
     return [json.loads(line) for line in lines]
 
 
 def stuck_saga(site):
     saga = Saga("stuck", app=site.app)
-    saga.local_step(late, name="a").on_failure(undo, max_attempts=1)
+    saga.local_step(late, name="a").on_failure(compensation, max_attempts=1)
     saga.local_step(late, name="b")
     return saga.commit()
 
 
-def told_everybody(result):
+def result_published(result):
     wait_for(lambda: not result.execution.result_pending, 30)
     return result.execution
 
@@ -61,7 +61,7 @@ class TestStored:
         assert found.get(timeout=30) == result.get() == {"order": {"id": 7}, "hold": []}
         assert (found.state, found.traceback) == ("SUCCESS", None)
         assert found.date_done is not None
-        assert told_everybody(result).due_at is None
+        assert result_published(result).due_at is None
 
     def test_nothing_before_the_end(self, shared):
         result = shared.saga(("a", late)).delay(hold=["a/f"])
@@ -71,7 +71,7 @@ class TestStored:
         assert celery_result(shared, result.id).get(timeout=30)
 
     def test_a_compensated_saga_has_failed(self, shared):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(fail=["b/f"])
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(fail=["b/f"])
         with pytest.raises(SagaCompensated) as caught:
             celery_result(shared, result.id).get(timeout=30)
         assert (caught.value.saga_id, caught.value.step) == (result.id, "b")
@@ -79,12 +79,12 @@ class TestStored:
             result.get()
         assert str(caught.value) == str(same.value)
 
-    def test_a_stuck_saga_has_failed_until_somebody_deals_with_it(self, shared):
+    def test_a_stuck_saga_has_failed_until_an_operator_repairs_it(self, shared):
         result = stuck_saga(shared).delay(fail=["a/c", "b/f"])
         with pytest.raises(SagaStuck, match="a/c fails"):
             celery_result(shared, result.id).get(timeout=30)
 
-        told_everybody(result)
+        result_published(result)
         orchestrator = runtime_of(shared.app).orchestrator
         orchestrator.apply(result.id, RetryRequested(orchestrator.store.now(), "ann"))
         wait_for(lambda: result.status is SagaStatus.STUCK and len(result.execution.history) > 2)
@@ -92,7 +92,7 @@ class TestStored:
         orchestrator.apply(result.id, retry)
         with pytest.raises(SagaCompensated):
             result.get(timeout=30)
-        told_everybody(result)
+        result_published(result)
         with pytest.raises(SagaCompensated):
             celery_result(shared, result.id).get(timeout=30)
 
@@ -104,7 +104,7 @@ class TestStored:
         assert not result.execution.result_pending
 
     def test_typed_errors_in_another_process(self, shared):
-        saga = shared.saga(("a", late, undo))
+        saga = shared.saga(("a", late, compensation))
         results = [saga.delay(fail=["a/f"]), stuck_saga(shared).delay(fail=["a/c", "b/f"])]
         script = (
             "import sys; from celery import Celery; import celery_saga\n"
@@ -124,21 +124,21 @@ class TestStored:
             f"SagaStuck {results[1].id} a",
         ]
 
-    def test_callers_are_told_once(self, shared):
+    def test_callers_are_notified_once(self, shared):
         start = shared.app.signature(
             "celery_saga.start", kwargs={"saga": "canvas counting", "context": {"n": 1}}
         )
         ids = []
         for number in range(20):
-            tell = shared.app.signature("canvas.tell", kwargs={"tag": f"once {number}"})
-            ids.append(start.apply_async(link=tell).id)
+            report = shared.app.signature("canvas.report", kwargs={"tag": f"once {number}"})
+            ids.append(start.apply_async(link=report).id)
         for number, saga_id in enumerate(ids):
             assert celery_result(shared, saga_id).get(timeout=30) == {"n": 3}
             execution = runtime_of(shared.app).orchestrator.load(saga_id)
             wait_for(lambda one=saga_id: runtime_of(shared.app).store.load(one).callbacks is None)
             assert execution.settled
-            wait_for(lambda n=number: told(shared, f"once {n}"))
-        assert [len(told(shared, f"once {number}")) for number in range(20)] == [1] * 20
+            wait_for(lambda n=number: recorded(shared, f"once {n}"))
+        assert [len(recorded(shared, f"once {number}")) for number in range(20)] == [1] * 20
 
 
 class TestNotStored:
@@ -152,43 +152,43 @@ class TestNotStored:
         assert not result.execution.result_pending
         assert not shared.client.exists(f"celery-task-meta-{result.id}")
 
-    def test_if_there_is_no_backend(self, site):
+    def test_without_a_backend(self, site):
         app = site.new_app("bare", result_backend=None, saga_store_url=site.url)
         assert isinstance(app.backend, DisabledBackend)
         site.start(app="tests.worker.apps.site", result_backend=None, saga_store_url=site.url)
         result = Saga("bare", app=app, steps=[late]).commit().delay()
         result.get(timeout=40)
         assert not result.execution.result_pending
-        told_everybody(result)
+        result_published(result)
         result.forget()
 
 
 class TestTrouble:
     def test_a_worker_that_is_killed_between_the_end_and_the_result(self, site):
-        worker = site.worker(app="tests.worker.apps.slow_to_tell")
-        tell = site.app.signature("canvas.tell", kwargs={"tag": f"after {site.url}"})
+        worker = site.worker(app="tests.worker.apps.slow_to_publish")
+        report = site.app.signature("canvas.report", kwargs={"tag": f"after {site.url}"})
         start = site.app.signature(
             "celery_saga.start", kwargs={"saga": "canvas counting", "context": {"n": 1}}
         )
-        found = start.apply_async(link=tell)
-        wait_for(lambda: told(site, f"end of {found.id}"), 30)
+        found = start.apply_async(link=report)
+        wait_for(lambda: recorded(site, f"end of {found.id}"), 30)
         assert runtime_of(site.app).orchestrator.load(found.id).status is SagaStatus.COMPLETED
         assert found.state == "PENDING"
         worker.kill()
 
         site.worker(app=CANVAS)
         assert found.get(timeout=40) == {"n": 3}
-        wait_for(lambda: told(site, f"after {site.url}"))
+        wait_for(lambda: recorded(site, f"after {site.url}"))
 
-    def test_a_result_backend_that_is_away_at_the_end(self, site):
+    def test_a_result_backend_that_is_unavailable_at_the_end(self, site):
         with EmbeddedValkey() as backend:
             apart = {"result_backend": backend.url(0), "saga_store_url": site.url}
             worker = site.worker(app=CANVAS, **apart)
             app = site.new_app("apart", **apart)
-            tag = f"away {site.url}"
-            tell = app.signature("canvas.tell", kwargs={"tag": tag})
+            tag = f"unavailable {site.url}"
+            report = app.signature("canvas.report", kwargs={"tag": tag})
             names = {"saga": "canvas holding", "context": {"hold": ["b/f"]}}
-            found = app.signature("celery_saga.start", kwargs=names).apply_async(link=tell)
+            found = app.signature("celery_saga.start", kwargs=names).apply_async(link=report)
             site.journal.wait(found.id, "began", 2)
             backend.kill()
             site.journal.open(found.id, "b/f")
@@ -197,25 +197,25 @@ class TestTrouble:
             wait_for(lambda: "could not be published" in worker.text(), 30)
             other = Saga("other", app=app, steps=[late, late]).commit().delay()
             assert other.get(timeout=30) == {}
-            assert told(site, tag) == []
+            assert recorded(site, tag) == []
 
             backend.restart()
             assert AsyncResult(found.id, app=app).get(timeout=60) == {"hold": ["b/f"]}
             wait_for(lambda: not runtime_of(app).store.load(found.id).result_pending, 30)
-            wait_for(lambda: told(site, tag))
-            assert len(told(site, tag)) == 1
-            told_everybody(other)
+            wait_for(lambda: recorded(site, tag))
+            assert len(recorded(site, tag)) == 1
+            result_published(other)
 
-    def test_a_broker_that_is_away_at_the_end(self, site):
-        """The result is stored at once, and callers are told when the broker is back."""
+    def test_a_broker_that_is_unavailable_at_the_end(self, site):
+        """The result is stored at once, and callers are notified when the broker is back."""
         with EmbeddedValkey() as broker:
             apart = {"broker_url": broker.url(0), "saga_store_url": site.url}
             worker = site.worker(app=CANVAS, **apart)
             app = site.new_app("apart", **apart)
-            tag = f"broker away {site.url}"
-            tell = app.signature("canvas.tell", kwargs={"tag": tag})
+            tag = f"no broker {site.url}"
+            report = app.signature("canvas.report", kwargs={"tag": tag})
             names = {"saga": "canvas holding", "context": {"hold": ["b/f"]}}
-            found = app.signature("celery_saga.start", kwargs=names).apply_async(link=tell)
+            found = app.signature("celery_saga.start", kwargs=names).apply_async(link=report)
             site.journal.wait(found.id, "began", 2)
             broker.kill()
             site.journal.open(found.id, "b/f")
@@ -224,7 +224,7 @@ class TestTrouble:
 
             broker.restart()
             site.worker(app=CANVAS, **apart)  # the first may not have survived it
-            wait_for(lambda: told(site, tag), 60)
+            wait_for(lambda: recorded(site, tag), 60)
             wait_for(lambda: runtime_of(app).store.load(found.id).callbacks is None, 30)
 
     def test_a_result_backend_that_hangs_does_not_stop_the_heartbeat(self, site):
@@ -250,8 +250,8 @@ class TestTrouble:
 
 class TestForget:
     @pytest.mark.parametrize("fail", [[], ["b/f"]], ids=["completed", "compensated"])
-    def test_a_saga_that_is_over_is_gone(self, shared, fail):
-        result = shared.saga(("a", late, undo), ("b", late)).delay(fail=fail)
+    def test_a_saga_that_has_ended_is_deleted(self, shared, fail):
+        result = shared.saga(("a", late, compensation), ("b", late)).delay(fail=fail)
         result.get(timeout=30, propagate=False)
         result.forget()
 
@@ -266,7 +266,7 @@ class TestForget:
                 assert shared.client.zscore(key, result.id) is None
 
     def test_a_live_saga_is_refused(self, shared):
-        result = shared.saga(("a", late, undo)).delay(hold=["a/f"])
+        result = shared.saga(("a", late, compensation)).delay(hold=["a/f"])
         shared.journal.wait(result.id, "began")
         with pytest.raises(SagaNotActionable, match="is RUNNING: forget does not apply"):
             result.forget()
@@ -279,7 +279,7 @@ class TestForget:
         with pytest.raises(SagaNotActionable, match="is STUCK"):
             result.forget()
         assert result.failed()
-        told_everybody(result)
+        result_published(result)
         with pytest.raises(SagaStuck):
             celery_result(shared, result.id).get(timeout=1)
         orchestrator = runtime_of(shared.app).orchestrator
@@ -287,10 +287,10 @@ class TestForget:
         orchestrator.apply(result.id, ResolveRequested(at, SagaStatus.COMPENSATED, "ann"))
         result.forget()
 
-    def test_what_could_not_be_told_is_not_forgotten(self, site, monkeypatch):
-        monkeypatch.setattr("celery_saga.result.TOLD_IN_TIME", 0.1)
+    def test_an_unpublished_result_is_not_forgotten(self, site, monkeypatch):
+        monkeypatch.setattr("celery_saga.result.NOTICE_TIMEOUT", 0.1)
         apart = {
-            "result_backend": server_gone(),
+            "result_backend": unreachable_url(),
             "saga_store_url": site.url,
             "result_backend_transport_options": NO_RETRIES,
         }
@@ -303,14 +303,14 @@ class TestForget:
         runtime_of(app).store.delete(result.id)
 
 
-def server_gone():
-    """The address of a server that is no more."""
+def unreachable_url():
+    """The address of a server that was stopped."""
     with EmbeddedValkey() as server:
         return server.url(0)
 
 
 class TestTheSameIdAgain:
-    """After its checkpoint is gone the id starts a new saga, and the old result does not show."""
+    """After its checkpoint is lost the id starts a new saga, and the old result does not show."""
 
     @pytest.mark.parametrize("how", ["forgotten", "expired"])
     @pytest.mark.parametrize("fail", [[], ["a/f"]], ids=["completed", "compensated"])
@@ -319,8 +319,8 @@ class TestTheSameIdAgain:
         saga = shared.saga(("a", late))
         first = saga.apply_async({"fail": fail}, saga_id=saga_id)
         first.get(timeout=30, propagate=False)
-        told_everybody(first)
-        self.gone(shared, first, how)
+        result_published(first)
+        self.remove(shared, first, how)
 
         second = saga.apply_async({"hold": ["a/f"], "second": True}, saga_id=saga_id)
         assert second.created
@@ -332,7 +332,7 @@ class TestTheSameIdAgain:
         shared.journal.client.delete(f"journal:{saga_id}")
         second.forget()
 
-    def gone(self, site, result, how):
+    def remove(self, site, result, how):
         if how == "forgotten":
             result.forget()
         else:
@@ -356,7 +356,7 @@ class TestTheSameIdAgain:
         saga = shared.saga(("a", late))
         first = saga.apply_async({"n": 1}, saga_id="again-duplicate")
         first.get(timeout=30)
-        told_everybody(first)
+        result_published(first)
         second = saga.apply_async({"n": 2}, saga_id="again-duplicate", on_duplicate="return_any")
         assert not second.created
         assert celery_result(shared, first.id).get(timeout=1) == {"n": 1}
@@ -378,7 +378,7 @@ class TestTheSameIdAgain:
                 thread.join(30)
             result = saga.apply_async({}, saga_id="again-at-once")
             result.get(timeout=30)
-            told_everybody(result)
+            result_published(result)
             assert celery_result(shared, result.id).state == "SUCCESS"
             result.forget()
 
@@ -386,7 +386,7 @@ class TestTheSameIdAgain:
         saga = shared.saga(("a", late))
         first = saga.apply_async({"n": 1}, saga_id="again-mistaken")
         first.get(timeout=30)
-        told_everybody(first)
+        result_published(first)
 
         def too_late(runtime, saga_id):
             """As if the saga had been started, and had ended, after the look for it."""
@@ -398,9 +398,9 @@ class TestTheSameIdAgain:
         assert celery_result(shared, first.id).get(timeout=1) == {"n": 1}
         first.forget()
 
-    def test_a_backend_that_is_away_is_said_to_be(self, site):
-        app = site.new_app("apart", result_backend=server_gone(), saga_store_url=site.url)
+    def test_an_unavailable_backend_is_reported(self, site):
+        app = site.new_app("apart", result_backend=unreachable_url(), saga_store_url=site.url)
         saga = Saga("apart", app=app, steps=[late]).commit()
         with pytest.raises(StoreUnavailable, match="the result backend does not answer"):
-            saga.apply_async({}, saga_id="nobody")
+            saga.apply_async({}, saga_id="unknown")
         assert site.queued() == 0

@@ -20,7 +20,7 @@ from tests.worker.ledger import SETTINGS, begin, expect, record, records
 
 pytestmark = [
     pytest.mark.worker,
-    # Of the undo whose input only its own step returns: it is one of the scenarios.
+    # Of the compensation whose input only its own step returns: it is one of the scenarios.
     pytest.mark.filterwarnings("ignore::celery_saga.errors.DefinitionWarning"),
 ]
 
@@ -146,5 +146,5 @@ class TestWorkerInTheProcess:
         assert json.loads(found[place][0])[name] == real[name]
 
     @pytest.mark.parametrize("place", PLACES)
-    def test_its_heart_ends_with_it(self, found, place):
+    def test_its_heartbeat_ends_with_it(self, found, place):
         assert json.loads(found[place][0])["heartbeats"] == 0

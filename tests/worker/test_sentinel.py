@@ -1,4 +1,4 @@
-"""Broker and result backend behind Sentinels: sagas run, and go on when the master is replaced."""
+"""Broker and result backend behind Sentinels: sagas continue when the master is replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_saga.stores.redis import RedisStore
 from tests.helpers import wait_for
 from tests.worker.deployment import GOOD, Deployment
 from tests.worker.doctoring import of
-from tests.worker.sentinels import Sentinels, Stranger
+from tests.worker.sentinels import Listener, Sentinels
 from tests.worker.servers import Monitor
 
 pytestmark = [pytest.mark.worker, pytest.mark.timeout(120)]
@@ -48,7 +48,7 @@ def deploy(sentinels, journal, folder) -> Iterator[Any]:
 
 
 def held(site: Deployment, *steps: str) -> Any:
-    """A saga that stands in one of these bodies."""
+    """A saga that waits in one of these bodies."""
     result = site.abc().delay(hold=[*steps])
     site.journal.wait(result.id, "began", GOOD.index(steps[0]) + 1)
     return result
@@ -74,12 +74,12 @@ def test_checkpoint_and_message_are_one_write(sentinels, deploy, databases):
 
     for result in (good, bad):
         assert set().union(*monitor.senders(result.id).values()) == {"lua"}
-    told = {line["db"] for line in monitor.commands if "saga:execution" in line["command"]}
-    assert told == {store}
+    recorded = {line["db"] for line in monitor.commands if "saga:execution" in line["command"]}
+    assert recorded == {store}
 
 
-def test_sagas_go_on_when_the_master_is_killed(sentinels, deploy):
-    """A worker that waits for messages stays, and goes on by itself."""
+def test_sagas_continue_when_the_master_is_killed(sentinels, deploy):
+    """A worker that waits for messages stays, and continues by itself."""
     site = deploy()
     worker = site.worker()
     site.run(site.abc())
@@ -94,7 +94,7 @@ def test_sagas_go_on_when_the_master_is_killed(sentinels, deploy):
 
 def test_steps_that_run_meanwhile_are_reported_to_the_new_master(sentinels, deploy):
     """Celery 5.7 ends a worker that holds messages then, once its bodies have ended; it is started
-    again by whoever looks after it."""
+    again by its supervisor."""
     site = deploy()
     site.worker("-c", "3")
     forward, last = held(site, "a/f"), held(site, "c/f")
@@ -131,11 +131,11 @@ def test_a_master_that_comes_back_as_a_replica_is_left(sentinels, deploy):
     site.run(site.abc())
 
 
-def test_nobody_asks_the_server_that_no_setting_names(sentinels, deploy):
+def test_the_server_that_no_setting_names_is_not_contacted(sentinels, deploy):
     try:
-        stranger = Stranger(6379)
+        listener = Listener(6379)
     except OSError:
-        pytest.skip("somebody listens on port 6379 here")
+        pytest.skip("a process listens on port 6379 here")
     try:
         site = deploy()
         worker = site.worker()
@@ -144,11 +144,11 @@ def test_nobody_asks_the_server_that_no_setting_names(sentinels, deploy):
         site.run(site.abc())
         main = psutil.Process(worker.process.pid)
         ours = {os.getpid(), main.pid, *(child.pid for child in main.children(recursive=True))}
-        assert not stranger.pids & ours
+        assert not listener.pids & ours
         with socket.create_connection(("127.0.0.1", 6379)):
-            wait_for(lambda: os.getpid() in stranger.pids, description="whoever comes is noted")
+            wait_for(lambda: os.getpid() in listener.pids, description="clients are recorded")
     finally:
-        stranger.close()
+        listener.close()
 
 
 def test_the_store_is_the_masters_whatever_the_store_url(sentinels, deploy):

@@ -31,7 +31,7 @@ CONTEXT = {
     "order": {"id": 7, "price": Decimal("12.50"), "at": datetime(2026, 1, 2, tzinfo=timezone.utc)},
     'a "quoted" key/é': [1, None, "\u2028é\n"],
     "": "an empty key",
-    "gone": True,
+    "dropped": True,
     "zeta": 1,
     "alpha": 2,
 }
@@ -56,11 +56,11 @@ class Played:
         @self.app.task(name="settled.step", shared=False)
         def step() -> None: ...
 
-        @self.app.task(name="settled.undo", shared=False)
-        def undo() -> None: ...
+        @self.app.task(name="settled.compensation", shared=False)
+        def compensation() -> None: ...
 
         saga = Saga("settled", app=self.app)
-        saga.local_step(step).on_failure(undo)
+        saga.local_step(step).on_failure(compensation)
         saga.local_step(step)
         self.saga = saga.commit()
         self.orchestrator: Any = runtime_of(self.app).orchestrator
@@ -68,7 +68,7 @@ class Played:
     def claimed(self, saga_id: str, index: int) -> tuple[Any, Any]:
         ref = self.orchestrator.load(saga_id).ref(index)
         plan = runtime_of(self.app).plans.of(self.saga).hash
-        return ref, self.orchestrator.claim(saga_id, ref, Claim(f"t{ref}", "boot"), plan)
+        return ref, self.orchestrator.claim(saga_id, ref, Claim(f"t{ref}", "instance"), plan)
 
     def succeed(self, saga_id: str, index: int, update: Any, remove: tuple[str, ...] = ()) -> Any:
         ref, known = self.claimed(saga_id, index)
@@ -85,7 +85,7 @@ class Played:
     def completed(self) -> Any:
         result = self.saga.delay(**CONTEXT)
         self.succeed(result.id, 0, {"order": {"id": 8}, "new": 1})
-        return self.succeed(result.id, 1, {"newer": self.newer}, ("gone",))
+        return self.succeed(result.id, 1, {"newer": self.newer}, ("dropped",))
 
     def compensated(self) -> Any:
         result = self.saga.delay(**CONTEXT)
@@ -94,7 +94,7 @@ class Played:
         return self.succeed(result.id, 0, {})
 
     def stored(self, saga_id: str) -> tuple[dict[str, Any], int]:
-        """The result as it stands on the server, and its seconds to live."""
+        """The result as it is on the server, and its seconds to live."""
         key = self.app.backend.get_key_for_task(saga_id)
         found: Any = self.site.client.get(key)
         return json.loads(found), int(self.site.client.ttl(key))  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ class TestTheSame:
         found = AsyncResult(execution.saga_id, app=played.app).get(timeout=1)
 
         wanted = {**CONTEXT, "order": {"id": 8}, "new": 1, "newer": 2}
-        del wanted["gone"]
+        del wanted["dropped"]
         assert list(found.items()) == list(wanted.items())
         assert found == played.orchestrator.load(execution.saga_id).context
 

@@ -34,7 +34,7 @@ def started(pool: str, **settings: object) -> str:
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "recorded"),
     [
         pytest.param({}, "SetupError: no store for sagas: the result backend", id="no store"),
         pytest.param(
@@ -59,15 +59,15 @@ def started(pool: str, **settings: object) -> str:
         ),
     ],
 )
-def test_a_worker_that_is_set_up_wrongly(pool, settings, told):
+def test_a_worker_that_is_set_up_wrongly(pool, settings, recorded):
     said = started(pool, **settings)
 
-    assert said.startswith(told)
+    assert said.startswith(recorded)
     assert said.endswith("[]\n"), "no thread of ours is left"
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
-def test_a_store_that_is_away(pool):
+def test_an_unavailable_store(pool):
     said = started(pool, saga_store_url=f"redis://127.0.0.1:{free_port()}/0")
 
     assert said.startswith("StoreUnavailable: the saga store does not answer")

@@ -17,7 +17,7 @@ from celery_saga.errors import (
     UnserializableValue,
 )
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
@@ -56,7 +56,7 @@ class TestRefused:
         with pytest.raises(MissingInput, match=r"'some\.task' needs 'x'"):
             needy.commit().delay()
 
-    def test_a_context_that_is_no_mapping(self, site):
+    def test_a_context_that_is_not_a_mapping(self, site):
         with pytest.raises(TypeError, match="expected a mapping"):
             site.saga(("a", late)).apply_async([1, 2])
 
@@ -130,7 +130,7 @@ class TestWhatOthersSee:
                 capture = pool.submit(receiver.capture, limit=None, timeout=30)
                 try:
                     wait_for(heard.is_set, description="a heartbeat, so that it listens")
-                    result = site.saga(("a", late, undo), ("b", early)).delay(fail=["b/f"])
+                    result = site.saga(("a", late, compensation), ("b", early)).delay(fail=["b/f"])
                     wait_for(capture.done, timeout=30)
                 finally:
                     receiver.should_stop = True
@@ -145,7 +145,7 @@ class TestWhatOthersSee:
         ]
         kwargs = [ast.literal_eval(event["kwargs"]) for event in seen]
         assert [line["step"] for line in kwargs] == ["a", "b", "a"]
-        assert [line.get("undo") for line in kwargs] == [None, None, True]
+        assert [line.get("compensation") for line in kwargs] == [None, None, True]
 
     def test_step_options_are_the_messages_options(self, site):
         saga = Saga("routed", app=site.app)

@@ -1,4 +1,4 @@
-"""Sagas that are started by a message: beat, redelivery, a store that is away; and eagerly."""
+"""Sagas that are started by a message: beat, redelivery, an unavailable store; and eagerly."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestBeat:
         beat = ManagedProcess(command, env=env, cwd=str(ROOT), log=str(log))
         try:
             for n in (1_001, 3_001):
-                key = f"told:add {n}"
+                key = f"recorded:add {n}"
                 wait_for(lambda k=key: site.journal.client.llen(k) >= 2, 40, description=key)
         finally:
             beat.stop()
@@ -59,12 +59,12 @@ class TestBeat:
 class TestRedelivery:
     def test_a_message_that_comes_twice_starts_one_saga(self, site):
         tag = f"twice {site.url}"
-        tell = site.app.signature("canvas.tell", kwargs={"tag": tag})
+        report = site.app.signature("canvas.report", kwargs={"tag": tag})
         start = start_of(site.app, n=1)
         for _ in range(3):
-            start.apply_async(task_id="one", link=tell)
+            start.apply_async(task_id="one", link=report)
         site.worker(app=CANVAS)
-        found = start.apply_async(task_id="one", link=tell)
+        found = start.apply_async(task_id="one", link=report)
 
         assert found.get(timeout=30) == {"n": 3}
         wait_for(lambda: site.queued() == 0)
@@ -72,18 +72,18 @@ class TestRedelivery:
         last = start.apply_async()
         assert last.get(timeout=30) == {"n": 3}
         assert completed(site) == 2
-        wait_for(lambda: site.journal.client.llen(f"told:{tag}"))
-        assert site.journal.client.llen(f"told:{tag}") == 1
+        wait_for(lambda: site.journal.client.llen(f"recorded:{tag}"))
+        assert site.journal.client.llen(f"recorded:{tag}") == 1
         assert found.get(timeout=1) == {"n": 3}
 
     def test_a_child_that_dies_with_the_message(self, site):
-        """The message goes back to the broker: it does no harm a second time."""
+        """The message is returned to the broker: it does no harm a second time."""
         site.worker(app="tests.worker.apps.dying_at_the_start")
         found = start_of(site.app, n=1).apply_async()
         assert found.get(timeout=40) == {"n": 3}
         assert site.journal.client.get(f"died:{found.id}") == b"1"
 
-    def test_a_store_that_is_away(self, site):
+    def test_an_unavailable_store(self, site):
         with EmbeddedValkey() as store:
             apart = {"saga_store_url": store.url(0), "saga_store_timeout": 0.5}
             worker = site.worker(app=CANVAS, **apart)
@@ -100,7 +100,7 @@ class TestRedelivery:
         wait_for(lambda: naps.id in worker.text())
         found = start_of(site.app, n=1).apply_async()
         wait_for(lambda: found.id in worker.text())
-        worker.signal(signal.SIGQUIT)  # what it holds goes back to the broker
+        worker.signal(signal.SIGQUIT)  # what it holds is returned to the broker
         wait_for(lambda: not worker.process.alive, 30)
         site.worker(app=CANVAS)
         assert found.get(timeout=40) == {"n": 3}
@@ -115,7 +115,7 @@ class TestTakenIds:
         given = {"name": "canvas sticking", "n": 1} if other == "the name" else {"n": 2}
         complain = app.signature("canvas.complain", kwargs={"tag": tag})
         start_of(app, **given).apply_async(task_id=saga_id, link_error=complain)
-        key, client = f"told:{tag}", functional_site.journal.client
+        key, client = f"recorded:{tag}", functional_site.journal.client
         wait_for(lambda: client.llen(key), description=key)
         assert json.loads(client.lindex(key, 0))["kind"] == "SagaAlreadyExists"
         assert SagaManager(app).get(saga_id).get(timeout=1) == {"n": 3}
@@ -151,13 +151,13 @@ class TestEager:
                 raise ValueError("too much")
             return {"n": 2 * n}
 
-        @app.task(name="eager.undo", shared=False)
-        def undo(fail=False):
+        @app.task(name="eager.compensation", shared=False)
+        def compensation(fail=False):
             if fail:
-                raise ValueError("cannot be undone")
+                raise ValueError("cannot be compensated")
 
         saga = Saga(f"eager {uuid.uuid4()}", app=app)
-        saga.local_step(double, name="once").on_failure(undo, max_attempts=2)
+        saga.local_step(double, name="once").on_failure(compensation, max_attempts=2)
         saga.local_step(double, name="twice")
         return saga.commit()
 
@@ -183,21 +183,21 @@ class TestEager:
         with pytest.raises(SagaCompensated, match="too much"):
             result.get()
         result = self.run(app, double.s(n=60, fail=True))
-        with pytest.raises(SagaStuck, match="cannot be undone"):
+        with pytest.raises(SagaStuck, match="cannot be compensated"):
             result.get()
 
     def test_canvases(self, app, double):
-        @app.task(name="eager.tell", shared=False)
-        def tell(*results, **more):
+        @app.task(name="eager.report", shared=False)
+        def report(*results, **more):
             return list(results)
 
-        assert self.run(app, chain(double.s(n=1), double.s(), tell.s())).get() == [{"n": 16}]
-        assert self.run(app, group(double.s(n=1), tell.s(2))).get() == [{"n": 4}, [2]]
-        assert self.run(app, chord([double.s(n=1), double.s(n=2)], tell.s())).get() == [
+        assert self.run(app, chain(double.s(n=1), double.s(), report.s())).get() == [{"n": 16}]
+        assert self.run(app, group(double.s(n=1), report.s(2))).get() == [{"n": 4}, [2]]
+        assert self.run(app, chord([double.s(n=1), double.s(n=2)], report.s())).get() == [
             [{"n": 4}, {"n": 8}]
         ]
         with pytest.raises(SagaCompensated):
-            self.run(app, chain(double.s(n=60), tell.s())).get()
+            self.run(app, chain(double.s(n=60), report.s())).get()
 
     def test_values_are_copies_as_if_they_had_travelled(self, app):
         @app.task(name="eager.spoil", shared=False)
@@ -214,8 +214,8 @@ class TestEager:
         with pytest.raises(SagaExecutionException, match="cannot be run to its end in this proc"):
             self.run(app, saga.s()).get()
 
-    def test_a_name_that_nobody_has(self, app):
-        start = app.signature("celery_saga.start", kwargs={"saga": "nobody's"})
+    def test_an_unknown_name(self, app):
+        start = app.signature("celery_saga.start", kwargs={"saga": "unknown's"})
         with pytest.raises(DefinitionError, match="no saga named"):
             self.run(app, start).get()
 

@@ -1,7 +1,7 @@
 """Sagas started by threads, forked processes, event loops and greenlets of one client process.
 
-Each saga carries a number: it must come back to whoever started it, and its steps must have run
-once. The servers count their clients, so that no connection is lost on the way.
+Each saga carries a number: it must be returned to the caller that started it, and its steps must
+have run once. The servers count their clients, so that no connection is lost on the way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.worker
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[list[EmbeddedValkey]]:
-    """A server for broker and backend, and one for stores: nobody else is connected to them."""
+    """A server for broker and backend, and one for stores: only this process is connected."""
     with EmbeddedValkey() as first, EmbeddedValkey() as second:
         yield [first, second]
 

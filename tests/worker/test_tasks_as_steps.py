@@ -1,4 +1,4 @@
-"""Every kind of task is a step as it stands: what it receives, and what becomes of its result."""
+"""Every kind of task is a step unchanged: what it receives, and what becomes of its result."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TestKinds:
 
     def test_async_task_that_fails(self, run, kinds):
         with pytest.raises(SagaCompensated, match="LookupError: nothing there"):
-            run(kinds.fetched_in_vain, a=3)
+            run(kinds.fetched_without_success, a=3)
 
     def test_task_of_which_the_caller_knows_only_the_name(self, run):
         context = run("elsewhere.ship", options={"inputs": {"address": "to"}}, to="here")
@@ -69,7 +69,7 @@ class TestKinds:
 
     @pytest.mark.parametrize("by", ["object", "name"])
     @pytest.mark.parametrize(("name", "booking"), [("book", 2), ("book_shared", 3)])
-    def test_a_step_that_was_declared_below_its_tasks_decorator_is_undone(
+    def test_a_step_that_was_declared_below_its_tasks_decorator_is_compensated(
         self, kinds, journal, by, name, booking
     ):
         step = getattr(kinds, name)
@@ -188,7 +188,7 @@ class TestResults:
         assert [type(context[key]) for key in values] == [type(value) for value in values.values()]
 
 
-def test_saga_info_tells_a_body_what_it_is_part_of(kinds):
+def test_saga_info_names_the_saga_and_step_of_a_body(kinds):
     result = kinds.one("described", kinds.described).delay()
 
     assert result.get(timeout=30)["info"] == {

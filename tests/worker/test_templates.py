@@ -27,7 +27,7 @@ def look(context: SagaContext) -> None:
 
 def declared(app: Celery) -> Any:
     @app.task(name="pay", shared=False)
-    def pay(order: Any, customer: str = "nobody", total: float = 0.0) -> None:
+    def pay(order: Any, customer: str = "anyone", total: float = 0.0) -> None:
         """Is never run: these tests look at its messages."""
 
     return pay
@@ -206,7 +206,7 @@ class TestCelerysAlone:
         app = site.new_app("classes")
 
         @app.task(name="pay", base=base, shared=False)
-        def pay(order: Any, customer: str = "nobody", total: float = 0.0) -> None: ...
+        def pay(order: Any, customer: str = "anyone", total: float = 0.0) -> None: ...
 
         raws = Post(site, app).sent(*ORDERS)
 

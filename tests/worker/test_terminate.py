@@ -1,4 +1,4 @@
-"""``cancel(terminate=True)``: the process that runs a forward step is killed, never an undo."""
+"""``cancel(terminate=True)``: the process of a forward step is killed, never a compensation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from celery_saga import Saga, SagaCompensated, SagaPastPivot
 from celery_saga.core.execution import StepStatus
 from tests.helpers import has_exited, wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
@@ -26,8 +26,10 @@ GEVENT = pytest.param(
 class TestPrefork:
     @pytest.mark.parametrize("task", [late, early], ids=["late ack", "early ack"])
     @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-    def test_the_running_step_is_killed_and_undone(self, shared, task, signal):
-        result = shared.saga(("a", late, undo), ("b", task, undo), ("c", late)).delay(hold=["b/f"])
+    def test_the_running_step_is_killed_and_compensated(self, shared, task, signal):
+        result = shared.saga(
+            ("a", late, compensation), ("b", task, compensation), ("c", late)
+        ).delay(hold=["b/f"])
         line = shared.journal.wait(result.id, "began", 2)
 
         assert result.cancel("wrong order", by="ann", terminate=True, signal=signal) is True
@@ -41,15 +43,15 @@ class TestPrefork:
 
     def test_after_a_cancel_that_waits(self, shared):
         """The first call has changed the outcome; the second only hastens it."""
-        result = shared.saga(("a", late, undo)).delay(hold=["a/f"])
+        result = shared.saga(("a", late, compensation)).delay(hold=["a/f"])
         shared.journal.wait(result.id, "began")
         assert result.cancel() is True
         assert result.cancel(terminate=True) is False
         assert shared.settled(result) == "COMPENSATED"
         assert shared.journal.began(result.id) == ["a/f", "a/c"]
 
-    def test_an_undo_is_never_killed(self, shared):
-        saga = shared.saga(("a", late, undo), ("b", late, undo))
+    def test_a_compensation_is_never_killed(self, shared):
+        saga = shared.saga(("a", late, compensation), ("b", late, compensation))
         result = saga.delay(hold=["a/c"], fail=["b/f"])
         shared.journal.wait(result.id, "began", 3)
 
@@ -72,8 +74,8 @@ class TestPrefork:
         assert shared.journal.began(result.id) == ["a/f"]
         assert result.cancel(terminate=True) is False
 
-    def test_a_step_that_nobody_has_started(self, site):
-        result = site.saga(("a", late, undo)).delay()
+    def test_a_step_that_no_worker_has_started(self, site):
+        result = site.saga(("a", late, compensation)).delay()
         assert result.cancel(terminate=True) is True
         assert result.status == "COMPENSATED"
         worker = site.worker()
@@ -90,7 +92,7 @@ class TestOtherPools:
     @pytest.mark.parametrize("pool", ["threads", "solo"])
     def test_where_nothing_can_be_killed_the_step_ends_first(self, site, pool):
         worker = site.worker("-P", pool)
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation), ("b", late)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         assert result.cancel(terminate=True) is True
         if pool == "threads":  # solo is busy with the step, and hears of it later
@@ -104,7 +106,7 @@ class TestOtherPools:
     @pytest.mark.parametrize("options", [GEVENT])
     def test_a_greenlet_is_killed(self, site, options):
         site.worker(*options)
-        result = site.saga(("a", late, undo), ("b", late)).delay(hold=["a/f"])
+        result = site.saga(("a", late, compensation), ("b", late)).delay(hold=["a/f"])
         site.journal.wait(result.id, "began")
         assert result.cancel(terminate=True) is True
         assert site.settled(result) == "COMPENSATED"

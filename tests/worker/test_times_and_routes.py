@@ -9,7 +9,7 @@ import pytest
 
 from celery_saga import Saga, SagaStatus
 from tests.helpers import wait_for
-from tests.worker.apps.steps import early, late, undo
+from tests.worker.apps.steps import compensation, early, late
 
 pytestmark = pytest.mark.worker
 
@@ -75,8 +75,8 @@ class TestStart:
 
 class TestDeadline:
     @pytest.mark.parametrize("deadline", [5.0, timedelta(seconds=5)], ids=["seconds", "timedelta"])
-    def test_a_saga_that_is_not_through_by_then_is_undone(self, shared, deadline):
-        saga = shared.saga(("a", late, undo), ("b", late, undo))
+    def test_a_saga_that_is_not_through_by_then_is_compensated(self, shared, deadline):
+        saga = shared.saga(("a", late, compensation), ("b", late, compensation))
         result = saga.apply_async({"hold": ["b/f"]}, deadline=deadline)
         shared.journal.wait(result.id, "began", 2)
         wait_for(lambda: result.execution.rollback_reason is not None)
@@ -96,7 +96,7 @@ def consume(site, *queues):
 
 class TestRoutes:
     def test_queue_and_priority_are_for_steps_that_name_none(self, shared):
-        saga = shared.saga(("a", late, undo), ("b", late))
+        saga = shared.saga(("a", late, compensation), ("b", late))
         result = saga.apply_async({}, queue="overnight", priority=3)
         (raw,) = shared.client.lrange("overnight", 0, -1) or shared.client.lrange(
             "overnight\x06\x163", 0, -1
@@ -114,9 +114,9 @@ class TestRoutes:
         """To the queue that the step names, also where the start names another."""
         consume(shared, "vip", "express")
         saga = Saga("own queues", app=shared.app)
-        saga.local_step(late, name="a", queue="vip", priority=6).on_failure(undo)
-        saga.local_step(late, name="b").on_failure(undo)
-        saga.local_step(late, name="c", queue="vip").on_failure(undo, queue="express")
+        saga.local_step(late, name="a", queue="vip", priority=6).on_failure(compensation)
+        saga.local_step(late, name="b").on_failure(compensation)
+        saga.local_step(late, name="c", queue="vip").on_failure(compensation, queue="express")
         saga.local_step(late, name="d")
         result = saga.commit().apply_async({"fail": ["d/f"]}, queue="express", priority=3)
 
@@ -133,7 +133,7 @@ class TestRoutes:
         site.app.conf.task_routes = {"tests.worker.apps.steps.ear*": {"queue": "routed"}}
         saga = Saga("tasks with queues", app=site.app)
         saga.local_step(early, name="a", on_lost="rerun")
-        result = saga.commit().apply_async({"hold": []}, queue="nobody", priority=3)
+        result = saga.commit().apply_async({"hold": []}, queue="unconsumed", priority=3)
 
         assert result.execution.plan.steps[0].action.options == {"priority": 3}
         assert site.client.exists("routed\x06\x163")

@@ -1,4 +1,4 @@
-"""The tutorial, pasted as it stands into an empty folder, with a real server and a real worker."""
+"""The tutorial, pasted unchanged into an empty folder, with a real server and a real worker."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def terminals(tmp_path: Path) -> Iterator[Terminals]:
         found.close()
 
 
-def test_it_runs_as_it_stands_and_prints_what_it_says(terminals: Terminals) -> None:
+def test_it_runs_unchanged_and_prints_what_it_says(terminals: Terminals) -> None:
     assert {*files()} == {"server.py", "shop.py", "start.py", "look.py"}
     said = []
     for block, expected in blocks():

@@ -7,14 +7,14 @@ import pytest
 from celery_saga import Saga
 from celery_saga.ops.doctor import diagnose
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.doctoring import of, said
 
 pytestmark = pytest.mark.worker
 
 NEIGHBOUR = "tests.worker.apps.neighbour"
 
-#: Seconds of the server's after which a lost message was looked at, whoever sweeps.
+#: Seconds of the server's after which a lost message was checked, by any sweeper.
 LOOKED = 7.0
 
 
@@ -37,7 +37,7 @@ def test_a_worker_recovers_the_sagas_of_its_own_app(site, mailing):
 
     lost = mailing.delay(hold=False)
     assert site.client.lpop("mail") is not None
-    own = site.saga(("a", late, undo)).delay(hold=["a/f"])
+    own = site.saga(("a", late, compensation)).delay(hold=["a/f"])
     site.kill_child(site.journal.wait(own.id, "began"))
     site.journal.wait(own.id, "began", 2)
     site.pass_time(LOOKED)

@@ -1,7 +1,7 @@
 """Messages that a Redis broker lost, or gave to a worker that died before its next heartbeat.
 
 Such a broker does not send them again before its visibility timeout, or never, and while others
-wait in the queue, they may be among them: only the broker's own books tell.
+wait in the queue, they may be among them: only the broker's own records show it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from celery_saga.messaging import broker
 from celery_saga.messaging.broker import backlog
 from tests.helpers import wait_for
-from tests.worker.apps.steps import late, nap, undo
+from tests.worker.apps.steps import compensation, late, nap
 
 pytestmark = pytest.mark.worker
 
@@ -20,7 +20,7 @@ def test_they_are_sent_again_although_the_queue_is_not_empty(site):
     killed = site.worker("-c", "1", saga_heartbeat=8, saga_heartbeat_ttl=9)
     busy = site.app.send_task(nap.name, (600,))
     wait_for(lambda: busy.id in killed.text())
-    results = [site.saga(("a", late, undo), ("b", late)).delay() for _ in range(3)]
+    results = [site.saga(("a", late, compensation), ("b", late)).delay() for _ in range(3)]
     messages = {f"{result.id}~f0~1" for result in results}
     # A queue that is empty does not do: for a moment the last message is in no book.
     wait_for(lambda: messages <= {*backlog(site.app, []).unacknowledged.values()})
@@ -44,7 +44,7 @@ def test_those_of_live_workers_are_theirs(site):
     site.worker("-c", "1")
     held = site.saga(("busy", late)).delay(hold=["busy/f"])
     site.journal.wait(held.id, "began")
-    results = [site.saga(("a", late, undo)).delay() for _ in range(3)]
+    results = [site.saga(("a", late, compensation)).delay() for _ in range(3)]
     wait_for(lambda: site.queued() == 0, description="the worker has all messages")
     for _ in range(30):
         site.app.send_task(nap.name, (0,))
@@ -60,7 +60,7 @@ def test_those_of_live_workers_are_theirs(site):
 def test_those_that_are_nowhere_are_sent_again_although_the_queue_is_not_empty(site):
     for _ in range(60):
         site.app.send_task(nap.name, (0.7,))
-    result = site.saga(("a", late, undo), ("b", late)).delay()
+    result = site.saga(("a", late, compensation), ("b", late)).delay()
     assert f"{result.id}~f0~1".encode() in site.client.lpop("celery")
 
     site.worker("-c", "1")

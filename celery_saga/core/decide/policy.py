@@ -2,7 +2,7 @@
 
 The first row that fits an attempt holds; ``-`` fits everything.
 
-========== ============ ======  ======  =============  ===========  =====  ============  ===========
+========== ============ ====== ======  =============  ===========  =====  ============  ============
 kind       direction    place  effect  attempts_left  reruns_left  rerun  rolling_back  what follows
 ========== ============ ====== ======  =============  ===========  =====  ============  ============
 FAILED     compensation -      -       yes            -            -      -             RETRY_LATER

@@ -1,4 +1,4 @@
-"""What people and programs ask of sagas, by a word."""
+"""Requests of operators and programs to sagas, by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_saga import Saga, SagaExecution, SagaManager
 from celery_saga.core import events
 from celery_saga.core.execution import SagaStatus
 from celery_saga.runtime import runtime_of
-from tests.worker.apps.crashing_steps import late, undo
+from tests.worker.apps.crashing_steps import compensation, late
 
 _EVENTS = {
     "pause": lambda at: events.PauseRequested(at, "ann"),
@@ -25,10 +25,10 @@ _EVENTS = {
 
 
 def start(app: Celery, saga_id: str, **options: Any) -> Any:
-    """Three steps, each with its undo."""
+    """Three steps, each with its compensation."""
     saga = Saga("crashing", app=app)
     for name in "abc":
-        saga.local_step(late, name=name).on_failure(undo)
+        saga.local_step(late, name=name).on_failure(compensation)
     return saga.commit().apply_async({}, saga_id=saga_id, **options)
 
 

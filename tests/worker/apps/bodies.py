@@ -39,7 +39,7 @@ def _retries(task: Any) -> Any:
     return None
 
 
-def _retries_in_vain(task: Any) -> None:
+def _retries_without_success(task: Any) -> None:
     raise task.retry(exc=ConnectionError("not now"), countdown=0, max_retries=1)
 
 
@@ -107,8 +107,8 @@ def _replaces(task: Any) -> None:
 
 
 def _long(task: Any, seconds: float = LONG) -> None:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
+    stop_at = time.monotonic() + seconds
+    while time.monotonic() < stop_at:
         time.sleep(0.02)
 
 
@@ -134,7 +134,7 @@ def _held_once(task: Any) -> None:
 
 
 def _launches(task: Any) -> dict[str, Any]:
-    """Everything that a body may send; each leaf tells what it is part of."""
+    """Everything that a body may send; each leaf says what it is part of."""
     info = saga_info()
     assert info is not None
     queue = f"leaves-{info.direction}"
@@ -260,12 +260,12 @@ def retried(self, ways=None):
 
 
 @shared_task(bind=True, acks_late=True)
-def undo(self, ways=None):
+def compensation(self, ways=None):
     return _play(self, ways)
 
 
 @shared_task(bind=True)
-def early_undo(self, ways=None):
+def early_compensation(self, ways=None):
     return _play(self, ways)
 
 
@@ -326,7 +326,7 @@ async def waited(value=None):
 
 @shared_task(acks_late=True)
 def fails(how, failures=1):
-    """Ends as it is told for the first ``failures`` times."""
+    """Ends in the given way for the first ``failures`` times."""
     note("began")
     if times() <= failures:
         raise RAISES[how]
@@ -382,7 +382,7 @@ def makes_a_pair():
 
 
 @shared_task
-def undo_shapes(pair, colour):
+def compensation_shapes(pair, colour):
     note("began", pair=pair, colour=colour)
 
 
@@ -404,13 +404,13 @@ def needs(something):
 
 
 @shared_task
-def undo_with(receipt=None, other="default"):
+def compensation_with(receipt=None, other="default"):
     note("began", receipt=receipt, other=other)
-    return {"value": "what an undo returns does not count"}
+    return {"value": "what a compensation returns does not count"}
 
 
 @shared_task
-def undo_late():
+def compensation_late():
     """Succeeds at its third attempt."""
     note("began")
     if saga_info().attempt < 3:
@@ -418,13 +418,13 @@ def undo_late():
 
 
 @shared_task
-def undo_never():
+def compensation_never():
     note("began")
     raise PermissionError("the shop is closed")
 
 
 @shared_task(autoretry_for=(ConnectionError,), retry_kwargs={"countdown": 0, "max_retries": 2})
-def undo_autoretried():
+def compensation_autoretried():
     """Succeeds at the second of its retries by Celery."""
     note("began")
     if saga_info().attempt < 3:
@@ -432,22 +432,22 @@ def undo_autoretried():
 
 
 @shared_task(acks_late=True)
-def undo_as(undo_how):
-    """Ends as it is told for the first time."""
+def compensation_as(compensation_how):
+    """Ends in the given way for the first time."""
     note("began")
     if times() == 2:  # after the step's own body
-        raise RAISES[undo_how]
+        raise RAISES[compensation_how]
 
 
 @shared_task(bind=True, max_retries=2)
-def undo_retried(self):
+def compensation_retried(self):
     note("began")
     if self.request.retries < 2:
         raise self.retry(countdown=0.05, exc=LookupError("declined"))
 
 
 @shared_task
-def undo_unusable():
+def compensation_unusable():
     note("began")
     return {"handle": object()}
 
@@ -459,7 +459,7 @@ def replaces(self):
 
 
 @shared_task
-def undo_needs(receipt):
+def compensation_needs(receipt):
     note("began", receipt=receipt)
 
 
@@ -503,5 +503,5 @@ def unusable_context(context: SagaContext) -> None:
 
 
 @saga_step
-def undo_in_context(context: SagaContext) -> None:
+def compensation_in_context(context: SagaContext) -> None:
     note("began", seen=dict(context))

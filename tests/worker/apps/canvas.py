@@ -11,7 +11,7 @@ import redis
 
 from celery_saga import AbortSaga, Saga
 from tests.worker.apps.functional import app
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 
 
 @lru_cache
@@ -19,14 +19,14 @@ def _client(pid):
     return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"])
 
 
-def told(tag, **what):
+def record(tag, **what):
     """Write down for the test that goes by this tag."""
-    _client(os.getpid()).rpush(f"told:{tag}", json.dumps(what, default=str))
+    _client(os.getpid()).rpush(f"recorded:{tag}", json.dumps(what, default=str))
 
 
 @app.task(name="canvas.add", shared=False)
 def add(n, step=1):
-    told(f"add {n}", n=n)
+    record(f"add {n}", n=n)
     return {"n": n + step}
 
 
@@ -43,14 +43,14 @@ def decline(n, limit=100):
 
 @app.task(name="canvas.refuse", shared=False)
 def refuse():
-    raise ValueError("will not be undone")
+    raise ValueError("will not be compensated")
 
 
-@app.task(name="canvas.tell", shared=False, bind=True)
-def tell(self, *results, tag, **more):
+@app.task(name="canvas.report", shared=False, bind=True)
+def report(self, *results, tag, **more):
     """Writes down what it is called with, and returns what it got."""
     request = self.request
-    told(
+    record(
         tag,
         results=results,
         id=request.id,
@@ -65,8 +65,8 @@ def tell(self, *results, tag, **more):
 
 @app.task(name="canvas.complain", shared=False)
 def complain(request, error, traceback, tag):
-    """An errback of the new style, which runs where the failure is told."""
-    told(tag, id=request.id, error=repr(error), kind=type(error).__name__)
+    """An errback of the new style, which runs where the failure is published."""
+    record(tag, id=request.id, error=repr(error), kind=type(error).__name__)
 
 
 @app.task(name="canvas.fail", shared=False)
@@ -114,7 +114,7 @@ stubborn.commit()
 
 #: Its steps can be held and made fail.
 holding = Saga("canvas holding", app=app)
-holding.local_step(late, name="a").on_failure(undo)
+holding.local_step(late, name="a").on_failure(compensation)
 holding.local_step(late, name="b")
 holding.commit()
 
@@ -125,7 +125,7 @@ same = [Saga("canvas same", app=app, steps=[add]).commit() for _ in range(2)]
 @app.task(name="canvas.hear", shared=False)
 def hear(context):
     """Called at the end of each run of ``heard``."""
-    told(context["tag"], end="completed")
+    record(context["tag"], end="completed")
 
 
 #: A saga whose definition has a callback.

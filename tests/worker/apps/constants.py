@@ -1,4 +1,4 @@
 """Constants that tests and apps share."""
 
-#: Options of an undo: the engine tries it again almost at once.
-QUICK_UNDO = {"retry_backoff": 0.05}
+#: Options of a compensation: the engine tries it again almost at once.
+QUICK_COMPENSATION = {"retry_backoff": 0.05}

@@ -3,10 +3,10 @@
 Store and orchestrator, publishers and revokes are wrapped from outside. A place is an event, what
 its save does, and when: ``StepSucceeded f1 before save`` is the save that sends the second step.
 What a save does is the ref that it sends, the status in which it settles the saga, or ``nothing``.
-What is published or told comes after a save of the same thread. A claim's place is its ref
+What is published comes after a save of the same thread. A claim's place is its ref
 (``f0 before claim``), and what a worker writes of itself is a place of the saga ``instances``.
 
-The process's role stands before each of its places.
+The process's role is the prefix of each of its places.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["app", "crashing_steps"]
 #: Before each place of this process.
 role = os.environ.get("SAGA_TEST_ROLE", "")
 
-#: Stands for the event of what is saved outside of an orchestrator's ``change``.
+#: The name of the event of what is saved outside of an orchestrator's ``change``.
 outside = "Started"
 
 #: The roles of workers that sweep; all others leave it to these.
@@ -46,7 +46,7 @@ def _orders(pid: int) -> redis.Redis:
     return redis.Redis.from_url(os.environ["SAGA_TEST_JOURNAL"])
 
 
-def die_if_told(saga_id: str, where: str) -> None:
+def die_if_due(saga_id: str, where: str) -> None:
     if _orders(os.getpid()).srem(f"die:{saga_id}", role + where):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -115,10 +115,10 @@ class DyingStore:
         self, saga_id: str, where: str, verb: str, call: Any, *args: Any, **options: Any
     ) -> Any:
         where = f"{where} " if where else ""
-        die_if_told(saga_id, f"{where}before {verb}")
+        die_if_due(saga_id, f"{where}before {verb}")
         answer = call(*args, **options)
-        if answer is not None or verb != "save":  # None: somebody else was quicker
-            die_if_told(saga_id, f"{where}after {verb}")
+        if answer is not None or verb != "save":  # None: another process was quicker
+            die_if_due(saga_id, f"{where}after {verb}")
         return answer
 
 
@@ -135,9 +135,9 @@ class DyingPublisher:
         if any("celery_saga-probe" in key for _, key, _ in pushes):
             self._push(pushes)
             return
-        die_if_told(_now.saga, f"{_now.place} before push")
+        die_if_due(_now.saga, f"{_now.place} before push")
         self._push(pushes)
-        die_if_told(_now.saga, f"{_now.place} after push")
+        die_if_due(_now.saga, f"{_now.place} after push")
 
 
 class DyingResults:
@@ -148,9 +148,9 @@ class DyingResults:
         return getattr(self._results, name)
 
     def publish(self, execution: SagaExecution) -> None:
-        die_if_told(execution.saga_id, f"{execution.status} before announce")
+        die_if_due(execution.saga_id, f"{execution.status} before publish")
         self._results.publish(execution)
-        die_if_told(execution.saga_id, f"{execution.status} after announce")
+        die_if_due(execution.saga_id, f"{execution.status} after publish")
 
 
 def named(handle: Any) -> Any:
@@ -170,14 +170,14 @@ def named(handle: Any) -> Any:
 def before_the_ack(task_id: str = "", **kwargs: Any) -> None:
     found = StepRef.parse(task_id)
     if found is not None and getattr(_now, "saga", "") == found[0]:
-        die_if_told(found[0], f"{_now.place} before the ack")
+        die_if_due(found[0], f"{_now.place} before the ack")
 
 
 def revoke(task_id: str, *args: Any, **options: Any) -> Any:
     saga_id = task_id.partition("~")[0]
-    die_if_told(saga_id, "before revoke")
+    die_if_due(saga_id, "before revoke")
     _revoke(task_id, *args, **options)
-    die_if_told(saga_id, "after revoke")
+    die_if_due(saga_id, "after revoke")
 
 
 _revoke, app.control.revoke = app.control.revoke, revoke

@@ -17,12 +17,12 @@ def behave(task, hold, fail, once):
     note("began")
     if me in hold:
         wait_at(me)
-    told = (once or {}).get(me) if is_first_body() else None
-    if told == "retry":
+    record = (once or {}).get(me) if is_first_body() else None
+    if record == "retry":
         raise task.retry(countdown=0)
-    if told == "exit":
+    if record == "exit":
         raise SystemExit
-    if told == "fail" or me in fail:
+    if record == "fail" or me in fail:
         raise ValueError(f"{me} fails")
     note("ended")
 
@@ -43,21 +43,21 @@ def resent(self, hold=(), fail=(), once=None):
 
 
 @shared_task(bind=True, acks_late=True)
-def undo(self, hold=(), fail=(), once=None):
+def compensation(self, hold=(), fail=(), once=None):
     behave(self, hold, fail, once)
 
 
 @shared_task
-def undo_needing(receipt):
+def compensation_needing(receipt):
     note("began", receipt=receipt)
 
 
 @shared_task
-def told(result, saga_id):
+def record(result, saga_id):
     """What the callers of a saga hear."""
-    remember(saga_id, "told")
+    remember(saga_id, "notified")
 
 
 by_message = Saga("started by a message")
-by_message.local_step(late, name="a").on_failure(undo)
+by_message.local_step(late, name="a").on_failure(compensation)
 by_message.commit()

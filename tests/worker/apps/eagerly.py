@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from celery_saga import Saga
 from tests.worker.apps.site import app
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 
 __all__ = ["app"]
 
 saga = Saga("eagerly", app=app)
-saga.local_step(late, name="a").on_failure(undo)
-saga.local_step(late, name="b").on_failure(undo)
+saga.local_step(late, name="a").on_failure(compensation)
+saga.local_step(late, name="b").on_failure(compensation)
 saga.commit()
 
 

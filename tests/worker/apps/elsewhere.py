@@ -1,4 +1,4 @@
-"""A service of somebody else: the callers know its task by name only."""
+"""A service of another team: the callers know its task by name only."""
 
 from celery import shared_task
 

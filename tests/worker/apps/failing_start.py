@@ -1,4 +1,4 @@
-"""A process that starts a worker of its own which is not set up right, and prints what it is told.
+"""A process that starts a worker of its own which is not set up right, and prints the error.
 
 Apart from the tests' process, because a worker in it changes Celery's globals and the logging.
 """
@@ -16,11 +16,11 @@ from celery.contrib.testing.worker import start_worker
 from celery_saga import SagaManager
 
 #: Seconds after which a start that hangs shows where.
-PATIENCE = 30
+TIMEOUT = 30
 
 
 def main(pool: str, settings: str) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(TIMEOUT, exit=True)
     app = Celery("failing", broker="memory://", set_as_current=False)
     app.conf.update(json.loads(settings))
     SagaManager(app)

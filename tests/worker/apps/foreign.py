@@ -1,4 +1,4 @@
-"""A worker of somebody who has not heard of sagas."""
+"""A worker without the plugin."""
 
 from celery import Celery
 

@@ -1,6 +1,6 @@
 """The site's app, whose heartbeat holds a lock of Celery's until a process is forked.
 
-It does so when it is told. It is the lock under which events of sent tasks are published: the
+It does so on request. It is the lock under which events of sent tasks are published: the
 heartbeat holds it for a moment with each step that it sends again, and the worker's main thread
 never.
 """

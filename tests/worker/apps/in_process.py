@@ -49,7 +49,7 @@ def main(pool: str) -> None:
     with suppress(AssertionError):
         wait_for(
             lambda: not heartbeats(), 20
-        )  # one that is at the store when its worker ends goes on
+        )  # one that is at the store when its worker ends continues
     found["heartbeats"] = heartbeats()
     json.dump(found, sys.stdout)
 

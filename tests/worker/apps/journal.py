@@ -1,4 +1,4 @@
-"""For bodies: write down what happened, and wait until the test lets them go on."""
+"""For bodies: write down what happened, and wait until the test lets them continue."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import redis
 
 from celery_saga import saga_info
 
-#: Seconds after which a body that nobody let go gives up.
-PATIENCE = 240
+#: Seconds after which a body that no test has released raises.
+TIMEOUT = 240
 
 
 @lru_cache
 def _client(pid: int) -> redis.Redis:
     return redis.Redis.from_url(
         os.environ["SAGA_TEST_JOURNAL"],
-        socket_timeout=PATIENCE + 10,
-        client_name=f"body-{pid}",  # so that a test sees where it stands
+        socket_timeout=TIMEOUT + 10,
+        client_name=f"body-{pid}",  # so that a test sees where it waits
     )
 
 
@@ -51,7 +51,7 @@ def is_first_body() -> bool:
 
 
 def remember(saga_id: str, what: str, **data: Any) -> None:
-    """A line in the journal of a saga, written by a task that is no step of it."""
+    """A line in the journal of a saga, written by a task that is not a step of it."""
     line = {"what": what, "pid": os.getpid(), "step": "", "direction": "", **data}
     _client(os.getpid()).rpush(f"journal:{saga_id}", json.dumps(line, default=str))
 
@@ -64,5 +64,5 @@ def wait_at(gate: str) -> None:
     """Block until the test opens the gate."""
     info = saga_info()
     assert info is not None
-    if _client(os.getpid()).blpop([f"gate:{info.saga_id}:{gate}"], timeout=PATIENCE) is None:
-        raise AssertionError(f"nobody opened {gate!r}")
+    if _client(os.getpid()).blpop([f"gate:{info.saga_id}:{gate}"], timeout=TIMEOUT) is None:
+        raise AssertionError(f"no test opened {gate!r}")

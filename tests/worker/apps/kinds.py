@@ -87,7 +87,7 @@ def overwriting():
 
 
 @app.task(base=Overwriting)
-def undo_overwriting():
+def compensation_overwriting():
     note("began")
 
 
@@ -134,7 +134,7 @@ async def slowly_fetched(a):
 
 
 @app.task
-async def fetched_in_vain(a):
+async def fetched_without_success(a):
     await asyncio.sleep(0)
     raise LookupError("nothing there")
 

@@ -16,7 +16,7 @@ from tests.worker.apps.journal import note, wait_at
 
 
 class OutOfStock(Exception):
-    """With two arguments, of which nobody can make one out of its text."""
+    """With two arguments, which cannot be restored from its text."""
 
     def __init__(self, sku, wanted):
         super().__init__(sku, wanted)
@@ -47,7 +47,7 @@ def release(context):
     note("began")
     context.released = True
     if context.get("warehouse") == "closed":
-        raise ConnectionError("nobody at the warehouse")
+        raise ConnectionError("no answer from the warehouse")
 
 
 def pay(context):
@@ -91,7 +91,7 @@ monitored.commit()
 
 
 class Snapshot:
-    """A copy of a context, for people to look at."""
+    """A copy of a context, for tests to look at."""
 
     def __init__(self, context):
         self.data = dict(context)

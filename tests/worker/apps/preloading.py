@@ -1,8 +1,8 @@
-"""The clinic's app with an option for every command, as Celery lets apps have."""
+"""The doctor's app with an option for every command, as Celery lets apps have."""
 
 from click import Option
 
-from tests.worker.apps.clinic import app
+from tests.worker.apps.doctor_app import app
 
 __all__ = ["app"]
 

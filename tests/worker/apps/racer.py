@@ -1,4 +1,4 @@
-"""A process that does what it is told at the moment that it is told: one line in, one line out.
+"""A process that carries out a command at a given moment: one line in, one line out.
 
 Each line names a verb, its arguments, and when to begin on the machine's one monotonic clock. Until
 then the process spins, so that several of them begin within microseconds of each other.

@@ -9,8 +9,8 @@ from celery import Celery, current_task, shared_task
 
 from celery_saga import Saga, saga_info
 from tests.worker.apps import bodies as tasks
-from tests.worker.apps.bodies import do, fails, undo
-from tests.worker.apps.constants import QUICK_UNDO
+from tests.worker.apps.bodies import compensation, do, fails
+from tests.worker.apps.constants import QUICK_COMPENSATION
 from tests.worker.apps.journal import note
 
 
@@ -26,14 +26,14 @@ class Scenario:
     """A saga and what becomes of it.
 
     Args:
-        steps: task, undo or ``None``, and options of the step.
+        steps: task, compensation or ``None``, and options of the step.
         bodies: ``a b`` forward, ``B A`` back, in the order in which they begin.
         status: of the saga in the end.
         context: what it starts with.
         start: options of the start.
         workers: ``""``, or why it cannot be said without a worker.
         says: words of the errors that are kept.
-        ends: the context in the end, if it is told here.
+        ends: the context in the end, if it is given here.
         last: what the last body was called with, and saw.
         attempts: of the last bodies, each with its number.
     """
@@ -55,7 +55,7 @@ class Scenario:
         return [f"{x.lower()}/{'c' if x.isupper() else 'f'}" for x in self.bodies.split()]
 
 
-DO = (do, undo)
+DO = (do, compensation)
 
 
 #: What a scenario expects.
@@ -69,10 +69,10 @@ def _fails(
     return Scenario(list(steps), bodies, status, {"how": how, **more}, **expected)
 
 
-def _undo_in_vain(way: str, bodies: str = "a b c B B B A", *says: str) -> Scenario:
+def _compensation_without_success(way: str, bodies: str = "a b c B B B A", *says: str) -> Scenario:
     """One that does the same in each of its three attempts."""
     return Scenario(
-        [DO, (tasks.late, undo), (fails, None)],
+        [DO, (tasks.late, compensation), (fails, None)],
         bodies,
         "STUCK",
         {"how": "declined", "ways": {"b/c": way}},
@@ -81,82 +81,101 @@ def _undo_in_vain(way: str, bodies: str = "a b c B B B A", *says: str) -> Scenar
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "success": Scenario([DO, (tasks.counted, undo), DO], "a b c", "COMPLETED", {"value": 5}),
-    "a coroutine": Scenario([DO, (tasks.waited, undo)], "a b", "COMPLETED", {"value": 5}),
-    "the first step fails": _fails("declined", (fails, undo), DO, bodies="a"),
-    "a middle step fails": _fails("declined", DO, (fails, undo), DO, bodies="a b A"),
-    "the last step fails": _fails("declined", DO, DO, (fails, undo), bodies="a b c B A"),
-    "steps without an undo": _fails(
+    "success": Scenario(
+        [DO, (tasks.counted, compensation), DO], "a b c", "COMPLETED", {"value": 5}
+    ),
+    "a coroutine": Scenario([DO, (tasks.waited, compensation)], "a b", "COMPLETED", {"value": 5}),
+    "the first step fails": _fails("declined", (fails, compensation), DO, bodies="a"),
+    "a middle step fails": _fails("declined", DO, (fails, compensation), DO, bodies="a b A"),
+    "the last step fails": _fails("declined", DO, DO, (fails, compensation), bodies="a b c B A"),
+    "steps without a compensation": _fails(
         "declined",
         DO,
         (do, None),
         DO,
-        (fails, undo),
+        (fails, compensation),
         bodies="a b c d C A",
         says=("declined",),
     ),
-    "abort": _fails("abort", DO, (fails, undo), bodies="a b A"),
+    "abort": _fails("abort", DO, (fails, compensation), bodies="a b A"),
     "abort under autoretry": _fails(
-        "abort", DO, (tasks.autoretried, undo), bodies="a b A", failures=1
+        "abort", DO, (tasks.autoretried, compensation), bodies="a b A", failures=1
     ),
-    "undone although it raised": _fails(
-        "declined", DO, (fails, undo, {"compensate_on_failure": True}), bodies="a b B A"
+    "compensated although it raised": _fails(
+        "declined", DO, (fails, compensation, {"compensate_on_failure": True}), bodies="a b B A"
     ),
-    "undone because of what it raised": _fails(
-        "unsure", DO, (fails, undo, {"compensate_on_failure": tasks.Unsure}), bodies="a b B A"
-    ),
-    "undone because of the class of what it raised": _fails(
-        "very unsure",
+    "compensated because of what it raised": _fails(
+        "unsure",
         DO,
-        (fails, undo, {"compensate_on_failure": tasks.Unsure}),
+        (fails, compensation, {"compensate_on_failure": tasks.Unsure}),
         bodies="a b B A",
     ),
-    "not undone because of what it raised": _fails(
-        "declined", DO, (fails, undo, {"compensate_on_failure": tasks.Unsure}), bodies="a b A"
+    "compensated because of the class of what it raised": _fails(
+        "very unsure",
+        DO,
+        (fails, compensation, {"compensate_on_failure": tasks.Unsure}),
+        bodies="a b B A",
+    ),
+    "not compensated because of what it raised": _fails(
+        "declined",
+        DO,
+        (fails, compensation, {"compensate_on_failure": tasks.Unsure}),
+        bodies="a b A",
     ),
     "autoretry recovers": _fails(
-        "declined", DO, (tasks.autoretried, undo), bodies="a b b", status="COMPLETED", failures=1
+        "declined",
+        DO,
+        (tasks.autoretried, compensation),
+        bodies="a b b",
+        status="COMPLETED",
+        failures=1,
     ),
     "autoretry is exhausted": _fails(
-        "declined", DO, (tasks.autoretried, undo), bodies="a b b b A", failures=3
+        "declined", DO, (tasks.autoretried, compensation), bodies="a b b b A", failures=3
     ),
     "self.retry recovers": Scenario(
-        [DO, (tasks.self_retried, undo), DO], "a b b c", "COMPLETED", {"failures": 1}
+        [DO, (tasks.self_retried, compensation), DO], "a b b c", "COMPLETED", {"failures": 1}
     ),
     "self.retry is exhausted": Scenario(
-        [DO, (tasks.self_retried, undo)], "a b b b A", "COMPENSATED", {"failures": 3}
+        [DO, (tasks.self_retried, compensation)], "a b b b A", "COMPENSATED", {"failures": 3}
     ),
-    "soft time limit": _fails("soft limit", DO, (fails, undo), bodies="a b B A"),
+    "soft time limit": _fails("soft limit", DO, (fails, compensation), bodies="a b B A"),
     "unusable result": Scenario(
-        [DO, (tasks.unusable, undo)], "a b B A", "COMPENSATED", says=("UnserializableValue",)
+        [DO, (tasks.unusable, compensation)],
+        "a b B A",
+        "COMPENSATED",
+        says=("UnserializableValue",),
     ),
-    "ignore": _fails("ignore", DO, (fails, undo), bodies="a b A"),
-    "reject": _fails("reject", DO, (fails, undo), bodies="a b A"),
+    "ignore": _fails("ignore", DO, (fails, compensation), bodies="a b A"),
+    "reject": _fails("reject", DO, (fails, compensation), bodies="a b A"),
     "reject and requeue": _fails(
-        "requeue", DO, (fails, undo), DO, bodies="a b b b c", status="COMPLETED", failures=2
+        "requeue", DO, (fails, compensation), DO, bodies="a b b b c", status="COMPLETED", failures=2
     ),
     "missing input": Scenario(
-        [DO, (tasks.needs, undo)], "a A", "COMPENSATED", says=("MissingInput", "'something'")
+        [DO, (tasks.needs, compensation)],
+        "a A",
+        "COMPENSATED",
+        says=("MissingInput", "'something'"),
     ),
-    "an undo's missing input": Scenario(
-        [(fails, tasks.undo_needs, {"returns": "receipt"})],
+    "a compensation's missing input": Scenario(
+        [(fails, tasks.compensation_needs, {"returns": "receipt"})],
         "a",
         "STUCK",
         {"how": "soft limit"},
         says=("'receipt'",),
     ),
-    "an undo fails and recovers": _fails(
+    "a compensation fails and recovers": _fails(
         "declined",
         DO,
-        (do, tasks.undo_late),
+        (do, tasks.compensation_late),
         (fails, None),
         bodies="a b c B B B A",
         attempts=(1, 2, 3, 1),
     ),
-    "an undo fails for good": _fails(
+    "a compensation fails for good": _fails(
         "declined",
         DO,
-        (do, tasks.undo_never),
+        (do, tasks.compensation_never),
         DO,
         (fails, None),
         bodies="a b c d C B B B A",
@@ -164,43 +183,51 @@ SCENARIOS: dict[str, Scenario] = {
         says=("declined", "PermissionError", "the shop is closed"),
     ),
     **{
-        f"an undo: {how}": _fails(
-            "declined", (do, tasks.undo_as), (fails, None), bodies="a b A A", undo_how=how
+        f"a compensation: {how}": _fails(
+            "declined",
+            (do, tasks.compensation_as),
+            (fails, None),
+            bodies="a b A A",
+            compensation_how=how,
         )
         for how in ("ignore", "reject", "requeue", "soft limit")
     },
-    "an undo aborts": _fails(
+    "a compensation aborts": _fails(
         "declined",
-        (do, tasks.undo_as),
+        (do, tasks.compensation_as),
         (fails, None),
         bodies="a b A",
         status="STUCK",
-        undo_how="abort",
+        compensation_how="abort",
         says=("declined", "no way"),
     ),
-    "an undo ignores in vain": _undo_in_vain("ignores"),
-    "an undo rejects in vain": _undo_in_vain("rejects"),
-    "an undo replaces in vain": _undo_in_vain("replaces", "a b c B B B A", "self.replace()"),
-    "an undo's own retries in vain": _undo_in_vain("retries in vain", "a b c B B B B B B A"),
-    "an undo's autoretry": _fails(
+    "a compensation ignores without success": _compensation_without_success("ignores"),
+    "a compensation rejects without success": _compensation_without_success("rejects"),
+    "a compensation replaces without success": _compensation_without_success(
+        "replaces", "a b c B B B A", "self.replace()"
+    ),
+    "a compensation's own retries without success": _compensation_without_success(
+        "retries without success", "a b c B B B B B B A"
+    ),
+    "a compensation's autoretry": _fails(
         "declined",
-        (do, tasks.undo_autoretried),
+        (do, tasks.compensation_autoretried),
         (fails, None),
         bodies="a b A A A",
         attempts=(1, 2, 3),
     ),
-    "an undo's own retries": _fails(
-        "declined", (do, tasks.undo_retried), (fails, None), bodies="a b A A A"
+    "a compensation's own retries": _fails(
+        "declined", (do, tasks.compensation_retried), (fails, None), bodies="a b A A A"
     ),
-    "an undo's unusable result": _fails(
-        "declined", (do, tasks.undo_unusable), (fails, None), bodies="a b A"
+    "a compensation's unusable result": _fails(
+        "declined", (do, tasks.compensation_unusable), (fails, None), bodies="a b A"
     ),
     "replace": Scenario(
-        [DO, (tasks.replaces, undo), DO], "a b A", "COMPENSATED", says=("self.replace()",)
+        [DO, (tasks.replaces, compensation), DO], "a b A", "COMPENSATED", says=("self.replace()",)
     ),
-    "an undo's arguments": _fails(
+    "a compensation's arguments": _fails(
         "declined",
-        (do, tasks.undo_with, {"returns": "receipt"}),
+        (do, tasks.compensation_with, {"returns": "receipt"}),
         (fails, None),
         bodies="a b A",
         value="r",
@@ -212,21 +239,21 @@ SCENARIOS: dict[str, Scenario] = {
         [(tasks.new_context, None), DO], "a b", "COMPLETED", {"kept": 1, "x": 2}
     ),
     "a bad context": Scenario(
-        [DO, (tasks.bad_context, tasks.undo_in_context)],
+        [DO, (tasks.bad_context, tasks.compensation_in_context)],
         "a b B A",
         "COMPENSATED",
         {"kept": 1},
         says=("'b'", "a SagaContext, a mapping, None or True", "int"),
     ),
     "a context that cannot be stored": Scenario(
-        [DO, (tasks.unusable_context, undo)],
+        [DO, (tasks.unusable_context, compensation)],
         "a b B A",
         "COMPENSATED",
         says=("UnserializableValue",),
     ),
-    "an undo in context style": _fails(
+    "a compensation in context style": _fails(
         "declined",
-        (tasks.in_place, tasks.undo_in_context),
+        (tasks.in_place, tasks.compensation_in_context),
         (fails, None),
         bodies="a b A",
         last={"seen": {"how": "declined", "seen": ["how"]}},
@@ -258,7 +285,7 @@ SCENARIOS: dict[str, Scenario] = {
     "retriable recovers": _fails(
         "declined",
         DO,
-        (fails, undo, {"retriable": True, "max_attempts": 3, "retry_backoff": 0.05}),
+        (fails, compensation, {"retriable": True, "max_attempts": 3, "retry_backoff": 0.05}),
         bodies="a b b b",
         status="COMPLETED",
         failures=2,
@@ -266,25 +293,27 @@ SCENARIOS: dict[str, Scenario] = {
     "retriable is exhausted": _fails(
         "declined",
         DO,
-        (fails, undo, {"retriable": True, "max_attempts": 2, "retry_backoff": 0.05}),
+        (fails, compensation, {"retriable": True, "max_attempts": 2, "retry_backoff": 0.05}),
         bodies="a b b A",
         failures=2,
     ),
     "deadline": Scenario(
-        [(tasks.takes_long, undo), DO], "a A", "COMPENSATED", start={"deadline": 4.0}
+        [(tasks.takes_long, compensation), DO], "a A", "COMPENSATED", start={"deadline": 4.0}
     ),
     "cancelled by its own step": Scenario(
-        [DO, (tasks.cancels, undo), DO], "a b B A", "COMPENSATED"
+        [DO, (tasks.cancels, compensation), DO], "a b B A", "COMPENSATED"
     ),
-    "a step starts another saga": Scenario([(starts_another, undo), DO], "a b", "COMPLETED"),
-    "a step starts another saga that is undone": Scenario(
-        [(starts_another, undo), DO], "a b", "COMPLETED", {"inner": "inner undone"}
+    "a step starts another saga": Scenario(
+        [(starts_another, compensation), DO], "a b", "COMPLETED"
+    ),
+    "a step starts another saga that is compensated": Scenario(
+        [(starts_another, compensation), DO], "a b", "COMPLETED", {"inner": "inner compensated"}
     ),
     "cancelled before it starts": Scenario(
         [DO, DO], "", "COMPENSATED", start={"countdown": 60}, workers="eager calls do not wait"
     ),
     "an unknown task": Scenario(
-        [DO, ("nobody.knows", None, {"inputs": []})],
+        [DO, ("unknown.task", None, {"inputs": []})],
         "a",
         "STUCK",
         workers="Celery sends what it does not know to the broker",
@@ -294,11 +323,13 @@ SCENARIOS: dict[str, Scenario] = {
 #: Sagas that steps start.
 INNER: dict[str, Scenario] = {
     "inner": Scenario([DO, DO], "a b", "COMPLETED"),
-    "inner undone": _fails("declined", (do, tasks.undo_late), (fails, None), bodies="a b A A A"),
+    "inner compensated": _fails(
+        "declined", (do, tasks.compensation_late), (fails, None), bodies="a b A A A"
+    ),
 }
 
 #: A body that runs out of memory takes the worker along, which has to be followed by another.
-MEMORY = _fails("memory", DO, (fails, undo), bodies="a b B A")
+MEMORY = _fails("memory", DO, (fails, compensation), bodies="a b B A")
 
 EVERY = {**SCENARIOS, **INNER, "memory": MEMORY}
 
@@ -311,5 +342,5 @@ def build(app: Celery, name: str) -> Saga:
         compensation, options = rest[0] if rest else None, rest[1] if len(rest) > 1 else {}
         step = saga.local_step(task, name=letter, **options)
         if compensation is not None:
-            step.on_failure(compensation, **QUICK_UNDO, max_attempts=3)
+            step.on_failure(compensation, **QUICK_COMPENSATION, max_attempts=3)
     return saga.commit()

@@ -16,8 +16,8 @@ app.config_from_object("tests.worker.apps.settings")
 shapes = declare(app)
 
 
-@app.task(name="shaped.told")
-def told():
+@app.task(name="shaped.record")
+def record():
     """What the handlers of the tasks before it were called with; the pool has one process."""
     found = list(handled)
     handled.clear()
@@ -28,6 +28,6 @@ def told():
 def request(self):
     """The attributes of its request, before and after it has run other tasks on the spot."""
     before = sorted(vars(self.request))
-    told()
-    told.apply()
+    record()
+    record.apply()
     return [before, sorted(vars(self.request))]

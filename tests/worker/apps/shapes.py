@@ -1,4 +1,4 @@
-"""Tasks in the shapes in which people write them, and how each is called.
+"""Tasks in the shapes in which users write them, and how each is called.
 
 A row is run by itself on an app without the plugin and on one with it, and as a step.
 """
@@ -492,8 +492,8 @@ def _overrides(found: Bound) -> None:
     found.task(Row(1, one), base=OwnRequest, name="OwnRequest")(plain)
     well = ("before", "success 1", "after SUCCESS")
     found.task(Row(1, one, handled=well), base=Handlers, name="handlers")(plain)
-    ill = ("before", "failure no 1", "after FAILURE")
-    found.task(Row(ValueError("no 1"), one, handled=ill), base=Handlers, name="failing")(failing)
+    failed = ("before", "failure no 1", "after FAILURE")
+    found.task(Row(ValueError("no 1"), one, handled=failed), base=Handlers, name="failing")(failing)
 
 
 def _replacing(found: Bound) -> None:

@@ -86,11 +86,11 @@ def in_children(busy, children=5, each=12):
     parents = connected()
     stop, more = threading.Event(), []
 
-    def go_on():
+    def resume():
         while not stop.is_set():
             more.append(one(len(more) + 900_000))
 
-    background = threading.Thread(target=go_on)
+    background = threading.Thread(target=resume)
     if busy:
         background.start()
     pipes = []

@@ -42,7 +42,7 @@ def requeued(hold=(), fail=()):
 
 
 @shared_task(acks_late=True)
-def undo(hold=(), fail=()):
+def compensation(hold=(), fail=()):
     behave(hold, fail)
 
 

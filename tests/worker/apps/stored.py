@@ -1,4 +1,4 @@
-"""An app whose manager is told where sagas are kept, in the words of the original."""
+"""An app whose manager gets storage=, as in the original library."""
 
 import os
 

@@ -22,7 +22,7 @@ def counted(key):
 
 @shared_task(base=Silent)
 def silent():
-    raise AssertionError("nobody has sent it")
+    raise AssertionError("no worker has sent it")
 
 
 @shared_task

@@ -34,51 +34,51 @@ def leave(**kwargs: Any) -> None:
     tenant.set("")
 
 
-def told() -> None:
+def record() -> None:
     note("began", tenant=tenant.get())
 
 
 @app.task(acks_late=True)
 def book():
-    told()
+    record()
 
 
 @app.task
 def cancel():
-    told()
+    record()
     if bodies_of("book") < 3:  # the step itself has noted one
         raise RuntimeError("not at the first time")
 
 
 @app.task
 def pay():
-    told()
+    record()
     raise AbortSaga("declined")
 
 
 @app.task(acks_late=True)
 def at_a_gate():
-    told()
+    record()
     if bodies_of(saga_info().step) == 1:
         wait_at("never")
 
 
 @app.task
 def at_last():
-    told()
+    record()
     if bodies_of("later") < 2:
         raise RuntimeError("not at the first time")
 
 
 @app.task(time_limit=1)
 def too_long():
-    told()
+    record()
     time.sleep(60)
 
 
 @app.task(bind=True)
 def again(self):
-    told()
+    record()
     if self.request.retries < 1:
         raise self.retry(countdown=0.01)
 
@@ -100,7 +100,7 @@ def _compensated(name: str, *steps: Any) -> Saga:
 
 SAGAS = {
     "forward": _saga("forward", book, again),
-    "compensation sent by the sweep": _compensated("undone", pay),
+    "compensation sent by the sweep": _compensated("compensated", pay),
     "the engine's own retry": _saga(
         "later", at_last, book, name="later", retriable=True, max_attempts=3, retry_backoff=0.01
     ),

@@ -1,4 +1,4 @@
-"""The site's app, which believes a trial of the broker for a moment only."""
+"""The site's app, which caches a probe of the broker for a moment only."""
 
 from celery_saga.messaging.redis import publish
 from tests.worker.apps.site import app

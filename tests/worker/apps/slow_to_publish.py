@@ -1,4 +1,4 @@
-"""An app whose worker stands still between the end of a saga and the telling of it."""
+"""An app whose worker pauses between the end of a saga and the publication of its result."""
 
 import time
 
@@ -10,7 +10,7 @@ __all__ = ["app"]
 
 
 def publish(self, execution):
-    canvas.told(f"end of {execution.saga_id}", status=execution.status.value)
+    canvas.record(f"end of {execution.saga_id}", status=execution.status.value)
     time.sleep(600)
 
 

@@ -15,34 +15,34 @@ from tests.helpers import wait_for
 from tests.worker.apps import bodies as tasks
 from tests.worker.harness import Journal, Site, Worker
 
-DONE, UNDONE = "COMPLETED", "COMPENSATED"
+DONE, COMPENSATED = "COMPLETED", "COMPENSATED"
 
-#: What a victim runs: a step with late or early acknowledgement, or the undo of one.
-ALL = ("late", "early", "late undo", "early undo")
+#: What a target runs: a step with late or early acknowledgement, or the compensation of one.
+ALL = ("late", "early", "late compensation", "early compensation")
 
 #: What becomes of a saga whose worker was lost, and the directions of the bodies of its step ``a``:
-#: reruns and undos as the task's acks say.
+#: reruns and compensations as the task's acks say.
 LOST = {
     "late": (DONE, "ff"),
-    "early": (UNDONE, "fc"),
-    "late undo": (UNDONE, "fcc"),
-    "early undo": (UNDONE, "fcc"),
+    "early": (COMPENSATED, "fc"),
+    "late compensation": (COMPENSATED, "fcc"),
+    "early compensation": (COMPENSATED, "fcc"),
 }
 
 #: What becomes of one whose body had time to end.
 ENDED = {
     "late": (DONE, "f"),
     "early": (DONE, "f"),
-    "late undo": (UNDONE, "fc"),
-    "early undo": (UNDONE, "fc"),
+    "late compensation": (COMPENSATED, "fc"),
+    "early compensation": (COMPENSATED, "fc"),
 }
 
 _numbers = itertools.count(1)
 
 
 @dataclass
-class Victim:
-    """A worker with a queue of its own, and the sagas of which it runs a step or an undo."""
+class Target:
+    """A worker with a queue of its own, and the sagas of which it runs a step or a compensation."""
 
     site: Site
     queue: str
@@ -60,26 +60,26 @@ class Victim:
         """Start a saga of step ``a``, which the worker has begun when this returns.
 
         Args:
-            row: ``late`` or ``early`` for the step itself, ``late undo`` or ``early undo`` for its
-                undo.
+            row: ``late`` or ``early`` for the step itself, ``late compensation`` or
+                ``early compensation`` for its compensation.
             way: what the body does.
         """
-        ack, _, undo = row.partition(" ")
+        ack, _, compensation = row.partition(" ")
         task = {"late": tasks.late, "early": tasks.early}[ack]
-        undo_task = {"late": tasks.undo, "early": tasks.early_undo}[ack]
-        ways = {"a/c": way, "b/f": "declines"} if undo else {"a/f": way}
-        saga = Saga("victim", app=self.site.app)
-        saga.local_step(tasks.late if undo else task, name="a", queue=self.queue).on_failure(
-            undo_task if undo else tasks.undo, queue=self.queue
-        )
+        compensation_task = {"late": tasks.compensation, "early": tasks.early_compensation}[ack]
+        ways = {"a/c": way, "b/f": "declines"} if compensation else {"a/f": way}
+        saga = Saga("target", app=self.site.app)
+        saga.local_step(
+            tasks.late if compensation else task, name="a", queue=self.queue
+        ).on_failure(compensation_task if compensation else tasks.compensation, queue=self.queue)
         saga.local_step(tasks.late, name="b", queue=self.queue)
         result = self.sagas[row] = saga.commit().delay(ways=ways)
-        self.began[row] = self.journal.wait(result.id, "began", 3 if undo else 1)
+        self.began[row] = self.journal.wait(result.id, "began", 3 if compensation else 1)
         return result
 
     def let_end(self, row: str) -> None:
         """Let a held body of the row end."""
-        self.journal.open(self.sagas[row].id, "a/c" if "undo" in row else "a/f")
+        self.journal.open(self.sagas[row].id, "a/c" if "compensation" in row else "a/f")
 
     def rescue(self) -> None:
         """Let another worker have the queue."""
@@ -96,7 +96,7 @@ class Victim:
         began = self.journal.began(result.id)
         return status, "".join(name[2:] for name in began if name.startswith("a/"))
 
-    def gone(self) -> None:
+    def wait_until_lost(self) -> None:
         wait_for(
             lambda: not self.worker.process.alive,
             20,
@@ -104,13 +104,13 @@ class Victim:
         )
 
 
-#: A database with a worker that serves its own queue only, until it is told to serve another.
-Arena = tuple[Site, Worker]
+#: A database with a worker that serves its own queue only, until a test adds another.
+SitePair = tuple[Site, Worker]
 
 
 @contextmanager
-def arena_of(journal: Journal, folder: Path) -> Iterator[Arena]:
-    """An arena on a server of its own."""
+def site_pair_of(journal: Journal, folder: Path) -> Iterator[SitePair]:
+    """An pair of sites on a server of its own."""
     with EmbeddedValkey() as server:
         site = Site(server.url(), journal, folder)
         rescuer = site.start("-Q", "rescue", "-c", "4", app="tests.worker.apps.table")
@@ -120,18 +120,20 @@ def arena_of(journal: Journal, folder: Path) -> Iterator[Arena]:
             site.close()
 
 
-def victim(arena: Arena, pool: str = "prefork", bodies: int = len(ALL), **more: Any) -> Victim:
+def target(
+    site_pair: SitePair, pool: str = "prefork", bodies: int = len(ALL), **more: Any
+) -> Target:
     """A worker with room for so many bodies; it is not waited for."""
-    site, rescuer = arena
-    queue = f"victim-{next(_numbers)}"
+    site, rescuer = site_pair
+    queue = f"target-{next(_numbers)}"
     options = ("-P", pool, "-c", str(bodies), "-Q", queue)
     worker = site.start(*options, app="tests.worker.apps.table", **more)
-    return Victim(site, queue, worker, rescuer)
+    return Target(site, queue, worker, rescuer)
 
 
-def hold_all(victims: Sequence[Victim], rows: Sequence[str] = ALL, way: str = "held once") -> None:
+def hold_all(targets: Sequence[Target], rows: Sequence[str] = ALL, way: str = "held once") -> None:
     """Let each of them begin all the rows."""
-    for each in victims:
+    for each in targets:
         each.worker.wait_until_ready()
         for row in rows:
             each.hold(row, way)

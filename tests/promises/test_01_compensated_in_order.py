@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from celery_saga import Saga, SagaCompensated
-from tests.worker.apps.steps import late, undo
+from tests.worker.apps.steps import compensation, late
 from tests.worker.ledger import begin
 
 pytestmark = pytest.mark.worker
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.worker
 def test_each_begins_when_the_one_before_it_has_ended(shared):
     saga = Saga("in order", app=shared.app)
     for name in "abc":
-        saga.local_step(late, name=name).on_failure(undo)
-    saga.local_step(late, name="without an undo")
+        saga.local_step(late, name=name).on_failure(compensation)
+    saga.local_step(late, name="without a compensation")
     saga.local_step(late, name="d")
     result = saga.commit().delay(hold=["c/c", "b/c"], fail=["d/f"])
 
@@ -32,7 +32,7 @@ def test_each_begins_when_the_one_before_it_has_ended(shared):
     assert lines == [(what, step) for step in "cba" for what in ("began", "ended")]
 
 
-def test_what_the_caller_is_told_of_a_saga_that_was_undone(shared):
+def test_what_the_caller_gets_of_a_saga_that_was_compensated(shared):
     result = begin(shared.app, "the last step fails")
     with pytest.raises(SagaCompensated, match=r"'c'.*declined") as caught:
         result.get(timeout=30)

@@ -4,7 +4,7 @@ from celery import Celery
 
 from celery_saga import Saga, SagaManager
 
-app = Celery("clinic")
+app = Celery("doctored")
 sagas = SagaManager(app)
 app.config_from_object("tests.worker.apps.settings")
 
@@ -16,7 +16,7 @@ def admit():
 
 @app.task(acks_late=True)
 def discharge():
-    """Undoes it."""
+    """Compensates it."""
 
 
 @app.task

@@ -1,4 +1,4 @@
-"""The failure table, third part: a store or a broker that is away, or whose answers are lost."""
+"""The failure table, third part: an unavailable store or broker, or lost answers of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.worker.proxy import Proxy
 
 pytestmark = pytest.mark.worker
 
-DONE, UNDONE = "COMPLETED", "COMPENSATED"
+DONE, COMPENSATED = "COMPLETED", "COMPENSATED"
 
 #: Seconds of ``saga_store_timeout`` where the store is a server of its own.
 STORE_TIMEOUT = 6.0
@@ -44,7 +44,7 @@ class Servers:
     def start(self, pool: str, task=tasks.late, times=None, **ways: str) -> SagaResult:
         """A saga of ``a`` and ``b``; ``ways`` says what ``af``, ``ac`` and ``bf`` do."""
         saga = Saga("servers", app=self.site.app)
-        saga.local_step(task, name="a", queue=pool).on_failure(tasks.undo, queue=pool)
+        saga.local_step(task, name="a", queue=pool).on_failure(tasks.compensation, queue=pool)
         saga.local_step(tasks.late, name="b", queue=pool)
         said = {f"{key[0]}/{key[1]}": way for key, way in ways.items()}
         return saga.commit().apply_async({"ways": said}, **(times or {}))
@@ -58,10 +58,10 @@ class Servers:
         self.workers[pool] = self.site.start(*options, app="tests.worker.apps.table", **settings)
 
     def supervise_until(self, results: list[SagaResult]) -> None:
-        """Start workers anew that end by themselves, as whoever runs workers does.
+        """Start workers anew that end by themselves, as a supervisor does.
 
-        With messages unacknowledged, those of Celery 5.7 end when a Redis broker goes away, except
-        under solo and gevent.
+        With messages unacknowledged, those of Celery 5.7 end when a Redis broker becomes
+        unavailable, except under solo and gevent.
         """
 
         def over() -> bool:
@@ -122,7 +122,7 @@ def one_server(journal, folder, pools) -> Iterator[Servers]:
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("where", ["servers", "one_server"])
 def test_lost_answers_of_a_claim_and_of_a_report(request, where, pool):
-    """Claim and report of ``a``, of ``b``, and of the undo: six answers, each lost in one saga."""
+    """Claim and report of ``a``, ``b`` and the compensation: six answers, each lost in one saga."""
     found = request.getfixturevalue(where)
     found.site.settled(found.start(pool))  # the scripts are known from here on
     before = found.proxy.lost
@@ -133,42 +133,42 @@ def test_lost_answers_of_a_claim_and_of_a_report(request, where, pool):
         results.append(found.start(pool, times={"saga_id": saga_id}, bf="declines"))
 
     for result in results:
-        assert found.ledger(result) == (UNDONE, ["a/f", "b/f", "a/c"])
+        assert found.ledger(result) == (COMPENSATED, ["a/f", "b/f", "a/c"])
     # The last answer was lost in a thread of this process, which may not have counted it yet.
     wait_for(lambda: found.proxy.lost >= before + 6, description="all answers lost")
     assert found.proxy.lost == before + 6
 
 
-#: Steps and undos whose bodies end while the store is away.
+#: Steps and compensations whose bodies end while the store is unavailable.
 BODIES = {
     "late": (tasks.late, {"af": "held once"}),
     "early": (tasks.early, {"af": "held once"}),
-    "late undo": (tasks.late, {"ac": "held once", "bf": "declines"}),
+    "late compensation": (tasks.late, {"ac": "held once", "bf": "declines"}),
 }
 #: The solo pool has room for one.
 CAST = [(pool, row) for pool in POOLS for row in BODIES if pool != "solo" or row == "late"]
 
 
-class TestStoreAway:
+class TestStoreUnavailable:
     """The store ends under running bodies, and comes back with the same data."""
 
     @staticmethod
     def run(
-        servers: Servers, away: Callable[[dict[tuple[str, str], SagaResult]], None]
+        servers: Servers, outage: Callable[[dict[tuple[str, str], SagaResult]], None]
     ) -> dict[tuple[str, str], SagaResult]:
-        """Let the bodies end while the store is away, and give it back after ``away``."""
+        """Let the bodies end while the store is unavailable, and restore it after ``outage``."""
         results = {}
         for pool, row in servers.cast():
             task, ways = BODIES[row]
             results[pool, row] = servers.start(pool, task, **ways)
         for (_, row), result in results.items():
-            servers.journal.wait(result.id, "began", 3 if "undo" in row else 1)
+            servers.journal.wait(result.id, "began", 3 if "compensation" in row else 1)
         servers.store.kill()
         for (_, row), result in results.items():
-            servers.journal.open(result.id, "a/c" if "undo" in row else "a/f")
+            servers.journal.open(result.id, "a/c" if "compensation" in row else "a/f")
         for (_, row), result in results.items():
-            servers.journal.wait(result.id, "ended", 2 if "undo" in row else 1)
-        away(results)
+            servers.journal.wait(result.id, "ended", 2 if "compensation" in row else 1)
+        outage(results)
         servers.store.restart()
         return results
 
@@ -180,8 +180,10 @@ class TestStoreAway:
     @pytest.mark.parametrize(("pool", "row"), CAST)
     def test_for_less_than_the_timeout(self, servers, short, pool, row):
         result = short[pool, row]
-        undone = (UNDONE, ["a/f", "b/f", "a/c"])
-        assert servers.ledger(result) == (undone if "undo" in row else (DONE, ["a/f", "b/f"]))
+        compensated = (COMPENSATED, ["a/f", "b/f", "a/c"])
+        assert servers.ledger(result) == (
+            compensated if "compensation" in row else (DONE, ["a/f", "b/f"])
+        )
         assert {step.lost for step in result.execution.steps} == {0}
 
     @pytest.fixture(scope="class")
@@ -200,13 +202,13 @@ class TestStoreAway:
 
     @pytest.mark.parametrize(("pool", "row"), CAST)
     def test_for_longer(self, servers, long, pool, row):
-        """Nobody knows the outcome then: as with a lost worker."""
-        reruns = {"late": (DONE, ["a/f", "a/f", "b/f"]), "early": (UNDONE, ["a/f", "a/c"])}
-        reruns["late undo"] = (UNDONE, ["a/f", "b/f", "a/c", "a/c"])
+        """The outcome is unknown then: as with a lost worker."""
+        reruns = {"late": (DONE, ["a/f", "a/f", "b/f"]), "early": (COMPENSATED, ["a/f", "a/c"])}
+        reruns["late compensation"] = (COMPENSATED, ["a/f", "b/f", "a/c", "a/c"])
         assert servers.ledger(long[pool, row]) == reruns[row]
 
 
-class TestBrokerAway:
+class TestBrokerUnavailable:
     """The broker ends under running bodies; the store is a server of its own, and stays."""
 
     @pytest.fixture(scope="class")
@@ -252,7 +254,7 @@ class TestBrokerAway:
         assert {step.lost for step in result.execution.steps} == {0}
 
 
-class TestOneServerAway:
+class TestOneServerUnavailable:
     """Broker and store are one server, which ends under running bodies and comes back.
 
     The bodies end meanwhile, and so do the workers of some pools, by a fault of Celery's.
@@ -266,18 +268,18 @@ class TestOneServerAway:
             for pool, row in one_server.cast()
         }
         for (_, row), result in results.items():
-            one_server.journal.wait(result.id, "began", 3 if "undo" in row else 1)
+            one_server.journal.wait(result.id, "began", 3 if "compensation" in row else 1)
         one_server.store.kill()
         for (_, row), result in results.items():
-            one_server.journal.open(result.id, "a/c" if "undo" in row else "a/f")
+            one_server.journal.open(result.id, "a/c" if "compensation" in row else "a/f")
         for (_, row), result in results.items():
-            one_server.journal.wait(result.id, "ended", 2 if "undo" in row else 1)
+            one_server.journal.wait(result.id, "ended", 2 if "compensation" in row else 1)
         one_server.store.restart()
         one_server.supervise_until(list(results.values()))
         return results
 
     @pytest.mark.parametrize(("pool", "row"), CAST)
-    def test_the_saga_goes_on(self, one_server, outage, pool, row):
-        undone = (UNDONE, ["a/f", "b/f", "a/c"])
-        expected = undone if "undo" in row else (DONE, ["a/f", "b/f"])
+    def test_the_saga_continues(self, one_server, outage, pool, row):
+        compensated = (COMPENSATED, ["a/f", "b/f", "a/c"])
+        expected = compensated if "compensation" in row else (DONE, ["a/f", "b/f"])
         assert one_server.ledger(outage[pool, row]) == expected
