@@ -285,7 +285,8 @@ class SagaExecution:
         old = self.steps[path]
         new = replace(old, **changes)
         journal = self.journal
-        if old.effect is not new.effect and self.plan.step(path).compensation is not None:
+        moves = old.effect is not new.effect or (new.effect and old.ended_at != new.ended_at)
+        if moves and self.plan.step(path).compensation is not None:
             if new.effect:
                 journal = self._entered(path)
             else:

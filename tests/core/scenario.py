@@ -14,17 +14,18 @@ A shape is a text such as ``"a b! c* d^"``: one word a step, its name and then f
 =======  =======================================================================
 
 A script is a text such as ``"start, f0 ok, f1 claimed, cancel, f1 fails"``. A ref is written as
-in message ids, ``f1`` forward and ``c1`` backward, with the newest epoch unless ``~2`` names one,
-and with the newest claim unless ``/1`` names that of Celery's first retry. Whoever reports an
-outcome of the outstanding ref has claimed it before, so a script need not say it; ``#`` behind the
-ref leaves that claim out.
+in message ids, ``f1`` forward and ``c1`` backward (``f1.0`` in a tree), with the newest epoch
+unless ``~2`` names one, and with the newest claim unless ``/1`` names that of Celery's first retry.
+Whoever reports an outcome of the outstanding ref has claimed it before, so a script need not say
+it; ``#`` behind the ref leaves that claim out. ``true`` and ``false`` are answers of conditions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from celery_saga.core import events as ev
@@ -37,12 +38,17 @@ START = 1_000.0
 
 _STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!?^]|%\d+|[<>][a-z]+)*)")
 _FLAG = re.compile(r"[-*!?^]|%\d+|[<>][a-z]+")
-_REF = re.compile(r"([fc])(\d+)(?:~(\d+))?(?:/(\d+))?(#?)")
+_REF = re.compile(r"([fc])(\d+(?:\.\d+)*)(?:~(\d+))?(?:/(\d+))?(#?)")
 
 
 def plan_of(shape: str, **limits: Any) -> Plan:
     """The plan that a shape describes; ``undo_tries`` is for all undos."""
-    undo_tries, backoff = limits.pop("undo_tries", 2), limits.pop("backoff", 8.0)
+    how = {key: limits.pop(key) for key in ("undo_tries", "backoff") if key in limits}
+    return Plan("shape", steps_of(shape, **how), **limits)
+
+
+def steps_of(shape: str, undo_tries: int = 2, backoff: float = 8.0) -> tuple[PlanStep, ...]:
+    """The steps that a shape describes."""
     steps, past = [], False
     for word in shape.split():
         match = _STEP.fullmatch(word)
@@ -67,7 +73,7 @@ def plan_of(shape: str, **limits: Any) -> Plan:
         compensation = undo if needs_compensation else None
         about = {"pivot": "*" in flags, "read_only": "?" in flags}
         steps.append(PlanStep(match["name"], action, compensation, **about))
-    return Plan("shape", tuple(steps), **limits)
+    return tuple(steps)
 
 
 def _inputs(flags: list[str], mark: str) -> tuple[Input, ...]:
@@ -87,11 +93,18 @@ class Scenario:
     unchanged: bool = False
     #: All events so far, and every execution that has been seen.
     events: list[ev.Event] = field(default_factory=list)
+    #: All that was sent so far, such as ``f0.1~2``.
+    sent: list[str] = field(default_factory=list)
     seen: list[SagaExecution] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, shape: str, deadline: float | None = None, result: int = 0, **limits: Any
+        cls,
+        shape: str | Plan,
+        deadline: float | None = None,
+        result: int = 0,
+        values: Mapping[str, Any] | None = None,
+        **limits: Any,
     ) -> Scenario:
         """A saga of ``shape`` that has not begun; ``deadline`` is in seconds from its start.
 
@@ -99,8 +112,9 @@ class Scenario:
         with ``result=3`` callers only.
         """
         until = None if deadline is None else START + deadline
-        plan = plan_of(shape, **limits)
-        execution = SagaExecution.create("s", plan, {"input": 1}, at=START, deadline=until)
+        plan = shape if isinstance(shape, Plan) else plan_of(shape, **limits)
+        context = {"input": 1, **(values or {})}
+        execution = SagaExecution.create("s", plan, context, at=START, deadline=until)
         callbacks = {"callbacks": [{"task": "t"}]} if result > 1 else None
         execution = replace(execution, wants_result=result in (1, 2), callbacks=callbacks)
         return cls(execution, seen=[execution])
@@ -119,6 +133,8 @@ class Scenario:
         self.execution, self.commands = decision.execution, decision.commands
         self.refusal = type(decision.refusal).__name__ if decision.refusal else ""
         self.events.append(event)
+        sent = (each.ref for each in decision.commands if isinstance(each, ev.Dispatch))
+        self.sent += map(str, sent)
 
     def _happen(self, word: list[str]) -> None:
         self.now += 1
@@ -131,10 +147,11 @@ class Scenario:
             self.decide(_SAGA_WORDS[word[0]](self.now, *word[1:]))
 
     def _happen_to_ref(self, match: re.Match[str], verb: str, args: list[str]) -> None:
-        letter, index, epoch, retries, unclaimed = match.groups()
-        step = self.execution.steps[int(index)]
-        ref = StepRef((int(index),), Direction(letter), int(epoch or step.epoch))
-        newest = self.execution.ref(ref.path[0]) == ref
+        letter, place, epoch, retries, unclaimed = match.groups()
+        path = tuple(map(int, place.split(".")))
+        step = self.execution.steps[path]
+        ref = StepRef(path, Direction(letter), int(epoch or step.epoch))
+        newest = self.execution.ref(path) == ref
         if retries is None:
             retries = step.retries if newest else 0
         token, instance = f"{ref}/{retries}", "worker"
@@ -158,6 +175,10 @@ def _succeeded(at: float, ref: StepRef, claim: Claim, *changes: str) -> ev.Event
     update = dict(change.split("=") for change in changes if "=" in change)
     remove = tuple(change[1:] for change in changes if change[0] == "-")
     return ev.StepSucceeded(at, ref, claim.token, update, remove)
+
+
+def _answered(at: float, ref: StepRef, claim: Claim, *, answer: bool) -> ev.Event:
+    return ev.StepSucceeded(at, ref, claim.token, answer=answer)
 
 
 def _failed(at: float, ref: StepRef, claim: Claim, *how: str) -> ev.Event:
@@ -206,10 +227,14 @@ def _unknown(at: float, ref: StepRef, claim: Claim) -> ev.Event:
 
 
 #: Words of one who has claimed the ref.
-_BY_CLAIM = frozenset({"ok", "fails", "released", "resent", "void", "killed", "gone"})
+_BY_CLAIM = frozenset(
+    {"ok", "true", "false", "fails", "released", "resent", "void", "killed", "gone"}
+)
 
 _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "ok": _succeeded,
+    "true": partial(_answered, answer=True),
+    "false": partial(_answered, answer=False),
     "fails": _failed,
     "killed": _failed_outside,
     "unbegun": _failed_before,

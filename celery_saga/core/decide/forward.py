@@ -15,12 +15,12 @@ Nothing is begun while the saga is paused, or once a rollback was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
-from celery_saga.core.context.scoped import names_in
+from celery_saga.core.context.scoped import REMOVED, names_in
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
@@ -31,6 +31,7 @@ from celery_saga.core.decide.transitions import (
     hold,
     missing_input,
     past_pivot,
+    ready,
     send,
     with_changes,
 )
@@ -180,14 +181,22 @@ def _over_in_sub_saga(
 
 def _returned(execution: SagaExecution, path: Path, node: SubSaga) -> SagaExecution:
     """The execution with what a sub-saga hands on to the context around it."""
-    inside = execution.view((*path, 0))
     if node.returns is None:
-        update = _written(execution, f"{dotted(path)}s")
-    else:
-        found = {outer: key for outer, key in node.returns.items() if key in inside}
-        texts = {outer: inside.text(key) for outer, key in found.items()}
-        update = Values(texts=texts, codec=inside.codec)
-    return with_changes(execution, path, update)
+        return _handed_on(execution, path, _written(execution, f"{dotted(path)}s"))
+    inside = execution.view((*path, 0))
+    found = {outer: key for outer, key in node.returns.items() if key in inside}
+    texts = {outer: inside.text(key) for outer, key in found.items()}
+    return with_changes(execution, path, Values(texts=texts, codec=inside.codec))
+
+
+def _handed_on(execution: SagaExecution, path: Path, values: Values) -> SagaExecution:
+    """The execution with what was written inside of a node, and without what was removed."""
+    removed = _removed(values)
+    return with_changes(execution, path, values.changed({}, removed), removed)
+
+
+def _removed(values: Values) -> list[str]:
+    return [key for key, text in values.texts().items() if text == REMOVED]
 
 
 def _over_in_parallel(
@@ -216,7 +225,7 @@ def _join(execution: SagaExecution, path: Path, node: Parallel, at: float) -> De
                 failure = Failure("celery_saga.errors.JoinConflict", text, name)
                 return fail(execution, path, failure, at)
     texts = {key: text for key, (_, text) in joined.items()}
-    execution = with_changes(execution, path, Values(texts=texts))
+    execution = _handed_on(execution, path, Values(texts=texts))
     return _group_over(execution, path, at)
 
 
@@ -270,7 +279,7 @@ def _over_in_loop(
         return _end_of_loop(execution, path, node, at) if last else Decision(execution)
     if node.returns is None:
         written = _written(execution, dotted((*path, place))).changed({}, [node.item])
-        execution = with_changes(execution, path, written)
+        execution = _handed_on(execution, path, written)
     if place + 1 < (execution.steps[path].chosen or 0):
         return begin(execution, (*path, place + 1), at)
     return _end_of_loop(execution, path, node, at)
@@ -280,13 +289,16 @@ def _end_of_loop(execution: SagaExecution, path: Path, node: ForEach, at: float)
     """The lists of what the items wrote, in their order."""
     if node.parallel or node.returns is not None:
         count = execution.steps[path].chosen or 0
-        items = [_written(execution, dotted((*path, place))) for place in range(count)]
+        every = [_written(execution, dotted((*path, place))) for place in range(count)]
+        removed = dict.fromkeys(key for item in every for key in _removed(item))
+        items = [item.changed({}, _removed(item)) for item in every]
         if node.returns is not None:
-            keys = [node.returns]
+            keys, removed = [node.returns], {}
         else:
             keys = list(dict.fromkeys(key for item in items for key in item if key != node.item))
         lists = {key: [item.get(key) for item in items] for key in keys}
-        execution = with_changes(execution, path, lists)
+        dropped = [key for key in removed if key not in lists and key != node.item]
+        execution = with_changes(execution, path, lists, dropped)
     return _group_over(execution, path, at)
 
 
@@ -313,15 +325,9 @@ def resume_forward(execution: SagaExecution, at: float) -> Decision:
     if not execution.active and next(execution.frontier(), None) is None:
         return end(execution, SagaStatus.COMPLETED, at)
     decision = Decision(execution)
-    for path in list(_ready(execution)):
+    for path in list(ready(execution)):
         decision = decision.then(_resume, path, at)
     return decision
-
-
-def _ready(execution: SagaExecution) -> Iterator[Path]:
-    """What comes next, without the branches that cannot continue."""
-    ended = (StepStatus.FAILED, StepStatus.UNKNOWN)
-    return (path for path in execution.frontier() if execution.steps[path].status not in ended)
 
 
 def _resume(execution: SagaExecution, path: Path, at: float) -> Decision:
@@ -340,7 +346,7 @@ def send_what_waited(execution: SagaExecution, at: float) -> Decision:
     if execution.settled:
         return Decision(execution)
     rolling_back = execution.direction is Direction.COMPENSATION
-    waiting = execution.next_compensations if rolling_back else list(_ready(execution))
+    waiting = execution.next_compensations if rolling_back else list(ready(execution))
     if execution.active and not waiting:
         return Decision(execution)
     times = [execution.steps[path].not_before for path in waiting]

@@ -5,7 +5,7 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
     end,
+    ended_branches,
     name_of_current,
     noted,
     past_pivot,
@@ -38,7 +39,6 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
-from celery_saga.core.plan import Path
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
 OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
@@ -176,23 +176,18 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     if not _is_stuck(execution, event):
         return _refused(execution, "skip")
     execution = _requested(execution, "skip", event)
-    failed = next(_failed(execution), None)
-    if execution.direction is Direction.FORWARD and failed is not None:
-        execution = execution.with_step(failed, status=StepStatus.SKIPPED)
-        execution = replace(execution, status=SagaStatus.RUNNING, error=None)
+    failed = ended_branches(execution) if execution.direction is Direction.FORWARD else []
+    if failed:
+        execution = execution.with_step(failed[0], status=StepStatus.SKIPPED)
+        held = execution.steps[failed[1]].error if failed[1:] else None  # another branch
+        execution = replace(execution, status=SagaStatus.RUNNING, error=held, held=held)
         execution = check_at(execution, event.at + CHECK_INTERVAL)
-        return over(execution, failed, event.at)
+        return over(execution, failed[0], event.at)
     obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
     for path, step in list(execution.steps.items()):
         if step is obstacle:
             execution = execution.with_step(path, status=StepStatus.SKIPPED, effect=False)
     return _continue(execution, event.at)
-
-
-def _failed(execution: SagaExecution) -> Iterator[Path]:
-    """Where the way forward of a stuck saga has ended; of several branches the first."""
-    untouched = StepStatus.PENDING
-    return (path for path in execution.frontier() if execution.steps[path].status is not untouched)
 
 
 def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:

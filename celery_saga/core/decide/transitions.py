@@ -5,7 +5,7 @@ What comes next on the way forward is in :mod:`celery_saga.core.decide.forward`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -233,9 +233,21 @@ def stuck_if_held(execution: SagaExecution, at: float) -> Decision:
     failure = execution.held
     if failure is None or execution.active:
         return Decision(execution)
-    if any(record.status is StepStatus.WAITING for _, record in execution.steps.every()):
-        return Decision(execution)
+    if not execution.plan.linear and any(ready(execution)):
+        return Decision(execution)  # it is paused, or waits for the next attempt of a step
     return stuck(execution, failure, at)
+
+
+def ready(execution: SagaExecution) -> Iterator[Path]:
+    """Paths of what comes next, without the branches that cannot continue."""
+    ends = ended_branches(execution)
+    return (path for path in execution.frontier() if path not in ends)
+
+
+def ended_branches(execution: SagaExecution) -> list[Path]:
+    """Paths of the nodes at which a branch cannot continue."""
+    failed = (StepStatus.FAILED, StepStatus.UNKNOWN)
+    return [path for path in execution.frontier() if execution.steps[path].status in failed]
 
 
 def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
