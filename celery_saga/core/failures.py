@@ -29,9 +29,9 @@ FAILURE_TEXT, FAILURE_TYPE = 2000, 500
 _NO_MODULE = "<unknown>"
 
 
-def recorded(error: BaseException, step: str) -> Failure:
+def recorded(error: BaseException, step: str, attempt: int = 0) -> Failure:
     """Record an exception of a step; never raises, and the record is never large."""
-    return Failure(class_name(type(error)), text_of(error), step)
+    return Failure(class_name(type(error)), text_of(error), step, attempt)
 
 
 def class_name(cls: type) -> str:

@@ -8,6 +8,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why a saga is rolled back.
+
+    Args:
+        step: the step that failed; empty: none did, the saga was cancelled between two steps.
+        error: type and text of the error.
+        attempt: the number of the attempt that failed; 0: it is not known, or no attempt failed.
+    """
+
+    step: str
+    error: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
 class SagaInfo:
     """The running step, or a task outside of a saga.
 
@@ -23,6 +38,7 @@ class SagaInfo:
             of a saga the task's id.
         forward_key: in a compensation, the key that the action had; else the same as
             ``idempotency_key``.
+        cause: in a compensation, why the saga is rolled back; ``None`` in an action.
     """
 
     saga_id: str | None
@@ -33,6 +49,7 @@ class SagaInfo:
     round: int
     idempotency_key: str
     forward_key: str
+    cause: Cause | None = None
 
 
 #: Set around a step's body by the step runner; most bodies do not read it.

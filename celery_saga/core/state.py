@@ -200,11 +200,16 @@ ATTEMPTS_KEPT, ATTEMPT_ERROR = 20, 200
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it is recorded: names and text, nothing executable."""
+    """An error as it is recorded: names and text, nothing executable.
+
+    Args:
+        attempt: the number of the step's attempt that failed; 0: it is not known, or none did.
+    """
 
     type: str
     message: str
     step: str = ""
+    attempt: int = 0
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery_saga.definition import functions
 from celery_saga.definition.binding import check_function
@@ -40,17 +40,31 @@ class SagaDefinition:
         steps: tasks, functions or steps to begin with; those with ``@saga_step`` bring their
             compensation along.
         app: the Celery app that runs it; by default the one app that its tasks share.
+        on_compensation_failure: what follows when a compensation has failed for good:
+            ``"continue"``: the others are run, and the saga is stuck at the end; ``"stop"``: it is
+            stuck at once, and the others wait for the operator.
 
     Raises:
-        DefinitionError: the name is not a text, or a step is defined incorrectly.
+        DefinitionError: the name is not a text, or a step or an option is defined incorrectly.
     """
 
     def __init__(
-        self, name: str | None = None, *, steps: Iterable[Step] | None = None, app: Any = None
+        self,
+        name: str | None = None,
+        *,
+        steps: Iterable[Step] | None = None,
+        app: Any = None,
+        on_compensation_failure: Literal["continue", "stop"] = "continue",
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise DefinitionError(f"a saga's name: expected a text, found {name!r}")
+        if on_compensation_failure not in ("continue", "stop"):
+            raise DefinitionError(
+                f"on_compensation_failure: expected 'continue' or 'stop', "
+                f"found {on_compensation_failure!r}"
+            )
         self._name = name
+        self.on_compensation_failure = on_compensation_failure
         self._app = app
         self._steps: list[SagaStep] = []
         self._callbacks: dict[str, list[Any]] = {}

@@ -31,7 +31,7 @@ _CALL_OPTIONS = frozenset(
     {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}
 )
 STEP_OPTIONS = frozenset(
-    {"name", "pivot", "retriable", "on_lost", "read_only", "compensate_on_failure"}
+    {"name", "pivot", "retriable", "on_lost", "on_exhausted", "read_only", "compensate_on_failure"}
 )
 
 
@@ -78,6 +78,8 @@ class StepOptions(CallOptions, total=False):
         retriable: the engine retries it.
         on_lost: whether it is run again or compensated when its worker is lost; by default as
             ``acks_late`` says.
+        on_exhausted: whether the saga is rolled back when its attempts are used up, or waits there
+            for an operator.
         read_only: it changes nothing, and is run again when it is lost.
         compensate_on_failure: compensate it also when it failed: always, or for exceptions.
     """
@@ -86,6 +88,7 @@ class StepOptions(CallOptions, total=False):
     pivot: bool | None
     retriable: bool | None
     on_lost: Literal["rerun", "undo"] | None
+    on_exhausted: Literal["compensate", "pause"] | None
     read_only: bool | None
     compensate_on_failure: bool | type[BaseException] | Sequence[type[BaseException]]
 

@@ -89,6 +89,7 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         built,
         max_redeliveries=settings.max_redeliveries,
         unknown_task_grace=settings.unknown_task_grace,
+        on_compensation_failure=definition.on_compensation_failure,
     )
 
 
@@ -133,6 +134,7 @@ def _plan_step(
         pivot=bool(options.get("pivot")),
         compensate_on_failure=_class_names(name, app, options.get("compensate_on_failure", False)),
         read_only=read_only,
+        on_exhausted=options.get("on_exhausted") or "compensate",
     )
 
 

@@ -189,6 +189,11 @@ class LocalSagaStep(SagaStep):
         on_lost = options.get("on_lost")
         if on_lost not in (None, "rerun", "undo"):
             raise DefinitionError(f"on_lost: expected 'rerun' or 'undo', found {on_lost!r}")
+        exhausted = options.get("on_exhausted")
+        if exhausted not in (None, "compensate", "pause"):
+            raise DefinitionError(
+                f"on_exhausted: expected 'compensate' or 'pause', found {exhausted!r}"
+            )
         for key in ("pivot", "retriable", "read_only"):
             if options.get(key) not in (None, True, False):
                 raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")

@@ -181,6 +181,7 @@ class _Delivery:
             round=step.round if forward else step.compensation_round,
             idempotency_key=self._execution.idempotency_key(ref.path, ref.direction),
             forward_key=self._execution.idempotency_key(ref.path, Direction.FORWARD),
+            cause=None if forward else _cause_of(self._execution),
         )
 
     @property
@@ -273,7 +274,7 @@ class _Delivery:
         return Values(texts=texts, codec=after.codec), deleted
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:
-        kind, failure = type(error), recorded(error, self._name)
+        kind, failure = type(error), recorded(error, self._name, self._info.attempt)
         if issubclass(kind, MaxRetriesExceededError):
             # Celery's own text contains all arguments.
             failure = replace(failure, message=failure.message.partition(" args:")[0])
@@ -340,6 +341,11 @@ class _Delivery:
         text = f"saga {saga_id} is deleted or expired, and its step {name!r} took effect"
         alert = Alert("saga-orphan-effect", text)
         self._orchestrator.alert(self._execution, alert, self._ref)
+
+
+def _cause_of(execution: SagaExecution) -> info.Cause | None:
+    failure = execution.rollback_reason or execution.error
+    return None if failure is None else info.Cause(failure.step, str(failure), failure.attempt)
 
 
 def finished(result: Any) -> Any:

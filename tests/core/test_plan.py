@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_saga.core.context.data import Values
-from celery_saga.core.plan import Call, Input, Plan, PlanStep
+from celery_saga.core.plan import (
+    Call,
+    Case,
+    Choice,
+    ForEach,
+    Input,
+    Parallel,
+    Plan,
+    PlanStep,
+    SubSaga,
+)
 from celery_saga.errors import UnserializableValue
 from tests.definition.building import Importer, importer
 
@@ -74,10 +84,26 @@ steps = st.builds(
     pivot=st.booleans(),
     compensate_on_failure=st.booleans() | st.lists(text, max_size=2).map(tuple),
 )
+keys = st.dictionaries(text, text, max_size=2)
+nodes = st.recursive(
+    steps,
+    lambda inner: (
+        st.builds(SubSaga, text, st.lists(inner, max_size=3).map(tuple), st.none() | keys)
+        | st.builds(Parallel, text, st.lists(inner, max_size=3).map(tuple), st.booleans())
+        | st.builds(ForEach, text, paths, text, inner, st.booleans(), st.none() | text)
+        | st.builds(
+            Choice,
+            text,
+            st.lists(st.builds(Case, calls, inner), max_size=2).map(tuple),
+            st.none() | inner,
+        )
+    ),
+    max_leaves=4,
+)
 plans = st.builds(
     Plan,
     text,
-    st.lists(steps, max_size=3).map(tuple),
+    st.lists(nodes, max_size=3).map(tuple),
     max_redeliveries=st.integers(0, 9),
     unknown_task_grace=seconds,
 )
@@ -180,10 +206,12 @@ CHANGED = {
     "order": dataclasses.replace(FULL, steps=FULL.steps[::-1]),
     "max_redeliveries": dataclasses.replace(FULL, max_redeliveries=4),
     "unknown_task_grace": dataclasses.replace(FULL, unknown_task_grace=31.0),
+    "on_compensation_failure": dataclasses.replace(FULL, on_compensation_failure="stop"),
     "name": changed_step(name="paid"),
     "compensation": changed_step(compensation=None),
     "pivot": changed_step(pivot=False),
     "read_only": changed_step(read_only=True),
+    "on_exhausted": changed_step(on_exhausted="pause"),
     "classes": changed_step(compensate_on_failure=("shop.Timeout",)),
     "all classes": changed_step(compensate_on_failure=True),
     "no classes": changed_step(compensate_on_failure=False),
@@ -220,7 +248,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 4), (PlanStep, 6), (Call, 10), (Input, 4)):
+        for cls, words in ((Plan, 5), (PlanStep, 7), (Call, 10), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

@@ -13,6 +13,7 @@ from celery_saga.core.decide.transitions import (
 )
 from celery_saga.core.events import Decision
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
+from celery_saga.core.plan import Path
 
 
 def follow_up(
@@ -47,9 +48,18 @@ def follow_up(
     execution = execution.with_step(path, status=status)
     if kind is not FailureKind.UNSENDABLE:  # that one never began, and has no end
         execution = execution.with_step(path, ended_at=at)
-    if answer is AfterFailure.STUCK:
+    if answer is AfterFailure.STUCK or _waits_for_operator(execution, path, kind):
         return hold(execution, failure)
     return start_rollback(execution, failure, at)
+
+
+def _waits_for_operator(execution: SagaExecution, path: Path, kind: FailureKind) -> bool:
+    """Whether a step whose attempts are used up is kept for an operator, not rolled back.
+
+    What the step itself calls final (``AbortSaga``) is an answer, and the rollback follows.
+    """
+    kept = execution.plan.step(path).on_exhausted == "pause"
+    return kept and kind is not FailureKind.FINAL and execution.rollback_reason is None
 
 
 def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:

@@ -75,18 +75,30 @@ def cancelled_dispatch(execution: SagaExecution, path: Path) -> SagaExecution:
 
 def _compensate_next(execution: SagaExecution, at: float) -> Decision:
     decision = Decision(execution)
+    if _is_stopped(execution):
+        return decision if execution.active else _end_of_rollback(execution, at)
     while ready := decision.execution.next_compensations:
         if execution.status is SagaStatus.PAUSED:
             return decision
         for path in ready:
             decision = decision.then(_compensate, path, at)
             if decision.execution.steps[path].status is StepStatus.COMPENSATION_FAILED:
+                if _is_stopped(decision.execution):
+                    return decision.then(_compensate_next, at)
                 break  # what is next has changed
         else:
             return decision
     if decision.execution.active:
         return decision
     return decision.then(_end_of_rollback, at)
+
+
+def _is_stopped(execution: SagaExecution) -> bool:
+    """Whether a compensation has failed in a saga that does not run the others then."""
+    if execution.plan.on_compensation_failure != "stop":
+        return False
+    failed = StepStatus.COMPENSATION_FAILED
+    return any(execution.steps[path].status is failed for path in execution.journal)
 
 
 def _compensate(execution: SagaExecution, path: Path, at: float) -> Decision:

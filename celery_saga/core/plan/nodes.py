@@ -15,6 +15,8 @@ class PlanStep:
 
     Args:
         read_only: the action leaves nothing behind, however it ends.
+        on_exhausted: what follows when its attempts are used up: ``compensate``: the rollback;
+            ``pause``: the saga is stuck there until an operator has the step tried again.
     """
 
     name: str
@@ -23,6 +25,7 @@ class PlanStep:
     pivot: bool = False
     compensate_on_failure: bool | tuple[str, ...] = False
     read_only: bool = False
+    on_exhausted: str = "compensate"
 
     @cached_property
     def compensation_reads(self) -> frozenset[str]:

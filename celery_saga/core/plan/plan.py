@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,12 +54,15 @@ class Plan:
         steps: what is run one after the other: steps, and nodes that have others inside.
         max_redeliveries: how often a step whose outcome is unknown is run again.
         unknown_task_grace: seconds for which a task that no worker knows is offered again.
+        on_compensation_failure: ``continue``: the other compensations are run all the same;
+            ``stop``: the saga is stuck at once.
     """
 
     saga: str
     steps: tuple[Node, ...]
     max_redeliveries: int = 3
     unknown_task_grace: float = 600.0
+    on_compensation_failure: str = "continue"
 
     @cached_property
     def root(self) -> SubSaga:
@@ -204,7 +207,7 @@ class Plan:
     def with_calls(self, changed: Callable[[Call], Call]) -> Plan:
         """This plan, with each of its calls changed."""
         steps = tuple(with_calls(node, changed) for node in self.steps)
-        return Plan(self.saga, steps, self.max_redeliveries, self.unknown_task_grace)
+        return replace(self, steps=steps)
 
     @classmethod
     def from_text(cls, text: str) -> Plan:

@@ -16,6 +16,7 @@ _KINDS: dict[str, type[Any]] = {
     "choice": Choice,
     "for_each": ForEach,
 }
+_NO_DEFAULT = object()
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -24,11 +25,10 @@ def to_dict(item: Any) -> Any:
     if isinstance(item, Input) and item == Input(item.param, (item.param,)):
         return item.param  # what most of them are: a key of the parameter's name
     if is_dataclass(item) and not isinstance(item, type):
-        plain = type(item).__new__(type(item))
         out = {"kind": _NAMES[type(item)]} if type(item) in _NAMES else {}
         for spec in fields(item):
             value = getattr(item, spec.name)
-            default = getattr(type(item), spec.name, plain)
+            default = getattr(type(item), spec.name, _NO_DEFAULT)
             if spec.name == "options":
                 value, default = dict(sorted(value.items())), {}
             if value != default:
