@@ -59,6 +59,16 @@ class SagaManager(Operators):
             storage = None  # of the same app, so its store stays
         self._runtime = install(self.app, storage, set_up, verify)
 
+    async def __aenter__(self) -> SagaManager:
+        """Enter a block, as of the Minos framework's manager.
+
+        The engine belongs to the app: nothing is opened here, and nothing is closed at the end.
+        """
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
     @overload
     async def run(
         self,

@@ -15,7 +15,14 @@ from vine import promise
 
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.events import CancelRequested
-from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepStatus
+from celery_saga.core.execution import (
+    TERMINAL,
+    Direction,
+    Failure,
+    SagaExecution,
+    SagaStatus,
+    StepStatus,
+)
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SagaNotActionable,
@@ -31,6 +38,16 @@ FOREVER = 3600.0
 
 #: Seconds for which :meth:`SagaResult.forget` waits for a result to be stored.
 NOTICE_TIMEOUT = 10.0
+
+#: Of steps that a rollback concerns.
+_ROLLED_BACK = frozenset(
+    {
+        StepStatus.COMPENSATING,
+        StepStatus.COMPENSATED,
+        StepStatus.COMPENSATION_FAILED,
+        StepStatus.UNKNOWN,
+    }
+)
 
 
 class SagaResult(ResultBase):
@@ -132,6 +149,26 @@ class SagaResult(ResultBase):
     def progress(self) -> OrderedDict[str, StepStatus]:
         """The status of each step by its name, in order."""
         return OrderedDict((step.name, step.status) for step in self._without_context.steps)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the saga is stuck or rolled back: step, error, attempt; ``None``: it is neither."""
+        execution = self._without_context
+        return execution.error or execution.rollback_reason
+
+    @property
+    def rollback(self) -> OrderedDict[str, StepStatus]:
+        """How the rollback went: the statuses of the steps that it concerns, by name, in order.
+
+        ``COMPENSATED``, ``COMPENSATING`` or ``COMPENSATION_FAILED``; ``UNKNOWN`` of a step that may
+        have taken effect and has no compensation. Empty: nothing was rolled back.
+        """
+        execution = self._without_context
+        if execution.direction is Direction.FORWARD:
+            return OrderedDict()
+        return OrderedDict(
+            (it.name, it.status) for it in execution.steps if it.status in _ROLLED_BACK
+        )
 
     def ready(self) -> bool:
         """Whether :meth:`get` would return at once."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from celery import Celery
 
-from celery_saga import AbortSaga, DefinitionError, Saga, SagaManager, SagaStuck, saga_info
+from celery_saga import (
+    AbortSaga,
+    DefinitionError,
+    Saga,
+    SagaManager,
+    SagaStatus,
+    SagaStuck,
+    saga_info,
+)
 from celery_saga.core.events import RetryRequested
 from celery_saga.core.info import Cause
 from celery_saga.runtime import runtime_of
@@ -119,3 +129,26 @@ class TestOnCompensationFailure:
     def test_an_unknown_word(self, shop: Shop) -> None:
         with pytest.raises(DefinitionError, match="expected 'continue' or 'stop', found 'halt'"):
             shop.saga(on_compensation_failure="halt")
+
+
+class TestOutcome:
+    def test_why_it_failed_and_how_the_rollback_went(self, shop: Shop) -> None:
+        shop.broken = {"c", "back_b"}
+        result = shop.saga().delay()
+        assert result.failure is not None
+        assert (result.failure.step, result.failure.message) == ("c", "c is broken")
+        assert dict(result.rollback) == {"a": "COMPENSATED", "b": "COMPENSATION_FAILED"}
+
+    def test_of_a_saga_that_completed(self, shop: Shop) -> None:
+        result = shop.saga().delay()
+        assert (result.failure, dict(result.rollback)) == (None, {})
+
+
+def test_a_manager_is_a_context_manager(shop: Shop) -> None:
+    saga = shop.saga()
+
+    async def run() -> SagaStatus:
+        async with SagaManager(shop.app) as manager:
+            return (await manager.run(saga)).status
+
+    assert asyncio.run(run()) is SagaStatus.COMPLETED

@@ -51,7 +51,8 @@ def with_attempts(before: SagaExecution, after: SagaExecution, event: Event) -> 
     if outcome is None:
         return after
     for ref in before.active:
-        claim = before.steps[ref.path].claim
+        record = before.steps.known(ref.path)  # one that was not read has not changed
+        claim = None if record is None else record.claim
         if claim is None or after.steps[ref.path].claim == claim:
             continue
         if isinstance(event, StepReleased) and event.lost:
