@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, astuple, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -50,7 +50,7 @@ def _attempts(rows: Sequence[Sequence[Any]]) -> tuple[Attempt, ...]:
 
 def _row(attempt: Attempt) -> list[Any]:
     """An attempt without the names of its fields, which would be half of a step's record."""
-    return [each.value if isinstance(each, Enum) else each for each in astuple(attempt)]
+    return [each.value if isinstance(each, Enum) else each for each in vars(attempt).values()]
 
 
 def _refs(texts: Sequence[str]) -> tuple[StepRef, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery_saga.core.checkpoint import (
@@ -31,6 +31,7 @@ from celery_saga.core.state import (
     SagaStepExecution,
     StepRef,
     StepStatus,
+    replace,
 )
 from celery_saga.core.steps import Place, Steps
 

@@ -6,9 +6,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from celery_saga.core.reprs import short
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace
+else:
+
+    def replace(record: T, /, **changes: Any) -> T:
+        """Return a copy of a record with some fields replaced.
+
+        The same as :func:`dataclasses.replace`, but it does not run the constructor. One decision
+        makes a dozen copies of records of 27 fields, and this takes an eighth of the time.
+
+        Raises:
+            TypeError: the record has no such field.
+        """
+        if not record.__dataclass_fields__.keys() >= changes.keys():
+            unknown = ", ".join(sorted(changes.keys() - record.__dataclass_fields__.keys()))
+            raise TypeError(f"{type(record).__name__} has no field {unknown}")
+        new = object.__new__(type(record))
+        new.__dict__.update(record.__dict__, **changes)
+        return new
 
 
 class _Errored(property):

@@ -37,7 +37,6 @@ ResolveRequested
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core import events
@@ -62,6 +61,7 @@ from celery_saga.core.decide.overdue import on_overdue, on_result_stored, on_sta
 from celery_saga.core.decide.transitions import stuck_if_held
 from celery_saga.core.events import Command, Decision, Dispatch, Event
 from celery_saga.core.execution import SagaExecution
+from celery_saga.core.state import replace
 
 __all__ = ["decide"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.core.events import (
     ClaimVoided,
     Event,
@@ -14,7 +12,7 @@ from celery_saga.core.events import (
 )
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, StepRef
 from celery_saga.core.plan import Path
-from celery_saga.core.state import ATTEMPT_ERROR, ATTEMPTS_KEPT, Attempt, AttemptOutcome
+from celery_saga.core.state import ATTEMPT_ERROR, ATTEMPTS_KEPT, Attempt, AttemptOutcome, replace
 
 _OUTCOMES: dict[type, AttemptOutcome] = {
     StepSucceeded: AttemptOutcome.SUCCEEDED,

@@ -16,7 +16,6 @@ Nothing is begun while the saga is paused, or once a rollback was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
@@ -53,6 +52,7 @@ from celery_saga.core.plan import (
     SubSaga,
     dotted,
 )
+from celery_saga.core.state import replace
 
 #: Items that a loop may have: each is a part of the checkpoint as long as the saga runs.
 MAX_ITEMS = 1000

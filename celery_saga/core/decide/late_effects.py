@@ -7,8 +7,6 @@ operator's verb.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.core.decide.rollback import continue_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
@@ -19,6 +17,7 @@ from celery_saga.core.decide.transitions import (
 )
 from celery_saga.core.events import Alert, Decision, StepFailed, StepSucceeded
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
+from celery_saga.core.state import replace
 
 _COMPENSATION_BEGAN = frozenset(
     {StepStatus.COMPENSATING, StepStatus.COMPENSATED, StepStatus.COMPENSATION_FAILED}

@@ -6,7 +6,6 @@ Each leaves a line of history.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.decide.forward import over, send_what_waited
@@ -39,6 +38,7 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
+from celery_saga.core.state import replace
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
 OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.context.data import values_of
@@ -38,6 +37,7 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import Path
 from celery_saga.core.recovery.policy import POLICY
+from celery_saga.core.state import replace
 
 Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
 

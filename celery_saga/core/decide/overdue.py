@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.decide.forward import begin, send_what_waited
@@ -22,6 +21,7 @@ from celery_saga.core.decide.unclaimed import on_unclaimed
 from celery_saga.core.events import Alert, Decision, NotifyCallers, Overdue, ResultStored, Started
 from celery_saga.core.execution import SagaExecution, SagaStatus, StepRef
 from celery_saga.core.recovery.policy import POLICY
+from celery_saga.core.state import replace
 
 
 def on_started(execution: SagaExecution, event: Started) -> Decision:

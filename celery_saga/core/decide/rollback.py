@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery_saga.core.decide.transitions import (
     call_of,
     end,
@@ -22,6 +20,7 @@ from celery_saga.core.execution import (
     StepStatus,
 )
 from celery_saga.core.plan import Path
+from celery_saga.core.state import replace
 
 
 def start_rollback(execution: SagaExecution, failure: Failure, at: float) -> Decision:

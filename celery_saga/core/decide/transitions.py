@@ -6,7 +6,6 @@ What comes next on the way forward is in :mod:`celery_saga.core.decide.forward`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.context.data import values_of
@@ -22,6 +21,7 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import Call, Choice, Path, lookups
 from celery_saga.core.recovery.policy import POLICY
+from celery_saga.core.state import replace
 from celery_saga.errors import needs
 
 #: Seconds from one check of a live saga to the next; the second figure: while its step runs.

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any, NoReturn
@@ -29,6 +28,7 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import Path, Plan, dotted
 from celery_saga.core.ports import Envelope, Refused
+from celery_saga.core.state import replace
 from celery_saga.errors import (
     PublishRefused,
     StoreError,
