@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from difflib import get_close_matches
+from itertools import repeat
 from math import isfinite
 from typing import Any
 
@@ -166,7 +167,7 @@ def _given(conf: Any) -> tuple[Any, ...]:
     """The values that were set on the configuration itself: those that can change later."""
     get, prefix = conf.changes.get, conf.prefix or ""
     names = [*_READ, *(_as_cased(name, prefix) for name in _READ if prefix)]
-    return (len(conf.maps), *(get(name, _ABSENT) for name in names))
+    return (len(conf.maps), *map(get, names, repeat(_ABSENT)))
 
 
 #: The names that are read: those of celery_saga, and Celery's that they refer to.

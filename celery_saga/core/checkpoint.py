@@ -61,7 +61,8 @@ def _requests(found: Sequence[Sequence[Any]]) -> tuple[OperatorRequest, ...]:
     return tuple(OperatorRequest(*each) for each in found)
 
 
-def journal_to_text(journal: Sequence[tuple[int, ...]]) -> str:
+@lru_cache(maxsize=1024)  # the journals of most runs are equal at the same step
+def journal_to_text(journal: tuple[tuple[int, ...], ...]) -> str:
     """Paths as one short text: ``0-41,43,2.0.3``; of a saga without branches it hardly grows."""
     runs: list[list[int] | str] = []
     for path in journal:
@@ -78,6 +79,7 @@ def journal_to_text(journal: Sequence[tuple[int, ...]]) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
 def journal_of_text(text: str) -> tuple[tuple[int, ...], ...]:
     """The reverse of :func:`journal_to_text`."""
     found: list[tuple[int, ...]] = []
@@ -154,9 +156,9 @@ def record_from(cls: type[T], found: dict[str, Any], what: str) -> T:
         TypeError: it has no such field; ``what`` names the record.
     """
     kind: Any = cls
-    unknown = found.keys() - _defaults(kind).keys()
-    if unknown:
-        raise TypeError(f"{what} has no {', '.join(sorted(unknown))}")
+    known = _defaults(kind).keys()
+    if not found.keys() <= known:
+        raise TypeError(f"{what} has no {', '.join(sorted(found.keys() - known))}")
     return cls(**found)
 
 
@@ -165,7 +167,11 @@ def step_from_dict(data: Mapping[str, Any], **more: Any) -> SagaStepExecution:
     return record_from(SagaStepExecution, {**_read(data, _OF_STEP), **more}, "a step's record")
 
 
-HEAD_LEAVES_OUT = frozenset({"plan", "values", "steps", "history", "revision", "saga_id"})
+#: What is apart from the head, and what has a form of its own in it.
+HEAD_LEAVES_OUT = frozenset(
+    {"plan", "values", "steps", "history", "revision", "saga_id"}
+    | {"active", "journal", "last_requests"}
+)
 
 
 def head_to_dict(execution: Any) -> dict[str, Any]:

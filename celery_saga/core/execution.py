@@ -67,6 +67,7 @@ class SagaExecution:
         held: why the saga gets stuck as soon as none of its other branches can continue.
         journal: paths of the steps with a compensation whose effects stand or may stand, in the
             order in which these steps end; the rollback takes them from its end.
+        replaced: index of the step that replaced a key last which steps before it have kept.
         revision: raised by every saved change; a save names the one that it read.
         rollback_reason: why the saga is rolled back as soon as no forward claim is alive.
         error: why it failed.
@@ -88,8 +89,7 @@ class SagaExecution:
             saga of that id, which was deleted or expired, are not taken for its own.
         opened_with: digest of the context that it began with, where its id was given: it tells
             whether a second start of the id is the same one.
-        created_at: store time of the start.
-        updated_at: store time of the last transition.
+        created_at, updated_at: store times of the start and of the last transition.
     """
 
     saga_id: str
@@ -100,6 +100,7 @@ class SagaExecution:
     direction: Direction = Direction.FORWARD
     active: tuple[StepRef, ...] = ()
     journal: tuple[tuple[int, ...], ...] = ()
+    replaced: Mapping[str, int] | None = None
     revision: int = 0
     rollback_reason: Failure | None = None
     held: Failure | None = None
@@ -282,17 +283,16 @@ class SagaExecution:
 
     def with_step(self, place: Place, **changes: Any) -> SagaExecution:
         """This execution with some fields of one record replaced."""
-        path = self.steps.path(place)
-        old = self.steps[path]
+        return self._with_record(self.steps.path(place), changes)
+
+    def _with_record(self, path: Path, changes: Mapping[str, Any], **more: Any) -> SagaExecution:
+        old, journal = self.steps[path], self.journal
         new = replace(old, **changes)
-        journal = self.journal
         moves = old.effect is not new.effect or (new.effect and old.ended_at != new.ended_at)
         if moves and self.plan.step(path).compensation is not None:
-            if new.effect:
-                journal = self._entered(path)
-            else:
-                journal = tuple(each for each in journal if each != path)
-        return replace(self, steps=self.steps.replacing(path, new), journal=journal)
+            without = tuple(each for each in journal if each != path)
+            journal = self._entered(path) if new.effect else without
+        return replace(self, steps=self.steps.replacing(path, new), journal=journal, **more)
 
     def _entered(self, path: Path) -> tuple[Path, ...]:
         """The journal with one more entry, at its end.
@@ -311,14 +311,14 @@ class SagaExecution:
     def sent(self, ref: StepRef, **changes: Any) -> SagaExecution:
         """This execution with a dispatch that is active from now on; it has no claim yet."""
         active = (*(each for each in self.active if each.path != ref.path), ref)
-        changed = self.with_step(ref.path, epoch=ref.epoch, claim=None, **changes)
-        return replace(changed, active=active)
+        changes |= {"epoch": ref.epoch, "claim": None}
+        return self._with_record(ref.path, changes, active=active)
 
     def ended(self, place: Place, **changes: Any) -> SagaExecution:
         """This execution with the dispatch of a step over, and its claim with it."""
         path = self.steps.path(place)
         active = tuple(each for each in self.active if each.path != path)
-        return replace(self.with_step(path, claim=None, **changes), active=active)
+        return self._with_record(path, {"claim": None, **changes}, active=active)
 
     def with_values(
         self, update: Mapping[str, Any], remove: Collection[str] = (), path: Path = ()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from celery_saga.core.reprs import short
@@ -25,11 +26,13 @@ else:
         Raises:
             TypeError: the record has no such field.
         """
-        if not record.__dataclass_fields__.keys() >= changes.keys():
-            unknown = ", ".join(sorted(changes.keys() - record.__dataclass_fields__.keys()))
+        old = record.__dict__
+        fields = old | changes
+        if len(fields) > len(old):
+            unknown = ", ".join(sorted(changes.keys() - old.keys()))
             raise TypeError(f"{type(record).__name__} has no field {unknown}")
         new = object.__new__(type(record))
-        new.__dict__.update(record.__dict__, **changes)
+        new.__dict__.update(fields)
         return new
 
 
@@ -125,9 +128,11 @@ class StepRef(NamedTuple):
     epoch: int
 
     def __str__(self) -> str:
-        return f"{self.direction}{'.'.join(map(str, self.path))}~{self.epoch}"
+        # A direction is a text, and concatenating is faster than formatting a member of an enum.
+        return self.direction + f"{'.'.join(map(str, self.path))}~{self.epoch}"
 
     @classmethod
+    @lru_cache(maxsize=4096)  # the texts are the same in all runs
     def of(cls, text: str) -> StepRef:
         """The reverse of ``str()``.
 

@@ -60,7 +60,7 @@ class Steps(Sequence[SagaStepExecution]):
         Raises:
             IndexError: there is none.
         """
-        if not isinstance(place, int):
+        if isinstance(place, tuple):
             return place
         if self._plan.linear and 0 <= place < len(self._plan.steps):
             return (place,)
@@ -71,6 +71,9 @@ class Steps(Sequence[SagaStepExecution]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[SagaStepExecution]: ...
     def __getitem__(self, place: Place | slice) -> SagaStepExecution | Sequence[SagaStepExecution]:
+        record = self._records.get(place) if isinstance(place, tuple) else None
+        if record is not None:
+            return record
         if isinstance(place, slice):
             return [self[path] for path in self.paths()[place]]
         path = self.path(place)

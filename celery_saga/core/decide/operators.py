@@ -166,7 +166,8 @@ def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecutio
         kept = {key: text for key, text in (step.kept or {}).items() if key not in update}
         if step.kept:
             execution = execution.with_step(path, kept=kept or None)
-    return execution.with_values(update)
+    replaced = {key: it for key, it in (execution.replaced or {}).items() if key not in update}
+    return replace(execution, replaced=replaced or None).with_values(update)
 
 
 def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:

@@ -5,7 +5,8 @@ What comes next on the way forward is in :mod:`celery_saga.core.decide.forward`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from celery_saga.core.context.data import values_of
@@ -93,29 +94,39 @@ def with_changes(
 
     What the compensations of other steps read stays what it was for them: a value that is replaced
     or removed is kept in their records, if they may still run. Most changes concern none of them,
-    and nothing else of the saga is looked at then.
+    and nothing else of the saga is looked at then. Of a value that each step replaces, only the
+    record of the step before is looked at.
     """
-    after, plan = execution.with_values(update, remove, path), execution.plan
+    after, plan, unchanged = execution.with_values(update, remove, path), execution.plan, execution
     scope = plan.scopes(path)[0].id
     for key in [*update, *remove]:
+        before = execution
         for reader in _readers(execution, path, key):
             for name in plan.step(reader).compensation_reads:
                 if (scope, key) in ((it.id, at) for it, at in lookups(plan.scopes(reader), name)):
                     execution = _keeping(execution, after, reader, name)
-    return replace(after, steps=execution.steps)
+        if execution is not before and plan.linear and execution.direction is Direction.FORWARD:
+            replaced = {**(execution.replaced or {}), key: path[0]}
+            execution = replace(execution, replaced=replaced)
+    if execution is not unchanged:
+        after = replace(after, steps=execution.steps, replaced=execution.replaced)
+    return after
 
 
-def _readers(execution: SagaExecution, path: Path, key: str) -> list[Path]:
-    """The other steps whose compensations read a key by that name, and may still run."""
+def _readers(execution: SagaExecution, path: Path, key: str) -> Sequence[Path]:
+    """The other steps whose compensations read a key by that name, and may still run.
+
+    Without those that have kept what the key was, when another step replaced it before.
+    """
     plan, forward = execution.plan, execution.direction is Direction.FORWARD
     if forward and plan.pivot is not None and path >= plan.pivot:
         return []
     static = plan.readers.get(key, ())
+    if plan.linear and forward:
+        first = ((execution.replaced or {}).get(key, 0),)
+        return static[bisect_left(static, first) : bisect_left(static, path)]
     if plan.linear:
-        others = [each for each in static if each != path]
-        if forward:
-            return [each for each in others if each < path]
-        return [each for each in others if execution.steps[each].epoch > 0]
+        return [each for each in static if each != path and execution.steps[each].epoch > 0]
     if not static:
         return []
     return [

@@ -107,10 +107,12 @@ class Plan:
 
     def name_of(self, path: Path) -> str:
         """The name of a node; in loops with the numbers of the items: ``ship[7]``."""
+        if self.linear:
+            return self.at(path).name
         items = [
             f"[{place}]"
             for depth, place in enumerate(path)
-            if not self.linear and isinstance(self.at(path[:depth]), ForEach)
+            if isinstance(self.at(path[:depth]), ForEach)
         ]
         return self.at(path).name + "".join(items)
 

@@ -179,9 +179,11 @@ def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
         after = plan.at(following)
         if not isinstance(after, PlanStep):
             return None
-        return _part(plan, node.action, path, following, after.action)
+        return _with_replaced(
+            plan, path, node, _part(plan, node.action, path, following, after.action)
+        )
     if len(path) == 1:
-        return _part(plan, node.action, path)
+        return _with_replaced(plan, path, node, _part(plan, node.action, path))
     group = path[:-1]
     while isinstance(parent, SubSaga) and not parent.scoped and group:
         if group[-1] + 1 < _length(plan, group[:-1]):
@@ -190,6 +192,29 @@ def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
         parent = plan.at(group)
     # The last branch of a group to end needs all of it; the others need its record alone.
     return _part(plan, node.action, path, group) if isinstance(parent, Parallel) else None
+
+
+def _with_replaced(plan: Plan, path: Path, node: PlanStep, part: Part | None) -> Part | None:
+    """The part, with what else is needed if the step replaces what an earlier compensation reads.
+
+    That is the old value, and the record of the last such step, in which it is kept: those before
+    have kept it when that step replaced it. If the plan does not say what a step writes, it is what
+    only its own compensation reads.
+    """
+    if part is None or not plan.linear or (plan.pivot is not None and path >= plan.pivot):
+        return part
+    call, keys = node.action, node.compensation_reads
+    if call.returns is None:
+        keys = keys.difference(str(item.path[0]) for item in call.inputs if item.path)
+    else:
+        keys = frozenset((call.returns,)) if isinstance(call.returns, str) else frozenset()
+    records, values = list(part.steps), list(part.keys)
+    for key in sorted(keys):
+        earlier = [reader for reader in plan.readers.get(key, ()) if reader < path]
+        if earlier:
+            records.append(earlier[-1])
+            values.append(key)
+    return Part(tuple(dict.fromkeys(records)), tuple(dict.fromkeys(values)))
 
 
 def _length(plan: Plan, path: Path) -> int:
