@@ -17,7 +17,7 @@ from celery_saga.errors import ContextTooLarge, UnreadableCheckpoint, Unserializ
 
 _UNKNOWN: Any = object()
 
-#: Stands in front of the keys that branches and the like write
+#: The prefix of the keys that branches and the like write
 #: (:mod:`celery_saga.core.context.scoped`); no key of a user's may begin with it.
 SEPARATOR = "\x1f"
 

@@ -60,7 +60,7 @@ class View(Values):
 
     @cached_property
     def _entries(self) -> dict[str, _Entry]:  # type: ignore[override]
-        """All that is seen, once somebody wants all of it."""
+        """All that is seen; made when all of it is read."""
         base = self._base
         found: dict[str, _Entry] = {}
         for scope in reversed(self._scopes):

@@ -63,8 +63,8 @@ def _sends(before: SagaExecution | None, after: SagaExecution) -> bool:
     if before is None:
         return True
     try:
-        index = after.active[0].step
-        old, new = before.steps[index], after.steps[index]
+        path = after.active[0].path
+        old, new = before.steps[path], after.steps[path]
     except NotLoaded:
         return True  # only what is sent is touched and was not read
     return new.epoch > old.epoch or new.republished > old.republished
