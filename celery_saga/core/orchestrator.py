@@ -59,7 +59,6 @@ T = TypeVar("T")
 #: The reference of a step, and its message.
 Unsent = tuple[StepRef, Message]
 
-
 #: An event that results from sending, and the saga at that time.
 FollowUp = tuple[Event, SagaExecution]
 
@@ -181,7 +180,7 @@ class Orchestrator:
         take = partial(self.store.claim, saga_id, ref, claim, plan, run_id)
         taken = retry.retry_while_unavailable(take, timeout=self.store_timeout)
         if isinstance(taken, SagaExecution):
-            self._observe(lambda: [claimed_by(taken, ref)])
+            self._observe(lambda: [claimed_by(taken, ref)], detail=True)
         return taken
 
     def apply(
@@ -320,7 +319,7 @@ class Orchestrator:
             found = partial(transitions, saved.before, execution, settles)
             if settles and execution.status is not SagaStatus.COMPLETED:
                 execution = self._whole(execution)  # any of its steps may block it
-            self._observe(lambda: [each._replace(execution=execution) for each in found()])
+            self._observe(lambda: [it._replace(execution=execution) for it in found()], not settles)
         for command in commands:
             if isinstance(command, NotifyCallers):
                 yield from self._end(execution)
@@ -340,11 +339,12 @@ class Orchestrator:
         """Notify the observers of an alert for operators; ``ref``: of the step concerned."""
         self._observe(lambda: [alerted(execution, alert, ref)])
 
-    def _observe(self, find: Callable[[], Iterable[Transition]]) -> None:
+    def _observe(self, find: Callable[[], Iterable[Transition]], detail: bool = False) -> None:
         """Notify the observer after the save; its errors must not make a finished step fail."""
         try:
-            for transition in find() if self._observer else ():
-                self._observer.observe(transition)  # type: ignore[union-attr]
+            if self._observer is not None and (self._observer.details or not detail):
+                for transition in find():
+                    self._observer.observe(transition)
         except Exception:
             log.warning("an observer of sagas failed", exc_info=True)
 

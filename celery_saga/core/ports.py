@@ -353,6 +353,14 @@ class BrokerInspector(Protocol):
 class Observer(Protocol):
     """Is notified of the changes of sagas, by the process that saved them, after the save."""
 
+    @property
+    def details(self) -> bool:
+        """Whether it handles all transitions now, and not only the ends of sagas and alerts.
+
+        The others are not computed for it if it does not.
+        """
+        ...
+
     def observe(self, transition: Transition) -> None:
         """Handle a transition without delay: the engine waits, in a worker within a step's time.
 

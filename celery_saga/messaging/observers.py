@@ -42,6 +42,10 @@ class Observers:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
+    @property
+    def details(self) -> bool:
+        return any([each.details for each in self._observers])
+
     def observe(self, transition: Transition) -> None:
         for observer in self._observers:
             try:
@@ -53,6 +57,10 @@ class Observers:
 
 class LoggingObserver:
     """Logs alerts and the ends of sagas, and at the level DEBUG all transitions."""
+
+    @property
+    def details(self) -> bool:
+        return log.isEnabledFor(logging.DEBUG)
 
     def observe(self, transition: Transition) -> None:
         if transition.subject is Subject.ALERT:

@@ -19,6 +19,8 @@ FIELDS = ("saga_id", "saga_name", "step", "attempt")
 class Notes:
     """An observer that keeps the transitions."""
 
+    details = True
+
     def __init__(self) -> None:
         self.seen: list[Transition] = []
 
@@ -34,6 +36,8 @@ class Notes:
 
 class Broken:
     """An observer that cannot do its work."""
+
+    details = True
 
     def observe(self, transition: Transition) -> None:
         raise ConnectionError("the collector is unavailable")
@@ -134,6 +138,16 @@ def test_an_alert_names_its_step(shop: Shop) -> None:
     last = shop.notes.seen[-1]
     assert (last.subject, last.after, last.text) == (Subject.ALERT, alert.name, alert.text)
     assert (last.step, last.attempt) == ("pay", 1)
+
+
+def test_one_without_details_gets_the_end_of_a_saga(shop: Shop) -> None:
+    shop.notes.details = False
+    shop.run()
+    assert shop.notes.lines() == [
+        "attempt pay claimed -> ended",
+        "step pay RUNNING -> SUCCEEDED",
+        "saga RUNNING -> COMPLETED",
+    ]
 
 
 @pytest.mark.parametrize("fails", ["", "ValueError"])

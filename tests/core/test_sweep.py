@@ -39,6 +39,8 @@ class Results:
 class Queue:
     """A publisher whose messages stay in one list."""
 
+    details = True
+
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.broken: set[str] = set()

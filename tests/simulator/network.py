@@ -118,6 +118,8 @@ class FaultPlan:
 class Broker:
     """Keeps messages in no order, and takes them from the orchestrator."""
 
+    details = True
+
     def __init__(self, faults: FaultPlan, world: Bystanders, outbox: bool) -> None:
         self._faults, self._world = faults, world
         self.with_store = outbox

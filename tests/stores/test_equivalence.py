@@ -38,6 +38,8 @@ SEEDS, EVENTS = 150, 40
 class Outlet:
     """A publisher that records what it was asked to send."""
 
+    details = True
+
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
         self.unavailable = False
