@@ -21,7 +21,7 @@ from celery_saga.core.context.saga_context import checked_key
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import MessageState, Overdue
 from celery_saga.core.execution import SagaExecution, SagaStatus
-from celery_saga.core.plan import Plan, PlanStep, SubSaga
+from celery_saga.core.plan import NestedSaga, Plan, PlanStep
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
 from celery_saga.messaging import results
 from celery_saga.messaging.broker import broker_kind
@@ -245,7 +245,7 @@ def context_values(context: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _check_first_step(plan: Plan, values: Mapping[str, Any]) -> None:
     first = plan.steps[0]
-    while isinstance(first, SubSaga) and not first.scoped:
+    while isinstance(first, NestedSaga) and not first.scoped:
         first = first.steps[0]
     key = first.action.missing(values) if isinstance(first, PlanStep) else None
     if isinstance(first, PlanStep) and key is not None:

@@ -11,12 +11,12 @@ from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.plan import (
     Choice,
     ForEach,
+    NestedSaga,
     Node,
     Parallel,
     Path,
     Plan,
     PlanStep,
-    SubSaga,
     dotted,
 )
 from celery_saga.core.plan.nodes import children
@@ -155,7 +155,7 @@ class Steps(Sequence[SagaStepExecution]):
     def is_over(self, path: Path) -> bool:
         """Whether the way forward is done with a node."""
         node = self._plan.at(path)
-        if isinstance(node, SubSaga):
+        if isinstance(node, NestedSaga):
             return self.is_over((*path, len(node.steps) - 1))
         return self[path].status in (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
 
@@ -165,7 +165,7 @@ class Steps(Sequence[SagaStepExecution]):
         A node that has others inside is one of them only as long as it has not begun.
         """
         node = self._plan.at(path)
-        if isinstance(node, SubSaga):
+        if isinstance(node, NestedSaga):
             below = ((*path, place) for place in range(len(node.steps)))
             first = next((each for each in below if not self.is_over(each)), None)
             yield from () if first is None else self.frontier(first)

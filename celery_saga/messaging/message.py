@@ -21,7 +21,7 @@ from celery_saga.core.context.masking import (
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Dispatch
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
-from celery_saga.core.plan import Call, Choice, Path, Plan, PlanStep, SubSaga
+from celery_saga.core.plan import Call, Choice, NestedSaga, Path, Plan, PlanStep
 from celery_saga.core.ports import Message
 from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.messaging.headers import HEADER, as_sent
@@ -178,7 +178,7 @@ def _before(plan: Plan, path: Path) -> Path | None:
         node = plan.at(parent)
         if isinstance(node, Choice):
             return parent
-        if isinstance(node, SubSaga) and place > 0:
+        if isinstance(node, NestedSaga) and place > 0:
             before = (*parent, place - 1)
             return before if isinstance(plan.at(before), PlanStep) else None
         path = parent

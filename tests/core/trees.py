@@ -14,11 +14,11 @@ from celery_saga.core.plan import (
     Case,
     Choice,
     ForEach,
+    NestedSaga,
     Node,
     Parallel,
     Plan,
     PlanStep,
-    SubSaga,
 )
 from tests.core.scenario import steps_of
 
@@ -50,18 +50,18 @@ def tree(*words: Word, **limits: Any) -> Plan:
     return Plan("tree", _nodes(words), **{"max_redeliveries": 1, **limits})
 
 
-def seq(*words: Word) -> SubSaga:
+def seq(*words: Word) -> NestedSaga:
     """Nodes one after the other, in the context around them."""
     nodes = _nodes(words)
-    return SubSaga(_name("seq", nodes), nodes)
+    return NestedSaga(_name("seq", nodes), nodes)
 
 
 def saga(
     *words: Word, inputs: Mapping[str, str] | None = None, returns: Mapping[str, str] | None = None
-) -> SubSaga:
+) -> NestedSaga:
     """A saga as a step, which sees and returns a part of the context."""
     nodes = _nodes(words)
-    return SubSaga(_name("saga", nodes), nodes, inputs or {}, returns or {})
+    return NestedSaga(_name("saga", nodes), nodes, inputs or {}, returns or {})
 
 
 def par(*words: Word, together: bool = False) -> Parallel:

@@ -1,4 +1,4 @@
-"""Scopes of a context: what branches, items and sub-sagas write beside each other.
+"""Scopes of a context: what branches, items and nested sagas write beside each other.
 
 All scopes of a run are kept in one mapping. The names of the saga's own keys are the keys. Those of
 other scopes have the scope's id in front, between two separators: ``<US>2.0<US>order_id``.

@@ -5,7 +5,7 @@ A node is begun, and once it is over its parent says what is next::
     node        begun                                 when a node inside of it is over
     ----------  ------------------------------------  ------------------------------------------
     step        its task is sent                      -
-    sub-saga    its first node                        the next one; after the last its returns
+    nested      its first node                        the next one; after the last its returns
     parallel    all branches                          after the last: their contexts are joined
     choice      its first condition is sent           it is over, too
     for_each    its first item, or all of them        the next item; after the last the lists
@@ -45,11 +45,11 @@ from celery_saga.core.execution import (
 from celery_saga.core.plan import (
     Choice,
     ForEach,
+    NestedSaga,
     Node,
     Parallel,
     Path,
     PlanStep,
-    SubSaga,
     dotted,
 )
 from celery_saga.core.state import replace
@@ -83,7 +83,7 @@ def _begin_task(execution: SagaExecution, path: Path, _: Node, at: float) -> Dec
     return fail(execution, path, missing_input(execution, path, key, call), at)
 
 
-def _begin_sub_saga(execution: SagaExecution, path: Path, _: Node, at: float) -> Decision:
+def _begin_nested(execution: SagaExecution, path: Path, _: Node, at: float) -> Decision:
     return begin(execution, (*path, 0), at)
 
 
@@ -152,7 +152,7 @@ def _begin_all(execution: SagaExecution, path: Path, count: int, at: float) -> D
 _BEGIN: Mapping[type, Callable[..., Decision]] = {
     PlanStep: _begin_task,
     Choice: _begin_task,
-    SubSaga: _begin_sub_saga,
+    NestedSaga: _begin_nested,
     Parallel: _begin_parallel,
     ForEach: _begin_for_each,
 }
@@ -169,8 +169,8 @@ def over(execution: SagaExecution, path: Path, at: float) -> Decision:
     return followed
 
 
-def _over_in_sub_saga(
-    execution: SagaExecution, path: Path, node: SubSaga, place: int, at: float
+def _over_in_nested(
+    execution: SagaExecution, path: Path, node: NestedSaga, place: int, at: float
 ) -> Decision:
     if place + 1 < len(node.steps):
         return begin(execution, (*path, place + 1), at)
@@ -179,8 +179,8 @@ def _over_in_sub_saga(
     return over(execution, path, at)
 
 
-def _returned(execution: SagaExecution, path: Path, node: SubSaga) -> SagaExecution:
-    """The execution with what a sub-saga hands on to the context around it."""
+def _returned(execution: SagaExecution, path: Path, node: NestedSaga) -> SagaExecution:
+    """The execution with what a nested saga hands on to the context around it."""
     if node.returns is None:
         return _handed_on(execution, path, _written(execution, f"{dotted(path)}s"))
     inside = execution.view((*path, 0))
@@ -303,7 +303,7 @@ def _end_of_loop(execution: SagaExecution, path: Path, node: ForEach, at: float)
 
 
 _OVER: Mapping[type, Callable[..., Decision]] = {
-    SubSaga: _over_in_sub_saga,
+    NestedSaga: _over_in_nested,
     Parallel: _over_in_parallel,
     Choice: _over_in_choice,
     ForEach: _over_in_loop,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_saga.core.plan.call import Call, Input, Style
-from celery_saga.core.plan.nodes import Case, Choice, ForEach, Node, Parallel, PlanStep, SubSaga
+from celery_saga.core.plan.nodes import Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
 from celery_saga.core.plan.plan import Path, Plan, Scope, dotted, lookups
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Choice",
     "ForEach",
     "Input",
+    "NestedSaga",
     "Node",
     "Parallel",
     "Path",
@@ -19,7 +20,6 @@ __all__ = [
     "PlanStep",
     "Scope",
     "Style",
-    "SubSaga",
     "dotted",
     "lookups",
 ]

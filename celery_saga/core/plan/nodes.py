@@ -40,7 +40,7 @@ class PlanStep:
 
 
 @dataclass(frozen=True)
-class SubSaga:
+class NestedSaga:
     """Nodes that are run one after the other: a branch, or a saga as a step of another one.
 
     Args:
@@ -120,12 +120,12 @@ class ForEach:
     compensate_parallel: bool = False
 
 
-Node = PlanStep | SubSaga | Parallel | Choice | ForEach
+Node = PlanStep | NestedSaga | Parallel | Choice | ForEach
 
 
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes inside of one; a loop has one body for all its items."""
-    if isinstance(node, SubSaga):
+    if isinstance(node, NestedSaga):
         return node.steps
     if isinstance(node, Parallel):
         return node.branches
@@ -147,7 +147,7 @@ def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
     if isinstance(node, PlanStep):
         compensation = changed(node.compensation) if node.compensation else None
         return replace(node, action=changed(node.action), compensation=compensation)
-    if isinstance(node, SubSaga):
+    if isinstance(node, NestedSaga):
         return replace(node, steps=tuple(with_calls(each, changed) for each in node.steps))
     if isinstance(node, Parallel):
         return replace(node, branches=tuple(with_calls(each, changed) for each in node.branches))

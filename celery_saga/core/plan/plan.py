@@ -18,10 +18,10 @@ from celery_saga.core.plan.call import Call
 from celery_saga.core.plan.nodes import (
     Choice,
     ForEach,
+    NestedSaga,
     Node,
     Parallel,
     PlanStep,
-    SubSaga,
     child,
     children,
     with_calls,
@@ -34,11 +34,11 @@ Path = tuple[int, ...]
 
 
 class Scope(NamedTuple):
-    """A part of the context into which the steps below a branch, an item or a sub-saga write.
+    """A part of the context into which the steps below a branch, an item or a nested saga write.
 
     Args:
         id: empty for that of the whole saga.
-        inputs: what is seen in it of the context around it, as :attr:`SubSaga.inputs` has it.
+        inputs: what is seen in it of the context around it, as :attr:`NestedSaga.inputs` has it.
     """
 
     id: str
@@ -65,9 +65,9 @@ class Plan:
     on_compensation_failure: str = "continue"
 
     @cached_property
-    def root(self) -> SubSaga:
+    def root(self) -> NestedSaga:
         """All of it as one node, whose path is empty."""
-        return SubSaga(self.saga, self.steps)
+        return NestedSaga(self.saga, self.steps)
 
     @cached_property
     def linear(self) -> bool:
@@ -144,7 +144,7 @@ class Plan:
         found = [Scope("")]
         for depth in range(0 if self.linear else len(path)):
             node = self.at(path[:depth])
-            if isinstance(node, SubSaga) and node.scoped:
+            if isinstance(node, NestedSaga) and node.scoped:
                 found.append(Scope(f"{dotted(path[:depth])}s", node.inputs))
             elif isinstance(node, Parallel | ForEach):
                 found.append(Scope(dotted(path[: depth + 1])))

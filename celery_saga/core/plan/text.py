@@ -7,11 +7,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from celery_saga.core.plan.call import Call, Input
-from celery_saga.core.plan.nodes import Case, Choice, ForEach, Node, Parallel, PlanStep, SubSaga
+from celery_saga.core.plan.nodes import Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
 
 #: The kinds of nodes by their names in the data; a step has none, most nodes are steps.
 _KINDS: dict[str, type[Any]] = {
-    "sub_saga": SubSaga,
+    "nested": NestedSaga,
     "parallel": Parallel,
     "choice": Choice,
     "for_each": ForEach,

@@ -22,7 +22,7 @@ from celery_saga.core.execution import (
     StepRef,
     from_parts,
 )
-from celery_saga.core.plan import Call, Parallel, Path, Plan, PlanStep, SubSaga, dotted, lookups
+from celery_saga.core.plan import Call, NestedSaga, Parallel, Path, Plan, PlanStep, dotted, lookups
 from celery_saga.core.steps import Steps, untouched
 
 #: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
@@ -174,7 +174,7 @@ def part_for(plan: Plan, ref: StepRef) -> Part | None:
 
 def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
     parent, place = plan.at(path[:-1]), path[-1]
-    if isinstance(parent, SubSaga) and place + 1 < len(parent.steps):
+    if isinstance(parent, NestedSaga) and place + 1 < len(parent.steps):
         following = (*path[:-1], place + 1)
         after = plan.at(following)
         if not isinstance(after, PlanStep):
@@ -185,7 +185,7 @@ def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
     if len(path) == 1:
         return _with_replaced(plan, path, node, _part(plan, node.action, path))
     group = path[:-1]
-    while isinstance(parent, SubSaga) and not parent.scoped and group:
+    while isinstance(parent, NestedSaga) and not parent.scoped and group:
         if group[-1] + 1 < _length(plan, group[:-1]):
             return None
         group = group[:-1]
@@ -218,9 +218,9 @@ def _with_replaced(plan: Plan, path: Path, node: PlanStep, part: Part | None) ->
 
 
 def _length(plan: Plan, path: Path) -> int:
-    """How many nodes follow each other in a sub-saga; in other nodes none does."""
+    """How many nodes follow each other in a nested saga; in other nodes none does."""
     node = plan.at(path)
-    return len(node.steps) if isinstance(node, SubSaga) else 0
+    return len(node.steps) if isinstance(node, NestedSaga) else 0
 
 
 def _part(
