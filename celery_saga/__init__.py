@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from celery_saga.definition.binding import Const as Const
     from celery_saga.definition.operations import SagaOperation as SagaOperation
     from celery_saga.definition.operations import saga_step as saga_step
+    from celery_saga.definition.steps import ConditionalSagaStep as ConditionalSagaStep
     from celery_saga.definition.steps import LocalSagaStep as LocalSagaStep
+    from celery_saga.definition.steps import NestedSagaStep as NestedSagaStep
     from celery_saga.errors import *  # noqa: F403
     from celery_saga.manager import SagaManager as SagaManager
     from celery_saga.repository import SagaExecutionRepository as SagaExecutionRepository
@@ -42,7 +44,7 @@ _HOMES = {
     "core.state": "SagaStatus SagaStepExecution StepStatus",
     "definition.binding": "Const",
     "definition.operations": "SagaOperation saga_step",
-    "definition.steps": "LocalSagaStep",
+    "definition.steps": "ConditionalSagaStep LocalSagaStep NestedSagaStep",
     "errors": (
         "AbortSaga BadStepResult BarrierPassedTwice BlockedByCompensation ContextTooLarge "
         "DefinitionError DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated "

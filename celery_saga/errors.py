@@ -12,8 +12,7 @@
           EmptySagaStepException                      no callback at all
           UndefinedOnExecuteException                 a compensation without an action
           AlreadyOnSagaException                      a step added twice
-          MultipleOnExecuteException
-          MultipleOnFailureException
+          MultipleOnExecuteException, MultipleOnFailureException, MultipleElseThenException
       SetupError                                      the app or the store is not set up for sagas
       UnserializableValue (ValueError)                not JSON-serializable; names the key path
       ContextTooLarge (ValueError)                    more than saga_context_limit allows
@@ -107,6 +106,10 @@ class MultipleOnExecuteException(SagaStepException):
 
 class MultipleOnFailureException(SagaStepException):
     """The step's compensation was given twice."""
+
+
+class MultipleElseThenException(SagaStepException):
+    """The last alternative of a choice was given twice."""
 
 
 class SetupError(SagaError):
@@ -211,7 +214,6 @@ class UnreadableCheckpoint(StoreError):
     """A stored checkpoint cannot be read; ``__cause__`` is the error of reading, if any.
 
     Args:
-        saga_id: the saga.
         field: of its record, such as ``head``, ``s0`` (its first step) or ``context['total']``;
             empty: it is not known which.
         cause: what is wrong with the field.
@@ -297,7 +299,6 @@ class SagaAlreadyExists(SagaExecutionException):
     """The id is taken by another saga, by one with another context, or by any if so requested.
 
     Args:
-        saga_id: the id.
         saga_name: the name of the saga that has it.
         why: the difference between that saga and the one to be started, as text.
     """
@@ -358,7 +359,6 @@ class SagaFailedExecutionException(SagaExecutionException):
     """A saga ended without completing.
 
     Args:
-        saga_id: the saga.
         step: the name of the step that failed; empty if none did.
         cause: type and text of the error, as recorded.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +17,8 @@ from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
 from celery_saga.definition.builder import SagaDefinition, Self
 from celery_saga.definition.drafts import check_known, draft
-from celery_saga.definition.steps import LocalSagaStep
+from celery_saga.definition.steps import NestedSagaStep
+from celery_saga.definition.steps.tree import local_steps, located, own_steps
 from celery_saga.definition.strategies import check_declared
 from celery_saga.errors import DefinitionError
 from celery_saga.messaging.callbacks import collect_callbacks, linked
@@ -46,11 +47,11 @@ class Saga(SagaDefinition):
             DefinitionError: two pivots, a compensation on or after the pivot, two steps of one
                 name, a task whose parameters are not known, ...
         """
-        check_declared(self.steps)
-        check_known(self.steps)
+        steps = own_steps(self)
+        check_declared(steps)
+        check_known(steps)
         super().commit()
-        steps = [step for step in self.steps if isinstance(step, LocalSagaStep)]
-        if all(step.action is not None for step in steps):
+        if all(step.action is not None for step in local_steps(steps)):
             warn_of(self, draft(steps, only_app()))
         return self
 
@@ -79,16 +80,7 @@ class Saga(SagaDefinition):
         """
         if self._app is not None:
             return self._app  # type: ignore[no-any-return]
-        apps: dict[int, Celery] = {}
-        for step in self.steps:
-            if not isinstance(step, LocalSagaStep):
-                continue
-            for operation in (step.action, step.compensation):
-                target = operation.callback if operation else None
-                if type(target) is Proxy:
-                    continue  # a shared task goes with every app
-                if not functions.is_plain(target) and isinstance(target, Task):
-                    apps[id(target.app)] = target.app
+        apps = {id(app): app for app in self._apps()}
         if len(apps) > 1:
             names = " and ".join(sorted(repr(app.main) for app in apps.values()))
             raise DefinitionError(
@@ -100,6 +92,19 @@ class Saga(SagaDefinition):
         if self.committed:
             self._app = found  # its steps do not change any more
         return found
+
+    def _apps(self) -> Iterator[Celery]:
+        """The apps of its tasks, and those that sagas nested in it were given."""
+        for found in located(self):
+            if isinstance(found.step, NestedSagaStep):
+                given = getattr(found.step.nested, "_app", None)
+                yield from () if given is None else (given,)
+            for _, operation in found.step.operations():
+                target = operation.callback
+                if type(target) is Proxy:
+                    continue  # a shared task goes with every app
+                if not functions.is_plain(target) and isinstance(target, Task):
+                    yield target.app
 
     def delay(self, /, **context: Any) -> SagaResult:
         """Start a run with this context."""

@@ -327,7 +327,7 @@ class TestApi:
         listed = set(re.findall(r"\.(\w+)", " ".join(own)))
         public = {name for name in dir(cls) if not name.startswith("_")}
         assert listed <= public | {"app"}
-        assert public - listed <= {"own_app", "prepared", "callable_name", "warned"}
+        assert public - listed <= {"own_app", "prepared", "warned"}
 
     @pytest.mark.parametrize("name", ["SagaExecution", "SagaStepExecution"])
     def test_the_attributes_of_a_run_exist(self, name: str) -> None:

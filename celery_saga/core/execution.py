@@ -275,7 +275,7 @@ class SagaExecution:
     @property
     def root(self) -> str:
         """The root id of its tasks; of a saga that no task has started its first step's."""
-        return self.root_id or StepRef((0,), Direction.FORWARD, 1).task_id(self.saga_id)
+        return self.root_id or StepRef(self.plan.first, Direction.FORWARD, 1).task_id(self.saga_id)
 
     def at_step(self, ref: StepRef) -> SagaStepExecution | None:
         """The step that ``ref`` names, if this execution has it."""

@@ -154,8 +154,7 @@ class Orchestrator:
         execution, first = self.publisher.first_message(replace(execution, **fields))
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
-        messages = [(it.ref, first) for it in decision.commands if isinstance(it, Dispatch)]
-        batch = self._carried(decision.execution, messages)
+        batch = self._batch(decision, first if plan.linear else None)
         write = partial(self.store.create, token=token)
         (saved, created), left = self._write(write, batch)
         if created:
@@ -249,14 +248,15 @@ class Orchestrator:
             raise SagaExecutionNotFoundException(saga_id)
         return found
 
-    def _batch(self, decision: Decision) -> _Batch:
+    def _batch(self, decision: Decision, first: Message | None = None) -> _Batch:
         """Encode the messages of a decision before the save, and the result if possible.
 
-        If the store writes the result, the saved execution says that it is stored.
+        If the store writes the result, the saved execution says that it is stored. ``first`` is
+        the message of a start, if it is made already.
         """
         after, message = decision.execution, self.publisher.message
         sent = [each for each in decision.commands if isinstance(each, Dispatch)]
-        batch = self._carried(after, [(each.ref, message(after, each)) for each in sent])
+        batch = self._carried(after, [(each.ref, first or message(after, each)) for each in sent])
         ends = any(isinstance(each, NotifyCallers) and not each.again for each in decision.commands)
         if not ends or not after.result_pending or after.callbacks is not None:
             return batch

@@ -12,7 +12,7 @@ from typing import Any
 from celery_saga.core.plan import PlanStep
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.definition.source_lines import Line, warn
-from celery_saga.definition.steps import LocalSagaStep
+from celery_saga.definition.steps.tree import local_steps, own_steps
 
 #: The subject of a warning, and its text.
 Warned = tuple[tuple[Any, ...], str]
@@ -22,12 +22,16 @@ def warn_of(definition: SagaDefinition, steps: Sequence[PlanStep | None]) -> Non
     """Warn of each finding that was not reported before.
 
     Args:
-        steps: of the plan; ``None``: not known yet.
+        steps: of the plan, with those in branches and without those of nested sagas, whose commit
+            has warned of them; ``None``: not known yet.
     """
-    lines = [step.line for step in definition.steps if isinstance(step, LocalSagaStep)]
+    local = local_steps(own_steps(definition))
+    lines, spine = [step.line for step in local], {id(step) for step in definition.steps}
     known = [(i, step) for i, step in enumerate(steps) if step is not None]
-    for check in (_unknown_effects, _lost_inputs, _replaced_keys):
-        for (index, *about), text in check(known):
+    ordered = [(i, step) for i, step in known if id(local[i]) in spine]
+    checks = ((_unknown_effects, known), (_lost_inputs, known), (_replaced_keys, ordered))
+    for check, looked_at in checks:
+        for (index, *about), text in check(looked_at):
             key = (check.__name__, index, *about)
             if key not in definition.warned:
                 definition.warned.add(key)
@@ -107,4 +111,4 @@ def result_key(step: PlanStep) -> str | None:
     call = step.action
     if call.style == "context" or call.returns is False:
         return None
-    return call.returns if isinstance(call.returns, str) else step.name
+    return call.returns if isinstance(call.returns, str) else step.key

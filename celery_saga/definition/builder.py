@@ -6,9 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery_saga.definition import functions
-from celery_saga.definition.binding import check_function
+from celery_saga.definition.checks import check_steps
 from celery_saga.definition.registry import Registry
-from celery_saga.definition.steps import LocalSagaStep, SagaStep
+from celery_saga.definition.steps import (
+    ConditionalSagaStep,
+    ForEachSagaStep,
+    LocalSagaStep,
+    NestedSagaStep,
+    ParallelSagaStep,
+    SagaStep,
+)
+from celery_saga.definition.steps.tree import check_nesting, located
 from celery_saga.errors import (
     AlreadyCommittedException,
     DefinitionError,
@@ -19,10 +27,16 @@ from celery_saga.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.definition.operations import LocalOptions
-    from celery_saga.definition.steps import Step
+    from celery_saga.definition.operations import (
+        ForEachOptions,
+        LocalOptions,
+        NestedOptions,
+        ParallelOptions,
+    )
+    from celery_saga.definition.steps import Step, StepOwner
 
 Self = TypeVar("Self", bound="SagaDefinition")
+Added = TypeVar("Added", bound=SagaStep)
 
 #: All committed sagas that have a name.
 SAGAS: Registry[SagaDefinition] = Registry()
@@ -72,12 +86,20 @@ class SagaDefinition:
         #: The keys of the warnings that were given.
         self.warned: set[object] = set()
         for step in _listed(steps):
-            self.local_step(step)
+            if issubclass(type(step), SagaStep):
+                self._add(step)
+            else:
+                self.local_step(step)
 
     @property
     def name(self) -> str:
         """The saga's name."""
         return self._name or ANONYMOUS
+
+    @property
+    def own_name(self) -> str | None:
+        """The name that it was given."""
+        return self._name
 
     @property
     def steps(self) -> tuple[SagaStep, ...]:
@@ -106,23 +128,85 @@ class SagaDefinition:
                 changes nothing and is run again when it is lost); ``compensate_on_failure``
                 (True or exception classes); and Celery's message options such as ``queue``.
         """
+        self._check_open()
+        target: Any = step
+        if not issubclass(type(target), SagaStep):
+            return self._add(LocalSagaStep(target, **options))
+        if not issubclass(type(target), LocalSagaStep):
+            raise TypeError(f"expected a LocalSagaStep, found a {type(target).__name__}")
+        if options:
+            raise DefinitionError(
+                f"a step object brings its own options: pass {', '.join(sorted(options))} to "
+                f"its class"
+            )
+        added: LocalSagaStep = target
+        return self._add(added)
+
+    def parallel_step(
+        self, *branches: Step | StepOwner, **options: Unpack[ParallelOptions]
+    ) -> ParallelSagaStep:
+        """Add branches that run at the same time; the saga continues when all of them have ended.
+
+        Args:
+            branches: tasks, functions, ``LocalSagaStep(task, compensation, ...)``, committed sagas.
+            options: ``name``; ``compensate``: ``"reverse"``, one compensation after the other, or
+                ``"parallel"``, those of different branches at the same time.
+
+        Raises:
+            DefinitionError: no branch is given, or one cannot be a step.
+        """
+        self._check_open()
+        return self._add(ParallelSagaStep(*branches, **options))
+
+    def conditional_step(self, *, name: str | None = None) -> ConditionalSagaStep:
+        """Add a choice: give it alternatives with ``.if_then()`` and ``.else_then()``."""
+        self._check_open()
+        return self._add(ConditionalSagaStep(name=name))
+
+    def for_each(
+        self,
+        over: str | tuple[str | int, ...],
+        body: Step | StepOwner,
+        **options: Unpack[ForEachOptions],
+    ) -> ForEachSagaStep:
+        """Add a loop over a list in the context; the list is read once, when the loop begins.
+
+        Args:
+            over: the context key of the list, or a path such as ``("order", "lines")``.
+            body: a task, a function, a step or a committed saga, which is run for each item.
+            options: ``as_`` (the key of the item for the body, by default ``item``);
+                ``parallel=True`` (all items at the same time); ``returns`` (the key for the list
+                of the results); ``name``; ``compensate`` as for :meth:`parallel_step`.
+
+        Raises:
+            DefinitionError: an argument is not valid.
+        """
+        self._check_open()
+        return self._add(ForEachSagaStep(over, body, **options))
+
+    def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> NestedSagaStep:
+        """Add a committed saga as a step: its steps are run here, as a part of this saga.
+
+        Args:
+            saga: the saga.
+            options: ``name``; ``inputs``, the only keys of the context that its steps see: a list,
+                or ``{"inside": "outside"}``; ``returns``, the only keys that the context gets
+                back: a list, or ``{"outside": "inside"}``.
+
+        Raises:
+            DefinitionError: it is not a saga, or an option is not valid.
+        """
+        self._check_open()
+        return self._add(NestedSagaStep(saga, **options))
+
+    def _check_open(self) -> None:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed: it cannot change")
-        if issubclass(type(step), SagaStep):
-            if not issubclass(type(step), LocalSagaStep):
-                raise TypeError(f"expected a LocalSagaStep, found a {type(step).__name__}")
-            if options:
-                raise DefinitionError(
-                    f"a step object brings its own options: pass {', '.join(sorted(options))} to "
-                    f"its class"
-                )
-            added: Any = step
-        else:
-            target: Any = step
-            added = LocalSagaStep(target, **options)
-        added.attach(self)
-        self._steps.append(added)
-        return added  # type: ignore[no-any-return]
+
+    def _add(self, step: Added) -> Added:
+        step.attach(self)
+        self._steps.append(step)
+        return step
 
     def on_completed(self: Self, task: Any) -> Self:
         """Call a task with the final context of each run that completes; returns the saga.
@@ -180,31 +264,23 @@ class SagaDefinition:
         """
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
-        steps = [step for step in self._steps if isinstance(step, LocalSagaStep)]
-        check_steps(self.name, steps)
+        check_nesting(self)
+        check_steps(self.name, list(located(self)))
         importing = functions.importing()
         if importing:
-            self._register(steps)
+            self._register()
         self._committed = True
         if self._name is not None:
             SAGAS.add(self._name, self, importing)
         return self
 
-    def _register(self, steps: list[LocalSagaStep]) -> None:
-        for index, step in enumerate(steps):
-            for role, operation in (("action", step.action), ("compensation", step.compensation)):
-                if operation is None or not functions.is_plain(operation.callback):
-                    continue
-                name = self.callable_name(operation.callback, index, role)
-                if name is not None:
-                    functions.register(name, operation.callback)
-
-    def callable_name(self, function: Any, index: int, role: str) -> str | None:
-        """The wire name of a function used as ``role`` of step ``index``; ``None``: none."""
-        step = self._steps[index]
-        given = step.options.get("name") if isinstance(step, LocalSagaStep) else None
-        fallback = f"{self._name}.{given or index}.{role}" if self._name else None
-        return functions.wire_name(function, fallback)
+    def _register(self) -> None:
+        for found in located(self):
+            for role, operation in found.step.operations():
+                if functions.is_plain(operation.callback):
+                    name = found.callable_name(operation.callback, role)
+                    if name is not None:
+                        functions.register(name, operation.callback)
 
     def validate(self) -> None:
         """Raise if the saga cannot be started.
@@ -236,98 +312,3 @@ def _listed(steps: Any) -> list[Any]:
         raise DefinitionError(
             f"steps: expected a list of tasks, functions or steps, found {steps!r}"
         ) from None
-
-
-def check_steps(saga: str, steps: list[LocalSagaStep]) -> None:
-    """Refuse steps that cannot be combined.
-
-    Raises:
-        DefinitionError: two pivots, a compensation on or after the pivot, two equal names, ...
-    """
-    _check_names(saga, steps)
-    _check_pivot(saga, steps)
-    for index, step in enumerate(steps):
-        _check_options(f"saga {saga!r}: step number {index + 1}", step)
-    _check_retries(saga, steps)
-
-
-def _check_names(saga: str, steps: list[LocalSagaStep]) -> None:
-    seen: set[str] = set()
-    for step in steps:
-        name = step.options.get("name")
-        if name is None:
-            continue
-        if not isinstance(name, str) or not name or "/" in name:
-            raise DefinitionError(
-                f"saga {saga!r}: a step's name: expected a text without '/', found {name!r}"
-            )
-        if name in seen:
-            raise DefinitionError(f"saga {saga!r}: two steps are named {name!r}")
-        seen.add(name)
-
-
-def _check_pivot(saga: str, steps: list[LocalSagaStep]) -> None:
-    pivots = [index for index, step in enumerate(steps) if step.options.get("pivot")]
-    if len(pivots) > 1:
-        raise DefinitionError(
-            f"saga {saga!r}: expected one pivot at most, found steps number "
-            f"{' and '.join(str(index + 1) for index in pivots)}"
-        )
-    for index in range(pivots[0], len(steps)) if pivots else ():
-        where = f"saga {saga!r}: step number {index + 1}"
-        if steps[index].compensation is not None:
-            raise DefinitionError(
-                f"{where} has a compensation and is on or after the pivot, from which there is "
-                f"no rollback: remove one of the two"
-            )
-        if steps[index].options.get("on_lost") == "undo":
-            raise DefinitionError(
-                f"{where} is on or after the pivot, where a step is always run again: expected "
-                f"no on_lost= or 'rerun', found 'undo'"
-            )
-
-
-def _check_options(where: str, step: LocalSagaStep) -> None:
-    for operation, role in ((step.action, ""), (step.compensation, ", its compensation")):
-        if operation is not None and functions.is_plain(operation.callback):
-            given = operation.options.get("context")
-            check_function(f"{where}{role}", operation.callback, given)
-        limit = operation.options.get("max_attempts") if operation else None
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {limit!r}")
-    if step.options.get("read_only"):
-        _check_read_only(where, step)
-    if step.options.get("compensate_on_failure") and step.compensation is None:
-        raise DefinitionError(
-            f"{where} has compensate_on_failure= and no compensation: give it one with "
-            f".on_failure()"
-        )
-
-
-def _check_read_only(where: str, step: LocalSagaStep) -> None:
-    if step.compensation is not None:
-        raise DefinitionError(
-            f"{where} has a compensation and read_only=True, which says that there is nothing to "
-            f"compensate: remove one of the two"
-        )
-    if step.options.get("on_lost") == "undo":
-        raise DefinitionError(
-            f"{where} has read_only=True, and such a step is always run again: expected no "
-            f"on_lost= or 'rerun', found 'undo'"
-        )
-
-
-def _check_retries(saga: str, steps: list[LocalSagaStep]) -> None:
-    pivot = next((i for i, step in enumerate(steps) if step.options.get("pivot")), len(steps))
-    for index, step in enumerate(steps[: pivot + 1]):
-        limit = step.action.options.get("max_attempts") if step.action else None
-        retriable = step.options.get("retriable")
-        where = f"saga {saga!r}: step number {index + 1}"
-        if retriable and limit is None:
-            raise DefinitionError(
-                f"{where} is retriable and is not after the pivot: say how often with max_attempts="
-            )
-        given = step.action.options if step.action else {}
-        for option in ("max_attempts", "retry_backoff", "retry_backoff_max"):
-            if given.get(option) is not None and not retriable:
-                raise DefinitionError(f"{where} has {option}= without retriable=True")

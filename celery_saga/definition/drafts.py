@@ -16,7 +16,8 @@ from celery_saga.core.plan import Call, PlanStep
 from celery_saga.definition import functions
 from celery_saga.definition.binding import UnknownParameters, bind
 from celery_saga.definition.operations import SagaOperation
-from celery_saga.definition.steps import LocalSagaStep, SagaStep, names_of
+from celery_saga.definition.steps import LocalSagaStep, SagaStep
+from celery_saga.definition.steps.tree import names_of
 from celery_saga.definition.tasks.declarations import (
     Declaration,
     declaration_of,
@@ -25,20 +26,21 @@ from celery_saga.definition.tasks.declarations import (
 from celery_saga.errors import DefinitionError, UnserializableValue
 
 
-def draft(steps: Sequence[LocalSagaStep], app: Celery | None) -> list[PlanStep | None]:
-    """Return the steps of the plan; ``None`` for a step of which too little is known.
+def draft(steps: Sequence[SagaStep], app: Celery | None) -> list[PlanStep | None]:
+    """Return the local ones in the plan; ``None`` for a step of which too little is known.
 
     Args:
-        steps: the steps of the saga.
+        steps: the steps of the saga, with those in its branches.
         app: the app whose settings apply to tasks that do not name their app, if it is known.
     """
     names = names_of(steps, [_label(step) for step in steps])
-    return [_draft_step(step, name, app) for step, name in zip(steps, names, strict=True)]
+    named = zip(steps, names, strict=True)
+    return [_draft_step(step, name, app) for step, name in named if isinstance(step, LocalSagaStep)]
 
 
-def _label(step: LocalSagaStep) -> str:
+def _label(step: SagaStep) -> str:
     """The same as :attr:`LocalSagaStep.name`, without making a lazy task."""
-    target = step.action.callback if step.action else None
+    target = step.action.callback if isinstance(step, LocalSagaStep) and step.action else None
     declared = declaration_of(target)
     if step.options.get("name") or declared is None:
         return step.name
@@ -53,9 +55,8 @@ def check_known(steps: Sequence[SagaStep]) -> None:
         DefinitionError: a step takes any arguments, and has no ``inputs=``.
     """
     for step in steps:
-        if isinstance(step, LocalSagaStep):
-            for operation in filter(None, (step.action, step.compensation)):
-                _draft_call(_label(step), operation, None, None)
+        for _, operation in step.operations():
+            _draft_call(_label(step), operation, None, None)
 
 
 def _draft_step(step: LocalSagaStep, name: str, app: Celery | None) -> PlanStep | None:

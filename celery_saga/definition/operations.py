@@ -37,6 +37,9 @@ STEP_OPTIONS = frozenset(
 
 # For type checkers only: nothing reads these at run time.
 
+#: In which order the compensations of branches run.
+Order = Literal["reverse", "parallel"]
+
 
 class CallOptions(TypedDict, total=False):
     """How a task is called: a step's, or a compensation's.
@@ -105,6 +108,31 @@ class LocalOptions(PairedOptions, total=False):
     parameters: Mapping[str, Any] | None
 
 
+class ParallelOptions(TypedDict, total=False):
+    """The options of a group of parallel branches: see :meth:`Saga.parallel_step`."""
+
+    name: str | None
+    compensate: Order
+
+
+class ForEachOptions(TypedDict, total=False):
+    """The options of a loop: see :meth:`Saga.for_each`."""
+
+    as_: str
+    parallel: bool
+    returns: str | None
+    name: str | None
+    compensate: Order
+
+
+class NestedOptions(TypedDict, total=False):
+    """The options of a saga as a step of another one: see :meth:`Saga.nested_step`."""
+
+    name: str | None
+    inputs: Sequence[str] | Mapping[str, str] | None
+    returns: Sequence[str] | Mapping[str, str] | None
+
+
 @dataclass(frozen=True, init=False)
 class SagaOperation:
     """A task or function with the constants that it is called with.
@@ -144,11 +172,11 @@ class SagaOperation:
 
 #: What cannot be a step, and what to do instead.
 _UNSUPPORTED = {
-    "group": "steps run one after the other: make each of its tasks a step of its own",
-    "chord": "steps run one after the other: make each of its tasks a step of its own",
+    "group": "make its tasks the branches of a parallel_step()",
+    "chord": "make its tasks the branches of a parallel_step(), and its body the next step",
     "chain": "make each of its tasks a step of its own",
     "signature": "give the task itself, and its arguments with inputs= and parameters={...}",
-    "saga": "make its steps steps of this one, or start it with .delay() in a task",
+    "saga": "add it with nested_step(), or start it with .delay() in a task",
     "tuple": "add each with local_step(), and give it a compensation with .on_failure()",
     "list": "add each with local_step(), and give it a compensation with .on_failure()",
 }

@@ -15,9 +15,9 @@ from celery.local import PromiseProxy
 from celery.worker import strategy
 
 from celery_saga.definition.builder import SagaDefinition
-from celery_saga.definition.operations import SagaOperation
 from celery_saga.definition.registry import Registry
-from celery_saga.definition.steps import LocalSagaStep, SagaStep
+from celery_saga.definition.steps import SagaStep
+from celery_saga.definition.steps.tree import located
 from celery_saga.definition.tasks.declarations import declaration_of
 from celery_saga.errors import DefinitionError, SetupError
 
@@ -40,9 +40,7 @@ def check_declared(steps: Iterable[SagaStep]) -> None:
         DefinitionError: a step has its own strategy.
     """
     for step in steps:
-        if not isinstance(step, LocalSagaStep):
-            continue
-        for operation in _operations(step):
+        for _, operation in step.operations():
             declared = declaration_of(operation.callback)
             if declared is not None:
                 # Reading a lazy task's own name would make the task.
@@ -82,14 +80,10 @@ def _refusal(task: str, found: str) -> str:
     )
 
 
-def _operations(step: LocalSagaStep) -> Iterator[SagaOperation]:
-    yield from filter(None, (step.action, step.compensation))
-
-
 def _tasks_of(saga: SagaDefinition, app: Celery) -> Iterator[Any]:
     """The tasks of ``app`` that a saga uses. The app is finalized already."""
-    for step in saga.steps:
-        for operation in _operations(step) if isinstance(step, LocalSagaStep) else ():
+    for found in located(saga):
+        for _, operation in found.step.operations():
             target: Any = operation.callback
             if type(target) is PromiseProxy and not target.__evaluated__():
                 continue  # another app's

@@ -62,7 +62,8 @@ class CeleryPublisher:
         return self._messages.made(execution, command)
 
     def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Message]:
-        message = self.message(execution, Dispatch(StepRef((0,), Direction.FORWARD, 1)))
+        first = StepRef(execution.plan.first, Direction.FORWARD, 1)
+        message = self.message(execution, Dispatch(first))
         if self._is_eager(message) or not added_to(self._app, self._app.tasks.get(message["task"])):
             return execution, message
         producer = recorder(self._app)

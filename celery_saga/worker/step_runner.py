@@ -225,7 +225,7 @@ class _Delivery:
         keys = self._step.compensation_reads.difference(update)
         if not keys or result is None:
             return {}
-        found = result if isinstance(result, Mapping) else {self._step.name: result}
+        found = result if isinstance(result, Mapping) else {self._step.key: result}
         try:
             names = [key for key in found if isinstance(key, str)]
             known = {returned_key(key): found[key] for key in names}
@@ -258,7 +258,7 @@ class _Delivery:
             return {}
         if isinstance(result, Mapping):
             return dict(result)
-        return {self._step.name: result}
+        return {self._step.key: result}
 
     def _context_changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
         if result is None or result is True:

@@ -57,11 +57,11 @@ ROWS: dict[str, Row] = {
     ),
     "a group": (
         lambda: Saga("s").local_step(group(charge.s(total=1))),
-        ["a group as a step", "a step of its own"],
+        ["a group as a step", "parallel_step()"],
     ),
     "a chord": (
         lambda: many(step(chord([charge.s(total=1)], refund.s()))),
-        ["a chord as a step", "a step of its own"],
+        ["a chord as a step", "parallel_step()"],
     ),
     "a chain": (
         lambda: Saga("s", steps=[chain(charge.s(total=1), refund.s())]),
@@ -89,7 +89,7 @@ ROWS: dict[str, Row] = {
     ),
     "a saga": (
         lambda: Saga("s").local_step(Saga("inner")),  # type: ignore[arg-type]
-        ["a saga as a step", ".delay()"],
+        ["a saga as a step", "nested_step()"],
     ),
     "what the decorator is put on": (
         lambda: saga_step(compensation=refund)(charge.s(total=1)),

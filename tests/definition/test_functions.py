@@ -10,6 +10,7 @@ import pytest
 
 from celery_saga import Saga, SagaManager
 from celery_saga.definition import functions
+from celery_saga.definition.steps.tree import located
 from celery_saga.errors import DefinitionError
 from tests.definition.building import Importer, importer, new_app, plan_of
 
@@ -97,7 +98,8 @@ class TestWireName:
     ) -> None:
         saga = Saga("order", steps=["some.task"])
         saga.local_step(lambda context: None, **(options if index else {}))
-        assert saga.callable_name(lambda context: None, index, role) == name
+        found = list(located(saga))[index]
+        assert found.callable_name(lambda context: None, role) == name
 
 
 SAGAS = """

@@ -8,7 +8,9 @@ from celery.result import AsyncResult
 from typing_extensions import assert_type
 
 from celery_saga import (
+    ConditionalSagaStep,
     LocalSagaStep,
+    NestedSagaStep,
     Saga,
     SagaContext,
     SagaExecution,
@@ -26,6 +28,20 @@ sagas = SagaManager(app)
 saga = Saga("checkout")
 assert_type(saga.local_step("shop.reserve", inputs=["order_id"]), LocalSagaStep)
 assert_type(saga.commit(), Saga)
+
+# Branches: each kind of step continues the chain.
+inner = Saga("inner", steps=["shop.pay"]).commit()
+tree = Saga("tree")
+tree.parallel_step("shop.reserve", LocalSagaStep("shop.charge", "shop.refund"), inner, name="both")
+tree.parallel_step("shop.a", compensate="parallel").local_step("shop.b").commit()
+assert_type(tree.conditional_step(name="way"), ConditionalSagaStep)
+tree.conditional_step().if_then(lambda context: context.total > 1, inner).else_then(inner)
+tree.local_step("shop.a").conditional_step().if_then("shop.large", "shop.b", inputs=["total"])
+tree.for_each("lines", "shop.pack", as_="line", parallel=True, returns="parcels")
+tree.for_each(("order", "lines", 0), inner, compensate="parallel")
+assert_type(tree.nested_step(inner, inputs=["order_id"], returns={"paid": "id"}), NestedSagaStep)
+NestedSagaStep(inner, name="first")
+tree.parallel_step("shop.a", compensate="sideways")  # type: ignore[arg-type]
 
 result = saga.delay(order_id=7)
 assert_type(result, SagaResult)

@@ -29,7 +29,8 @@ def on_started(execution: SagaExecution, event: Started) -> Decision:
     if execution.status is not SagaStatus.CREATED or execution.due_at is not None:
         return Decision(execution)
     if event.not_before is not None and event.not_before > event.at:
-        execution = execution.with_step((0,), not_before=event.not_before)
+        first = next(execution.frontier())
+        execution = execution.with_step(first, not_before=event.not_before)
         return Decision(check_at(execution, event.not_before))
     return begin(check_at(execution, event.at + CHECK_INTERVAL), (0,), event.at)
 

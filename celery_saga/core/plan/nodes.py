@@ -17,6 +17,7 @@ class PlanStep:
         read_only: the action leaves nothing behind, however it ends.
         on_exhausted: what follows when its attempts are used up: ``compensate``: the rollback;
             ``pause``: the saga is stuck there until an operator has the step tried again.
+        result_key: see :attr:`key`; empty: the step's name.
     """
 
     name: str
@@ -26,6 +27,15 @@ class PlanStep:
     compensate_on_failure: bool | tuple[str, ...] = False
     read_only: bool = False
     on_exhausted: str = "compensate"
+    result_key: str = ""
+
+    @property
+    def key(self) -> str:
+        """The context key of a result that is not a mapping, if the action names none.
+
+        In a nested saga it is the step's name without that of the saga.
+        """
+        return self.result_key or self.name
 
     @cached_property
     def compensation_reads(self) -> frozenset[str]:

@@ -126,6 +126,11 @@ class Plan:
         """Paths of all that is sent as a task; of a loop those of its first item."""
         return tuple(path for path, node in self.walk() if isinstance(node, PlanStep | Choice))
 
+    @cached_property
+    def first(self) -> Path:
+        """Where the first task is; of the branches of a group that of the first."""
+        return (0,) if self.linear else self.leaves[0]
+
     def walk(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """All nodes with their paths, the outer ones first; of a loop's items the first."""
         node = self.at(path)

@@ -1,12 +1,12 @@
-"""The steps of a saga, as its builder keeps them."""
+"""Steps of a saga, and those whose action and compensation are tasks or functions of a project."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_saga.definition.operations import (
     STEP_OPTIONS,
@@ -30,24 +30,43 @@ from celery_saga.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.definition.operations import CallOptions, LocalOptions, PairedOptions, Target
-
-    #: What a saga takes as a step.
-    Step: TypeAlias = Target | "SagaStep"
+    from celery_saga.definition.operations import (
+        CallOptions,
+        ForEachOptions,
+        LocalOptions,
+        NestedOptions,
+        PairedOptions,
+        ParallelOptions,
+        Target,
+    )
 
 
 class StepOwner(Protocol):
-    """What a step requires of the saga that it belongs to."""
+    """What a step requires of the saga that it belongs to, or that it has inside."""
 
     @property
     def name(self) -> str: ...
 
     @property
+    def own_name(self) -> str | None: ...
+
+    @property
     def committed(self) -> bool: ...
 
-    def local_step(
-        self, step: Step | None = None, **options: Unpack[LocalOptions]
-    ) -> LocalSagaStep: ...
+    @property
+    def steps(self) -> tuple[SagaStep, ...]: ...
+
+    def local_step(self, step: Any = None, **options: Unpack[LocalOptions]) -> LocalSagaStep: ...
+
+    def parallel_step(self, *branches: Any, **options: Unpack[ParallelOptions]) -> SagaStep: ...
+
+    def conditional_step(self, *, name: str | None = None) -> ConditionalStep: ...
+
+    def for_each(self, over: Any, body: Any, **options: Unpack[ForEachOptions]) -> SagaStep: ...
+
+    def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> SagaStep: ...
+
+    def validate(self) -> None: ...
 
     def commit(self) -> Any: ...
 
@@ -55,8 +74,13 @@ class StepOwner(Protocol):
 class SagaStep(ABC):
     """A step of a saga. Its methods delegate to the saga, so that a definition reads as a chain."""
 
+    #: The options of the step; of all kinds of steps they may have ``name``.
+    options: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(self) -> None:
         self._saga: StepOwner | None = None
+        #: The line of the user's code that made it.
+        self.line = users_line()
 
     @property
     def saga(self) -> StepOwner:
@@ -71,11 +95,31 @@ class SagaStep(ABC):
             )
         return self._saga
 
+    @property
+    def name(self) -> str:
+        """The step's name: the given name, or that of its kind."""
+        return str(self.options.get("name") or type(self).__name__)
+
+    @property
+    def children(self) -> Sequence[SagaStep]:
+        """The steps inside of it."""
+        return ()
+
+    def part(self, place: int) -> str:
+        """What one of its children is called in texts."""
+        return f"part number {place + 1}"
+
+    def operations(self) -> Iterator[tuple[str, SagaOperation]]:
+        """What it calls itself, each with its role; what its children call is theirs."""
+        yield from ()
+
     def attach(self, saga: StepOwner) -> None:
-        """Make the step part of ``saga``."""
+        """Make the step, and all steps inside of it, part of ``saga``."""
         if self._saga is not None:
             raise AlreadyOnSagaException("the step belongs to a saga already: make a new one")
         self._saga = saga
+        for child in self.children:
+            child.attach(saga)
 
     def _check_open(self) -> None:
         if self._saga is not None and self._saga.committed:
@@ -87,17 +131,51 @@ class SagaStep(ABC):
     def validate(self) -> None:
         """Raise if the step is not complete."""
 
-    def local_step(
-        self, step: Step | None = None, **options: Unpack[LocalOptions]
-    ) -> LocalSagaStep:
-        """Check this step and add the next one to its saga."""
+    def _complete(self) -> StepOwner:
         self.validate()
-        return self.saga.local_step(step, **options)
+        return self.saga
+
+    def local_step(self, step: Any = None, **options: Unpack[LocalOptions]) -> LocalSagaStep:
+        """Check this step and add the next one to its saga."""
+        return self._complete().local_step(step, **options)
+
+    def parallel_step(self, *branches: Any, **options: Unpack[ParallelOptions]) -> SagaStep:
+        """Check this step and add parallel branches to its saga."""
+        return self._complete().parallel_step(*branches, **options)
+
+    def conditional_step(self, *, name: str | None = None) -> ConditionalStep:
+        """Check this step and add a choice to its saga."""
+        return self._complete().conditional_step(name=name)
+
+    def for_each(self, over: Any, body: Any, **options: Unpack[ForEachOptions]) -> SagaStep:
+        """Check this step and add a loop to its saga."""
+        return self._complete().for_each(over, body, **options)
+
+    def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> SagaStep:
+        """Check this step and add another saga as the next step."""
+        return self._complete().nested_step(saga, **options)
 
     def commit(self) -> Any:
         """Check this step and commit its saga, which is returned."""
-        self.validate()
-        return self.saga.commit()
+        return self._complete().commit()
+
+
+class ConditionalStep(SagaStep):
+    """What a choice offers to the chain in which it is defined."""
+
+    @abstractmethod
+    def if_then(
+        self,
+        condition: Target,
+        saga: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ConditionalStep:
+        """Add an alternative, which is taken if its condition is the first true one."""
+
+    @abstractmethod
+    def else_then(self, saga: Any) -> ConditionalStep:
+        """Set the alternative that is taken if no condition is true."""
 
 
 class LocalSagaStep(SagaStep):
@@ -118,11 +196,9 @@ class LocalSagaStep(SagaStep):
         super().__init__()
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
-        self.options: Mapping[str, Any] = MappingProxyType({})
+        self.options = MappingProxyType({})
         #: Whether it takes the compensation that is declared with its task.
         self._paired = True
-        #: The line of the user's code that made it.
-        self.line = users_line()
         if on_execute is not None:
             given: dict[str, Any] = dict(options)
             self._execute(on_execute, given.pop("parameters", None), given)
@@ -226,6 +302,13 @@ class LocalSagaStep(SagaStep):
         given = self.options.get("name")
         return str(given) if given else (self.action.label if self.action else "?")
 
+    def operations(self) -> Iterator[tuple[str, SagaOperation]]:
+        """Its action and its compensation."""
+        if self.action is not None:
+            yield "action", self.action
+        if self.compensation is not None:
+            yield "compensation", self.compensation
+
     def validate(self) -> None:
         """Raise if the step has no action."""
         if self.action is None and self.compensation is None:
@@ -239,19 +322,3 @@ class LocalSagaStep(SagaStep):
         arrow = f" <-> {self.compensation.label}" if self.compensation else ""
         pivot = " (pivot)" if self.options.get("pivot") else ""
         return f"{self.name}{arrow}{pivot}"
-
-
-def names_of(steps: Sequence[LocalSagaStep], labels: Sequence[str]) -> list[str]:
-    """Return one name per step; a repeated task gets a number from its second use on."""
-    given = {step.options["name"] for step in steps if step.options.get("name")}
-    names: list[str] = []
-    for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
-        # A lambda has no useful name, and the name is part of idempotency keys.
-        label = f"step_{number}" if label == "<lambda>" else label
-        base = name = label.replace("/", "_")
-        count = 1
-        while name in names or (name in given and not step.options.get("name")):
-            count += 1
-            name = f"{base}_{count}"
-        names.append(name)
-    return names

@@ -1,0 +1,155 @@
+"""Makes the nodes of a plan from the steps of a definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celery import Celery
+
+from celery_saga.core.failures import class_name
+from celery_saga.core.plan import Call, Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
+from celery_saga.definition.planning.calls import Calls
+from celery_saga.definition.planning.seen import check_seen
+from celery_saga.definition.steps import (
+    ConditionalSagaStep,
+    ForEachSagaStep,
+    LocalSagaStep,
+    NestedSagaStep,
+    ParallelSagaStep,
+    SagaStep,
+    StepOwner,
+)
+from celery_saga.definition.steps.tree import Located, names_of, own_steps
+from celery_saga.definition.tasks.routes import filled
+from celery_saga.errors import DefinitionError
+from celery_saga.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The steps of one saga: their names in it, and what comes before these in the plan."""
+
+    prefix: str
+    names: Mapping[int, str]
+
+
+class Nodes:
+    """Makes the nodes of one plan, in the order of the definition.
+
+    Args:
+        app: the app that runs the saga.
+        found: all steps, with their places.
+        completed: by their identities, the steps with what is declared for their tasks.
+    """
+
+    def __init__(
+        self, app: Celery, found: Iterable[Located], completed: Mapping[int, LocalSagaStep]
+    ) -> None:
+        self._app, self._completed = app, completed
+        self._found = {id(each.step): each for each in found}
+        self._past_pivot = False
+        #: The steps of the saga itself, without those of sagas nested in it.
+        self.own: list[PlanStep] = []
+
+    def of(self, saga: StepOwner, prefix: str = "") -> tuple[Node, ...]:
+        """Return the nodes of a saga's steps; their names begin with ``prefix``."""
+        steps = own_steps(saga)
+        known = [self._completed.get(id(step), step) for step in steps]
+        names = names_of(known, [step.name for step in known])
+        level = _Level(prefix, {id(step): name for step, name in zip(steps, names, strict=True)})
+        return tuple(self._node(step, level) for step in saga.steps)
+
+    def _node(self, step: SagaStep, level: _Level) -> Node:
+        name = level.prefix + level.names[id(step)]
+        if isinstance(step, LocalSagaStep):
+            return self._step(step, level, name)
+        if isinstance(step, NestedSagaStep):
+            return self._nested(step, name)
+        together = step.options.get("compensate") == "parallel"
+        if isinstance(step, ParallelSagaStep):
+            branches = tuple(self._node(branch, level) for branch in step.children)
+            return Parallel(name, branches, together)
+        if isinstance(step, ForEachSagaStep):
+            body = _collected(self._node(step.body, level), step.returns)
+            way = (step.parallel, step.returns, together)
+            return ForEach(name, step.over, step.item, body, *way)
+        assert isinstance(step, ConditionalSagaStep)
+        return self._choice(step, level, name)
+
+    def _nested(self, step: NestedSagaStep, name: str) -> NestedSaga:
+        made = NestedSaga(name, self.of(step.nested, f"{name}."), step.inputs, step.returns)
+        check_seen(made)
+        return made
+
+    def _choice(self, step: ConditionalSagaStep, level: _Level, name: str) -> Choice:
+        calls = Calls(self._app, self._found[id(step)], name)
+        cases = []
+        for (role, condition), inner in zip(step.operations(), step.children, strict=False):
+            attempts = condition.options.get("max_attempts", None if self._past_pivot else 1)
+            cases.append(Case(calls.of(condition, role, True, attempts), self._node(inner, level)))
+        rest = None if step.otherwise is None else self._node(step.otherwise, level)
+        return Choice(name, tuple(cases), rest)
+
+    def _step(self, original: LocalSagaStep, level: _Level, name: str) -> PlanStep:
+        step = self._completed[id(original)]
+        assert step.action is not None
+        options, key = step.options, level.names[id(original)]
+        calls = Calls(self._app, self._found[id(original)], name)
+        attempts: int | None = 1
+        read_only = bool(options.get("read_only"))
+        if self._past_pivot or options.get("retriable"):
+            attempts = step.action.options.get("max_attempts")
+        made = PlanStep(
+            name,
+            calls.of(step.action, "action", read_only or options.get("on_lost"), attempts),
+            self._compensation(step, calls),
+            pivot=bool(options.get("pivot")),
+            compensate_on_failure=_class_names(
+                name, self._app, options.get("compensate_on_failure", False)
+            ),
+            read_only=read_only,
+            on_exhausted=options.get("on_exhausted") or "compensate",
+            result_key=key if key != name else "",
+        )
+        self._past_pivot = self._past_pivot or made.pivot
+        if not level.prefix:
+            self.own.append(made)
+        return made
+
+    def _compensation(self, step: LocalSagaStep, calls: Calls) -> Call | None:
+        if step.action is None or step.compensation is None:
+            return None
+        limit = Settings.of(self._app).compensation_max_attempts
+        attempts = step.compensation.options.get("max_attempts", limit)
+        compensation = calls.of(step.compensation, "compensation", True, attempts)
+        given = {key: step.action.options.get(key) for key in ("queue", "priority")}
+        given = {key: value for key, value in given.items() if value is not None}
+        return filled(self._app, compensation, given)
+
+
+def _collected(body: Node, key: str | None) -> Node:
+    """The body of a loop, whose single task puts its result under the key that is collected."""
+    if key is None or not isinstance(body, PlanStep) or body.action.style == "context":
+        return body
+    return replace(body, action=replace(body.action, returns=key))
+
+
+def _class_names(step: str, app: Celery, given: Any) -> bool | tuple[str, ...]:
+    if isinstance(given, bool):
+        return given
+    classes = given if isinstance(given, (list, tuple)) else (given,)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise DefinitionError(
+                f"step {step!r}: compensate_on_failure: expected True, False or exception classes, "
+                f"found {cls!r}"
+            )
+    names: list[str] = []
+    for cls in classes:
+        names.append(class_name(cls))
+        if cls.__module__ == "__main__" and app.main:
+            # A worker imports the script under the name that Celery gives its tasks.
+            names.append(f"{app.main}.{cls.__qualname__}")
+    return tuple(names)
