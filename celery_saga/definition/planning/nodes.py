@@ -101,10 +101,11 @@ class Nodes:
         read_only = bool(options.get("read_only"))
         if self._past_pivot or options.get("retriable"):
             attempts = step.action.options.get("max_attempts")
+        compensation = self._compensation(step, calls)
         made = PlanStep(
             name,
             calls.of(step.action, "action", read_only or options.get("on_lost"), attempts),
-            self._compensation(step, calls),
+            compensation,
             pivot=bool(options.get("pivot")),
             compensate_on_failure=_class_names(
                 name, self._app, options.get("compensate_on_failure", False)

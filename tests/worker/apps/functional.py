@@ -14,6 +14,7 @@ app = Celery(
         "tests.worker.apps.steps",
         "tests.worker.apps.canvas",
         "tests.worker.apps.original",
+        "tests.worker.apps.trees",
     ],
 )
 sagas = SagaManager(app)
