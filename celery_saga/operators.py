@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from celery_saga.core.context.data import encoded
+from celery_saga.core.context.data import encoded, values_of
 from celery_saga.core.decide.operators import OfStuckSagas
 from celery_saga.core.events import (
     PauseRequested,
@@ -95,7 +95,7 @@ class Operators:
         handle, update = self._handle(saga_id), encoded(context or {}, self._runtime.codec)
         if update:
             after = handle.execution.with_values(update)
-            encoded(after.values).check_size(self._runtime.settings.context_limit)
+            values_of(after.values).check_size(self._runtime.settings.context_limit)
         return self._settle(handle, RetryRequested(self._now(), _who(by), update))
 
     def skip(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:

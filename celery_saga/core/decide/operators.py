@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from celery_saga.core.context.data import Values, values_of
+from celery_saga.core.context.scoped import stored_name
 from celery_saga.core.decide.forward import over, send_what_waited
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
@@ -38,6 +40,7 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
+from celery_saga.core.plan import Path
 from celery_saga.core.state import replace
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
@@ -161,13 +164,34 @@ def retryable(execution: SagaExecution) -> bool:
 
 
 def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecution:
-    """The execution with an operator's values, which hold for all that is still to run."""
+    """The execution with an operator's values, which hold for all that is still to run.
+
+    In branches and items they hold for what holds the saga up, also where its own scope has a key.
+    """
     for path, step in list(execution.steps.items()) if update else ():
         kept = {key: text for key, text in (step.kept or {}).items() if key not in update}
         if step.kept:
             execution = execution.with_step(path, kept=kept or None)
     replaced = {key: it for key, it in (execution.replaced or {}).items() if key not in update}
-    return replace(execution, replaced=replaced or None).with_values(update)
+    execution = replace(execution, replaced=replaced or None).with_values(update)
+    ended = (StepStatus.FAILED, StepStatus.UNKNOWN, StepStatus.COMPENSATION_FAILED)
+    for path, step in list(execution.steps.items()) if not execution.plan.linear else ():
+        if step.status in ended:
+            execution = _edited_around(execution, path, values_of(update))
+    return execution
+
+
+def _edited_around(execution: SagaExecution, path: Path, update: Values) -> SagaExecution:
+    for depth in range(1, len(path) + 1):
+        scope = execution.plan.scopes(path[:depth])[0].id
+        texts = {
+            key: update.text(key)
+            for key in update
+            if scope and stored_name(scope, key) in execution.values
+        }
+        changed = Values(texts=texts, codec=update.codec)
+        execution = execution.with_values(changed, path=path[:depth])
+    return execution
 
 
 def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
