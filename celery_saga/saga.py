@@ -13,10 +13,12 @@ from celery.local import Proxy
 from celery_saga.core.context.codec import check
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT
+from celery_saga.core.plan import Plan
 from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
 from celery_saga.definition.builder import SagaDefinition, Self
 from celery_saga.definition.drafts import check_known, draft
+from celery_saga.definition.planner import build_plan
 from celery_saga.definition.steps import NestedSagaStep
 from celery_saga.definition.steps.tree import local_steps, located, own_steps
 from celery_saga.definition.strategies import check_declared
@@ -71,6 +73,15 @@ class Saga(SagaDefinition):
                 # The one that Celery makes where no app is current, as in new threads.
                 found = only_app() or found
         return found
+
+    @property
+    def plan(self) -> Plan:
+        """The plan by which its app runs it, as data; ``print(saga.plan)`` shows the tree.
+
+        Raises:
+            DefinitionError: the saga cannot be run; the text says what to change.
+        """
+        return build_plan(self, self.app)
 
     def own_app(self) -> Celery | None:
         """The app that it is bound to: given, or that of its tasks; ``None``: any may run it.

@@ -304,6 +304,33 @@ def test_a_plan_of_a_tree_survives_its_text(queue: str | None) -> None:
     assert Plan.from_text(plan.text) == plan
 
 
+def test_its_plan_shows_the_tree_with_its_paths() -> None:
+    saga = Saga("s", app=app)
+    saga.local_step(LocalSagaStep(reserve, name="hold", pivot=True)).parallel_step(note, ship)
+    choice = saga.for_each(("order", "lines"), ship, as_="line").conditional_step()
+    choice.if_then(is_large, Saga("gift", steps=[note]).commit()).else_then(note)
+    saga.for_each("lines", LocalSagaStep(ship), parallel=True)
+    assert str(saga.commit().plan).splitlines() == [
+        "s",
+        "  0      hold: trees.reserve (pivot)",
+        "  1      parallel: all at once",
+        "  1.0    shared_note: trees.shared_note",
+        "  1.1    ship: trees.ship",
+        "  2      for_each: for each 'line' in context['order']['lines'], one after the other",
+        "  2.0    ship_2: trees.ship",
+        "  3      choice: by trees.is_large, else the last",
+        "  3.0    gift: one after the other",
+        "  3.0.0  gift.shared_note: trees.shared_note",
+        "  3.1    shared_note_2: trees.shared_note",
+        "  4      for_each_2: for each 'item' in context['lines'], all at once",
+        "  4.0    ship_3: trees.ship",
+    ]
+
+
+def test_a_plan_shows_compensations() -> None:
+    assert str(payment(app=app).plan).endswith("0  charge: trees.charge <-> trees.refund")
+
+
 def test_its_repr_shows_the_tree() -> None:
     saga = Saga("s", steps=[charge])
     saga.parallel_step(LocalSagaStep(reserve, release), payment())

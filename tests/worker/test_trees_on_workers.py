@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_saga import LocalSagaStep, Saga, SagaCompensated, SagaResult
+from celery_saga import LocalSagaStep, Saga, SagaCompensated, SagaManager, SagaResult
 from tests.helpers import wait_for
 from tests.worker.apps.steps import compensation, early, late
 
@@ -175,6 +175,63 @@ class TestChoice:
             result.get(timeout=40)
         assert caught.value.step == "way"
         assert ended(shared.journal, result, "c") == ["a"]
+
+
+class TestRequests:
+    def test_a_cancel_lets_all_branches_end(self, trees: Any, shared: Any) -> None:
+        result = trees.first.delay(hold=["both.a/f", "both.b/f"])
+        shared.journal.wait(result.id, "began", 2)
+        assert result.cancel()
+        for gate in ("both.b/f", "both.a/f"):
+            shared.journal.open(result.id, gate)
+        assert shared.settled(result) == "COMPENSATED"
+        assert sorted(ended(shared.journal, result, "c")) == ["both.a", "both.b"]
+
+    def test_a_cancel_that_kills_them(self, trees: Any, shared: Any) -> None:
+        result = trees.first.delay(hold=["both.a/f", "both.b/f"])
+        shared.journal.wait(result.id, "began", 2)
+        assert result.cancel(terminate=True)
+        assert shared.settled(result) == "COMPENSATED"
+        assert ended(shared.journal, result, "f") == []
+        assert sorted(ended(shared.journal, result, "c")) == ["both.a", "both.b"]
+
+    def test_a_pause_between_two_branches(self, trees: Any, shared: Any) -> None:
+        result = trees.group.delay(hold=["b/f"])
+        shared.journal.wait(result.id, "began", 2)
+        manager = SagaManager(shared.app)
+        manager.pause(result.id)
+        shared.journal.open(result.id, "b/f")
+        wait_for(lambda: "RUNNING" not in result.progress.values())
+        assert result.status == "PAUSED"
+        manager.resume(result.id)
+        assert shared.settled(result) == "COMPLETED"
+
+    def test_a_deadline(self, trees: Any, shared: Any) -> None:
+        result = trees.first.apply_async({"hold": ["both.a/f"]}, deadline=1)
+        wait_for(lambda: result.execution.rollback_reason is not None)
+        shared.journal.open(result.id, "both.a/f")
+        assert shared.settled(result) == "COMPENSATED"
+
+    def test_in_a_chain(self, trees: Any, shared: Any) -> None:
+        signature = trees.loop.s(items=[1, 2])
+        assert signature.apply_async().get(timeout=40)["doubled"] == [2, 4]
+
+
+@pytest.mark.parametrize("way", ["one by one", "one script"])
+def test_both_ways_to_write(sites: Any, way: str) -> None:
+    """Messages of several branches, published after the save or stored with it."""
+    site = sites[way]
+    saga = Saga("ways", app=site.app)
+    branches = [LocalSagaStep(late, compensation, name=f"b{number}") for number in range(20)]
+    saga.parallel_step(*branches).local_step(LocalSagaStep(late, name="z")).commit()
+    good, bad = saga.delay(), saga.delay(fail=["z/f"])
+    site.worker()
+    assert site.settled(good, timeout=90) == "COMPLETED"
+    assert site.settled(bad, timeout=90) == "COMPENSATED"
+    began = site.journal.began(bad.id)
+    assert sorted(began) == sorted(
+        ["z/f", *(f"b{number}/{way}" for number in range(20) for way in "fc")]
+    )
 
 
 class TestKills:

@@ -26,7 +26,7 @@ from celery_saga.core.plan.nodes import (
     children,
     with_calls,
 )
-from celery_saga.core.plan.text import node_from_dict, to_dict
+from celery_saga.core.plan.text import node_from_dict, shown, to_dict
 from celery_saga.core.state import Direction
 
 #: Where a node is in the tree: indexes from the root inwards; of a loop's body, that of the item.
@@ -194,6 +194,12 @@ class Plan:
     def text(self) -> str:
         """The plan as JSON; what makes two plans differ makes their texts differ."""
         return JSON.dumps(to_dict(self), "plan")
+
+    def __str__(self) -> str:
+        """The tree, a line for each node with its path."""
+        width = max(len(dotted(path)) for path, _ in self.walk())
+        lines = [f"{dotted(path):<{width}}  {shown(node)}" for path, node in self.walk() if path]
+        return "\n".join([self.saga, *(f"  {line}" for line in lines)])
 
     @cached_property
     def hash(self) -> str:

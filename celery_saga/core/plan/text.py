@@ -38,6 +38,23 @@ def to_dict(item: Any) -> Any:
     return [to_dict(part) for part in item] if isinstance(item, tuple) else item
 
 
+def shown(node: Node) -> str:
+    """A node in one line: its name, and what it does."""
+    if isinstance(node, PlanStep):
+        arrow = f" <-> {node.compensation.task}" if node.compensation else ""
+        return f"{node.name}: {node.action.task}{arrow}{' (pivot)' if node.pivot else ''}"
+    if isinstance(node, Choice):
+        rest = "" if node.otherwise is None else ", else the last"
+        return f"{node.name}: by {', '.join(each.condition.task for each in node.cases)}{rest}"
+    if isinstance(node, ForEach):
+        keys = "".join(f"[{key!r}]" for key in node.over)
+        way = "all at once" if node.parallel else "one after the other"
+        return f"{node.name}: for each {node.item!r} in context{keys}, {way}"
+    if isinstance(node, Parallel):
+        return f"{node.name}: all at once"
+    return f"{node.name}: one after the other"
+
+
 def node_from_dict(data: dict[str, Any]) -> Node:
     """The reverse of :func:`to_dict` for a node."""
     read: dict[str, Callable[[Any], Any]] = {
