@@ -12,7 +12,9 @@
           EmptySagaStepException                      no callback at all
           UndefinedOnExecuteException                 a compensation without an action
           AlreadyOnSagaException                      a step added twice
-          MultipleOnExecuteException, MultipleOnFailureException, MultipleElseThenException
+          MultipleOnExecuteException
+          MultipleOnFailureException
+          MultipleElseThenException
       SetupError                                      the app or the store is not set up for sagas
       UnserializableValue (ValueError)                not JSON-serializable; names the key path
       ContextTooLarge (ValueError)                    more than saga_context_limit allows
@@ -319,10 +321,8 @@ class IllegalSagaId(SagaExecutionException, ValueError):
         self.what, self.saga_id = what, saga_id
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}: expected 1 to 64 letters, digits, '.', '_' or '-', "
-            f"found {self.saga_id!r}"
-        )
+        expected = "1 to 64 letters, digits, '.', '_' or '-'"
+        return f"{self.what}: expected {expected}, found {self.saga_id!r}"
 
 
 class SagaPastPivot(SagaExecutionException):

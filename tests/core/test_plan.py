@@ -20,10 +20,10 @@ from celery_saga.core.plan import (
     Choice,
     ForEach,
     Input,
+    NestedSaga,
     Parallel,
     Plan,
     PlanStep,
-    SubSaga,
 )
 from celery_saga.errors import UnserializableValue
 from tests.definition.building import Importer, importer
@@ -88,7 +88,7 @@ keys = st.dictionaries(text, text, max_size=2)
 nodes = st.recursive(
     steps,
     lambda inner: (
-        st.builds(SubSaga, text, st.lists(inner, max_size=3).map(tuple), st.none() | keys)
+        st.builds(NestedSaga, text, st.lists(inner, max_size=3).map(tuple), st.none() | keys)
         | st.builds(Parallel, text, st.lists(inner, max_size=3).map(tuple), st.booleans())
         | st.builds(ForEach, text, paths, text, inner, st.booleans(), st.none() | text)
         | st.builds(
@@ -212,6 +212,7 @@ CHANGED = {
     "pivot": changed_step(pivot=False),
     "read_only": changed_step(read_only=True),
     "on_exhausted": changed_step(on_exhausted="pause"),
+    "result_key": changed_step(result_key="payment"),
     "classes": changed_step(compensate_on_failure=("shop.Timeout",)),
     "all classes": changed_step(compensate_on_failure=True),
     "no classes": changed_step(compensate_on_failure=False),
@@ -248,7 +249,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 5), (PlanStep, 7), (Call, 10), (Input, 4)):
+        for cls, words in ((Plan, 5), (PlanStep, 8), (Call, 10), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

@@ -1,4 +1,4 @@
-"""Sagas that are trees, one line a scenario: what happens, what is sent, how it stands then."""
+"""Sagas that are trees, one line a scenario: what happens, what is sent, its state then."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide import decide
 from celery_saga.core.events import Started, StepSucceeded
 from celery_saga.core.execution import Claim, SagaExecution, StepRef
-from celery_saga.core.plan import Call, Parallel, Plan, PlanStep, SubSaga
+from celery_saga.core.plan import Call, NestedSaga, Parallel, Plan, PlanStep
 from celery_saga.stores.redis.store import RedisStore
 from celery_saga.testing.embedded import EmbeddedValkey
 
@@ -29,7 +29,9 @@ def step(name: str) -> PlanStep:
 PLAN = Plan(
     "groups",
     (
-        Parallel("together", (step("a"), step("b"), SubSaga("c", (step("c.one"), step("c.two"))))),
+        Parallel(
+            "together", (step("a"), step("b"), NestedSaga("c", (step("c.one"), step("c.two"))))
+        ),
         step("last"),
     ),
 )
