@@ -141,7 +141,7 @@ def test_an_unavailable_broker_is_not_asked_for_an_exchange() -> None:
 
 
 def test_what_a_broker_did_not_take_is_known_as_unsent() -> None:
-    """And is not counted as taken by a worker that does not know of sagas."""
+    """And does not count as received by a worker without the plugin."""
     app = Celery("unsent", broker="redis://127.0.0.1:1", set_as_current=False)
     app.conf.update(saga_store_url="memory://", task_publish_retry=False)
     SagaManager(app)

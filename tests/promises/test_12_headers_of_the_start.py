@@ -73,7 +73,7 @@ class TestEverySender:
         assert [line["tenant"] for line in lines] == ["acme"] * len(steps)
 
     def test_a_lost_message(self, tenants, journal):
-        """No worker consumes this one's queue until its message is lost."""
+        """No worker consumes this one's queue until its message is deleted."""
         module, site = tenants
         headers = {"tenant": "acme"}
         result = module.SAGAS["forward"].apply_async({}, headers=headers, queue="lost-tenants")

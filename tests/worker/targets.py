@@ -110,7 +110,7 @@ SitePair = tuple[Site, Worker]
 
 @contextmanager
 def site_pair_of(journal: Journal, folder: Path) -> Iterator[SitePair]:
-    """An pair of sites on a server of its own."""
+    """A site and a worker that takes over, on a server of its own."""
     with EmbeddedValkey() as server:
         site = Site(server.url(), journal, folder)
         rescuer = site.start("-Q", "rescue", "-c", "4", app="tests.worker.apps.table")

@@ -95,7 +95,7 @@ class TestKilled:
         assert result.context["number"] == kept["number"]
 
     def test_the_same_of_a_step_that_may_run_once_only(self, shop):
-        """Its compensation learns from the database what the saga never heard."""
+        """Its compensation reads from the database what was never reported."""
         shop.worker()
         saga = shop.site.saga(("a", take_at_most_once, put_back), ("b", late))
         result = saga.delay(hold=["a/f/after"])
@@ -132,7 +132,7 @@ class TestKilled:
 
 
 class TestZombie:
-    """A worker does not continue until everybody takes it for dead, and then continues."""
+    """A worker is stopped until the others count it as dead, and then continues."""
 
     def stop(self, shop: Shop, hold: str) -> tuple[Any, Any]:
         worker = shop.worker("-c", "1")
@@ -161,7 +161,7 @@ class TestZombie:
         assert result.execution.revision == revision, "it was reported as an effect"
 
     def test_what_is_reported_late_is_compensated_once(self, shop):
-        """The engine has it compensated in a second round; the database knows of the first."""
+        """The engine compensates it in a second round; the database has the first one."""
         worker, result = self.stop(shop, "a/f/after")
         assert shop.amounts(result) == [1, -1]
 

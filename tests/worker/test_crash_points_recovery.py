@@ -103,7 +103,7 @@ CASES = {
     for way in WAYS
 }
 
-#: What befalls sagas whose workers or messages are lost; the others wait for their time.
+#: What happens to sagas whose workers or messages are lost; the others wait for their time.
 LOST = ("killed", "paused and killed", "lost", "held")
 
 #: Tables of a way; each is run by sweepers of its own, and so are the ends, two at a time.

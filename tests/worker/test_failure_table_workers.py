@@ -1,4 +1,4 @@
-"""The failure table, second part: what ends a worker, on every pool, and who continues."""
+"""The failure table, second part: what ends a worker, on every pool, and what follows."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class TestMainProcessKilled:
     """SIGKILL for the main process alone; its children end with it, by themselves."""
 
     #: Starts a worker and outlives it: the process that supervises ours would end the children of
-    #: one that is lost.
+    #: a process that has ended.
     KEEPER = (
         sys.executable,
         "-c",

@@ -221,7 +221,7 @@ def test_what_has_to_wait_does_not_hold_it_up(app):
 
 
 def test_every_reply_is_acted_upon_however_quickly(app):
-    """The second thread may take up the work before the first has continued."""
+    """The second thread may start the work before the first continues."""
     runtime = runtime_of(app)
     store: Any = runtime.store
     looks: list[Any] = []

@@ -1,4 +1,4 @@
-"""A saga whose record cannot be read does not continue alone: all others are recovered."""
+"""Only a saga whose record cannot be read does not continue: all others are recovered."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_claim_on_it_keeps_no_lost_message_of_another_from_being_sent(site, he
 
 def test_an_older_worker_begins_no_step_of_what_a_newer_version_saved(site):
     """During a roll-out the step is left to a worker that can read its saga."""
-    result = site.saga(("a", early)).delay()  # nothing would compensate it, were it taken for begun
+    result = site.saga(("a", early)).delay()  # if it counted as begun, it would get stuck
     key = f"saga:execution:{result.id}"
     good_head = site.client.hget(key, "head")
     site.client.hset(key, "head", NEWER)

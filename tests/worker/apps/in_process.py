@@ -47,9 +47,7 @@ def main(pool: str) -> None:
     with worker(app, pool):
         found["memory"] = record(journal, result)
     with suppress(AssertionError):
-        wait_for(
-            lambda: not heartbeats(), 20
-        )  # one that is at the store when its worker ends continues
+        wait_for(lambda: not heartbeats(), 20)  # a call of the store continues when its worker ends
     found["heartbeats"] = heartbeats()
     json.dump(found, sys.stdout)
 
