@@ -17,6 +17,7 @@ from celery_saga.core.state import (
     OperatorRequest,
     SagaStatus,
     SagaStepExecution,
+    Signal,
     StepRef,
     StepStatus,
 )
@@ -59,6 +60,10 @@ def _refs(texts: Sequence[str]) -> tuple[StepRef, ...]:
 
 def _requests(found: Sequence[Sequence[Any]]) -> tuple[OperatorRequest, ...]:
     return tuple(OperatorRequest(*each) for each in found)
+
+
+def _signals(found: Sequence[Sequence[Any]]) -> tuple[Signal, ...]:
+    return tuple(Signal(name, payload, tuple(tokens)) for name, payload, *tokens in found)
 
 
 @lru_cache(maxsize=1024)  # the journals of most runs are equal at the same step
@@ -107,6 +112,7 @@ _OF_HEAD: Readers = {
     "active": _refs,
     "journal": journal_of_text,
     "last_requests": _requests,
+    "signals": _signals,
     "rollback_reason": _failure,
     "error": _failure,
 }
@@ -183,6 +189,8 @@ def head_to_dict(execution: Any) -> dict[str, Any]:
         head["journal"] = journal_to_text(execution.journal)
     if execution.last_requests:
         head["last_requests"] = list(map(list, execution.last_requests))
+    if execution.signals:
+        head["signals"] = [[it.name, it.payload, *it.tokens] for it in execution.signals]
     return head
 
 

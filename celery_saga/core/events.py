@@ -237,6 +237,24 @@ class ResolveRequested:
     stuck: int | None = None
 
 
+@dataclass(frozen=True)
+class SignalReceived:
+    """A signal was sent to the saga.
+
+    Args:
+        name: as :meth:`Plan.signal_of` gives it.
+        payload: its JSON text.
+        token: unique to the call that sends it.
+        by: who did it.
+    """
+
+    at: float
+    name: str
+    payload: str = field(repr=False)
+    token: str
+    by: str = ""
+
+
 Event = (
     Started
     | StepSucceeded
@@ -253,6 +271,7 @@ Event = (
     | RetryRequested
     | SkipRequested
     | ResolveRequested
+    | SignalReceived
 )
 
 

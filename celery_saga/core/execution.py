@@ -29,6 +29,7 @@ from celery_saga.core.state import (
     OperatorRequest,
     SagaStatus,
     SagaStepExecution,
+    Signal,
     StepRef,
     StepStatus,
     replace,
@@ -75,20 +76,19 @@ class SagaExecution:
         due_at: when the sweep looks next, store time; ``None``: never.
         wants_result: its end is to be stored as the Celery result of its id.
         result_pending: it is settled, and that is not stored, or its callers are not told.
-        callbacks: the links of the call and the callbacks of the definition that its end is to
-            call, as JSON (:mod:`celery_saga.messaging.callbacks`).
+        callbacks: what its end is to call, as JSON (:mod:`celery_saga.messaging.callbacks`).
         headers: of the message that started it, all but Celery's own, as plain JSON; they are on
             every message of it (:mod:`celery_saga.messaging.headers`).
         history: what operators and exceptional events did; it is for people, and only appended to.
         stuck_count: how often it has got stuck.
         last_requests: of operators, the newest last; no more than a few.
+        signals: that were sent to it, each name once.
         resolved_at: store time at which an operator said last how it has ended.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.
-        run_id: drawn where its saga id was given, so that messages and reports of an earlier
-            saga of that id, which was deleted or expired, are not taken for its own.
-        opened_with: digest of the context that it began with, where its id was given: it tells
-            whether a second start of the id is the same one.
+        run_id: drawn where its saga id was given: messages and reports of an earlier saga of that
+            id, which was deleted or expired, have another one.
+        opened_with: digest of the context that it began with, by which a second start is compared.
         created_at, updated_at: store times of the start and of the last transition.
     """
 
@@ -114,6 +114,7 @@ class SagaExecution:
     history: tuple[Note, ...] = ()
     stuck_count: int = 0
     last_requests: tuple[OperatorRequest, ...] = ()
+    signals: tuple[Signal, ...] = field(default=(), repr=False)  # payloads are in them
     resolved_at: float | None = None
     root_id: str = ""
     parent_id: str = ""

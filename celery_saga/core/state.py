@@ -83,7 +83,7 @@ class StepStatus(str, Enum):
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"  #: sent, or being run
-    WAITING = "WAITING"  #: waits for the engine's next attempt
+    WAITING = "WAITING"  #: waits for the engine's next attempt, a signal or a time
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"  #: it may have happened
@@ -273,7 +273,7 @@ class SagaStepExecution:
             JSON (:mod:`celery_saga.messaging.retries`); this direction.
         log: the newest attempts, the last one last; one that runs is not among them yet.
         chosen: of a choice which alternative was taken, -1: none of them; of a loop how many items
-            it has.
+            it has; of a wait 0, once its timeout has passed.
         asked: of a choice how many of its conditions were answered with a false value.
         left: of a group, and of a loop that runs its items at the same time, how many of its
             branches are not over.
@@ -327,6 +327,20 @@ class Note:
     what: str
     by: str = ""
     detail: str = ""
+
+
+class Signal(NamedTuple):
+    """What is known of a signal.
+
+    Args:
+        name: see :meth:`Plan.signal_of`.
+        payload: its JSON text; ``None``: a wait has used it.
+        tokens: of the newest calls that have sent it; each call counts once.
+    """
+
+    name: str
+    payload: str | None
+    tokens: tuple[str, ...] = ()
 
 
 class OperatorRequest(NamedTuple):

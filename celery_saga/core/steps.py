@@ -17,6 +17,8 @@ from celery_saga.core.plan import (
     Path,
     Plan,
     PlanStep,
+    Sleep,
+    Wait,
     dotted,
 )
 from celery_saga.core.plan.nodes import children
@@ -106,10 +108,10 @@ class Steps(Sequence[SagaStepExecution]):
         return repr(tuple(self._records.values()))
 
     def paths(self) -> list[Path]:
-        """Paths of the steps, and of choices, whose conditions are run as steps are.
+        """Paths of the steps and waits, and of choices, whose conditions are run as steps are.
 
-        Those of an item are there when its loop has begun, and of a choice that was made those of
-        the alternative which was taken.
+        Those of an item are there when its loop has begun, of a choice that was made those of the
+        alternative which was taken, and those behind a timeout when it has passed.
         """
         if not self.whole:
             raise NotLoaded("all steps")
@@ -119,15 +121,17 @@ class Steps(Sequence[SagaStepExecution]):
 
     def _below(self, path: Path) -> Iterator[Path]:
         node = self._plan.at(path)
-        if isinstance(node, PlanStep | Choice):
+        if isinstance(node, PlanStep | Choice | Wait | Sleep):
             yield path
         places: Iterable[int] = range(len(children(node)))
-        if isinstance(node, ForEach | Choice):
+        if isinstance(node, ForEach | Choice | Wait):
             chosen = self[path].chosen
             if isinstance(node, ForEach):
                 places = range(chosen or 0)
             elif chosen is not None:
                 places = (chosen,) if chosen >= 0 else ()
+            elif isinstance(node, Wait):
+                places = ()
         for place in places:
             yield from self._below((*path, place))
 
@@ -175,9 +179,9 @@ class Steps(Sequence[SagaStepExecution]):
             yield from self._inside(path, node)
 
     def _inside(self, path: Path, node: Node) -> Iterator[Path]:
-        """The frontier inside a group, a loop or a choice that has begun."""
+        """The frontier inside a group, a loop or a choice that has begun, or behind a timeout."""
         chosen = self[path].chosen
-        if isinstance(node, Choice):
+        if isinstance(node, Choice | Wait):
             yield from self.frontier((*path, chosen)) if chosen is not None else (path,)
             return
         count = len(node.branches) if isinstance(node, Parallel) else chosen or 0

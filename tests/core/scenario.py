@@ -261,9 +261,14 @@ def _retry(at: float, *changes: str) -> ev.Event:
     return ev.RetryRequested(at, "ann", dict(change.split("=") for change in changes))
 
 
+def _signal(at: float, name: str, token: str = "t") -> ev.Event:
+    return ev.SignalReceived(at, name, "true", token, "ann")
+
+
 _SAGA_WORDS: dict[str, Callable[..., ev.Event]] = {
     "start": _start,
     "overdue": _overdue,
+    "signal": _signal,
     "stored": lambda at, status: ev.ResultStored(at, SagaStatus(status)),
     "cancel": lambda at: ev.CancelRequested(at, "ann"),
     "pause": lambda at: ev.PauseRequested(at, "ann"),

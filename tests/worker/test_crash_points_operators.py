@@ -111,6 +111,11 @@ VERBS = {
         Path("CancelRequested COMPENSATED", "COMPENSATED", "", run={"countdown": 600}),
         "CREATED",
     ),
+    "signal": (
+        "b waits",
+        Path("SignalReceived nothing", "RUNNING", "a", (row(), row(queue="unconsumed"))),
+        "RUNNING",
+    ),
     "terminate": (
         "a runs",
         Path("CancelRequested nothing", "COMPENSATED", "a A", context=HELD),
@@ -247,7 +252,11 @@ def test_a_verb(sites, once, way, verb, place):
     if path.status == "STUCK":  # it is as stuck as before, and the verb may be asked for again
         assert [each.what for each in result.execution.history].count(verb.split()[0]) == 1
         return
-    if verb.startswith(("cancel", "terminate")):
+    if verb == "signal":  # the saga still runs, and the same call changes nothing
+        before = result.execution
+        assert asked.again(verb, result) == before
+        assert [each.what for each in before.history] == ["signal"]
+    elif verb.startswith(("cancel", "terminate")):
         assert asked.again("cancel", result) is False
     else:
         with pytest.raises(SagaNotActionable):

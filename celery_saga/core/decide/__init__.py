@@ -31,6 +31,7 @@ CancelRequested        rollback, at once or when the claimed step has ended
 Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK
 ResolveRequested
+SignalReceived         the wait for it is over; or it is kept until one begins
 =====================  ============================================================================
 """
 
@@ -47,6 +48,7 @@ from celery_saga.core.decide.operators import (
     on_resolve_requested,
     on_resume_requested,
     on_retry_requested,
+    on_signal_received,
     on_skip_requested,
 )
 from celery_saga.core.decide.outcomes import (
@@ -81,6 +83,7 @@ _HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
     events.RetryRequested: on_retry_requested,
     events.SkipRequested: on_skip_requested,
     events.ResolveRequested: on_resolve_requested,
+    events.SignalReceived: on_signal_received,
 }
 
 

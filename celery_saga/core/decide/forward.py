@@ -9,6 +9,11 @@ A node is begun, and once it is over its parent says what is next::
     parallel    all branches                          after the last: their contexts are joined
     choice      its first condition is sent           it is over, too
     for_each    its first item, or all of them        the next item; after the last the lists
+    wait        nothing: for a signal, or a time      after its timeout's branch: it is over, too
+    sleep       nothing: for a time                   -
+
+A wait and a sleep send nothing, and no worker claims them. A wait ends by its signal, which may
+have come before it, or by its timeout; both by their times, at which the sweep checks the saga.
 
 Nothing is begun while the saga is paused, or once a rollback was asked for.
 """
@@ -18,11 +23,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_saga.core.context.data import Values, values_of
-from celery_saga.core.context.scoped import REMOVED, names_in
+from celery_saga.core.context.data import Values
+from celery_saga.core.context.joins import (
+    items_at,
+    joined,
+    lists_of,
+    returned,
+    split_removed,
+    written,
+)
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
+    WAIT_CHECK_INTERVAL,
     call_of,
     check_by,
     deadline_failure,
@@ -32,7 +45,9 @@ from celery_saga.core.decide.transitions import (
     past_pivot,
     ready,
     send,
+    signal_named,
     with_changes,
+    with_signal,
 )
 from celery_saga.core.events import Decision
 from celery_saga.core.execution import (
@@ -50,12 +65,11 @@ from celery_saga.core.plan import (
     Parallel,
     Path,
     PlanStep,
+    Sleep,
+    Wait,
     dotted,
 )
 from celery_saga.core.state import replace
-
-#: Items that a loop may have: each is a part of the checkpoint as long as the saga runs.
-MAX_ITEMS = 1000
 
 
 def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
@@ -96,7 +110,7 @@ def _begin_parallel(execution: SagaExecution, path: Path, node: Parallel, at: fl
 
 def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: float) -> Decision:
     try:
-        items = _items(execution, path, node)
+        items = items_at(execution.view(path), node.over)
     except ValueError as error:
         name = execution.plan.name_of(path)
         return fail(execution, path, Failure("celery_saga.errors.BadItems", str(error), name), at)
@@ -109,30 +123,6 @@ def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: flo
     if node.parallel:
         return _begin_all(execution, path, len(items), at)
     return begin(execution, (*path, 0), at)
-
-
-def _items(execution: SagaExecution, path: Path, node: ForEach) -> list[Any]:
-    """The list that a loop goes over.
-
-    Raises:
-        ValueError: there is none, or it has too many items.
-    """
-    found: Any = execution.view(path)
-    shown = "".join(f"[{key!r}]" for key in node.over)
-    try:
-        for key in node.over:
-            found = found[key]
-    except (KeyError, IndexError, TypeError):
-        raise ValueError(f"expected a list at context{shown}, found nothing there") from None
-    if not isinstance(found, list):
-        kind = type(found).__name__
-        raise ValueError(f"expected a list at context{shown}, found a value of type {kind}")
-    if len(found) > MAX_ITEMS:
-        raise ValueError(
-            f"expected at most {MAX_ITEMS} items at context{shown}, found {len(found)}: "
-            f"start a saga for each part of the list"
-        )
-    return found
 
 
 def _begun(execution: SagaExecution, path: Path, at: float, **changes: Any) -> SagaExecution:
@@ -149,9 +139,61 @@ def _begin_all(execution: SagaExecution, path: Path, count: int, at: float) -> D
     return decision
 
 
+def _begin_wait(execution: SagaExecution, path: Path, node: Wait, at: float) -> Decision:
+    if has_signal(execution, path):
+        return received(execution, path, at)
+    return _wait_until(execution, path, None if node.timeout is None else at + node.timeout, at)
+
+
+def _begin_sleep(execution: SagaExecution, path: Path, node: Sleep, at: float) -> Decision:
+    return _wait_until(execution, path, at + node.seconds, at)
+
+
+def _wait_until(execution: SagaExecution, path: Path, until: float | None, at: float) -> Decision:
+    execution = execution.with_step(
+        path, status=StepStatus.WAITING, not_before=until, error=None, started_at=at, ended_at=None
+    )
+    return Decision(check_by(execution, at + WAIT_CHECK_INTERVAL if until is None else until))
+
+
+def has_signal(execution: SagaExecution, path: Path) -> bool:
+    """Whether the signal that a wait is for was sent, and not used yet."""
+    found = signal_named(execution, execution.plan.signal_of(path))
+    return found is not None and found.payload is not None
+
+
+def received(execution: SagaExecution, path: Path, at: float) -> Decision:
+    """The signal that a wait is for is there: it is used, and the wait is over."""
+    node, signal = execution.plan.at(path), signal_named(execution, execution.plan.signal_of(path))
+    assert isinstance(node, Wait)
+    assert signal is not None
+    execution = with_signal(execution, signal._replace(payload=None))
+    if node.key is not None and signal.payload is not None:
+        texts = {node.key: signal.payload}
+        execution = with_changes(execution, path, Values(texts=texts))
+    return _group_over(execution.with_step(path, not_before=None), path, at)
+
+
+def _time_has_come(execution: SagaExecution, path: Path, at: float) -> Decision:
+    """The end of a sleep, or the timeout of a wait: its branch, or a failure."""
+    node = execution.plan.at(path)
+    execution = execution.with_step(path, not_before=None)
+    if isinstance(node, Sleep):
+        return _group_over(execution, path, at)
+    assert isinstance(node, Wait)
+    if node.on_timeout is not None:
+        execution = execution.with_step(path, status=StepStatus.RUNNING, chosen=0)
+        return begin(execution, (*path, 0), at)
+    text = f"signal {execution.plan.signal_of(path)!r} was not sent within {node.timeout:g} s"
+    name = execution.plan.name_of(path)
+    return fail(execution, path, Failure("SignalTimeout", text, name), at)
+
+
 _BEGIN: Mapping[type, Callable[..., Decision]] = {
     PlanStep: _begin_task,
     Choice: _begin_task,
+    Wait: _begin_wait,
+    Sleep: _begin_sleep,
     NestedSaga: _begin_nested,
     Parallel: _begin_parallel,
     ForEach: _begin_for_each,
@@ -175,28 +217,12 @@ def _over_in_nested(
     if place + 1 < len(node.steps):
         return begin(execution, (*path, place + 1), at)
     if node.scoped:
-        execution = _returned(execution, path, node)
+        if node.returns is None:
+            update, removed = split_removed(written(execution.values, f"{dotted(path)}s"))
+        else:
+            update, removed = returned(execution.view((*path, 0)), node.returns), []
+        execution = with_changes(execution, path, update, removed)
     return over(execution, path, at)
-
-
-def _returned(execution: SagaExecution, path: Path, node: NestedSaga) -> SagaExecution:
-    """The execution with what a nested saga hands on to the context around it."""
-    if node.returns is None:
-        return _handed_on(execution, path, _written(execution, f"{dotted(path)}s"))
-    inside = execution.view((*path, 0))
-    found = {outer: key for outer, key in node.returns.items() if key in inside}
-    texts = {outer: inside.text(key) for outer, key in found.items()}
-    return with_changes(execution, path, Values(texts=texts, codec=inside.codec))
-
-
-def _handed_on(execution: SagaExecution, path: Path, values: Values) -> SagaExecution:
-    """The execution with what was written inside of a node, and without what was removed."""
-    removed = _removed(values)
-    return with_changes(execution, path, values.changed({}, removed), removed)
-
-
-def _removed(values: Values) -> list[str]:
-    return [key for key, text in values.texts().items() if text == REMOVED]
 
 
 def _over_in_parallel(
@@ -214,26 +240,14 @@ def _one_less(execution: SagaExecution, path: Path) -> tuple[SagaExecution, bool
 
 def _join(execution: SagaExecution, path: Path, node: Parallel, at: float) -> Decision:
     """All branches are over: what they wrote comes into the context around them."""
-    joined: dict[str, tuple[str, str]] = {}
-    for place, branch in enumerate(node.branches):
-        written = _written(execution, dotted((*path, place)))
-        for key, text in written.texts().items():
-            other, known = joined.setdefault(key, (branch.name, text))
-            if known != text and written.codec.loads(known) != written.codec.loads(text):
-                name = execution.plan.name_of(path)
-                text = f"branches {other!r} and {branch.name!r} wrote different values of {key!r}"
-                failure = Failure("celery_saga.errors.JoinConflict", text, name)
-                return fail(execution, path, failure, at)
-    texts = {key: text for key, (_, text) in joined.items()}
-    execution = _handed_on(execution, path, Values(texts=texts))
-    return _group_over(execution, path, at)
-
-
-def _written(execution: SagaExecution, scope: str) -> Values:
-    """What was written into a scope."""
-    values = values_of(execution.values)
-    texts = {key: values.text(name) for key, name in names_in(scope, values)}
-    return Values(texts=texts, codec=values.codec)
+    branches = [(each.name, dotted((*path, i))) for i, each in enumerate(node.branches)]
+    try:
+        update, removed = split_removed(joined(execution.values, branches))
+    except ValueError as error:
+        name = execution.plan.name_of(path)
+        failure = Failure("celery_saga.errors.JoinConflict", str(error), name)
+        return fail(execution, path, failure, at)
+    return _group_over(with_changes(execution, path, update, removed), path, at)
 
 
 def _group_over(execution: SagaExecution, path: Path, at: float) -> Decision:
@@ -242,7 +256,7 @@ def _group_over(execution: SagaExecution, path: Path, at: float) -> Decision:
 
 
 def _over_in_choice(
-    execution: SagaExecution, path: Path, node: Choice, _: int, at: float
+    execution: SagaExecution, path: Path, node: Choice | Wait, _: int, at: float
 ) -> Decision:
     return _group_over(execution, path, at)
 
@@ -278,27 +292,19 @@ def _over_in_loop(
         execution, last = _one_less(execution, path)
         return _end_of_loop(execution, path, node, at) if last else Decision(execution)
     if node.returns is None:
-        written = _written(execution, dotted((*path, place))).changed({}, [node.item])
-        execution = _handed_on(execution, path, written)
+        own = written(execution.values, dotted((*path, place))).changed({}, [node.item])
+        update, removed = split_removed(own)
+        execution = with_changes(execution, path, update, removed)
     if place + 1 < (execution.steps[path].chosen or 0):
         return begin(execution, (*path, place + 1), at)
     return _end_of_loop(execution, path, node, at)
 
 
 def _end_of_loop(execution: SagaExecution, path: Path, node: ForEach, at: float) -> Decision:
-    """The lists of what the items wrote, in their order."""
     if node.parallel or node.returns is not None:
-        count = execution.steps[path].chosen or 0
-        every = [_written(execution, dotted((*path, place))) for place in range(count)]
-        removed = dict.fromkeys(key for item in every for key in _removed(item))
-        items = [item.changed({}, _removed(item)) for item in every]
-        if node.returns is not None:
-            keys, removed = [node.returns], {}
-        else:
-            keys = list(dict.fromkeys(key for item in items for key in item if key != node.item))
-        lists = {key: [item.get(key) for item in items] for key in keys}
-        dropped = [key for key in removed if key not in lists and key != node.item]
-        execution = with_changes(execution, path, lists, dropped)
+        scopes = [dotted((*path, i)) for i in range(execution.steps[path].chosen or 0)]
+        lists, removed = lists_of(execution.values, scopes, node.item, node.returns)
+        execution = with_changes(execution, path, lists, removed)
     return _group_over(execution, path, at)
 
 
@@ -307,6 +313,7 @@ _OVER: Mapping[type, Callable[..., Decision]] = {
     Parallel: _over_in_parallel,
     Choice: _over_in_choice,
     ForEach: _over_in_loop,
+    Wait: _over_in_choice,
 }
 
 
@@ -333,12 +340,27 @@ def resume_forward(execution: SagaExecution, at: float) -> Decision:
 def _resume(execution: SagaExecution, path: Path, at: float) -> Decision:
     if execution.rollback_reason is not None or execution.status is SagaStatus.PAUSED:
         return Decision(execution)
-    step = execution.steps[path]
-    if step.not_before is not None and at < step.not_before:
-        return Decision(check_by(execution, step.not_before))
+    step, node, until = execution.steps[path], execution.plan.at(path), _until(execution, path, at)
+    if until is not None and at < until:
+        return Decision(check_by(execution, until))
+    if step.status is StepStatus.WAITING and isinstance(node, Wait | Sleep):
+        if isinstance(node, Wait) and has_signal(execution, path):
+            return received(execution, path, at)
+        return _time_has_come(execution, path, at)
     if step.status is StepStatus.WAITING:
         return send(execution, path, Direction.FORWARD, at)
     return begin(execution, path, at)
+
+
+def _until(execution: SagaExecution, path: Path, at: float) -> float | None:
+    """Until when nothing is to be done for a node; ``None``: its time has come, or it has none."""
+    step, node = execution.steps[path], execution.plan.at(path)
+    if isinstance(node, Wait) and step.status is StepStatus.WAITING:
+        if has_signal(execution, path):
+            return None
+        if step.not_before is None:
+            return at + WAIT_CHECK_INTERVAL
+    return step.not_before
 
 
 def send_what_waited(execution: SagaExecution, at: float) -> Decision:
@@ -349,7 +371,7 @@ def send_what_waited(execution: SagaExecution, at: float) -> Decision:
     waiting = execution.next_compensations if rolling_back else list(ready(execution))
     if execution.active and not waiting:
         return Decision(execution)
-    times = [execution.steps[path].not_before for path in waiting]
+    times = [_until(execution, path, at) for path in waiting]
     later = [until for until in times if until is not None and at < until]
     for until in later:
         execution = check_by(execution, until)

@@ -1,7 +1,7 @@
-"""What people ask for: cancel, pause, resume, retry, skip, resolve
+"""What operators and callers ask for: cancel, pause, resume, retry, skip, resolve, signal.
 
 Each leaves a line of history.
-."""
+"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.scoped import stored_name
-from celery_saga.core.decide.forward import over, send_what_waited
+from celery_saga.core.decide.forward import over, received, send_what_waited
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
@@ -20,6 +20,8 @@ from celery_saga.core.decide.transitions import (
     name_of_current,
     noted,
     past_pivot,
+    signal_named,
+    with_signal,
 )
 from celery_saga.core.events import (
     CancelRequested,
@@ -28,6 +30,7 @@ from celery_saga.core.events import (
     ResolveRequested,
     ResumeRequested,
     RetryRequested,
+    SignalReceived,
     SkipRequested,
 )
 from celery_saga.core.execution import (
@@ -40,8 +43,8 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
-from celery_saga.core.plan import Path
-from celery_saga.core.state import replace
+from celery_saga.core.plan import Path, Wait
+from celery_saga.core.state import Signal, replace
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
 OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
@@ -123,6 +126,35 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
         return _refused(execution, "resume")
     execution = _requested(execution, "resume", event)
     return _continue(execution, event.at)
+
+
+def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decision:
+    """Keep a signal for its wait, or end the wait that is there already.
+
+    Until a wait has used it, another one of that name replaces it; later ones change nothing.
+    """
+    known = signal_named(execution, event.name)
+    tokens = () if known is None else known.tokens
+    if known is not None and (known.payload is None or event.token in tokens):
+        return Decision(execution)
+    rolling_back = execution.direction is Direction.COMPENSATION
+    if execution.status in TERMINAL or rolling_back or execution.rollback_reason is not None:
+        return _refused(execution, "signal")
+    execution = noted(execution, event.at, "signal", event.by, event.name)
+    signal = Signal(event.name, event.payload, (*tokens, event.token)[-KEPT_REQUESTS:])
+    execution = with_signal(execution, signal)
+    path = _wait_for(execution, event.name)
+    if path is None or execution.status is not SagaStatus.RUNNING:
+        return Decision(execution)
+    return received(execution, path, event.at)
+
+
+def _wait_for(execution: SagaExecution, name: str) -> Path | None:
+    """Where the way forward waits for the signal of that name."""
+    plan = execution.plan
+    waiting = (path for path, it in execution.steps.every() if it.status is StepStatus.WAITING)
+    waits = (path for path in waiting if isinstance(plan.at(path), Wait))
+    return next((path for path in waits if plan.signal_of(path) == name), None)
 
 
 def _continue(execution: SagaExecution, at: float) -> Decision:

@@ -22,11 +22,14 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import Call, Choice, Path, lookups
 from celery_saga.core.recovery.policy import POLICY
-from celery_saga.core.state import replace
+from celery_saga.core.state import Signal, replace
 from celery_saga.errors import needs
 
 #: Seconds from one check of a live saga to the next; the second figure: while its step runs.
 CHECK_INTERVAL, CLAIMED_CHECK_INTERVAL = POLICY.check_interval, POLICY.claimed_check_interval
+
+#: The same while it waits for a signal, without a timeout.
+WAIT_CHECK_INTERVAL = POLICY.wait_check_interval
 
 #: The least seconds from one start of a step to the next once it was lost twice, doubling with each
 #: further loss up to the second figure.
@@ -74,6 +77,17 @@ def check_by(execution: SagaExecution, when: float) -> SagaExecution:
 def due_soon(execution: SagaExecution, at: float) -> SagaExecution:
     """Due for a check as soon as one that waits for a message; an earlier check stays."""
     return check_by(execution, at + CHECK_INTERVAL)
+
+
+def signal_named(execution: SagaExecution, name: str) -> Signal | None:
+    """The signal of that name, if it was sent."""
+    return next((each for each in execution.signals if each.name == name), None)
+
+
+def with_signal(execution: SagaExecution, signal: Signal) -> SagaExecution:
+    """The execution with a signal in the place of the one of its name."""
+    others = (each for each in execution.signals if each.name != signal.name)
+    return replace(execution, signals=(*others, signal))
 
 
 def past_pivot(execution: SagaExecution) -> bool:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from celery_saga.core.plan.call import Call, Input, Style
-from celery_saga.core.plan.nodes import Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
+from celery_saga.core.plan.nodes import (
+    Case,
+    Choice,
+    ForEach,
+    NestedSaga,
+    Node,
+    Parallel,
+    PlanStep,
+    Sleep,
+    Wait,
+)
 from celery_saga.core.plan.plan import Path, Plan, Scope, dotted, lookups
 
 __all__ = [
@@ -19,7 +29,9 @@ __all__ = [
     "Plan",
     "PlanStep",
     "Scope",
+    "Sleep",
     "Style",
+    "Wait",
     "dotted",
     "lookups",
 ]

@@ -130,7 +130,33 @@ class ForEach:
     compensate_parallel: bool = False
 
 
-Node = PlanStep | NestedSaga | Parallel | Choice | ForEach
+@dataclass(frozen=True)
+class Wait:
+    """Waits for a signal from outside; nothing is sent meanwhile, and no worker is occupied.
+
+    Args:
+        signal: the signal's name; in loops it has the numbers of the items: ``approved[7]``.
+        timeout: seconds until it ends without the signal; ``None``: never.
+        on_timeout: what is run then; ``None``: the wait has failed.
+        key: the context key of the signal's payload; ``None``: it is dropped.
+    """
+
+    name: str
+    signal: str
+    timeout: float | None = None
+    on_timeout: Node | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Waits for ``seconds``; nothing is sent meanwhile, and no worker is occupied."""
+
+    name: str
+    seconds: float
+
+
+Node = PlanStep | NestedSaga | Parallel | Choice | ForEach | Wait | Sleep
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -144,6 +170,8 @@ def children(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Choice):
         rest = () if node.otherwise is None else (node.otherwise,)
         return (*(case.node for case in node.cases), *rest)
+    if isinstance(node, Wait):
+        return () if node.on_timeout is None else (node.on_timeout,)
     return ()
 
 
@@ -163,6 +191,11 @@ def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
         return replace(node, branches=tuple(with_calls(each, changed) for each in node.branches))
     if isinstance(node, ForEach):
         return replace(node, body=with_calls(node.body, changed))
+    if isinstance(node, Wait):
+        after = None if node.on_timeout is None else with_calls(node.on_timeout, changed)
+        return replace(node, on_timeout=after)
+    if isinstance(node, Sleep):
+        return node
     cases = (Case(changed(case.condition), with_calls(case.node, changed)) for case in node.cases)
     rest = None if node.otherwise is None else with_calls(node.otherwise, changed)
     return replace(node, cases=tuple(cases), otherwise=rest)

@@ -22,6 +22,8 @@ from celery_saga.core.plan.nodes import (
     Node,
     Parallel,
     PlanStep,
+    Sleep,
+    Wait,
     child,
     children,
     with_calls,
@@ -98,8 +100,13 @@ class Plan:
         return True
 
     def step(self, path: Path) -> PlanStep:
-        """The step at ``path``; a choice counts as one, whose task is its first condition."""
+        """The step at ``path``.
+
+        A choice counts as one, whose task is its first condition, and a wait as one without a task.
+        """
         node = self.at(path)
+        if isinstance(node, Wait | Sleep):
+            return PlanStep(node.name, Call(""), read_only=True)
         if isinstance(node, Choice):
             return PlanStep(node.name, node.cases[0].condition, read_only=True)
         assert isinstance(node, PlanStep)
@@ -107,14 +114,24 @@ class Plan:
 
     def name_of(self, path: Path) -> str:
         """The name of a node; in loops with the numbers of the items: ``ship[7]``."""
+        return self.at(path).name + self._items_of(path)
+
+    def signal_of(self, path: Path) -> str:
+        """The name of the signal that a wait is for, in loops with the numbers of the items."""
+        node = self.at(path)
+        assert isinstance(node, Wait)
+        return node.signal + self._items_of(path)
+
+    def _items_of(self, path: Path) -> str:
+        """The numbers of the items around a node: ``[7]``."""
         if self.linear:
-            return self.at(path).name
+            return ""
         items = [
             f"[{place}]"
             for depth, place in enumerate(path)
             if isinstance(self.at(path[:depth]), ForEach)
         ]
-        return self.at(path).name + "".join(items)
+        return "".join(items)
 
     def first_of(self, path: Path) -> Path:
         """The path of the same node in the first item of each loop around it."""
@@ -123,8 +140,9 @@ class Plan:
 
     @cached_property
     def leaves(self) -> tuple[Path, ...]:
-        """Paths of all that is sent as a task; of a loop those of its first item."""
-        return tuple(path for path, node in self.walk() if isinstance(node, PlanStep | Choice))
+        """Paths of all steps, choices and waits; of a loop those of its first item."""
+        kinds = PlanStep | Choice | Wait | Sleep
+        return tuple(path for path, node in self.walk() if isinstance(node, kinds))
 
     @cached_property
     def first(self) -> Path:

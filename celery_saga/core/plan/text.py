@@ -7,7 +7,17 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from celery_saga.core.plan.call import Call, Input
-from celery_saga.core.plan.nodes import Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
+from celery_saga.core.plan.nodes import (
+    Case,
+    Choice,
+    ForEach,
+    NestedSaga,
+    Node,
+    Parallel,
+    PlanStep,
+    Sleep,
+    Wait,
+)
 
 #: The kinds of nodes by their names in the data; a step has none, most nodes are steps.
 _KINDS: dict[str, type[Any]] = {
@@ -15,6 +25,8 @@ _KINDS: dict[str, type[Any]] = {
     "parallel": Parallel,
     "choice": Choice,
     "for_each": ForEach,
+    "wait": Wait,
+    "sleep": Sleep,
 }
 _NO_DEFAULT = object()
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -63,6 +75,7 @@ def node_from_dict(data: dict[str, Any]) -> Node:
         "condition": _call_from_dict,
         "node": node_from_dict,
         "otherwise": node_from_dict,
+        "on_timeout": node_from_dict,
         "body": node_from_dict,
         "steps": _nodes_from,
         "branches": _nodes_from,

@@ -52,6 +52,9 @@ class RecoveryPolicy:
     #: The same for a saga whose step runs. The end of the claim makes the saga due, and a dead
     #: worker's claims are found by its instance. So this check is for unforeseen cases only.
     claimed_check_interval: float = 60.0
+    #: The same for a saga that waits for a signal, for as long as it takes. The signal itself
+    #: continues it, so this check is for unforeseen cases only, and such sagas may be many.
+    wait_check_interval: float = 3600.0
     #: For how long the sweep skips a saga that it could not check, so that it does not delay the
     #: others. The cause usually persists: an unreadable record, or a saga of another app.
     skip_time: float = 60.0

@@ -20,6 +20,7 @@ _EVENTS = {
     "retry": lambda at: events.RetryRequested(at, "ann"),
     "retry with": lambda at: events.RetryRequested(at, "ann", {"receipt": 7}),
     "skip": lambda at: events.SkipRequested(at, "ann"),
+    "signal": lambda at: events.SignalReceived(at, "approved", "true", "t", "ann"),
     "resolve": lambda at: events.ResolveRequested(at, SagaStatus.COMPLETED, "ann"),
 }
 
