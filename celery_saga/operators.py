@@ -134,6 +134,26 @@ class Operators:
         handle.cancel(reason, _who(by), terminate=terminate)
         return handle
 
+    def signal(
+        self, saga_id: SagaId, name: str, payload: Any = None, *, by: str | None = None
+    ) -> SagaResult:
+        """Send a signal to a saga. The wait for it ends, at once or when the saga comes to it.
+
+        Until a wait has used it, another signal of its name replaces it; after that such a one
+        changes nothing. A saga that has ended, or is rolled back, refuses it.
+
+        Args:
+            name: the signal's; that of a wait in a loop has the item's number: ``approved[7]``.
+            payload: what the wait puts into the context.
+
+        Raises:
+            ValueError: the name is not a text, or is empty.
+            UnserializableValue, ContextTooLarge: the payload cannot be stored.
+        """
+        handle = self._handle(saga_id)
+        handle.signal(name, payload, _who(by))
+        return handle
+
     def _handle(self, saga_id: SagaId) -> SagaResult:
         return SagaResult(self._runtime, str(saga_id))
 

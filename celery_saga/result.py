@@ -337,6 +337,13 @@ class SagaResult(ResultBase):
                 control.revoke(running.task_id(self.id), terminate=True, signal=signal)
         return changed
 
+    def signal(self, name: str, payload: Any = None, by: str = "") -> bool:
+        """Send a signal to the saga; returns whether this call changed anything.
+
+        The wait for it ends, at once or when the saga comes to it. See :meth:`Operators.signal`.
+        """
+        return self._runtime.signal(self.id, name, payload, by)
+
     def revoke(
         self,
         connection: Any = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import threading
 import uuid
 from collections import deque
@@ -14,11 +15,15 @@ from weakref import WeakSet
 from celery import Celery
 from kombu.utils.url import maybe_sanitize_url
 
+from celery_saga.core import info
 from celery_saga.core.background import BackgroundJobs
 from celery_saga.core.context.codec import JSON
+from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import mask_also
-from celery_saga.core.events import Event
-from celery_saga.core.execution import StepRef
+from celery_saga.core.decide.operators import awaited
+from celery_saga.core.decide.transitions import call_of
+from celery_saga.core.events import Event, MessageState, Overdue, SignalReceived
+from celery_saga.core.execution import SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
 from celery_saga.core.ports import BrokerInspector, Observer, Store
 from celery_saga.definition.planner import Plans
@@ -179,6 +184,58 @@ class Runtime:
             SetupError: one of them is wrong.
         """
         return Settings.of(self.app)
+
+    def finish_eagerly(self, saga_id: str) -> None:
+        """Run an eager saga to its end, and the sagas that its steps have started.
+
+        A saga that a step starts begins when the step has ended, as it would on a worker. The call
+        that runs the step continues it then.
+        """
+        self.unfinished.append(saga_id)
+        if info.current.get() is not None:
+            return
+        while self.unfinished:
+            self._advance(self.unfinished.popleft())
+
+    def _advance(self, saga_id: str) -> None:
+        """Send released and delayed messages at once, because no worker's heartbeat would do it.
+
+        Celery's own eager retries ignore their countdown in the same way. The timeout of a wait is
+        no such delay: its signal may be sent when the call has returned.
+        """
+        orchestrator, tasks = self.orchestrator, self.app.tasks
+        while not (execution := orchestrator.load(saga_id)).settled:
+            # A message that was sent again and not claimed would not be claimed the next time
+            # either; and a task that this process does not have was sent to the broker.
+            sent = {ref: execution.steps[ref.path] for ref in execution.active}
+            waiting = [
+                step
+                for ref, step in sent.items()
+                if step.claim is None
+                and step.republished == 0
+                and call_of(execution, ref.path, ref.direction).task in tasks
+            ]
+            waits = [path for path, _ in awaited(execution)]
+            records = [record for path, record in execution.steps.items() if path not in waits]
+            until = max((each.not_before or 0.0 for each in records), default=0.0)
+            if execution.status is SagaStatus.PAUSED or not (waiting or (until and not sent)):
+                return
+            times = [step.expected_at or 0.0 for step in waiting]
+            at = max(until, *times, orchestrator.store.now())
+            orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
+
+    def signal(self, saga_id: str, name: str, payload: Any, by: str) -> bool:
+        """Send a signal to a saga; returns whether that changed anything."""
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"signal: expected the name of a signal, found {name!r}")
+        values = encoded({"payload": payload}, self.codec)
+        values.check_size(self.settings.context_limit)
+        text, token = values.text("payload"), secrets.token_hex(8)
+        event = SignalReceived(self.store.now(), name, text, token, by)
+        _, changed = self.orchestrator.apply(saga_id, event)
+        if changed and self.app.conf.task_always_eager:
+            self.finish_eagerly(saga_id)
+        return changed
 
     def token(self, ref: StepRef) -> str:
         """Make an owner token: instance, process, counter, and the ref of the message."""

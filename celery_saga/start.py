@@ -15,12 +15,9 @@ from typing import Any
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
-from celery_saga.core import info
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.saga_context import checked_key
-from celery_saga.core.decide.transitions import call_of
-from celery_saga.core.events import MessageState, Overdue
-from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.execution import SagaExecution
 from celery_saga.core.plan import NestedSaga, Plan, PlanStep
 from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
 from celery_saga.messaging import results
@@ -152,7 +149,7 @@ def _created(
             request.plan, saga_id, request.context, token=uuid.uuid4().hex, **fields
         )
         if created and here:
-            _finish_eagerly(runtime, saga_id)
+            runtime.finish_eagerly(saga_id)
     return execution, created
 
 
@@ -177,45 +174,6 @@ def _lineage(runtime: Runtime) -> dict[str, str]:
     if task is None or not task.request.id:
         return {}
     return {"root_id": task.request.root_id or task.request.id, "parent_id": task.request.id}
-
-
-def _finish_eagerly(runtime: Runtime, saga_id: str) -> None:
-    """Run an eager saga to its end, and the sagas that its steps have started.
-
-    A saga that a step starts begins when the step has ended, as it would on a worker. The call
-    that runs the step continues it then.
-    """
-    runtime.unfinished.append(saga_id)
-    if info.current.get() is not None:
-        return
-    while runtime.unfinished:
-        _advance(runtime, runtime.unfinished.popleft())
-
-
-def _advance(runtime: Runtime, saga_id: str) -> None:
-    """Send released and delayed messages at once, because no worker's heartbeat would do it.
-
-    Celery's own eager retries ignore their countdown in the same way.
-    """
-    orchestrator, tasks = runtime.orchestrator, runtime.app.tasks
-    while not (execution := orchestrator.load(saga_id)).settled:
-        # A message that was sent again and not claimed would not be claimed the next time either;
-        # and a task that this process does not have was sent to the broker.
-        sent = {ref: execution.steps[ref.path] for ref in execution.active}
-        waiting = [
-            step
-            for ref, step in sent.items()
-            if step.claim is None
-            and step.republished == 0
-            and call_of(execution, ref.path, ref.direction).task in tasks
-        ]
-        records = [record for _, record in execution.steps.items()]
-        until = max((each.not_before or 0.0 for each in records), default=0.0)
-        if execution.status is SagaStatus.PAUSED or not (waiting or (until and not sent)):
-            return
-        times = [step.expected_at or 0.0 for step in waiting]
-        at = max(until, *times, orchestrator.store.now())
-        orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
 
 
 def checked_id(what: str, saga_id: Any) -> str:

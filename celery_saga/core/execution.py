@@ -86,8 +86,7 @@ class SagaExecution:
         resolved_at: store time at which an operator said last how it has ended.
         root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
         parent_id: id of that task.
-        run_id: drawn where its saga id was given: messages and reports of an earlier saga of that
-            id, which was deleted or expired, have another one.
+        run_id: drawn where its saga id was given: an earlier saga of that id had another one.
         opened_with: digest of the context that it began with, by which a second start is compared.
         created_at, updated_at: store times of the start and of the last transition.
     """

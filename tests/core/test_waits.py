@@ -34,7 +34,7 @@ DAY, START = 86_400.0, 1_000.0
 
 
 def step(name: str, **about: Any) -> PlanStep:
-    compensation = None if about.get("pivot") else Call(f"undo.{name}")
+    compensation = None if about.get("pivot") else Call(f"compensate.{name}")
     return PlanStep(name, Call(f"do.{name}", returns=name), compensation, **about)
 
 
@@ -68,7 +68,7 @@ class Run:
         self.refusal = type(decision.refusal).__name__ if decision.refusal else ""
         refs = [each.ref for each in decision.commands if isinstance(each, ev.Dispatch)]
         for ref in refs:
-            word = "undo " if ref.direction is Direction.COMPENSATION else ""
+            word = "compensate " if ref.direction is Direction.COMPENSATION else ""
             self.sent.append(word + self.execution.plan.name_of(ref.path))
         return self
 
@@ -153,7 +153,7 @@ def test_a_signal_that_was_used_changes_nothing_when_it_comes_again(token: str) 
     assert run.refusal == ""
 
 
-def test_a_signal_for_which_there_is_no_wait_is_kept_until_the_saga_is_over() -> None:
+def test_a_signal_that_no_step_waits_for_is_kept_until_the_saga_is_over() -> None:
     run = Run.of(step("a")).signal("other", "1")
     assert [(each.name, each.payload) for each in run.execution.signals] == [("other", "1")]
     assert run.done().status is SagaStatus.COMPLETED
@@ -186,7 +186,7 @@ def test_each_item_of_a_loop_has_its_own_signal() -> None:
 
 def test_a_wait_with_a_timeout_fails_when_that_has_passed() -> None:
     run = Run.of(step("a"), LIMITED).done().later(DAY)
-    assert run.sent == ["a", "undo a"]
+    assert run.sent == ["a", "compensate a"]
     error = run.execution.error
     assert error is not None
     assert (error.type, error.step) == ("SignalTimeout", "approval")
@@ -223,9 +223,9 @@ def test_the_timeouts_branch_may_wait_for_the_same_signal_again() -> None:
 
 def test_a_branch_of_a_timeout_is_compensated_with_the_rest() -> None:
     run = Run.of(step("a"), REMINDED, step("b")).done().later(DAY).done().done(fails=True)
-    assert run.sent == ["a", "remind", "b", "undo remind"]
+    assert run.sent == ["a", "remind", "b", "compensate remind"]
     assert run.done().done().status is SagaStatus.COMPENSATED
-    assert run.sent[-1] == "undo a"
+    assert run.sent[-1] == "compensate a"
 
 
 def test_a_sleep_ends_at_its_time() -> None:
@@ -258,19 +258,19 @@ def test_a_saga_that_waits_without_a_timeout_is_checked_once_an_hour() -> None:
 def test_a_deadline_ends_a_wait() -> None:
     run = Run.of(step("a"), APPROVED, deadline=100).done().later(5)
     assert run.execution.due_at == START + 100
-    assert run.later(100).sent == ["a", "undo a"]
+    assert run.later(100).sent == ["a", "compensate a"]
 
 
 def test_a_cancel_withdraws_a_wait_at_once() -> None:
     run = Run.of(step("a"), LIMITED, step("b")).done().event(ev.CancelRequested)
-    assert run.sent == ["a", "undo a"]
+    assert run.sent == ["a", "compensate a"]
     assert run.statuses()["approval"] == StepStatus.PENDING
     assert run.done().status is SagaStatus.COMPENSATED
 
 
 def test_a_wait_that_was_withdrawn_has_no_timeout_any_more() -> None:
     run = Run.of(step("a"), REMINDED).done().event(ev.CancelRequested).later(DAY)
-    assert run.sent == ["a", "undo a"]
+    assert run.sent == ["a", "compensate a"]
 
 
 def test_a_branch_that_fails_withdraws_the_wait_of_another_one() -> None:

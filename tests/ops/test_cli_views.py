@@ -12,13 +12,18 @@ import pytest
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
+from celery_saga import SagaResult
 from celery_saga.core.execution import SagaStatus
+from celery_saga.core.plan import Call, Plan, PlanStep, Wait
 from celery_saga.errors import StoreUnavailable
 from celery_saga.ops.cli import saga
 from celery_saga.ops.cli.repairs import _pair
 from celery_saga.ops.cli.shared import STATUSES, age, app_argument, printable, seconds, table
 from celery_saga.ops.cli.views import brief, lines_of, view
+from celery_saga.runtime import runtime_of
 from tests.api.shops import Shop
+
+WAIT = Wait("approval", "is it ok?", key="answer")
 
 
 @pytest.fixture
@@ -217,3 +222,45 @@ class TestCommands:
         ran = cli_shop.command(*verb)
 
         assert (ran.exit_code, ran.output) == (1, "the store is\\x1b unavailable\n")
+
+
+class TestSignal:
+    @pytest.fixture
+    def waiting(self, cli_shop: CommandShop) -> SagaResult:
+        """A saga that waits for a signal whose name a shell would read as something else."""
+        plan = Plan("waiting", (PlanStep("take", Call("shop.take", returns=False)), WAIT))
+        runtime_of(cli_shop.app).orchestrator.start(plan, "s", {}, token="t")
+        return cli_shop.manager.get("s")
+
+    def test_what_show_proposes_can_be_typed(
+        self, cli_shop: CommandShop, waiting: SagaResult
+    ) -> None:
+        (proposed,) = view(waiting.execution, "shop")["repairs"]
+        ran = cli_shop.command(*shlex.split(proposed["command"])[4:])
+        assert (ran.exit_code, ran.output) == (0, "s: COMPLETED\n")
+
+    def test_its_payload_and_its_sender(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
+        arguments = ("s", "is it ok?", "--payload", '{"limit": 5}', "--by", "ann")
+        ran = cli_shop.command("signal", *arguments)
+        assert (ran.exit_code, ran.output) == (0, "s: COMPLETED\n")
+        assert waiting.context["answer"] == {"limit": 5}
+        assert waiting.execution.history[-1].by == "ann"
+
+    def test_as_json(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
+        ran = cli_shop.command("signal", "s", "other", "--json")
+        assert json.loads(ran.output) == {
+            "schema": 1,
+            "verb": "signal",
+            "sagas": [{"id": "s", "status": "RUNNING", "error": ""}],
+        }
+
+    def test_a_payload_that_is_not_json(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
+        ran = cli_shop.command("signal", "s", "is it ok?", "--payload", "yes")
+        assert ran.exit_code == 2
+        assert "expected JSON, found 'yes'" in ran.output
+        assert waiting.status == "RUNNING"
+
+    def test_an_unknown_id(self, cli_shop: CommandShop) -> None:
+        ran = cli_shop.command("signal", "nothing", "approved")
+        assert ran.exit_code == 1
+        assert "nothing" in ran.output

@@ -5,7 +5,7 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
@@ -143,18 +143,17 @@ def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decis
     execution = noted(execution, event.at, "signal", event.by, event.name)
     signal = Signal(event.name, event.payload, (*tokens, event.token)[-KEPT_REQUESTS:])
     execution = with_signal(execution, signal)
-    path = _wait_for(execution, event.name)
+    path = next((path for path, name in awaited(execution) if name == event.name), None)
     if path is None or execution.status is not SagaStatus.RUNNING:
         return Decision(execution)
     return received(execution, path, event.at)
 
 
-def _wait_for(execution: SagaExecution, name: str) -> Path | None:
-    """Where the way forward waits for the signal of that name."""
+def awaited(execution: SagaExecution) -> Iterator[tuple[Path, str]]:
+    """The waits that have begun, and the names of the signals that they are for."""
     plan = execution.plan
     waiting = (path for path, it in execution.steps.every() if it.status is StepStatus.WAITING)
-    waits = (path for path in waiting if isinstance(plan.at(path), Wait))
-    return next((path for path in waits if plan.signal_of(path) == name), None)
+    return ((path, plan.signal_of(path)) for path in waiting if isinstance(plan.at(path), Wait))
 
 
 def _continue(execution: SagaExecution, at: float) -> Decision:

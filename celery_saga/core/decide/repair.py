@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from celery_saga.core.decide.operators import retryable
+from celery_saga.core.decide.operators import awaited, retryable
 from celery_saga.core.decide.rollback import unknown_effect
 from celery_saga.core.decide.transitions import name_of_current, past_pivot
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus, StepStatus
@@ -56,6 +56,9 @@ def repairs_of(execution: SagaExecution) -> tuple[Repair, ...]:
     """The verbs that apply to a saga as it is now, the most likely first."""
     if execution.status is SagaStatus.PAUSED:
         return (("resume", "continue"), *_back(execution))
+    if execution.status is SagaStatus.RUNNING and execution.rollback_reason is None:
+        names = (shlex.quote(name) for _, name in awaited(execution))
+        return tuple((f"signal {name}", "end the wait for it; --payload JSON") for name in names)
     if execution.status is not SagaStatus.STUCK:
         return ()
     what = "step" if execution.direction is Direction.FORWARD else "compensation"

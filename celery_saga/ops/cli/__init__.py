@@ -13,7 +13,7 @@ from celery.bin.base import handle_preload_options
 
 from celery_saga.ops.cli.doctor import doctor
 from celery_saga.ops.cli.queries import list_sagas, show
-from celery_saga.ops.cli.repairs import VERBS
+from celery_saga.ops.cli.repairs import VERBS, signal
 
 
 @click.group()
@@ -23,5 +23,5 @@ def saga(ctx: click.Context, **kwargs: Any) -> None:
     """Show, repair and examine sagas."""
 
 
-for command in (list_sagas, show, *VERBS, doctor):
+for command in (list_sagas, show, *VERBS, signal, doctor):
     saga.add_command(command)

@@ -24,6 +24,16 @@ def _pair(value: Any) -> tuple[str, Any]:
     raise click.BadParameter(f"expected KEY=JSON, such as {example}; found {value!r}")
 
 
+def _by_option(group: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--by",
+        cls=CeleryOption,
+        metavar="WHO",
+        help_group=group,
+        help="The operator, for the saga's history; by default user@host.",
+    )
+
+
 def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Command:
     """A command that calls the manager's method of that name for each id."""
 
@@ -33,13 +43,7 @@ def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Co
     group = f"{name.capitalize()} Options"
     decorators = (
         click.argument("saga_ids", nargs=-1, required=True, metavar="ID..."),
-        click.option(
-            "--by",
-            cls=CeleryOption,
-            metavar="WHO",
-            help_group=group,
-            help="The operator, for the saga's history; by default user@host.",
-        ),
+        _by_option(group),
         as_json_option(group),
         *options,
         click.pass_context,
@@ -54,7 +58,12 @@ def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Co
 
 
 def _carry_out(
-    ctx: click.Context, name: str, saga_ids: tuple[str, ...], as_json: bool, given: dict[str, Any]
+    ctx: click.Context,
+    name: str,
+    saga_ids: tuple[str, ...],
+    as_json: bool,
+    given: dict[str, Any],
+    *args: Any,
 ) -> None:
     from celery_saga.errors import SagaError
 
@@ -63,7 +72,7 @@ def _carry_out(
         given["context"] = dict(given["context"])
     for saga_id in saga_ids:
         try:
-            handle = getattr(manager, name)(saga_id, **given)
+            handle = getattr(manager, name)(saga_id, *args, **given)
             results.append({"id": saga_id, "status": handle.status.value, "error": ""})
         except (SagaError, ValueError) as error:
             results.append({"id": saga_id, "status": "", "error": str(error)})
@@ -126,3 +135,33 @@ VERBS = (
         ),
     ),
 )
+
+
+def _json(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """The value of an option that is JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        raise click.BadParameter(f"expected JSON, found {text!r}") from None
+
+
+@click.command("signal", cls=CeleryCommand)
+@click.argument("saga_id", metavar="ID")
+@click.argument("name")
+@click.option(
+    "--payload",
+    cls=CeleryOption,
+    metavar="JSON",
+    callback=_json,
+    help_group="Signal Options",
+    help="What the wait puts into the context; by default null.",
+)
+@_by_option("Signal Options")
+@as_json_option("Signal Options")
+@click.pass_context
+def signal(ctx: click.Context, /, saga_id: str, name: str, as_json: bool, **given: Any) -> None:
+    """Send a signal to a saga, which waits for it or will.
+
+    Exit code: 1 if the saga does not exist, or refuses it; nothing of it changed.
+    """
+    _carry_out(ctx, "signal", (saga_id,), as_json, given, name)
