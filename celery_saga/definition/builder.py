@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery_saga.definition import functions
@@ -15,8 +16,11 @@ from celery_saga.definition.steps import (
     NestedSagaStep,
     ParallelSagaStep,
     SagaStep,
+    SleepSagaStep,
+    WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import check_nesting, located
+from celery_saga.definition.steps.waits import check_signals
 from celery_saga.errors import (
     AlreadyCommittedException,
     DefinitionError,
@@ -199,6 +203,40 @@ class SagaDefinition:
         self._check_open()
         return self._add(NestedSagaStep(saga, **options))
 
+    def wait_for(
+        self,
+        signal: str,
+        timeout: float | timedelta | None = None,
+        on_timeout: Step | StepOwner | None = None,
+        *,
+        returns: str | Literal[False] | None = None,
+        name: str | None = None,
+    ) -> WaitSagaStep:
+        """Add a wait for a signal, which ``SagaManager.signal()`` sends before it or meanwhile.
+
+        Args:
+            signal: the signal's name.
+            timeout: seconds, or a timedelta; then the step fails, or ``on_timeout`` is run.
+            on_timeout: a committed saga, a step, a task or a function.
+            returns: the context key of the signal's payload, by default the signal's name;
+                ``False``: the payload is dropped.
+            name: the step's name, by default the signal's.
+
+        Raises:
+            DefinitionError: an argument is not valid.
+        """
+        self._check_open()
+        return self._add(WaitSagaStep(signal, timeout, on_timeout, returns=returns, name=name))
+
+    def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SleepSagaStep:
+        """Add a wait for a time, counted from the moment at which the saga comes to it.
+
+        Raises:
+            DefinitionError: ``seconds`` is neither a number above 0 nor a timedelta.
+        """
+        self._check_open()
+        return self._add(SleepSagaStep(seconds, name=name))
+
     def _check_open(self) -> None:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed: it cannot change")
@@ -265,6 +303,7 @@ class SagaDefinition:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
         check_nesting(self)
+        check_signals(self)
         check_steps(self.name, list(located(self)))
         importing = functions.importing()
         if importing:

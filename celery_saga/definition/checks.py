@@ -12,6 +12,7 @@ from celery_saga.definition.steps import (
     NestedSagaStep,
     ParallelSagaStep,
     SagaStep,
+    WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import Located
 from celery_saga.errors import DefinitionError
@@ -156,6 +157,7 @@ def _stored(step: SagaStep) -> Iterator[str]:
     elif isinstance(step, ForEachSagaStep) and step.returns is not None:
         yield step.returns
     else:
+        yield from (step.key,) if isinstance(step, WaitSagaStep) and step.key else ()
         yield from (key for inner in step.children for key in _stored(inner))
 
 

@@ -64,6 +64,8 @@ class CeleryPublisher:
     def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Message]:
         first = StepRef(execution.plan.first, Direction.FORWARD, 1)
         message = self.message(execution, Dispatch(first))
+        if not message["task"]:
+            return execution, message  # it only waits
         if self._is_eager(message) or not added_to(self._app, self._app.tasks.get(message["task"])):
             return execution, message
         producer = recorder(self._app)

@@ -147,7 +147,10 @@ class Plan:
     @cached_property
     def first(self) -> Path:
         """Where the first task is; of the branches of a group that of the first."""
-        return (0,) if self.linear else self.leaves[0]
+        if self.linear:
+            return (0,)
+        tasks = (path for path in self.leaves if not isinstance(self.at(path), Wait | Sleep))
+        return next(tasks, self.leaves[0])
 
     def walk(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """All nodes with their paths, the outer ones first; of a loop's items the first."""

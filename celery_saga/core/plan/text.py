@@ -64,6 +64,11 @@ def shown(node: Node) -> str:
         return f"{node.name}: for each {node.item!r} in context{keys}, {way}"
     if isinstance(node, Parallel):
         return f"{node.name}: all at once"
+    if isinstance(node, Wait):
+        limit = "" if node.timeout is None else f", {node.timeout:g} s at most"
+        return f"{node.name}: for the signal {node.signal!r}{limit}"
+    if isinstance(node, Sleep):
+        return f"{node.name}: for {node.seconds:g} s"
     return f"{node.name}: one after the other"
 
 

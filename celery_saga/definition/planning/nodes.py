@@ -9,7 +9,18 @@ from typing import Any
 from celery import Celery
 
 from celery_saga.core.failures import class_name
-from celery_saga.core.plan import Call, Case, Choice, ForEach, NestedSaga, Node, Parallel, PlanStep
+from celery_saga.core.plan import (
+    Call,
+    Case,
+    Choice,
+    ForEach,
+    NestedSaga,
+    Node,
+    Parallel,
+    PlanStep,
+    Sleep,
+    Wait,
+)
 from celery_saga.definition.planning.calls import Calls
 from celery_saga.definition.planning.seen import check_seen
 from celery_saga.definition.steps import (
@@ -19,7 +30,9 @@ from celery_saga.definition.steps import (
     NestedSagaStep,
     ParallelSagaStep,
     SagaStep,
+    SleepSagaStep,
     StepOwner,
+    WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import Located, names_of, own_steps
 from celery_saga.definition.tasks.routes import filled
@@ -75,6 +88,11 @@ class Nodes:
             body = _collected(self._node(step.body, level), step.returns)
             way = (step.parallel, step.returns, together)
             return ForEach(name, step.over, step.item, body, *way)
+        if isinstance(step, SleepSagaStep):
+            return Sleep(name, step.seconds)
+        if isinstance(step, WaitSagaStep):
+            after = None if step.on_timeout is None else self._node(step.on_timeout, level)
+            return Wait(name, step.signal, step.timeout, after, step.key)
         assert isinstance(step, ConditionalSagaStep)
         return self._choice(step, level, name)
 
@@ -132,6 +150,8 @@ class Nodes:
 
 def _collected(body: Node, key: str | None) -> Node:
     """The body of a loop, whose single task puts its result under the key that is collected."""
+    if key is not None and isinstance(body, Wait):
+        return replace(body, key=key)
     if key is None or not isinstance(body, PlanStep) or body.action.style == "context":
         return body
     return replace(body, action=replace(body.action, returns=key))

@@ -11,6 +11,7 @@ from celery_saga.definition.steps.groups import (
     NestedSagaStep,
     ParallelSagaStep,
 )
+from celery_saga.definition.steps.waits import SleepSagaStep, WaitSagaStep
 
 if TYPE_CHECKING:
     from celery_saga.definition.operations import Target
@@ -25,5 +26,7 @@ __all__ = [
     "NestedSagaStep",
     "ParallelSagaStep",
     "SagaStep",
+    "SleepSagaStep",
     "StepOwner",
+    "WaitSagaStep",
 ]

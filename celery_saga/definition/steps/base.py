@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from celery_saga.definition.operations import (
     STEP_OPTIONS,
@@ -65,6 +66,18 @@ class StepOwner(Protocol):
     def for_each(self, over: Any, body: Any, **options: Unpack[ForEachOptions]) -> SagaStep: ...
 
     def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> SagaStep: ...
+
+    def wait_for(
+        self,
+        signal: str,
+        timeout: float | timedelta | None = None,
+        on_timeout: Any = None,
+        *,
+        returns: str | Literal[False] | None = None,
+        name: str | None = None,
+    ) -> SagaStep: ...
+
+    def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SagaStep: ...
 
     def validate(self) -> None: ...
 
@@ -154,6 +167,23 @@ class SagaStep(ABC):
     def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> SagaStep:
         """Check this step and add another saga as the next step."""
         return self._complete().nested_step(saga, **options)
+
+    def wait_for(
+        self,
+        signal: str,
+        timeout: float | timedelta | None = None,
+        on_timeout: Any = None,
+        *,
+        returns: str | Literal[False] | None = None,
+        name: str | None = None,
+    ) -> SagaStep:
+        """Check this step and add a wait for a signal to its saga."""
+        saga = self._complete()
+        return saga.wait_for(signal, timeout, on_timeout, returns=returns, name=name)
+
+    def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SagaStep:
+        """Check this step and add a wait for a time to its saga."""
+        return self._complete().sleep_step(seconds, name=name)
 
     def commit(self) -> Any:
         """Check this step and commit its saga, which is returned."""
