@@ -38,7 +38,7 @@ def test_two_at_the_same_moment_with_the_same_words(result: SagaResult) -> None:
 
 @pytest.mark.parametrize("first", ["cancel", "the last commit"])
 def test_against_the_last_commit(result: SagaResult, first: str) -> None:
-    """Whichever is saved second finds the other's revision, and decides anew."""
+    """The second save finds the other's revision, and its event is decided again."""
     orchestrator = result._runtime.orchestrator
     known = result.execution
     done = ev.StepSucceeded(1_000.0, StepRef((0,), Direction.FORWARD, 1), "held")

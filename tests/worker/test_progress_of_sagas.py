@@ -93,14 +93,13 @@ def test_a_claim_that_comes_late_does_not_write_over_an_end(tracked, saga, fail)
 def test_a_claim_that_comes_late_on_a_backend_that_lets_successes_be_written_over(
     tracked, saga, monkeypatch
 ):
-    """As MongoDB's does, and Redis' if the success comes between its look and its write."""
+    """As MongoDB's does, and Redis' if the success comes between its read and its write."""
     result = saga.delay()
     tracked.settled(result)
     backend = tracked.app.backend
     wait_for(AsyncResult(result.id, app=tracked.app).ready)
     store, before = result._runtime.store, replace(result.execution, status=SagaStatus.RUNNING)
     nothing = {"status": "PENDING", "result": None}
-    monkeypatch.setattr(backend, "_get_task_meta_for", lambda task_id: nothing)
 
     class Late:
         asked = 0
@@ -109,9 +108,10 @@ def test_a_claim_that_comes_late_on_a_backend_that_lets_successes_be_written_ove
             self.asked += 1
             return before if self.asked == 1 else store.load(saga_id, context)
 
-    track(tracked.app, Late(), result.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "_get_task_meta_for", lambda task_id: nothing)
+        track(tracked.app, Late(), result.id)
 
-    monkeypatch.compensation()
     after = AsyncResult(result.id, app=tracked.app)
     assert after.state == "SUCCESS"
     assert after.result == dict(result.get())

@@ -287,7 +287,7 @@ class TestForget:
         orchestrator.apply(result.id, ResolveRequested(at, SagaStatus.COMPENSATED, "ann"))
         result.forget()
 
-    def test_what_could_not_be_told_is_not_forgotten(self, site, monkeypatch):
+    def test_an_unpublished_result_is_not_forgotten(self, site, monkeypatch):
         monkeypatch.setattr("celery_saga.result.NOTICE_TIMEOUT", 0.1)
         apart = {
             "result_backend": unreachable_url(),
