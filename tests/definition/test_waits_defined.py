@@ -118,6 +118,15 @@ class TestDefinition:
         with pytest.raises(DefinitionError, match="wait for the signal 'approved'"):
             saga.commit()
 
+    def test_two_branches_whose_payloads_have_one_key(self, shop: Shop) -> None:
+        branches = [
+            Saga(name, app=shop.app).wait_for(name, returns="answer").commit() for name in "ab"
+        ]
+        saga = Saga("two", app=shop.app)
+        saga.parallel_step(*branches)
+        with pytest.raises(DefinitionError, match="both store a result under 'answer'"):
+            saga.commit()
+
     def test_alternatives_may_wait_for_one_signal(self, shop: Shop) -> None:
         first, second = (Saga(name, app=shop.app).wait_for("approved").commit() for name in "ab")
         saga = Saga("two", app=shop.app)

@@ -1,5 +1,6 @@
 """The types that users see; checked by mypy, never run."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,9 @@ tree.for_each(("order", "lines", 0), inner, compensate="parallel")
 assert_type(tree.nested_step(inner, inputs=["order_id"], returns={"paid": "id"}), NestedSagaStep)
 NestedSagaStep(inner, name="first")
 tree.parallel_step("shop.a", compensate="sideways")  # type: ignore[arg-type]
+tree.wait_for("approved", timedelta(days=1), inner, returns="answer").sleep_step(5).commit()
+tree.wait_for("paid", 2.5, "shop.remind", returns=False, name="payment")
+tree.wait_for("paid", "5")  # type: ignore[arg-type]
 
 result = saga.delay(order_id=7)
 assert_type(result, SagaResult)
@@ -49,6 +53,8 @@ assert_type(result.get(timeout=10), SagaContext)
 assert_type(result.status, SagaStatus)
 assert_type(result.execution, SagaExecution)
 assert_type(result.cancel(), bool)
+assert_type(result.signal("approved", {"by": "ann"}), bool)
+assert_type(sagas.signal(result, "approved", by="ann"), SagaResult)
 assert_type(result.cancel("why", by="ann", terminate=True, signal="SIGKILL"), bool)
 result.forget()
 assert_type(saga.s(order_id=7), Signature[Any])
