@@ -2,6 +2,7 @@
 
 =============  ==================================================================================
 ``orders``     what each saga is to do, from a seed
+``shapes``     where the steps of a saga are in its plan
 ``schedule``   which faults there are and when, from a seed
 ``ledger``     what bodies did, written only by bodies
 ``app``        the tasks

@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery, Task, shared_task
 
 from benchmarks.chaos.ledger import acting, effect_once, note, who
+from benchmarks.chaos.shapes import step_name, step_number
 from celery_saga import AbortSaga, SagaManager, saga_info
 
 #: Environment variables with the URLs of the broker and of the store, which is the result backend.
@@ -35,14 +36,19 @@ class Flaky(Exception):
     """An error that does not come again in the next attempt."""
 
 
-def act(mine: Mapping[str, Any], take_effect: Callable[[], Any]) -> None:
+def mine(work: Work) -> Mapping[str, Any]:
+    """What the running step is to do."""
+    return work[step_name(step_number(who().step))]
+
+
+def act(own: Mapping[str, Any], take_effect: Callable[[], Any]) -> None:
     """One body: what it writes in the ledger, and how long it takes."""
-    before, after = mine["pauses"]
+    before, after = own["pauses"]
     note("began")
     time.sleep(before)
-    if mine.get("fails"):
+    if own.get("fails"):
         note("failed")
-        raise AbortSaga("as planned") if mine["fails"] == "abort" else Declined("as planned")
+        raise AbortSaga("as planned") if own["fails"] == "abort" else Declined("as planned")
     take_effect()
     time.sleep(after)
     note("ended")
@@ -70,28 +76,28 @@ def stumble() -> None:
 def late(work: Work, me: Me = None) -> None:
     """Takes effect each time that it is run."""
     with acting(me):
-        act(work[who().step], effect)
+        act(mine(work), effect)
 
 
 @shared_task(throws=(Declined,))
 def early(work: Work, me: Me = None) -> None:
     """The same, acknowledged before it runs: at most once."""
     with acting(me):
-        act(work[who().step], effect)
+        act(mine(work), effect)
 
 
 @shared_task(acks_late=True, reject_on_worker_lost=True, throws=(Declined,))
 def requeued(work: Work, me: Me = None) -> None:
     """The same, returned to the broker when its process dies."""
     with acting(me):
-        act(work[who().step], effect)
+        act(mine(work), effect)
 
 
 @shared_task(acks_late=True, throws=(Declined,))
 def declining(work: Work, me: Me = None) -> None:
     """Keeps records of its own by the idempotency key, and declines what it already did."""
     with acting(me):
-        act(work[who().step], effect_or_decline)
+        act(mine(work), effect_or_decline)
 
 
 @shared_task(
@@ -106,7 +112,7 @@ def retried(self: Task[Any, Any], work: Work, me: Me = None) -> None:
     with acting(me):
         if not self.request.retries:
             stumble()
-        act(work[who().step], effect)
+        act(mine(work), effect)
 
 
 @shared_task(acks_late=True, throws=(Flaky,))
@@ -116,7 +122,15 @@ def compensate(work: Work, stumbles: bool) -> None:
     assert info is not None
     if stumbles and info.attempt == 1:
         stumble()
-    act({"pauses": work[info.step]["pauses"]}, effect)
+    act({"pauses": mine(work)["pauses"]}, effect)
+
+
+@shared_task(acks_late=True)
+def takes_first(work: Work) -> bool:
+    """The condition of a choice: whether the first alternative is taken."""
+    chosen = work["choice"]
+    time.sleep(chosen["pause"])
+    return bool(chosen["first"])
 
 
 TASKS: dict[str, Task[Any, Any]] = {

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.ledger import FORWARD, Line
+from benchmarks.chaos.shapes import path_of, precedes
 
 #: Causes of a second effect with the same key that the library does not promise to prevent: a
 #: process was lost, or counted as dead, between the effect and the record of it.
@@ -63,9 +64,10 @@ class Faults:
             for each in log
         )
 
-    def of_message(self, line: Line) -> set[str]:
+    def of_message(self, line: Line, shape: str) -> set[str]:
         """What became of messages of a line's step."""
-        return self._messages[f"{line.saga_id}~{line.direction}{line.step}"]
+        path = ".".join(map(str, path_of(shape, line.step)))
+        return self._messages[f"{line.saga_id}~{line.direction}{path}"]
 
     def between(self, begin: float, end: float) -> str:
         """What else happened in that time."""
@@ -75,7 +77,7 @@ class Faults:
         return ""
 
 
-def duplicates(lines: Sequence[Line], faults: Faults) -> list[str]:
+def duplicates(lines: Sequence[Line], faults: Faults, shape: str = "linear") -> list[str]:
     """The cause of each effect beyond a key's first."""
     found = []
     began: dict[tuple[str, int], float] = {}
@@ -87,7 +89,7 @@ def duplicates(lines: Sequence[Line], faults: Faults) -> list[str]:
             continue
         effect = _Effect(line, began.get((line.key, line.pid), line.at))
         if line.key in effects:
-            found.append(_cause(effects[line.key], effect, lines, faults))
+            found.append(_cause(effects[line.key], effect, lines, faults, shape))
         effects[line.key] = effect
     return found
 
@@ -104,6 +106,7 @@ def _cause(
     other: _Effect,
     lines: Sequence[Line],
     faults: Faults,
+    shape: str,
 ) -> str:
     """Why the second effect came although there was the first."""
     first, second = one.line, other.line
@@ -112,7 +115,7 @@ def _cause(
         if faults.stopped(each.line.worker, each.began, until):
             return "stopped worker"
     recorded = any(
-        line.step > first.step and first.at < line.at < second.at
+        precedes(shape, first.step, line.step) and first.at < line.at < second.at
         for line in lines
         if line.direction == first.direction == FORWARD
     )
@@ -121,7 +124,7 @@ def _cause(
     ended = faults.end_of(first, second.at)
     if ended:
         return ended
-    messages = faults.of_message(second)
+    messages = faults.of_message(second, shape)
     if "duplicate" in messages:
         return "duplicated message"
     if "lose" in messages:

@@ -23,10 +23,11 @@ from benchmarks.chaos.app import (
     act,
     effect,
     make_app,
+    mine,
     stumble,
 )
 from benchmarks.chaos.engines import with_result
-from benchmarks.chaos.ledger import COMPENSATION, FORWARD, acting, who
+from benchmarks.chaos.ledger import COMPENSATION, FORWARD, acting
 from benchmarks.chaos.orders import Order
 from benchmarks.chaos.verdict import RESULTS, Reported
 
@@ -52,7 +53,7 @@ def compensate_link(self: Task[Any, Any], work: Work, stumbles: bool, me: Me) ->
     with acting(me):
         if stumbles and not self.request.retries:
             stumble()
-        act({"pauses": work[who().step]["pauses"]}, effect)
+        act({"pauses": mine(work)["pauses"]}, effect)
 
 
 @shared_task(acks_late=True)

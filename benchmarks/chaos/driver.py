@@ -18,7 +18,7 @@ from benchmarks.chaos.injector import Happened, Injector
 from benchmarks.chaos.ledger import Ledger, Line
 from benchmarks.chaos.orders import make_order
 from benchmarks.chaos.schedule import make_schedule
-from benchmarks.chaos.stage import Stage
+from benchmarks.chaos.stage import ChaosError, Stage
 from benchmarks.chaos.verdict import Reported, Verdict, verdict_on
 
 #: How orders may be run.
@@ -45,6 +45,7 @@ class Options:
         apart: whether broker and store are a server each.
         heartbeat: of the workers, see the stage.
         engine: a key of :data:`ENGINES`.
+        shape: of the sagas; chains are linear.
     """
 
     sagas: int
@@ -55,6 +56,7 @@ class Options:
     apart: bool = False
     heartbeat: tuple[float, float] | None = None
     engine: str = "saga"
+    shape: str = "linear"
 
 
 @dataclass
@@ -90,6 +92,8 @@ def run(
     Raises:
         ChaosError: it could not be carried out.
     """
+    if options.engine == "chain" and options.shape != "linear":
+        raise ChaosError("chains are linear")
     app = ENGINES[options.engine].app
     stage = Stage(app, options.workers, options.apart, folder, options.heartbeat)
     with stage, _logging_to(stage.folder / "client.log"):
@@ -114,7 +118,7 @@ class _Run:
         urls = {name: server.url() for name, server in stage.servers.items()}
         self._engine: Engine = ENGINES[options.engine](urls["broker"], urls["store"])
         numbers = range(options.sagas)
-        self._orders = [make_order(options.seed, number) for number in numbers]
+        self._orders = [make_order(options.seed, number, options.shape) for number in numbers]
         self._to_start = deque(self._orders)
         self._under_way: dict[str, float] = {}
         self._waits: list[float] = []

@@ -10,11 +10,11 @@ import redis
 from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 
-from benchmarks.chaos.app import TASKS, compensate, make_app
-from benchmarks.chaos.ledger import step_name
+from benchmarks.chaos.app import TASKS, compensate, make_app, takes_first
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.shapes import LOOPS, step_name
 from benchmarks.chaos.verdict import Reported
-from celery_saga import Saga, SagaManager
+from celery_saga import LocalSagaStep, NestedSagaStep, Saga, SagaManager
 from celery_saga.errors import (
     SagaExecutionNotFoundException,
     SagaPastPivot,
@@ -71,7 +71,9 @@ class Sagas:
         self._built = lru_cache(maxsize=None)(self._build)
         self._cancelled: set[str] = set()
 
-    def _build(self, kinds: tuple[str, ...], pivot: bool) -> Saga:
+    def _build(self, kinds: tuple[str, ...], pivot: bool, shape: str) -> Saga:
+        if shape == "tree":
+            return self._build_tree(kinds, pivot)
         saga = Saga("-".join(kinds), app=self._app)
         for index, kind in enumerate(kinds):
             is_pivot = pivot and index == len(kinds) - 1
@@ -80,8 +82,28 @@ class Sagas:
                 step.on_failure(compensate)
         return saga.commit()
 
+    def _build_tree(self, kinds: tuple[str, ...], pivot: bool) -> Saga:
+        """The steps of :data:`benchmarks.chaos.shapes.TREE`."""
+
+        def step(number: int) -> LocalSagaStep:
+            return LocalSagaStep(TASKS[kinds[number]], compensate, name=step_name(number))
+
+        name = "-".join(kinds) + ("-pivot" if pivot else "")
+        nested = Saga(f"{name}-nested", app=self._app, steps=[step(2), step(3)]).commit()
+        saga = Saga(name, app=self._app)
+        saga.parallel_step(step(0), step(1), NestedSagaStep(nested, name="nested"))
+        one_by_one, at_once = LOOPS
+        saga.for_each("lines", step(one_by_one), name="one-by-one")
+        saga.for_each("lines", step(at_once), name="at-once", parallel=True, compensate="parallel")
+        choice = saga.conditional_step(name="choice")
+        choice.if_then(takes_first, step(10)).else_then(step(11))
+        last = saga.local_step(TASKS[kinds[12]], name=step_name(12), pivot=pivot)
+        if not pivot:
+            last.on_failure(compensate)
+        return saga.commit()
+
     def start(self, order: Order) -> None:
-        saga = self._built(order.kinds, order.pivot)
+        saga = self._built(order.kinds, order.pivot, order.shape)
         saga.apply_async(order.context(), saga_id=order.saga_id)
 
     def cancel(self, saga_id: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from benchmarks.chaos.shapes import step_name, step_number
 from celery_saga import saga_info
 from celery_saga.core.info import SagaInfo
 
@@ -47,7 +48,7 @@ class Line(NamedTuple):
 
     Args:
         saga_id: whose step it is.
-        step: its index.
+        step: its number, see :mod:`benchmarks.chaos.shapes`.
         direction: ``"f"`` or ``"c"``.
         what: ``began``, ``effect``, ``ended`` (it is about to return); ``declined``, ``failed``,
             ``retried`` (it is about to raise, and left no effect).
@@ -102,14 +103,9 @@ def _client(pid: int) -> redis.Redis:
     return redis.Redis.from_url(os.environ[LEDGER])
 
 
-def step_name(index: int) -> str:
-    """The name of a step, from which the ledger has its index."""
-    return f"step-{index}"
-
-
 def _line(what: str) -> str:
     info = who()
-    step = int(info.step.rpartition("-")[2])
+    step = step_number(info.step)
     keys = (info.idempotency_key, info.forward_key)
     process = (os.getpid(), os.getppid(), time.monotonic())
     return json.dumps([info.saga_id, step, info.direction, what, *keys, *process])

@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks import report
 from benchmarks.chaos.causes import EXCUSED
 from benchmarks.chaos.driver import ENGINES, Options, Outcome, run
+from benchmarks.chaos.shapes import SHAPES
 from benchmarks.chaos.stage import ChaosError
 from benchmarks.chaos.verdict import Verdict
 
@@ -49,6 +50,7 @@ def add_to(commands: Any) -> None:
     add("--workers", type=int, default=3, help="prefork workers with two processes each (3)")
     add("--in-flight", type=int, default=200, help="sagas in flight at a time (200)")
     add("--engine", choices=ENGINES, default="saga", help="or chains of the same tasks")
+    add("--shape", choices=SHAPES, default="linear", help="of the sagas (linear)")
     add("--apart", action="store_true", help="broker and store on a server each")
     add("--json", type=Path, metavar="FILE", help="write the verdicts and all faults there")
     add("--logs", type=Path, metavar="FOLDER", help="keep the workers' logs there")
@@ -70,6 +72,7 @@ def main(given: argparse.Namespace) -> int:
         in_flight=given.in_flight,
         apart=given.apart,
         engine=given.engine,
+        shape=given.shape,
     )
     try:
         outcome = run(options, given.logs, lambda text: print(text, file=sys.stderr, flush=True))
@@ -186,7 +189,7 @@ def _footer(outcome: Outcome, where: dict[str, Any]) -> str:
     load = " ".join(map(str, where["load_before"]))
     took = ", ".join(f"{name} {wait:g} s" for name, wait in waits.items())
     parts = (
-        f"{options.sagas} {options.engine}s, {options.in_flight} at a time",
+        f"{options.sagas} {options.engine}s ({options.shape}), {options.in_flight} at a time",
         f"{options.kills} kills, seed {options.seed}, {options.workers} workers, {servers}",
         f"{outcome.seconds:.0f} s; from the start to the end of a saga {took}",
         f"starts that were refused and repeated: {refused}",

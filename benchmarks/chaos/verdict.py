@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.chaos.causes import Faults, duplicates
+from benchmarks.chaos.causes import REPORT, Faults, duplicates
 from benchmarks.chaos.ledger import COMPENSATION, FORWARD, Line
 from benchmarks.chaos.orders import Order
+from benchmarks.chaos.shapes import precedes, reversed_freely
 
 #: Celery's state of the result of a saga, by the saga's status.
 RESULTS = {"COMPLETED": "SUCCESS", "COMPENSATED": "FAILURE"}
@@ -68,7 +69,7 @@ def verdict_on(order: Order, reported: Reported, lines: Sequence[Line], faults: 
     found.reasons += _broken(order, reported, lines, faults)
     existing, found.late = _effects(order, lines)
     _compare(found, existing)
-    found.duplicates = Counter(duplicates(lines, faults))
+    found.duplicates = Counter(duplicates(lines, faults, order.shape))
     if found.kind != "stuck":
         found.kind = "inconsistent" if found.reasons else reported.status.lower()
     return found
@@ -77,9 +78,8 @@ def verdict_on(order: Order, reported: Reported, lines: Sequence[Line], faults: 
 def _compare(found: Verdict, existing: Sequence[bool]) -> None:
     """Compare the status with the effects that exist."""
     reported, reasons = found.reported, found.reasons
-    compensated = len(existing) - sum(existing)
     if reported.status == "COMPLETED":
-        if compensated:
+        if not all(existing[step] for step in found.order.chosen):
             reasons.append("COMPLETED, and an effect is missing")
             found.false = True
         if reported.cancelled:
@@ -136,6 +136,8 @@ class _Course:
         #: Forward bodies by their step: their last line.
         self._bodies: dict[int, dict[int, Line]] = {}
         self._begun: Counter[str] = Counter()
+        #: When the first body of each step began.
+        self._first: dict[int, float] = {}
 
     def see(self, line: Line) -> None:
         if line.direction == FORWARD:
@@ -157,12 +159,46 @@ class _Course:
             self._open.add(line.step)
 
     def _begins(self, line: Line, zombie: bool) -> None:
-        if not zombie and not self._open.issuperset(range(line.step)):
+        if line.step not in self._order.chosen:
+            self.reasons.append("an alternative ran that was not taken")
+        if not zombie and not self._open.issuperset(self._before(line.step)):
             self.reasons.append("a step began before the one before it had its effect")
         self._begun[line.key] += 1
+        self._first.setdefault(line.step, line.at)
         is_pivot = self._order.pivot and line.step == len(self._order.kinds) - 1
         if self._order.kinds[line.step] == "early" and not is_pivot and self._begun[line.key] > 1:
             self.reasons.append("an early step ran twice")
+
+    def _before(self, step: int) -> list[int]:
+        """The steps that must be over before one is sent."""
+        shape = self._order.shape
+        return [each for each in self._order.chosen if precedes(shape, each, step)]
+
+    def _is_later(self, other: int, step: int) -> bool:
+        """Whether the effect of another step has to be compensated before that of a step.
+
+        Without an order in the plan, that is so if the other began when the step had been reported.
+        """
+        shape = self._order.shape
+        if other == step or other >= self._order.needs_compensation:
+            return False
+        if precedes(shape, step, other):
+            return True
+        if precedes(shape, other, step) or reversed_freely(shape, step, other):
+            return False
+        return self._was_reported(step, self._first.get(other, 0.0))
+
+    def _was_reported(self, step: int, before: float) -> bool:
+        """Whether the engine must have had the report of a step at that time."""
+        for body in self._bodies.get(step, {}).values():
+            if body.what != "ended" or body.at + REPORT > before:
+                return False
+            stopped = self._faults.stopped(body.worker, body.at, before)
+            if stopped or self._faults.end_of(body, before):
+                return False
+            if self._faults.between(body.at, before):
+                return False
+        return bool(self._bodies.get(step))
 
     def _compensation(self, line: Line) -> None:
         if self.first_compensation is None:
@@ -171,7 +207,7 @@ class _Course:
             self.reasons.append("a step was compensated that had left nothing")
         if line.what != "effect":
             return
-        if any(above > line.step for above in self._open if above < self._order.needs_compensation):
+        if any(self._is_later(other, line.step) for other in self._open):
             self.reasons.append("a compensation ran before that of a later step")
         self._open.discard(line.step)
 
@@ -184,8 +220,8 @@ class _Course:
         bodies = self._bodies.get(line.step, {}).values()
         if any(body.what not in ("declined", "failed") for body in bodies):
             return True
-        before = self._bodies.get(line.step - 1, {}).values()
-        if line.step and not before:
+        before = [self._bodies.get(step, {}) for step in self._before(line.step)]
+        if not all(before):
             return False  # it cannot have been sent
-        sent = max((body.at for body in before), default=0.0)
+        sent = max((body.at for found in before for body in found.values()), default=0.0)
         return self._faults.interrupted(sent, line.at)

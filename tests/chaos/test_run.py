@@ -39,3 +39,13 @@ def test_every_saga_ends_as_it_is_reported(apart, tmp_path):
     assert holds(outcome), (found, [verdict for verdict in outcome.verdicts if verdict.reasons])
     assert found["completed"] + found["compensated"] == 150
     assert {each.kind for each in outcome.faults} >= {"child", "worker", "server", "stop", "lose"}
+
+
+@pytest.mark.timeout(400)
+def test_every_tree_ends_as_it_is_reported(tmp_path):
+    options = Options(sagas=50, kills=6, seed=4, in_flight=25, heartbeat=(0.5, 5.0), shape="tree")
+    outcome = run(options, tmp_path)
+    found = {what: count for what, count, _ in rows(outcome)}
+    assert holds(outcome), (found, [verdict for verdict in outcome.verdicts if verdict.reasons])
+    assert found["completed"] + found["compensated"] == 50
+    assert {each.kind for each in outcome.faults} >= {"child", "worker", "server"}

@@ -11,8 +11,9 @@ from benchmarks.chaos.causes import Faults
 from benchmarks.chaos.driver import Options, Outcome
 from benchmarks.chaos.injector import Happened
 from benchmarks.chaos.ledger import Line
-from benchmarks.chaos.orders import Order
+from benchmarks.chaos.orders import Order, make_order
 from benchmarks.chaos.report import holds, to_dict
+from benchmarks.chaos.shapes import step_number
 from benchmarks.chaos.verdict import Reported, verdict_on
 
 COMPLETED = Reported("COMPLETED", "SUCCESS")
@@ -292,3 +293,83 @@ class TestDuplicates:
         killed = Happened("worker", 6.5, WORKER)
         found = verdict(COMPENSATED, *entries, log=[killed])
         assert (found.kind, dict(found.duplicates)) == ("compensated", {"killed worker": 1})
+
+
+class TestTree:
+    """Steps 0, 1 and 2-3 are branches, 4-6 and 7-9 items of loops, 10 and 11 alternatives."""
+
+    DONE = tuple(f"f{step} began effect ended" for step in (*range(11), 12))
+    #: A rollback after the parallel step, whose branches ended in the order of their numbers.
+    FAILED = (*DONE[:4], "f4 began failed")
+    BACK = tuple(f"c{step} began effect ended" for step in (3, 2, 1, 0))
+
+    def verdict(self, reported: Reported, *entries: str, log: Any = ()) -> Any:
+        return verdict(reported, *entries, of=order(*["late"] * 13, shape="tree"), log=log)
+
+    def test_completed(self):
+        assert self.verdict(COMPLETED, *self.DONE).kind == "completed"
+
+    def test_compensated(self):
+        found = self.verdict(COMPENSATED, *self.FAILED, *self.BACK)
+        assert (found.kind, found.reasons) == ("compensated", [])
+
+    def test_completed_and_the_effect_of_an_item_is_missing(self):
+        found = self.verdict(COMPLETED, *self.DONE[:8], *self.DONE[9:])
+        assert "COMPLETED, and an effect is missing" in found.reasons
+
+    def test_a_compensation_is_missing(self):
+        found = self.verdict(COMPENSATED, *self.FAILED, *self.BACK[:3])
+        assert found.reasons == ["COMPENSATED, and an effect exists"]
+
+    def test_both_alternatives_ran(self):
+        found = self.verdict(COMPLETED, *self.DONE[:11], "f11 began effect ended", self.DONE[11])
+        assert found.reasons == ["an alternative ran that was not taken"]
+
+    def test_the_loop_began_before_the_last_branch_had_its_effect(self):
+        entries = (*self.DONE[:3], "f4 began effect ended", self.DONE[3], *self.DONE[5:])
+        found = self.verdict(COMPLETED, *entries)
+        assert found.reasons == ["a step began before the one before it had its effect"]
+
+    def test_branches_begin_in_any_order(self):
+        entries = (*self.DONE[2:4], *self.DONE[:2], *self.DONE[4:])
+        assert self.verdict(COMPLETED, *entries).kind == "completed"
+
+    @pytest.mark.parametrize(
+        "back", [(2, 3, 1, 0), (3, 2, 0, 1)], ids=["within a branch", "between branches"]
+    )
+    def test_compensations_out_of_order(self, back):
+        entries = [f"c{step} began effect ended" for step in back]
+        found = self.verdict(COMPENSATED, *self.FAILED, *entries)
+        assert found.reasons == ["a compensation ran before that of a later step"]
+
+    def test_branches_that_overlapped_are_compensated_in_any_order(self):
+        begun = ("f0 began", "f1 began effect ended", "f0 effect ended", *self.FAILED[2:])
+        for back in ((3, 2, 1, 0), (3, 2, 0, 1)):
+            entries = [f"c{step} began effect ended" for step in back]
+            assert self.verdict(COMPENSATED, *begun, *entries).kind == "compensated"
+
+    def test_items_whose_compensations_have_no_order(self):
+        forward = (*self.DONE[:10], "f10 began failed")
+        back = [f"c{step} began effect ended" for step in (7, 9, 8, 6, 5, 4, 3, 2, 1, 0)]
+        assert self.verdict(COMPENSATED, *forward, *back).kind == "compensated"
+
+    def test_a_message_of_a_nested_step_was_duplicated(self):
+        copy = Happened("duplicate", 0.1, refs=("s~f0.2.1~1",))
+        entries = (*self.DONE[:3], "f3 began effect", "f3@12/20 began effect ended")
+        found = self.verdict(COMPLETED, *entries, *self.DONE[4:], log=[copy])
+        assert dict(found.duplicates) == {"duplicated message": 1}
+
+
+def test_a_tree_has_the_same_task_in_all_items_of_a_loop_and_fails_where_it_comes():
+    for number in range(200):
+        found = make_order(3, number, "tree")
+        assert found == make_order(3, number, "tree")
+        assert len(set(found.kinds[4:7])) == len(set(found.kinds[7:10])) == 1
+        assert found.fails is None or found.fails in found.chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("step-12", 12), ("nested.step-3", 3), ("step-7[2]", 9)]
+)
+def test_the_name_of_a_step_gives_its_number(name, number):
+    assert step_number(name) == number
