@@ -35,6 +35,7 @@ class TestOnAWorker:
         result = self.group(shared).delay(hold=["a/f", "b/f"], fail=["a/f"])
         shared.journal.wait(result.id, "began", 2)
         shared.journal.open(result.id, "a/f")
+        wait_for(lambda: result.failure is not None)  # before b's process is free for c
         shared.journal.open(result.id, "b/f")
         assert shared.settled(result) == "COMPENSATED"
         assert sorted(shared.journal.began(result.id)) == ["a/f", "b/c", "b/f"]

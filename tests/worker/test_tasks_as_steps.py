@@ -200,4 +200,5 @@ def test_saga_info_names_the_saga_and_step_of_a_body(kinds):
         "round": 0,
         "idempotency_key": f"{result.id}/described/f/0",
         "forward_key": f"{result.id}/described/f/0",
+        "cause": None,
     }
