@@ -142,7 +142,7 @@ def drop_result(app: Celery, saga_id: str) -> bool:
 def store_result(app: Celery, execution: SagaExecution, request: Any) -> None:
     """Store the result of a completed saga, unless it has none."""
     if execution.wants_result:
-        result = dict(execution.values)
+        result = dict(execution.view(()))
         app.backend.store_result(execution.saga_id, result, states.SUCCESS, request=request)
 
 
@@ -164,7 +164,7 @@ def _fail(app: Celery, execution: SagaExecution, request: Any, error: Exception)
 
 def _call_back(app: Celery, execution: SagaExecution, request: Any) -> None:
     """Call the callbacks, the rest of the chain, and the chord, as after a task that succeeded."""
-    result = dict(execution.values)
+    result = dict(execution.view(()))
     options = {"parent_id": _last_task(execution), "root_id": request.root_id}
     if app.conf.task_inherit_parent_priority:
         options["priority"] = request.delivery_info.get("priority")

@@ -162,4 +162,4 @@ def _finished(runtime: Runtime, saga_id: str) -> dict[str, Any]:
         )
     if execution.status is not SagaStatus.COMPLETED:
         raise failure_of(execution)
-    return dict(execution.values)
+    return dict(execution.view(()))

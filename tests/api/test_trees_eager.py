@@ -283,3 +283,17 @@ class TestNested:
         made = Saga("outer", app=app)
         made.nested_step(saga("inner", step("charge"), LocalSagaStep(reads)))
         assert made.commit().delay().get()["reads"] == "read inner.charge"
+
+
+def test_the_result_of_its_task_has_no_keys_of_branches() -> None:
+    """Callbacks and the rest of a chain get it, too."""
+    received: list[Any] = []
+
+    @app.task(name="eager.receives", shared=False)
+    def receives(context: dict[str, Any]) -> None:
+        received.append(context)
+
+    made = Saga("published", app=app)
+    made.parallel_step(step("a"), saga("inner", step("b"))).for_each("lines", ship)
+    made.commit().apply_async({"lines": ["x"]}, link=receives.s())
+    assert [sorted(context) for context in received] == [["a", "b", "lines", "ship"]]

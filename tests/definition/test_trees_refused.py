@@ -300,6 +300,11 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], Any], list[str]]] = {
         planned(lambda saga: saga.for_each("items", LocalSagaStep(one, returns="a"), returns="b")),
         ["collects 'b'", "returns='a'"],
     ),
+    "a nested saga of another app": (
+        DefinitionError,
+        lambda: Saga("outer").nested_step(inner(app=new_app("other"))).local_step(one).commit().app,
+        ["'outer'", "apps 'other' and 'shop'", "app=app"],
+    ),
     "inputs= that are one key": (
         DefinitionError,
         lambda: Saga("outer").nested_step(inner(), inputs="order_id"),

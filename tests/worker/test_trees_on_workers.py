@@ -212,9 +212,9 @@ class TestRequests:
         shared.journal.open(result.id, "both.a/f")
         assert shared.settled(result) == "COMPENSATED"
 
-    def test_in_a_chain(self, trees: Any, shared: Any) -> None:
-        signature = trees.loop.s(items=[1, 2])
-        assert signature.apply_async().get(timeout=40)["doubled"] == [2, 4]
+    def test_a_start_by_message(self, trees: Any, shared: Any) -> None:
+        started = trees.first.s().apply_async()
+        assert started.get(timeout=40) == {"a": "both.a", "b": "both.b"}
 
 
 @pytest.mark.parametrize("way", ["one by one", "one script"])

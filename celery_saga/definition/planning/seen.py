@@ -32,7 +32,6 @@ def check_seen(nested: NestedSaga) -> None:
     written = [step.action.returns for step in steps if step.action.returns is not False]
     plain = all(isinstance(node, PlanStep | Choice) for node in inside)
     if nested.returns is not None and plain and all(isinstance(key, str) for key in written):
-        known = {str(key) for key in written} | {*(nested.inputs or nested.returns.values())}
         known = {*map(str, written), *(nested.inputs or ())}
         _refuse_unknown("returns", "writes", nested, set(nested.returns.values()), known)
 
