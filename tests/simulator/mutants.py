@@ -456,10 +456,10 @@ def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
 def a_result_is_published_before_it_is_saved(patch: Patch) -> None:
     batch = Orchestrator._batch
 
-    def publish_first(self: Orchestrator, decision: ev.Decision) -> Any:
+    def publish_first(self: Orchestrator, decision: ev.Decision, *args: Any) -> Any:
         if any(isinstance(each, ev.NotifyCallers) for each in decision.commands):
             self.results.publish(decision.execution)
-        return batch(self, decision)
+        return batch(self, decision, *args)
 
     patch.setattr(Orchestrator, "_batch", publish_first)
 
