@@ -39,7 +39,7 @@ def items_at(context: Mapping[str, Any], path: Sequence[str | int]) -> list[Any]
     return found
 
 
-def written(values: Mapping[str, Any], scope: str) -> Values:
+def values_in(values: Mapping[str, Any], scope: str) -> Values:
     """What was written into a scope."""
     known = values_of(values)
     texts = {key: known.text(name) for key, name in names_in(scope, known)}
@@ -70,7 +70,7 @@ def joined(values: Mapping[str, Any], branches: Iterable[tuple[str, str]]) -> Va
     """
     found: dict[str, tuple[str, str]] = {}
     for branch, scope in branches:
-        own = written(values, scope)
+        own = values_in(values, scope)
         for key, text in own.texts().items():
             other, known = found.setdefault(key, (branch, text))
             if known != text and own.codec.loads(known) != own.codec.loads(text):
@@ -90,7 +90,7 @@ def lists_of(
         item: the key of the items themselves, which is left out.
         only: the one key that is collected; ``None``: all.
     """
-    split = [split_removed(written(values, scope)) for scope in scopes]
+    split = [split_removed(values_in(values, scope)) for scope in scopes]
     items = [each for each, _ in split]
     if only is not None:
         return {only: [each.get(only) for each in items]}, []

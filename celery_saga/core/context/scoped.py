@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from celery_saga.core.context.data import SEPARATOR, Values, _Entry
 
@@ -16,11 +16,27 @@ from celery_saga.core.context.data import SEPARATOR, Values, _Entry
 REMOVED = '"\\u001fremoved"'
 
 
-class _Scope(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def inputs(self) -> Mapping[str, str] | None: ...
+class Scope(NamedTuple):
+    """A part of the context into which the steps below a branch, an item or a nested saga write.
+
+    Args:
+        id: empty for that of the whole saga.
+        inputs: what is seen in it of the context around it: names inside, names outside; ``None``:
+            all of it.
+    """
+
+    id: str
+    inputs: Mapping[str, str] | None = None
+
+
+def lookups(scopes: Iterable[Scope], key: str) -> Iterator[tuple[Scope, str]]:
+    """Where a key may be, the nearest scope first, and what it is called there."""
+    for scope in scopes:
+        yield scope, key
+        if scope.inputs is not None:
+            if key not in scope.inputs:
+                return
+            key = scope.inputs[key]
 
 
 def stored_name(scope: str, key: str) -> str:
@@ -54,7 +70,7 @@ class View(Values):
         scopes: the nearest first.
     """
 
-    def __init__(self, base: Values, scopes: Sequence[_Scope]) -> None:
+    def __init__(self, base: Values, scopes: Sequence[Scope]) -> None:
         self._base, self._scopes = base, scopes
         self._owner, self.codec = base._owner, base.codec
 
@@ -76,15 +92,11 @@ class View(Values):
         return found
 
     def _find(self, key: str) -> _Entry | None:
-        for scope in self._scopes:
-            name = stored_name(scope.id, key)
+        for scope, named in lookups(self._scopes, key):
+            name = stored_name(scope.id, named)
             if name in self._base:
                 entry = self._base._entries[name]
                 return None if _removed(entry) else entry
-            if scope.inputs is not None:
-                if key not in scope.inputs:
-                    return None
-                key = scope.inputs[key]
         return None
 
     def __contains__(self, key: object) -> bool:
@@ -108,7 +120,7 @@ def _removed(entry: _Entry) -> bool:
 
 
 def written(
-    base: Values, scopes: Sequence[_Scope], update: Mapping[str, Any], remove: Iterable[str]
+    base: Values, scopes: Sequence[Scope], update: Mapping[str, Any], remove: Iterable[str]
 ) -> tuple[Values, list[str]]:
     """What a change that a node makes is in the stored names of its nearest scope."""
     scope = scopes[0].id

@@ -30,7 +30,7 @@ from celery_saga.core.context.joins import (
     lists_of,
     returned,
     split_removed,
-    written,
+    values_in,
 )
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
@@ -218,7 +218,7 @@ def _over_in_nested(
         return begin(execution, (*path, place + 1), at)
     if node.scoped:
         if node.returns is None:
-            update, removed = split_removed(written(execution.values, f"{dotted(path)}s"))
+            update, removed = split_removed(values_in(execution.values, f"{dotted(path)}s"))
         else:
             update, removed = returned(execution.view((*path, 0)), node.returns), []
         execution = with_changes(execution, path, update, removed)
@@ -292,7 +292,7 @@ def _over_in_loop(
         execution, last = _one_less(execution, path)
         return _end_of_loop(execution, path, node, at) if last else Decision(execution)
     if node.returns is None:
-        own = written(execution.values, dotted((*path, place))).changed({}, [node.item])
+        own = values_in(execution.values, dotted((*path, place))).changed({}, [node.item])
         update, removed = split_removed(own)
         execution = with_changes(execution, path, update, removed)
     if place + 1 < (execution.steps[path].chosen or 0):

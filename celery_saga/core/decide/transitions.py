@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from celery_saga.core.context.data import values_of
+from celery_saga.core.context.scoped import lookups
 from celery_saga.core.events import Command, Decision, Dispatch, NotifyCallers, StepSucceeded
 from celery_saga.core.execution import (
     Direction,
@@ -20,7 +21,7 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Call, Choice, Path, lookups
+from celery_saga.core.plan import Call, Choice, Path
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.state import Signal, replace
 from celery_saga.errors import needs

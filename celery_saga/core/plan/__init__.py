@@ -14,7 +14,7 @@ from celery_saga.core.plan.nodes import (
     Sleep,
     Wait,
 )
-from celery_saga.core.plan.plan import Path, Plan, Scope, dotted, lookups
+from celery_saga.core.plan.plan import Path, Plan, dotted
 
 __all__ = [
     "Call",
@@ -28,10 +28,8 @@ __all__ = [
     "Path",
     "Plan",
     "PlanStep",
-    "Scope",
     "Sleep",
     "Style",
     "Wait",
     "dotted",
-    "lookups",
 ]

@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 from celery_saga.core.context.codec import JSON
+from celery_saga.core.context.scoped import Scope, lookups
 from celery_saga.core.plan.call import Call
 from celery_saga.core.plan.nodes import (
     Choice,
@@ -33,18 +33,6 @@ from celery_saga.core.state import Direction
 
 #: Where a node is in the tree: indexes from the root inwards; of a loop's body, that of the item.
 Path = tuple[int, ...]
-
-
-class Scope(NamedTuple):
-    """A part of the context into which the steps below a branch, an item or a nested saga write.
-
-    Args:
-        id: empty for that of the whole saga.
-        inputs: what is seen in it of the context around it, as :attr:`NestedSaga.inputs` has it.
-    """
-
-    id: str
-    inputs: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,13 +242,3 @@ class Plan:
 def dotted(path: Path) -> str:
     """A path as text: ``2.0.3``."""
     return ".".join(map(str, path))
-
-
-def lookups(scopes: tuple[Scope, ...], key: str) -> Iterator[tuple[Scope, str]]:
-    """Where a key may be, the nearest scope first, and what it is called there."""
-    for scope in scopes:
-        yield scope, key
-        if scope.inputs is not None:
-            if key not in scope.inputs:
-                return
-            key = scope.inputs[key]

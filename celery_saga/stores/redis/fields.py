@@ -12,7 +12,7 @@ from celery_saga.core.checkpoint import head_to_dict, record_to_dict, step_from_
 from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.context.data import PartialValues, Values, values_of
 from celery_saga.core.context.lazy import UNREAD, Unread
-from celery_saga.core.context.scoped import stored_name
+from celery_saga.core.context.scoped import lookups, stored_name
 from celery_saga.core.execution import (
     Claim,
     Direction,
@@ -22,7 +22,7 @@ from celery_saga.core.execution import (
     StepRef,
     from_parts,
 )
-from celery_saga.core.plan import Call, NestedSaga, Parallel, Path, Plan, PlanStep, dotted, lookups
+from celery_saga.core.plan import Call, NestedSaga, Parallel, Path, Plan, PlanStep, dotted
 from celery_saga.core.steps import Steps, untouched
 
 #: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
