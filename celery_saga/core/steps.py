@@ -21,7 +21,7 @@ from celery_saga.core.plan import (
     Wait,
     dotted,
 )
-from celery_saga.core.plan.nodes import children
+from celery_saga.core.plan.nodes import children, runs_together
 from celery_saga.core.state import SagaStepExecution, StepStatus
 
 #: A path, or the index of a step among all of them; without branches both say the same.
@@ -185,11 +185,10 @@ class Steps(Sequence[SagaStepExecution]):
             yield from self.frontier((*path, chosen)) if chosen is not None else (path,)
             return
         count = len(node.branches) if isinstance(node, Parallel) else chosen or 0
-        together = isinstance(node, Parallel) or (isinstance(node, ForEach) and node.parallel)
         for place in range(count):
             if not self.is_over((*path, place)):
                 yield from self.frontier((*path, place))
-                if not together:
+                if not runs_together(node):
                     return
 
     def raw(self) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from celery_saga.core.plan.call import Call
+from celery_saga.core.state import Direction
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,22 @@ def children(node: Node) -> tuple[Node, ...]:
 def child(node: Node, place: int) -> Node:
     """The node at ``place`` inside of another one; a loop has one for all places."""
     return node.body if isinstance(node, ForEach) else children(node)[place]
+
+
+def runs_together(node: Node) -> bool:
+    """Whether the nodes inside of one are run at the same time."""
+    return isinstance(node, Parallel) or (isinstance(node, ForEach) and node.parallel)
+
+
+def calls_of(node: Node) -> Iterator[tuple[Call, Direction]]:
+    """The calls of a node, without those of the nodes inside of it."""
+    if isinstance(node, Choice):
+        for case in node.cases:
+            yield case.condition, Direction.FORWARD
+    elif isinstance(node, PlanStep):
+        yield node.action, Direction.FORWARD
+        if node.compensation is not None:
+            yield node.compensation, Direction.COMPENSATION
 
 
 def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:

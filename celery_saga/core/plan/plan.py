@@ -24,8 +24,10 @@ from celery_saga.core.plan.nodes import (
     PlanStep,
     Sleep,
     Wait,
+    calls_of,
     child,
     children,
+    runs_together,
     with_calls,
 )
 from celery_saga.core.plan.text import node_from_dict, shown, to_dict
@@ -192,11 +194,7 @@ class Plan:
         """Whether a step always ends before another one begins."""
         for depth, (a, b) in enumerate(zip(one, other, strict=False)):
             if a != b:
-                node = self.at(one[:depth])
-                together = isinstance(node, Parallel) or (
-                    isinstance(node, ForEach) and node.parallel
-                )
-                return a < b and not together
+                return a < b and not runs_together(self.at(one[:depth]))
         return False
 
     @cached_property
@@ -218,13 +216,8 @@ class Plan:
     def calls(self) -> Iterator[tuple[Path, Call, Direction]]:
         """All calls with the paths of their steps."""
         for path, node in self.walk():
-            if isinstance(node, Choice):
-                for case in node.cases:
-                    yield path, case.condition, Direction.FORWARD
-            elif isinstance(node, PlanStep):
-                yield path, node.action, Direction.FORWARD
-                if node.compensation is not None:
-                    yield path, node.compensation, Direction.COMPENSATION
+            for call, direction in calls_of(node):
+                yield path, call, direction
 
     def with_calls(self, changed: Callable[[Call], Call]) -> Plan:
         """This plan, with each of its calls changed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from celery_saga.core.plan import Call, Choice, ForEach, NestedSaga, Node, PlanStep
-from celery_saga.core.plan.nodes import children
+from celery_saga.core.plan import Choice, ForEach, NestedSaga, Node, PlanStep
+from celery_saga.core.plan.nodes import calls_of, children
 from celery_saga.errors import DefinitionError
 
 
@@ -20,7 +20,7 @@ def check_seen(nested: NestedSaga) -> None:
     """
     inside = list(_below(nested))
     steps = [node for node in inside if isinstance(node, PlanStep)]
-    calls = [call for node in inside for call in _calls(node)]
+    calls = [call for node in inside for call, _ in calls_of(node)]
     if nested.inputs is not None and all(call.style == "inputs" for call in calls):
         read = {str(item.path[0]) for call in calls for item in call.inputs if item.path}
         read |= {str(node.over[0]) for node in inside if isinstance(node, ForEach)}
@@ -65,11 +65,3 @@ def _below(node: Node) -> Iterator[Node]:
     for child in children(node):
         yield child
         yield from _below(child)
-
-
-def _calls(node: Node) -> Iterator[Call]:
-    if isinstance(node, Choice):
-        yield from (case.condition for case in node.cases)
-    elif isinstance(node, PlanStep):
-        yield node.action
-        yield from () if node.compensation is None else (node.compensation,)
