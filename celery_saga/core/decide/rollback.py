@@ -74,16 +74,15 @@ def cancelled_dispatch(execution: SagaExecution, path: Path) -> SagaExecution:
 
 def _compensate_next(execution: SagaExecution, at: float) -> Decision:
     decision = Decision(execution)
-    if _is_stopped(execution):
-        return decision if execution.active else _end_of_rollback(execution, at)
-    while ready := decision.execution.next_compensations:
+    while not _is_stopped(decision.execution):
+        ready = decision.execution.next_compensations
+        if not ready:
+            break
         if execution.status is SagaStatus.PAUSED:
             return decision
         for path in ready:
             decision = decision.then(_compensate, path, at)
             if decision.execution.steps[path].status is StepStatus.COMPENSATION_FAILED:
-                if _is_stopped(decision.execution):
-                    return decision.then(_compensate_next, at)
                 break  # what is next has changed
         else:
             return decision
