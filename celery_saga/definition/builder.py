@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         LocalOptions,
         NestedOptions,
         ParallelOptions,
+        WaitOptions,
     )
     from celery_saga.definition.steps import Step, StepOwner
 
@@ -208,9 +209,7 @@ class SagaDefinition:
         signal: str,
         timeout: float | timedelta | None = None,
         on_timeout: Step | StepOwner | None = None,
-        *,
-        returns: str | Literal[False] | None = None,
-        name: str | None = None,
+        **options: Unpack[WaitOptions],
     ) -> WaitSagaStep:
         """Add a wait for a signal, which ``SagaManager.signal()`` sends before it or meanwhile.
 
@@ -218,15 +217,14 @@ class SagaDefinition:
             signal: the signal's name.
             timeout: seconds, or a timedelta; then the step fails, or ``on_timeout`` is run.
             on_timeout: a committed saga, a step, a task or a function.
-            returns: the context key of the signal's payload, by default the signal's name;
-                ``False``: the payload is dropped.
-            name: the step's name, by default the signal's.
+            options: ``returns``, the context key of the signal's payload, by default the signal's
+                name (``False``: the payload is dropped); ``name``, by default the signal's.
 
         Raises:
             DefinitionError: an argument is not valid.
         """
         self._check_open()
-        return self._add(WaitSagaStep(signal, timeout, on_timeout, returns=returns, name=name))
+        return self._add(WaitSagaStep(signal, timeout, on_timeout, **options))
 
     def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SleepSagaStep:
         """Add a wait for a time, counted from the moment at which the saga comes to it.

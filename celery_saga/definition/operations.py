@@ -125,6 +125,13 @@ class ForEachOptions(TypedDict, total=False):
     compensate: Order
 
 
+class WaitOptions(TypedDict, total=False):
+    """The options of a wait for a signal: see :meth:`Saga.wait_for`."""
+
+    returns: str | Literal[False] | None
+    name: str | None
+
+
 class NestedOptions(TypedDict, total=False):
     """The options of a saga as a step of another one: see :meth:`Saga.nested_step`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_saga.definition.operations import (
     STEP_OPTIONS,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         PairedOptions,
         ParallelOptions,
         Target,
+        WaitOptions,
     )
 
 
@@ -72,9 +73,7 @@ class StepOwner(Protocol):
         signal: str,
         timeout: float | timedelta | None = None,
         on_timeout: Any = None,
-        *,
-        returns: str | Literal[False] | None = None,
-        name: str | None = None,
+        **options: Unpack[WaitOptions],
     ) -> SagaStep: ...
 
     def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SagaStep: ...
@@ -173,13 +172,10 @@ class SagaStep(ABC):
         signal: str,
         timeout: float | timedelta | None = None,
         on_timeout: Any = None,
-        *,
-        returns: str | Literal[False] | None = None,
-        name: str | None = None,
+        **options: Unpack[WaitOptions],
     ) -> SagaStep:
         """Check this step and add a wait for a signal to its saga."""
-        saga = self._complete()
-        return saga.wait_for(signal, timeout, on_timeout, returns=returns, name=name)
+        return self._complete().wait_for(signal, timeout, on_timeout, **options)
 
     def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SagaStep:
         """Check this step and add a wait for a time to its saga."""
