@@ -157,6 +157,16 @@ class Plan:
 
     def scopes(self, path: Path) -> tuple[Scope, ...]:
         """The scopes through which a node reads the context, the one into which it writes first."""
+        known = self._scopes.get(path)
+        if known is None:
+            known = self._scopes[path] = self._scopes_of(path)
+        return known
+
+    @cached_property
+    def _scopes(self) -> dict[Path, tuple[Scope, ...]]:
+        return {}
+
+    def _scopes_of(self, path: Path) -> tuple[Scope, ...]:
         found = [Scope("")]
         for depth in range(0 if self.linear else len(path)):
             node = self.at(path[:depth])
