@@ -43,7 +43,8 @@ FLOORS: Sequence[set[str]] = (
     {"ops", "testing", "contrib"},
 )
 FLOOR_OF = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-FOLDERS = {unit_of(name) for name in FILES if "." in name}
+#: All but the exceptions, which each unit may import.
+FOLDERS = {unit_of(name) for name in FILES if "." in name} - {"errors"}
 
 #: Where Celery and kombu may be imported below the floor of messaging: what looks at users' tasks
 #: and settings.

@@ -1,0 +1,112 @@
+"""Errors of one step: its inputs, its result, its message, its barrier."""
+
+from __future__ import annotations
+
+from celery_saga.errors.base import AbortSaga, SagaError
+
+
+class UnserializableValue(SagaError, ValueError):
+    """A value does not survive JSON: it is not decoded to an equal value of the same type.
+
+    Args:
+        path: its place, such as ``context['order']['lines'][2]``.
+        found: the value that was found.
+        advice: the value to use instead.
+    """
+
+    def __init__(self, path: str, found: str, advice: str = "") -> None:
+        super().__init__(path, found, advice)
+        self.path, self.found, self.advice = path, found, advice
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}" + (f"; {self.advice}" if self.advice else "")
+
+
+class ContextTooLarge(SagaError, ValueError):
+    """A context is larger than the setting ``saga_context_limit`` allows.
+
+    Args:
+        size: characters of all its values as JSON text.
+        limit: the setting.
+        largest: its largest keys with their sizes, in words.
+    """
+
+    def __init__(self, size: int, limit: int, largest: str) -> None:
+        super().__init__(size, limit, largest)
+        self.size, self.limit, self.largest = size, limit, largest
+
+    def __str__(self) -> str:
+        return (
+            f"context: {self.size} characters as JSON, and saga_context_limit allows "
+            f"{self.limit}; its largest keys are {self.largest}; keep large data elsewhere and "
+            f"its id in the context, or raise the setting"
+        )
+
+
+def needs(key: str) -> str:
+    """Return the text that a key, or a path as a tuple's repr, is required and missing."""
+    if key.startswith("("):
+        return f"needs {key}, which the context does not hold"
+    hint = f"; a path into a value is a tuple, {tuple(key.split('.'))!r}" if "." in key else ""
+    return f"needs {key!r}, which the context does not hold{hint}"
+
+
+class MissingInput(SagaError, LookupError):
+    """A step needs a key which the context does not hold."""
+
+    def __init__(self, key: str, step: str, task: str) -> None:
+        super().__init__(key, step, task)
+        self.key, self.step, self.task = key, step, task
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step!r} cannot run: task {self.task!r} {needs(self.key)}; pass it at the "
+            f"start, return it from an earlier step, or map it with inputs="
+        )
+
+
+class BadStepResult(SagaError, TypeError):
+    """A step returned a value that cannot be used as its result."""
+
+    def __init__(self, step: str, expected: str, found: str) -> None:
+        super().__init__(step, expected, found)
+        self.step, self.expected, self.found = step, expected, found
+
+    def __str__(self) -> str:
+        return f"step {self.step!r}: expected {self.expected}, found {self.found}"
+
+
+class UnsendableStep(SagaError):
+    """Celery cannot make a message of a step, now or later; the cause is ``__cause__``."""
+
+    def __init__(self, step: str, task: str, cause: str) -> None:
+        super().__init__(step, task, cause)
+        self.step, self.task, self.cause = step, task, cause
+
+    def __str__(self) -> str:
+        return f"step {self.step!r}: task {self.task!r} cannot be sent: {self.cause}"
+
+
+class BlockedByCompensation(AbortSaga):
+    """A step's compensation was committed before the step: the barrier blocks its attempts."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key} was compensated before it ran, and has no effect any more"
+
+
+class BarrierPassedTwice(AbortSaga):
+    """A step entered the barrier of one database twice; the second part was not done."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} has entered this barrier already, in the same run of its body: "
+            f"do all of its work in one transaction, or make two steps of it"
+        )
