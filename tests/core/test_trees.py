@@ -342,6 +342,13 @@ ROWS = [
         "COMPENSATED",
         "f0.0~1 f0.1~1 f0.2~1 c0.0~2",
     ),
+    Row(
+        "a late effect comes before a compensation that was lost",
+        TRIO,
+        "f0.0 ok, f0.1 fails, f0.2~1 ok, c0.0 void, c0.2 ok, c0.0 ok",
+        "COMPENSATED",
+        "f0.0~1 f0.1~1 f0.2~1 c0.0~2 c0.2~2 c0.0~3",
+    ),
     # Choices.
     Row(
         "the first that is true",

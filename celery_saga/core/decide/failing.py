@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from celery_saga.core.decide.policy import AfterFailure, FailedAttempt, FailureKind, after_failure
-from celery_saga.core.decide.rollback import compensation_failed, start_rollback
+from celery_saga.core.decide.rollback import (
+    compensation_failed,
+    continue_rollback,
+    start_rollback,
+)
 from celery_saga.core.decide.transitions import (
     call_of,
     hold,
@@ -36,6 +40,9 @@ def follow_up(
     path, call = ref.path, call_of(execution, ref.path, ref.direction)
     answer = after_failure(FailedAttempt.of(execution, ref, call, kind))
     if answer is AfterFailure.RETRY_NOW:
+        recorded = ref.direction is Direction.COMPENSATION and path in execution.journal
+        if recorded and path not in execution.next_compensations:
+            return continue_rollback(execution, at)  # a late effect comes before it
         return run_again(execution, path, ref.direction, at, at if began is None else began)
     if answer is AfterFailure.RETRY_LATER:
         if ref.direction is Direction.FORWARD:
