@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from celery_saga.core.context.data import values_of
-from celery_saga.core.context.scoped import lookups
+from celery_saga.core.context.scoped import lookups, stored_name
 from celery_saga.core.events import Command, Decision, Dispatch, NotifyCallers, StepSucceeded
 from celery_saga.core.execution import (
     Direction,
@@ -21,7 +21,7 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Call, Choice, Path
+from celery_saga.core.plan import Call, Choice, Path, Plan
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.state import Signal, replace
 from celery_saga.errors import needs
@@ -115,17 +115,30 @@ def with_changes(
     after, plan, unchanged = execution.with_values(update, remove, path), execution.plan, execution
     scope = plan.scopes(path)[0].id
     for key in [*update, *remove]:
-        before = execution
-        for reader in _readers(execution, path, key):
-            for name in plan.step(reader).compensation_reads:
-                if (scope, key) in ((it.id, at) for it, at in lookups(plan.scopes(reader), name)):
-                    execution = _keeping(execution, after, reader, name)
+        before, readers = execution, _readers(execution, path, key)
+        if not readers or _same_text(execution, after, stored_name(scope, key)):
+            continue
+        for reader in readers:
+            for name in [key] if plan.linear else _names_of(plan, reader, scope, key):
+                execution = _keeping(execution, after, reader, name)
         if execution is not before and plan.linear and execution.direction is Direction.FORWARD:
             replaced = {**(execution.replaced or {}), key: path[0]}
             execution = replace(execution, replaced=replaced)
     if execution is not unchanged:
         after = replace(after, steps=execution.steps, replaced=execution.replaced)
     return after
+
+
+def _names_of(plan: Plan, reader: Path, scope: str, key: str) -> list[str]:
+    """The names by which the compensation of a step reads a key of a scope."""
+    scopes, reads = plan.scopes(reader), plan.step(reader).compensation_reads
+    return [name for name in reads if (scope, key) in [(s.id, k) for s, k in lookups(scopes, name)]]
+
+
+def _same_text(before: SagaExecution, after: SagaExecution, name: str) -> bool:
+    """Whether a stored value was replaced by an equal one: nothing is to be kept of it."""
+    old, new = values_of(before.values), values_of(after.values)
+    return name in old and name in new and old.text(name) == new.text(name)
 
 
 def _readers(execution: SagaExecution, path: Path, key: str) -> Sequence[Path]:
