@@ -8,7 +8,8 @@ import secrets
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -147,22 +148,54 @@ class Runtime:
         return self.orchestrator.store
 
     def new_orchestrator(
-        self, background_jobs: BackgroundJobs | None = None, guard: Guard = _unguarded
+        self,
+        background_jobs: BackgroundJobs | None = None,
+        guard: Guard = _unguarded,
+        clock: Callable[[], float] | None = None,
     ) -> Orchestrator:
         """Make an orchestrator with its own store connection.
 
         Args:
             background_jobs: stores the results; see :class:`Orchestrator`.
             guard: wraps store and publishers, for a thread of a process that forks.
+            clock: the time of a new store in memory, which is used instead of the app's store;
+                messages are then sent by Celery alone.
         """
         settings = self.settings
         mask_also(settings.mask_keys or ())  # contexts do not know their app
-        store = guard(new_store(self.app, self.storage, self._memory, self.codec))
-        publisher = guard(CeleryPublisher(self.app, RedisPublisher(self.app, store), self.codec))
+        store = self._new_store() if clock is None else MemoryStore(clock)
+        store = guard(store)
+        outbox = RedisPublisher(self.app, store) if clock is None else None
+        publisher = guard(CeleryPublisher(self.app, outbox, self.codec))
         results = guard(CeleryResults(self.app, store))
         observer = Observers(self.observers)
         timeout = settings.store_timeout
         return Orchestrator(store, publisher, results, timeout, background_jobs, observer)
+
+    def _new_store(self) -> Store:
+        return new_store(self.app, self.storage, self._memory, self.codec)
+
+    @contextmanager
+    def replaced(self, orchestrator: Orchestrator, heartbeat: WorkerHeartbeat) -> Iterator[None]:
+        """Use another orchestrator in this process for a while, as if a worker ran here.
+
+        Args:
+            heartbeat: gets the reports of deliveries that did not reach their bodies.
+
+        Raises:
+            SetupError: a worker of the app runs in this process.
+        """
+        if self.heartbeat is not None:
+            raise SetupError(
+                f"a worker of the Celery app {self.app.main!r} runs in this process: its sagas "
+                f"cannot be run without it as well; end it before"
+            )
+        before = self._made
+        self._made, self.heartbeat = (os.getpid(), orchestrator), heartbeat
+        try:
+            yield
+        finally:
+            self._made, self.heartbeat = before, None
 
     def inspector(self, orchestrator: Orchestrator, guard: Guard = _unguarded) -> BrokerInspector:
         """Make the inspector of the broker to which the orchestrator's steps are sent."""

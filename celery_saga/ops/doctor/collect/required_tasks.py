@@ -17,7 +17,6 @@ from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, Se
 from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.facts import RequiredTask, TaskTiming
 from celery_saga.runtime import Runtime
-from celery_saga.saga import Saga
 
 #: Statuses of a step whose forward task is still to come, or not over yet.
 _AHEAD = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.WAITING})
@@ -58,7 +57,7 @@ def gather_required_tasks(
 
 def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
     try:
-        own = definition.own_app() if isinstance(definition, Saga) else None
+        own = getattr(definition, "own_app", lambda: None)()
     except DefinitionError:
         return False
     return own is None or own is app
