@@ -1,7 +1,13 @@
 """Three properties of every saga: it rolls back from each step, and nothing that runs twice harms.
 
-They are those of Oxide's tests of sagas (steno, omicron): a failed action can be rolled back; so
-it can if compensations run twice; and an action that runs twice changes nothing more.
+They are those of Oxide's tests of sagas (steno, omicron):
+
+- Each step fails cleanly, loses its worker before and after its body, and hits its time limit. The
+  saga ends COMPENSATED, and the state is that of before the run.
+- Each compensation fails once, before and after its body, and each is run twice: the same.
+- Each action is run twice with its key: the second time changes nothing more.
+
+Steps after the pivot cannot be rolled back, and are run twice only.
 """
 
 from __future__ import annotations
@@ -97,13 +103,6 @@ def assert_rolls_back_everywhere(
 ) -> Rollbacks:
     """Run a saga again and again: each step fails in each way, and the rollback is complete.
 
-    - Each step fails cleanly, loses its worker before and after its body, and hits its time limit.
-      The saga ends COMPENSATED, and the state is that of before the run.
-    - Each compensation fails once, before and after its body, and each is run twice: the same.
-    - Each action is run twice with its key: the second time changes nothing more.
-
-    Steps after the pivot cannot be rolled back, and are run twice only.
-
     Args:
         saga: a committed saga; its steps are those of a run with this context.
         context: the values that it begins with.
@@ -115,22 +114,11 @@ def assert_rolls_back_everywhere(
         accept_stuck: steps without a compensation whose outcome may stay unknown: an operator
             decides then. All other steps must be rolled back all the same.
 
-    Returns:
-        What was tried.
-
     Raises:
         AssertionError: a table of the steps and ways in which something did not hold.
         ValueError: there is neither ``state`` nor ``effects``, or a way or step is not known.
     """
-    if state is None and effects is None:
-        raise ValueError(
-            "assert_rolls_back_everywhere: give it state=, a function that returns what the steps "
-            "change, or effects=, the EffectLog of the test's doubles: a status alone does not "
-            "show whether a compensation did its work"
-        )
-    unknown = sorted(set(ways).difference(WAYS))
-    if unknown:
-        raise ValueError(f"ways: expected some of {', '.join(map(repr, WAYS))}, found {unknown}")
+    _check_arguments(state, effects, ways)
     world = _World(state, effects, reset)
     tried = _Trial(saga, dict(context or {}), dict(signals or {}), world, frozenset(accept_stuck))
     try:
@@ -140,6 +128,18 @@ def assert_rolls_back_everywhere(
     if found.findings:
         raise AssertionError(str(found))
     return found
+
+
+def _check_arguments(state: Any, effects: Any, ways: Collection[str]) -> None:
+    if state is None and effects is None:
+        raise ValueError(
+            "assert_rolls_back_everywhere: give it state=, a function that returns what the steps "
+            "change, or effects=, the EffectLog of the test's doubles: a status alone does not "
+            "show whether a compensation did its work"
+        )
+    unknown = sorted(set(ways).difference(WAYS))
+    if unknown:
+        raise ValueError(f"ways: expected some of {', '.join(map(repr, WAYS))}, found {unknown}")
 
 
 @dataclass(frozen=True)
