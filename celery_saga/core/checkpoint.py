@@ -114,6 +114,7 @@ _OF_HEAD: Readers = {
     "last_requests": _requests,
     "signals": _signals,
     "rollback_reason": _failure,
+    "held": _failure,
     "error": _failure,
 }
 
