@@ -7,87 +7,40 @@ when something else happens. The memory store always has everything.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 import redis
 
 from celery_saga.core import events
-from celery_saga.core.context.data import Values
 from celery_saga.core.execution import (
     TERMINAL,
-    Claim,
     Direction,
     Failure,
     SagaExecution,
     StepRef,
 )
-from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.plan import Call, Input, Plan, PlanStep
-from celery_saga.core.ports import Store
-from celery_saga.errors import SagaError
+from celery_saga.core.plan import (
+    Call,
+    Case,
+    Choice,
+    ForEach,
+    Input,
+    NestedSaga,
+    Node,
+    Parallel,
+    Plan,
+    PlanStep,
+    Wait,
+)
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.embedded import EmbeddedValkey
+from tests.stores.twins import Twin, plain
 
-SEEDS, EVENTS = 150, 40
-
-
-class Outlet:
-    """A publisher that records what it was asked to send."""
-
-    details = True
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, Mapping[str, Any]]] = []
-        self.unavailable = False
-
-    def first_message(self, execution: SagaExecution) -> tuple[SagaExecution, Mapping[str, Any]]:
-        return execution, self.message(
-            execution, events.Dispatch(StepRef((0,), Direction.FORWARD, 1))
-        )
-
-    def message(self, execution: SagaExecution, command: events.Dispatch) -> Mapping[str, Any]:
-        step = execution.plan.steps[command.ref.path[0]]
-        call = step.action if command.ref.direction is Direction.FORWARD else step.compensation
-        assert call is not None
-        whole = dict(execution.values) if call.style == "context" else {}
-        seen = execution.inputs_of(command.ref.path[0], command.ref.direction)
-        given = dict(Values(texts=call.texts(seen)))
-        return {"ref": str(command.ref), "with": given | whole}
-
-    def publish(self, message: Mapping[str, Any]) -> None:
-        self.sent.append((message["ref"], message["with"]))
-
-    def encode(self, message: Any) -> None:
-        return None
-
-    def undelivered(self, task_id: str) -> None: ...
-
-    def reconsider(self) -> None:
-        raise AssertionError("there are no envelopes")
-
-    def observe(self, transition: events.Transition) -> None:
-        """What was read in part must report the same transitions."""
-        kind, step, attempt = transition.subject, transition.step, transition.attempt
-        self.sent.append((f"{kind} {step} {attempt} {transition.before} {transition.after}", {}))
-
-
-class Ends:
-    """Stores results where the outlet keeps its messages."""
-
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
-
-    def encode(self, execution: SagaExecution) -> None:
-        return None
-
-    def publish(self, execution: SagaExecution) -> None:
-        self._outlet.sent.append((execution.status.value, dict(execution.values)))
-        if self._outlet.unavailable:
-            raise ConnectionError("the result backend is unavailable")
+SEEDS, TREES, EVENTS = 150, 100, 40
 
 
 def random_plan(dice: random.Random) -> Plan:
@@ -114,60 +67,58 @@ def random_plan(dice: random.Random) -> Plan:
     return Plan("equal", tuple(steps), max_redeliveries=1)
 
 
-def plain(execution: SagaExecution | None) -> Any:
-    """All that does not depend on clocks and on who claimed."""
-    if execution is None:
-        return None
-    left_out = {"claim", "retries", "expected_at", "not_before", "started_at", "ended_at", "log"}
-    steps = [
-        {each.name: getattr(step, each.name) for each in fields(step) if each.name not in left_out}
-        # The retry count is kept for as long as a message is out.
-        | {"log": [(each.number, each.direction, each.outcome, each.error) for each in step.log]}
-        | {"claimed": bool(step.claim), "retries": execution.ref(index) and step.retries}
-        for index, step in enumerate(execution.steps)
-    ]
-    notes = [(note.what, note.by, note.detail) for note in execution.history]
-    return (
-        list(execution.values.items()), steps, execution.status, execution.direction,
-        execution.active, execution.journal, execution.revision,
-        execution.rollback_reason, execution.error, notes,
-        execution.wants_result, execution.result_pending, execution.callbacks,
-        execution.stuck_count, [each[1:] for each in execution.last_requests],
-        execution.resolved_at is not None,
-    )  # fmt: skip
+def random_tree(dice: random.Random) -> Plan:
+    names = count()
 
+    def named(kind: str) -> str:
+        return f"{kind}{next(names)}"
 
-class Twin:
-    """One store with its orchestrator, and the claims that were granted on it."""
-
-    def __init__(self, store: Store) -> None:
-        self.outlet = Outlet()
-        self.orchestrator = Orchestrator(
-            store, self.outlet, Ends(self.outlet), store_timeout=0, observer=self.outlet
+    def step() -> PlanStep:
+        name, keys = named("s"), ["k0", "k1", "new", "item"]
+        wanted = dice.sample(keys, dice.randint(0, 2))
+        inputs = tuple(Input(key, (key,), required=dice.random() < 0.1) for key in wanted)
+        style = dice.choice(["inputs", "inputs", "inputs", "context"])
+        action = Call(f"do.{name}", style, () if style == "context" else inputs)
+        compensation = Call(f"compensate.{name}", inputs=inputs, max_attempts=2)
+        pauses = dice.choice(["compensate", "compensate", "compensate", "pause"])
+        return PlanStep(
+            name, action, compensation if dice.random() < 0.8 else None, on_exhausted=pauses
         )
-        self.store = store
-        self.read: dict[str, SagaExecution] = {}
 
-    def claim(self, saga_id: str, ref: StepRef, token: str, retries: int, plan: Plan) -> bool:
-        claim = Claim(token, f"instance-{token[-1]}", retries)
-        answer = self.orchestrator.claim(saga_id, ref, claim, plan.hash)
-        if isinstance(answer, SagaExecution):
-            self.read[token] = answer
-        return isinstance(answer, SagaExecution)
+    def node(depth: int) -> Node:
+        kind = dice.choice(["step"] * 3 + ["seq", "par", "par", "choice", "each", "wait"])
+        if kind == "step" or depth == 0:
+            return step()
+        inside = tuple(node(depth - 1) for _ in range(dice.randint(1, 3)))
+        together, parallel = dice.random() < 0.5, dice.random() < 0.5
+        if kind == "seq":
+            inputs = dice.choice([None, None, {"k0": "k1", "item": "k0"}])
+            return NestedSaga(named("n"), inside, inputs, dice.choice([None, {"k1": "k0"}]))
+        if kind == "par":
+            return Parallel(named("p"), inside, together)
+        if kind == "choice":
+            cases = tuple(Case(Call(f"if.{i}"), each) for i, each in enumerate(inside))
+            return Choice(named("c"), cases, dice.choice([None, step()]))
+        if kind == "each":
+            body = NestedSaga(named("n"), inside)
+            returns = dice.choice([None, "k1"])
+            return ForEach(named("e"), ("items",), "item", body, parallel, returns, together)
+        return Wait(named("w"), "approved", dice.choice([None, 1.0]), inside[0], "k0")
 
-    def apply(self, saga_id: str, event: Any) -> str:
-        try:
-            self.orchestrator.apply(saga_id, event, self.read.get(getattr(event, "token", "")))
-        except SagaError as error:
-            return type(error).__name__
-        return "applied"
+    steps = [node(2) for _ in range(dice.randint(1, 4))]
+    if dice.random() < 0.3:
+        steps.insert(dice.randint(0, len(steps)), PlanStep("pivot", Call("do.pivot"), pivot=True))
+    on_failure = dice.choice(["continue", "stop"])
+    return Plan("equal", tuple(steps), max_redeliveries=1, on_compensation_failure=on_failure)
 
 
 def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) -> Any:
+    """Something that may be heard of a saga; much of it is out of place."""
     ref, token = dice.choice(refs), dice.choice([*tokens, "unknown"])
     at = 2e9 + dice.random()
     failure = Failure("Boom", "bang", f"s{ref.path[0]}")
     update = {dice.choice(["k0", "k1", "new", "deep"]): dice.choice([1, "x", {"er": 2}])}
+    signal = dice.choice(["approved", "approved[0]", "approved[1]"])
     return dice.choice(
         [
             *[events.StepSucceeded(at, ref, token, update, dice.choice([(), ("k1",)]))] * 6,
@@ -183,6 +134,7 @@ def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) ->
             events.ResumeRequested(at, "me"),
             events.RetryRequested(at, "me", {"missing": 1}),
             events.SkipRequested(at, "me"),
+            events.SignalReceived(at, signal, '"yes"', f"{dice.random()}", "me"),
             events.ResolveRequested(at, dice.choice(sorted(TERMINAL)), "me"),
         ]
     )
@@ -194,36 +146,90 @@ def client() -> Iterator[redis.Redis]:
         yield client
 
 
+class History:
+    """One saga on two stores, to which the same happens."""
+
+    def __init__(self, client: redis.Redis, saga_id: str, plan: Plan, **wants: Any) -> None:
+        self.saga_id, self.plan = saga_id, plan
+        self.twins = [Twin(MemoryStore()), Twin(RedisStore(client))]
+        start = {
+            "k1": 1, "k0": [1, {"a": None}], "deep": {"er": "value"}, "big": "x" * 1000,
+            "items": ["a", "b"],
+        }  # fmt: skip
+        for twin in self.twins:
+            twin.orchestrator.start(plan, saga_id, start, token="start", **wants)
+
+    @property
+    def now(self) -> SagaExecution:
+        return self.twins[0].orchestrator.load(self.saga_id)
+
+    def claim(self, ref: StepRef, token: str, retries: int) -> None:
+        answers = {twin.claim(self.saga_id, ref, token, retries, self.plan) for twin in self.twins}
+        assert len(answers) == 1
+
+    def apply(self, event: Any, unavailable: bool) -> None:
+        for twin in self.twins:
+            twin.outlet.unavailable = unavailable
+        answers = {twin.apply(self.saga_id, event) for twin in self.twins}
+        states = [plain(twin.store.load(self.saga_id)) for twin in self.twins]
+        assert len(answers) == 1, (event, answers)
+        assert states[0] == states[1], event
+        assert self.twins[0].outlet.sent == self.twins[1].outlet.sent, event
+
+
 def test_histories_end_the_same_on_every_store(client: redis.Redis) -> None:
     outcomes = set()
     for seed in range(SEEDS):
         dice = random.Random(seed)
-        plan, saga_id = random_plan(dice), f"equal-{seed}"
-        twins = [Twin(MemoryStore()), Twin(RedisStore(client))]
-        wants: dict[str, Any] = {}
-        if seed % 2:
-            wants = {"wants_result": True, "callbacks": {"chain": [seed]}}
-        start = {"k1": 1, "k0": [1, {"a": None}], "deep": {"er": "value"}, "big": "x" * 1000}
-        for twin in twins:
-            twin.orchestrator.start(plan, saga_id, start, token="start", **wants)
+        wants = {"wants_result": True, "callbacks": {"chain": [seed]}} if seed % 2 else {}
+        history = History(client, f"equal-{seed}", random_plan(dice), **wants)
         tokens: list[str] = []
         for number in range(EVENTS):
-            execution = twins[0].orchestrator.load(saga_id)
-            now = execution.first_active
+            now = history.now.first_active
             refs = [ref for ref in (now,) if ref] * 3 + [StepRef((0,), Direction.FORWARD, 1)]
             if now and dice.random() < 0.4:
-                token, retries = f"token-{number}", dice.choice([0, 0, 1])
-                answers = {twin.claim(saga_id, now, token, retries, plan) for twin in twins}
-                assert len(answers) == 1
-                tokens.append(token)
+                tokens.append(f"token-{number}")
+                history.claim(now, tokens[-1], dice.choice([0, 0, 1]))
             event = random_event(dice, refs, tokens[-2:])
-            unavailable = dice.random() < 0.5
-            for twin in twins:
-                twin.outlet.unavailable = unavailable
-            answers = {twin.apply(saga_id, event) for twin in twins}
-            states = [plain(twin.store.load(saga_id)) for twin in twins]
-            assert len(answers) == 1, (seed, number, event, answers)
-            assert states[0] == states[1], (seed, number, event)
-            assert twins[0].outlet.sent == twins[1].outlet.sent, (seed, number, event)
-        outcomes.add(twins[0].orchestrator.load(saga_id).status)
+            history.apply(event, unavailable=dice.random() < 0.5)
+        outcomes.add(history.now.status)
+    assert len(outcomes) >= 4, "the seeds reach too few statuses"
+
+
+def heard_of_a_task(dice: random.Random, plan: Plan, ref: StepRef, token: str) -> Any:
+    """A good answer of a task: a condition's is true or false."""
+    at, forward = 2e9 + dice.random(), ref.direction is Direction.FORWARD
+    if isinstance(plan.at(ref.path), Choice):
+        return events.StepSucceeded(at, ref, token, answer=dice.random() < 0.5)
+    key = dice.choice(["k0", "k1", "new", f"own{ref.path}"])
+    update, remove = {key: dice.choice([1, "x", None])}, dice.choice([(), (), ("k1",)])
+    own = {"item": "own"} if forward and dice.random() < 0.2 else {}
+    return events.StepSucceeded(at, ref, token, update, remove, own)
+
+
+def test_histories_of_trees_end_the_same_on_every_store(client: redis.Redis) -> None:
+    outcomes = set()
+    for seed in range(TREES):
+        dice = random.Random(seed)
+        plan = random_tree(dice)
+        history = History(client, f"tree-{seed}", plan)
+        tokens: dict[StepRef, str] = {}
+        for number in range(EVENTS):
+            now = history.now
+            unclaimed = [ref for ref in now.active if now.steps[ref.path].claim is None]
+            if unclaimed and dice.random() < 0.8:
+                ref = dice.choice(unclaimed)
+                tokens[ref] = f"token-{number}"
+                history.claim(ref, tokens[ref], 0)
+            running = [ref for ref in now.active if ref in tokens]
+            if running and dice.random() < 0.7:
+                ref = dice.choice(running)
+                event = heard_of_a_task(dice, plan, ref, tokens[ref])
+            else:
+                refs = [*now.active, *tokens][-4:]
+                steps = [ref for ref in refs if not isinstance(plan.at(ref.path), Choice)]
+                ref = dice.choice(steps or [StepRef(plan.first, Direction.FORWARD, 1)])
+                event = random_event(dice, [ref], [tokens.get(ref, "none")])
+            history.apply(event, unavailable=False)
+        outcomes.add(history.now.status)
     assert len(outcomes) >= 4, "the seeds reach too few statuses"
