@@ -54,7 +54,7 @@ class Saga(SagaDefinition):
         check_known(steps)
         super().commit()
         if all(step.action is not None for step in local_steps(steps)):
-            warn_of(self, draft(steps, only_app()))
+            warn_of(self, draft(self, only_app()))
         return self
 
     @property

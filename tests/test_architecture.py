@@ -53,7 +53,7 @@ CELERY_BELOW = {
     "definition.discovery": {"celery"},
     "definition.drafts": {"celery"},
     "definition.planner": {"celery"},
-    "definition.planning": {"celery"},
+    "definition.planning": {"celery", "kombu.compression"},
     "definition.strategies": {"celery"},
     "definition.tasks": {"celery"},
     "stores.factory": {"celery"},

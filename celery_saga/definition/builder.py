@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery_saga.definition import functions
 from celery_saga.definition.checks import check_steps
+from celery_saga.definition.operations import (
+    ForEachOptions,
+    NestedOptions,
+    ParallelOptions,
+    WaitOptions,
+)
+from celery_saga.definition.options import refuse_unknown
 from celery_saga.definition.registry import Registry
 from celery_saga.definition.steps import (
     ConditionalSagaStep,
@@ -31,13 +38,7 @@ from celery_saga.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.definition.operations import (
-        ForEachOptions,
-        LocalOptions,
-        NestedOptions,
-        ParallelOptions,
-        WaitOptions,
-    )
+    from celery_saga.definition.operations import LocalOptions
     from celery_saga.definition.steps import Step, StepOwner
 
 Self = TypeVar("Self", bound="SagaDefinition")
@@ -76,7 +77,8 @@ class SagaDefinition:
         on_compensation_failure: Literal["continue", "stop"] = "continue",
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name.strip()):
-            raise DefinitionError(f"a saga's name: expected a text, found {name!r}")
+            hint = "; its steps are given with steps=" if isinstance(name, (list, tuple)) else ""
+            raise DefinitionError(f"a saga's name: expected a text, found {name!r}{hint}")
         if on_compensation_failure not in ("continue", "stop"):
             raise DefinitionError(
                 f"on_compensation_failure: expected 'continue' or 'stop', "
@@ -161,6 +163,7 @@ class SagaDefinition:
             DefinitionError: no branch is given, or one cannot be a step.
         """
         self._check_open()
+        refuse_unknown("parallel_step", options, ParallelOptions.__annotations__)
         return self._add(ParallelSagaStep(*branches, **options))
 
     def conditional_step(self, *, name: str | None = None) -> ConditionalSagaStep:
@@ -187,6 +190,7 @@ class SagaDefinition:
             DefinitionError: an argument is not valid.
         """
         self._check_open()
+        refuse_unknown("for_each", options, ForEachOptions.__annotations__)
         return self._add(ForEachSagaStep(over, body, **options))
 
     def nested_step(self, saga: StepOwner, **options: Unpack[NestedOptions]) -> NestedSagaStep:
@@ -202,6 +206,7 @@ class SagaDefinition:
             DefinitionError: it is not a saga, or an option is not valid.
         """
         self._check_open()
+        refuse_unknown("nested_step", options, NestedOptions.__annotations__)
         return self._add(NestedSagaStep(saga, **options))
 
     def wait_for(
@@ -224,6 +229,7 @@ class SagaDefinition:
             DefinitionError: an argument is not valid.
         """
         self._check_open()
+        refuse_unknown("wait_for", options, WaitOptions.__annotations__)
         return self._add(WaitSagaStep(signal, timeout, on_timeout, **options))
 
     def sleep_step(self, seconds: float | timedelta, *, name: str | None = None) -> SleepSagaStep:

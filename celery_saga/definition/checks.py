@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from celery_saga.definition import functions
 from celery_saga.definition.binding import check_function
+from celery_saga.definition.options import check_message_options
 from celery_saga.definition.steps import (
     ForEachSagaStep,
     LocalSagaStep,
@@ -14,7 +15,7 @@ from celery_saga.definition.steps import (
     SagaStep,
     WaitSagaStep,
 )
-from celery_saga.definition.steps.tree import Located
+from celery_saga.definition.steps.tree import NOT_IN_NAMES, Located
 from celery_saga.errors import DefinitionError
 
 
@@ -44,9 +45,10 @@ def _check_names(saga: str, steps: list[SagaStep]) -> None:
             if isinstance(step, NestedSagaStep):
                 nested.append(step)
             continue
-        if not isinstance(name, str) or not name or "/" in name:
+        if not isinstance(name, str) or not name or not NOT_IN_NAMES.isdisjoint(name):
             raise DefinitionError(
-                f"saga {saga!r}: a step's name: expected a text without '/', found {name!r}"
+                f"saga {saga!r}: a step's name: expected a text without '/', '[' and ']', found "
+                f"{name!r}"
             )
         if name in seen:
             raise DefinitionError(f"saga {saga!r}: two steps are named {name!r}")
@@ -100,8 +102,9 @@ def _check_kind(where: str, step: SagaStep) -> None:
 
 def _check_operations(where: str, step: SagaStep) -> None:
     for role, operation in step.operations():
+        named = "" if role == "action" else f", its {role.replace('_', ' number ')}"
+        check_message_options(f"{where}{named}", operation.options)
         if functions.is_plain(operation.callback):
-            named = "" if role == "action" else f", its {role.replace('_', ' number ')}"
             check_function(f"{where}{named}", operation.callback, operation.options.get("context"))
         limit = operation.options.get("max_attempts")
         if limit is not None and (type(limit) is not int or limit < 1):

@@ -16,8 +16,8 @@ from celery_saga.core.plan import Call, PlanStep
 from celery_saga.definition import functions
 from celery_saga.definition.binding import UnknownParameters, bind
 from celery_saga.definition.operations import SagaOperation
-from celery_saga.definition.steps import LocalSagaStep, SagaStep
-from celery_saga.definition.steps.tree import names_of
+from celery_saga.definition.steps import LocalSagaStep, SagaStep, StepOwner
+from celery_saga.definition.steps.tree import names_of, own_steps, result_keys
 from celery_saga.definition.tasks.declarations import (
     Declaration,
     declaration_of,
@@ -26,16 +26,22 @@ from celery_saga.definition.tasks.declarations import (
 from celery_saga.errors import DefinitionError, UnserializableValue
 
 
-def draft(steps: Sequence[SagaStep], app: Celery | None) -> list[PlanStep | None]:
-    """Return the local ones in the plan; ``None`` for a step of which too little is known.
+def draft(saga: StepOwner, app: Celery | None) -> list[PlanStep | None]:
+    """Return its local steps in the plan; ``None`` for one of which too little is known.
 
     Args:
-        steps: the steps of the saga, with those in its branches.
+        saga: the saga; of its steps those in its branches are meant too.
         app: the app whose settings apply to tasks that do not name their app, if it is known.
     """
-    names = names_of(steps, [_label(step) for step in steps])
+    steps = own_steps(saga)
+    labels = [_label(step) for step in steps]
+    names, keys = names_of(steps, labels), result_keys(saga, steps, labels)
     named = zip(steps, names, strict=True)
-    return [_draft_step(step, name, app) for step, name in named if isinstance(step, LocalSagaStep)]
+    return [
+        _draft_step(step, name, keys[id(step)], app)
+        for step, name in named
+        if isinstance(step, LocalSagaStep)
+    ]
 
 
 def _label(step: SagaStep) -> str:
@@ -59,7 +65,7 @@ def check_known(steps: Sequence[SagaStep]) -> None:
             _draft_call(_label(step), operation, None, None)
 
 
-def _draft_step(step: LocalSagaStep, name: str, app: Celery | None) -> PlanStep | None:
+def _draft_step(step: LocalSagaStep, name: str, key: str, app: Celery | None) -> PlanStep | None:
     assert step.action is not None
     read_only = bool(step.options.get("read_only"))
     action = _draft_call(name, step.action, read_only or step.options.get("on_lost"), app)
@@ -70,7 +76,7 @@ def _draft_step(step: LocalSagaStep, name: str, app: Celery | None) -> PlanStep 
     if compensation is None and given is not None:
         compensation = Call(given.label if functions.is_plain(given.callback) else "", "context")
     pivot = bool(step.options.get("pivot"))
-    return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only)
+    return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only, result_key=key)
 
 
 def _draft_call(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, o
 
 from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.definition import functions
+from celery_saga.definition.options import MESSAGE_OPTIONS, hint
 from celery_saga.definition.source_lines import users_line, warn
 from celery_saga.definition.tasks.layers import layers
 from celery_saga.errors import DefinitionError
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-#: Celery's own options of a message that a step may set, under Celery's names.
-MESSAGE_OPTIONS = frozenset(
-    {"queue", "exchange", "routing_key", "priority", "expires", "compression"}
-    | {"time_limit", "soft_time_limit"}
-)
 _CALL_OPTIONS = frozenset(
     {"inputs", "returns", "context", "max_attempts", "retry_backoff", "retry_backoff_max"}
 )
@@ -35,7 +31,7 @@ STEP_OPTIONS = frozenset(
 )
 
 
-# For type checkers only: nothing reads these at run time.
+# For type checkers; at run time only the names of the options are read.
 
 #: In which order the compensations of branches run.
 Order = Literal["reverse", "parallel"]
@@ -184,8 +180,9 @@ _UNSUPPORTED = {
     "chain": "make each of its tasks a step of its own",
     "signature": "give the task itself, and its arguments with inputs= and parameters={...}",
     "saga": "add it with nested_step(), or start it with .delay() in a task",
-    "tuple": "add each with local_step(), and give it a compensation with .on_failure()",
-    "list": "add each with local_step(), and give it a compensation with .on_failure()",
+    "tuple": "a step with its compensation is LocalSagaStep(task, compensation)",
+    "list": "add each with local_step(); where one step is expected, several of them are a saga, "
+    "Saga(steps=[...]).commit()",
 }
 
 
@@ -205,6 +202,12 @@ def _check(target: Any) -> None:
         found = "list" if issubclass(kind, list) else "tuple"
     if found:
         raise DefinitionError(f"a {found} as a step is not supported: {_UNSUPPORTED[found]}")
+    if not callable(target) and not issubclass(kind, (str, SagaOperation)):
+        sent = any(base.__name__ == "ResultBase" for base in kind.__mro__)
+        raise DefinitionError(
+            f"expected a Celery task, a task's name or a function, found {target!r}"
+            + ("; give the task itself, without .delay()" if sent else "")
+        )
 
 
 def _sorted(
@@ -216,7 +219,8 @@ def _sorted(
     if extra and not functions.is_plain(target):
         shown = repr(target) if issubclass(type(target), str) else "a task"
         raise DefinitionError(
-            f"unknown option {sorted(extra)[0]!r} for {shown}: expected one of "
+            f"unknown option {sorted(extra)[0]!r} for {shown}"
+            f"{hint(sorted(extra)[0], known | allowed)}: expected one of "
             f"{sorted(known | allowed | {'parameters'})}; constants for the task go into "
             f"parameters={{...}}"
         )

@@ -15,6 +15,7 @@ from celery_saga.definition.advice import warn_of
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.checks import check_steps
 from celery_saga.definition.operations import declared_targets
+from celery_saga.definition.planning.names import check_names
 from celery_saga.definition.planning.nodes import Nodes
 from celery_saga.definition.steps.tree import local_steps, located
 from celery_saga.definition.tasks.declarations import (
@@ -76,13 +77,15 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
     steps = nodes.of(definition)
     warn_of(definition, nodes.own)
     settings = Settings.of(app)
-    return Plan(
+    plan = Plan(
         definition.name,
         steps,
         max_redeliveries=settings.max_redeliveries,
         unknown_task_grace=settings.unknown_task_grace,
         on_compensation_failure=definition.on_compensation_failure,
     )
+    check_names(plan)
+    return plan
 
 
 def _declared_as(app: Celery, target: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu.utils import json as kombu_json
 
-from celery_saga.definition.operations import MESSAGE_OPTIONS
+from celery_saga.definition.options import MESSAGE_OPTIONS
 from celery_saga.messaging.headers import users_headers
 
 log = logging.getLogger("celery_saga")

@@ -133,6 +133,7 @@ class _Delivery:
         self._call = call_of(execution, ref.path, ref.direction)
         self._step: PlanStep = execution.plan.step(ref.path)
         self._name = execution.steps[ref.path].name
+        self._is_condition = isinstance(execution.plan.at(ref.path), Choice)
         self._context: SagaContext | None = None
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -145,6 +146,8 @@ class _Delivery:
             token = info.current.set(lambda: self._info)
             try:
                 result = finished(body(*args, **kwargs))
+                if self._is_condition:  # it raises for what is neither, such as an array
+                    result = bool(result)
             finally:
                 info.current.reset(token)
         except Retry as error:
@@ -193,9 +196,9 @@ class _Delivery:
         return self._orchestrator.store.now()
 
     def _succeed(self, result: Any) -> None:
-        if isinstance(self._execution.plan.at(self._ref.path), Choice):
-            token, answer = self._claim.token, bool(result)
-            self._report(StepSucceeded(self._now(), self._ref, token, answer=answer))
+        if self._is_condition:
+            token = self._claim.token
+            self._report(StepSucceeded(self._now(), self._ref, token, answer=result))
             return
         try:
             update, remove = self._changes(result)

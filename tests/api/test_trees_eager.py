@@ -297,3 +297,51 @@ def test_the_result_of_its_task_has_no_keys_of_branches() -> None:
     made.parallel_step(step("a"), saga("inner", step("b"))).for_each("lines", ship)
     made.commit().apply_async({"lines": ["x"]}, link=receives.s())
     assert [sorted(context) for context in received] == [["a", "b", "lines", "ship"]]
+
+
+class Undecided:
+    """As an array of several numbers: it is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+
+#: What conditions of projects return -> the answer; ``None``: they have failed.
+ANSWERS: dict[str, tuple[Any, bool | None]] = {
+    "True": (True, True),
+    "None": (None, False),
+    "a number": (0, False),
+    "a list": ([0], True),
+    "a text": ("no", True),
+    "what JSON cannot hold": (object(), True),
+    "a generator": ((each for each in ()), True),
+    "a set": (set(), False),
+    "an array": (Undecided(), None),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_what_a_condition_returns(what: str) -> None:
+    given, answer = ANSWERS[what]
+
+    @app.task(name=f"eager.{what}", shared=False)
+    def asked() -> Any:
+        return given
+
+    made = Saga(f"answer {what}", app=app, steps=[step("before")])
+    made.conditional_step().if_then(asked, step("yes")).else_then(step("no")).commit()
+    result = made.delay()
+
+    ran_then = {True: ["yes:f"], False: ["no:f"], None: ["before:c"]}[answer]
+    assert ran == ["before:f", *ran_then]
+    if answer is None:
+        assert result.status == "COMPENSATED"
+        assert result.failure is not None
+        assert (result.failure.type, result.failure.step) == ("builtins.ValueError", "choice")
+
+
+@pytest.mark.parametrize("over", ["order.lines", "order.lines.0"])
+def test_a_loop_over_a_dotted_key(over: str) -> None:
+    result = Saga("dotted", app=app).for_each(over, ship).commit().delay(order={"lines": ["a"]})
+    assert result.failure is not None
+    assert f"a path into a value is a tuple, {tuple(over.split('.'))!r}" in result.failure.message

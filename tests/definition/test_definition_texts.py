@@ -81,7 +81,7 @@ ROWS: dict[str, Row] = {
     ),
     "a pair": (
         lambda: Saga("s", steps=[(charge, refund)]),  # type: ignore[list-item]
-        ["a tuple as a step", "local_step()", ".on_failure()"],
+        ["a tuple as a step", "LocalSagaStep(task, compensation)"],
     ),
     "a list": (
         lambda: Saga("s").local_step([charge, refund]),  # type: ignore[arg-type]

@@ -27,7 +27,10 @@ def items_at(context: Mapping[str, Any], path: Sequence[str | int]) -> list[Any]
         for key in path:
             found = found[key]
     except (KeyError, IndexError, TypeError):
-        raise ValueError(f"expected a list at context{shown}, found nothing there") from None
+        hint = ""
+        if len(path) == 1 and "." in str(path[0]):
+            hint = f": a path into a value is a tuple, {tuple(str(path[0]).split('.'))!r}"
+        raise ValueError(f"expected a list at context{shown}, found nothing there{hint}") from None
     if not isinstance(found, list):
         kind = type(found).__name__
         raise ValueError(f"expected a list at context{shown}, found a value of type {kind}")

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 from celery import Celery, Task
+from kombu.compression import get_encoder
 
 from celery_saga.core.plan import Call, Style
 from celery_saga.definition import functions
 from celery_saga.definition.binding import bind
-from celery_saga.definition.operations import MESSAGE_OPTIONS, SagaOperation
+from celery_saga.definition.operations import SagaOperation
+from celery_saga.definition.options import MESSAGE_OPTIONS
 from celery_saga.definition.steps.tree import Located
 from celery_saga.definition.strategies import check
 from celery_saga.definition.tasks.declarations import (
@@ -61,11 +63,23 @@ class Calls:
             style,
             inputs,
             returns=self._returns(options.get("returns"), name, task, style),
-            options={key: options[key] for key in sorted(MESSAGE_OPTIONS & options.keys())},
+            options=self._message_options(options),
             rerun=on_lost in (True, "rerun") or (on_lost is None and late),
             max_attempts=max_attempts,
             **_backoff(self._step, options),
         )
+
+    def _message_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Celery's own options of the message; one that is None is not set."""
+        options = {key: given[key] for key in sorted(MESSAGE_OPTIONS) if given.get(key) is not None}
+        try:
+            get_encoder(options.get("compression", "gzip"))
+        except KeyError:
+            raise DefinitionError(
+                f"step {self._step!r}: compression: expected one that kombu knows in this "
+                f"process, such as 'gzip' or 'zlib', found {options['compression']!r}"
+            ) from None
+        return options
 
     def _returns(
         self, given: Any, name: str, task: Task[Any, Any] | None, style: Style

@@ -34,7 +34,7 @@ from celery_saga.definition.steps import (
     StepOwner,
     WaitSagaStep,
 )
-from celery_saga.definition.steps.tree import Located, names_of, own_steps
+from celery_saga.definition.steps.tree import Located, names_of, own_steps, result_keys
 from celery_saga.definition.tasks.routes import filled
 from celery_saga.errors import DefinitionError
 from celery_saga.settings import Settings
@@ -42,10 +42,11 @@ from celery_saga.settings import Settings
 
 @dataclass(frozen=True)
 class _Level:
-    """The steps of one saga: their names in it, and what comes before these in the plan."""
+    """The steps of one saga: their names and result keys in it, and what is before the names."""
 
     prefix: str
     names: Mapping[int, str]
+    keys: Mapping[int, str]
 
 
 class Nodes:
@@ -70,8 +71,9 @@ class Nodes:
         """Return the nodes of a saga's steps; their names begin with ``prefix``."""
         steps = own_steps(saga)
         known = [self._completed.get(id(step), step) for step in steps]
-        names = names_of(known, [step.name for step in known])
-        level = _Level(prefix, {id(step): name for step, name in zip(steps, names, strict=True)})
+        labels = [step.name for step in known]
+        names = dict(zip(map(id, steps), names_of(known, labels), strict=True))
+        level = _Level(prefix, names, result_keys(saga, known, labels))
         return tuple(self._node(step, level) for step in saga.steps)
 
     def _node(self, step: SagaStep, level: _Level) -> Node:
@@ -113,7 +115,7 @@ class Nodes:
     def _step(self, original: LocalSagaStep, level: _Level, name: str) -> PlanStep:
         step = self._completed[id(original)]
         assert step.action is not None
-        options, key = step.options, level.names[id(original)]
+        options, key = step.options, level.keys[id(original)]
         calls = Calls(self._app, self._found[id(original)], name)
         attempts: int | None = 1
         read_only = bool(options.get("read_only"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_saga.definition.operations import SagaOperation, operation_of, owned
 from celery_saga.definition.steps.base import ConditionalStep, SagaStep, StepOwner
-from celery_saga.definition.steps.groups import branch_of
+from celery_saga.definition.steps.groups import branch_of, is_saga
 from celery_saga.errors import (
     DefinitionError,
     EmptySagaStepException,
@@ -58,6 +58,7 @@ class ConditionalSagaStep(ConditionalStep):
             DefinitionError: something else cannot be a condition or an alternative.
         """
         self._check_open()
+        _check_condition(condition)
         operation, _ = operation_of(condition, parameters, dict(options))
         if operation.options.get("returns") is not None and "returns" in options:
             raise DefinitionError("if_then: a condition's answer is not stored: remove returns=")
@@ -121,3 +122,18 @@ class ConditionalSagaStep(ConditionalStep):
 
     def __repr__(self) -> str:
         return f"{self.name}({' | '.join(map(repr, self.children))})"
+
+
+def _check_condition(given: Any) -> None:
+    """Refuse what cannot be a condition. It reads only the type: a lazy task stays lazy."""
+    kind = type(given)
+    if is_saga(given) or issubclass(kind, SagaStep):
+        raise DefinitionError(
+            "if_then: expected the condition first and then the alternative, found "
+            f"a {kind.__name__} as the condition"
+        )
+    if not callable(given) and not issubclass(kind, (str, SagaOperation)):
+        raise DefinitionError(
+            f"if_then: expected a condition, which is a function of the context, a task or a "
+            f"task's name and is called in each run; found {given!r}"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_saga.definition.operations import owned
@@ -34,6 +34,7 @@ class NestedSagaStep(SagaStep):
         super().__init__()
         if not is_saga(saga):
             hint = ", with .commit() at its end" if issubclass(type(saga), SagaStep) else ""
+            hint = " (a task is added with local_step())" if callable(saga) else hint
             raise DefinitionError(f"expected a committed saga{hint}, found {saga!r}")
         self.nested = saga
         self.inputs = _keys("inputs", inputs)
@@ -82,6 +83,7 @@ class ParallelSagaStep(SagaStep):
             raise EmptySagaStepException(
                 "a parallel step has no branches: give it tasks, functions, steps or sagas"
             )
+        _refuse_one_list(branches)
         self._branches = tuple(map(branch_of, branches))
         self.options = owned({"name": name, "compensate": _order(compensate)})
 
@@ -174,11 +176,20 @@ def branch_of(target: Any) -> SagaStep:
     """Return the step that a branch, a body or an alternative is.
 
     Raises:
-        DefinitionError: it cannot be a step.
+        DefinitionError: it cannot be a step; several steps are a saga.
     """
     if issubclass(type(target), SagaStep):
         return target  # type: ignore[no-any-return]
     return NestedSagaStep(target) if is_saga(target) else LocalSagaStep(target)
+
+
+def _refuse_one_list(branches: tuple[Any, ...]) -> None:
+    """Refuse a list in the place of the branches themselves."""
+    if len(branches) == 1 and isinstance(branches[0], (list, tuple, set, Iterator)):
+        raise DefinitionError(
+            f"parallel_step: expected the branches one by one, parallel_step(a, b) or "
+            f"parallel_step(*branches), found a {type(branches[0]).__name__} of them"
+        )
 
 
 def _order(given: Any) -> str:

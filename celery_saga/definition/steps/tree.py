@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 from celery_saga.definition import functions
 from celery_saga.definition.steps.base import LocalSagaStep, SagaStep, StepOwner
+from celery_saga.definition.steps.choice import ConditionalSagaStep
 from celery_saga.definition.steps.groups import NestedSagaStep
 from celery_saga.errors import DefinitionError, SagaNotCommittedException
+
+#: A name with one of these could make the idempotency keys of two steps equal.
+NOT_IN_NAMES = frozenset("/[]")
 
 
 class Located(NamedTuple):
@@ -103,18 +107,63 @@ def _check_nesting(saga: StepOwner, outer: tuple[StepOwner, ...]) -> None:
 
 def names_of(steps: Sequence[SagaStep], labels: Sequence[str]) -> list[str]:
     """Return one name per step; a repeated task gets a number from its second use on."""
-    given = {step.options["name"] for step in steps if step.options.get("name")}
+    known = _labels(steps, labels)
+    given = {label for label, own in known if own}
     names: list[str] = []
+    for label in known:
+        names.append(_free(label, names, given))
+    return names
+
+
+def result_keys(
+    saga: StepOwner, steps: Sequence[SagaStep], labels: Sequence[str]
+) -> dict[int, str]:
+    """Return for each step of a saga, by its identity, the key of a result that it does not name.
+
+    It is the name of the step, except in a choice: only one of its alternatives runs, so they do
+    not count each other, and a task that is used in several of them has the same key in all.
+
+    Args:
+        steps: its own steps and those inside of them, in order, as completed.
+        labels: of these.
+    """
+    known = dict(zip(map(id, own_steps(saga)), _labels(steps, labels), strict=True))
+    given = {label for label, own in known.values() if own}
+    keys: dict[int, str] = {}
+
+    def add(inside: Sequence[SagaStep], used: frozenset[str]) -> frozenset[str]:
+        for step in inside:
+            keys[id(step)] = _free(known[id(step)], used, given)
+            used = used | {keys[id(step)]}
+            if isinstance(step, ConditionalSagaStep):
+                used = used.union(*(add([each], used) for each in step.children))
+            else:
+                used = add(step.children, used)
+        return used
+
+    add(saga.steps, frozenset())
+    return keys
+
+
+def _labels(steps: Sequence[SagaStep], labels: Sequence[str]) -> list[tuple[str, bool]]:
+    """The names that steps would have if each were the only one; whether it was given to a step."""
+    found = []
     for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
         # A lambda has no useful name, and the name is part of idempotency keys.
         label = f"step_{number}" if label == "<lambda>" else label
-        base = name = label.replace("/", "_")
-        count = 1
-        while name in names or (name in given and not step.options.get("name")):
-            count += 1
-            name = f"{base}_{count}"
-        names.append(name)
-    return names
+        plain = "".join("_" if each in NOT_IN_NAMES else each for each in label)
+        found.append((plain, bool(step.options.get("name"))))
+    return found
+
+
+def _free(label: tuple[str, bool], used: Collection[str], given: Set[str]) -> str:
+    """A label with the first number with which it is not used yet; given names have none."""
+    base, own = label
+    name, count = base, 1
+    while name in used or (name in given and not own):
+        count += 1
+        name = f"{base}_{count}"
+    return name
 
 
 def local_steps(steps: Sequence[SagaStep]) -> list[LocalSagaStep]:
