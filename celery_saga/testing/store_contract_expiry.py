@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
-from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.decide import decide
+from celery_saga.core.events import Started
+from celery_saga.core.execution import Claim, SagaExecution, SagaStatus
+from celery_saga.core.plan import Parallel, Plan
 from celery_saga.core.ports import Refused, Store
-from celery_saga.testing.builders import claim, create, granted, make_execution, save
+from celery_saga.testing.builders import claim, create, granted, make_execution, make_plan, save
 
 
 def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
@@ -35,6 +39,16 @@ class ExpiryContract:
         assert store.delete(first.saga_id) is True
         assert store.claims_of("holder") == []
         assert store.heartbeat("holder", 5.0, ()).claims == ()
+
+    def test_a_deleted_saga_holds_no_claim_of_a_branch(self, store: Store) -> None:
+        plan, at = Plan("contract", (Parallel("both", make_plan(2).steps),)), store.now()
+        new = SagaExecution.create(f"contract-{uuid.uuid4()}", plan, {}, at=at)
+        first, _ = store.create(decide(new, Started(at)).execution, "one")
+        ref = first.active[1]
+        granted(store.claim(first.saga_id, ref, Claim("token", "holder")))
+        assert store.claims_of("holder") == [(first.saga_id, ref)]
+        assert store.delete(first.saga_id) is True
+        assert store.claims_of("holder") == []
 
     def test_a_saga_that_has_changed_is_not_deleted(self, store: Store) -> None:
         first = create(store)

@@ -230,7 +230,7 @@ local fields = {}
 for j = 1, #flat, 2 do fields[flat[j]] = flat[j + 1] end
 if ARGV[2] ~= '' and fields.rev ~= ARGV[2] then return 0 end
 for name, value in pairs(fields) do
-  local step = string.match(name, '^k(%d+)$')
+  local step = string.match(name, '^k([%d.]+)$')
   local ref = step and string.match(fields['o' .. step] or '', '^%S+')
   if ref then
     local read, claim = pcall(cjson.decode, value)
