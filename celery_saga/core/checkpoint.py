@@ -102,6 +102,7 @@ _OF_STEP: Readers = {
     "status": StepStatus,
     "claim": _claim,
     "effect_tokens": tuple,
+    "returned": tuple,
     "log": _attempts,
     "error": _failure,
     "compensation_error": _failure,

@@ -269,6 +269,8 @@ class SagaStepExecution:
         compensation_error: why the compensation failed.
         kept: context values of before, as JSON texts, that its compensation reads and that others
             have changed since, or that only its own result holds; a key that was not there: None.
+        returned: keys of its result that its compensation reads, where another step or item may run
+            the same task.
         revised: how the message of its task's last retry differs from the planned one, as plain
             JSON (:mod:`celery_saga.messaging.retries`); this direction.
         log: the newest attempts, the last one last; one that runs is not among them yet.
@@ -302,6 +304,7 @@ class SagaStepExecution:
     error: Failure | None = None
     compensation_error: Failure | None = None
     kept: Mapping[str, str | None] | None = field(default=None, repr=False)  # as a context's values
+    returned: tuple[str, ...] = ()
     revised: Mapping[str, Any] | None = field(default=None, repr=False)  # arguments
     log: tuple[Attempt, ...] = field(default=(), repr=False)
     chosen: int | None = None

@@ -85,6 +85,7 @@ OF_STEP: dict[str, Any] = {
     "error": FAILURE,
     "compensation_error": FAILURE,
     "kept": {"a": "1", "b": None},
+    "returned": ("a", "b"),
     "revised": {"options": {"queue": "q"}},
     "log": (ATTEMPT,),
     "chosen": 1,

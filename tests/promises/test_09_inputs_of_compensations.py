@@ -231,6 +231,106 @@ def test_an_unknown_outcome(bench: Bench, error: BaseException) -> None:
     assert bench.calls == [("find", None), ("find", "given")]
 
 
+class TestUnknownWhereAnotherHasTheKey:
+    """A compensation does not get what another step returned in place of its own step's result.
+
+    Known keys of a step's result: that of ``returns=``, the step's name, and what the same task has
+    returned elsewhere in the saga. Where the outcome is unknown, they are left to the default.
+    """
+
+    def maker(self, bench: Bench, *results: Any) -> Any:
+        """A task that returns one after the other, or raises it."""
+        found = iter(results)
+
+        def make() -> Any:
+            result = next(found)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        return bench.task(make)
+
+    def test_returns_of_another_step(self, bench: Bench) -> None:
+        undo = {"inputs": {"id": "r"}}
+        steps = [
+            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, undo),
+            (self.lost(bench), bench.compensates("second", None), {"returns": "r"}, undo),
+        ]
+        assert bench.run(*steps).status == "COMPENSATED"
+        assert bench.calls == [("second", None), ("first", "one")]
+
+    def lost(self, bench: Bench) -> Any:
+        return bench.makes(SoftTimeLimitExceeded())
+
+    def test_a_required_one_is_for_an_operator(self, bench: Bench) -> None:
+        undo = {"inputs": {"id": "r"}}
+        result = bench.run(
+            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, undo),
+            (self.lost(bench), bench.compensates("second"), {"returns": "r"}, undo),
+        )
+        assert bench.calls == [("first", "one")]
+        assert result.status == "STUCK"
+        assert "'r'" in str(result.execution.steps[1].compensation_error)
+        bench.manager.retry(result.id, {"r": "found"})
+        assert bench.calls == [("first", "one"), ("second", "found")]
+        assert result.status == "COMPENSATED"
+
+    @pytest.mark.parametrize("options", [{"returns": "id"}, {"name": "id"}], ids=str)
+    def test_the_caller_has_given_that_key(self, bench: Bench, options: Any) -> None:
+        bench.run((self.lost(bench), bench.compensates("find", None), options), id="another")
+        assert bench.calls == [("find", None)]
+
+    @pytest.mark.parametrize("returns", [None, False, "vm"])
+    def test_the_same_task_before(self, bench: Bench, returns: Any) -> None:
+        make = self.maker(bench, {"id": "vm-1"}, SoftTimeLimitExceeded())
+        rm = bench.compensates("rm", None)
+        bench.run((make, rm, {"returns": returns}), (make, rm, {"returns": returns}))
+        assert bench.calls == [("rm", None), ("rm", "vm-1")]
+
+    def test_the_same_task_for_the_item_before(self, bench: Bench) -> None:
+        make = self.maker(bench, {"id": "vm-1"}, {"id": "vm-2"}, SoftTimeLimitExceeded())
+        assert self.loop(bench, make, names=["a", "b", "c"]).status == "COMPENSATED"
+        assert bench.calls == [("rm", None), ("rm", "vm-2"), ("rm", "vm-1")]
+
+    def loop(self, bench: Bench, make: Any, **context: Any) -> SagaResult:
+        body = Saga(f"{bench.name}.body", app=bench.app)
+        body.local_step(make).on_failure(bench.compensates("rm", None))
+        saga = Saga(f"{bench.name}.loop", app=bench.app)
+        saga.for_each("names", body.commit(), as_="item")
+        return saga.commit().delay(**context)
+
+    def test_a_key_of_the_context_that_no_run_of_the_task_returns(self, bench: Bench) -> None:
+        make = self.maker(bench, {"size": 1}, SoftTimeLimitExceeded())
+        self.loop(bench, make, names=["a", "b"], id="order-7")
+        assert bench.calls == [("rm", "order-7"), ("rm", "order-7")]
+
+    def test_a_key_that_another_task_returns(self, bench: Bench) -> None:
+        """As the order's id, which the compensations of later steps read."""
+        order = (bench.makes({"id": "order-7"}), bench.compensates("cancel"))
+        bench.run(order, (self.lost(bench), bench.compensates("release")))
+        assert bench.calls == [("release", "order-7"), ("cancel", "order-7")]
+
+    def test_a_key_that_the_step_reads(self, bench: Bench) -> None:
+        """Its compensation gets what the step was given."""
+
+        def add(id: int) -> int:
+            raise SoftTimeLimitExceeded
+
+        bench.run((bench.task(add), bench.compensates("set_back"), {"returns": "id"}), id=3)
+        assert bench.calls == [("set_back", 3)]
+
+    def test_a_result_that_comes_late_is_its_own(self, bench: Bench) -> None:
+        """After a retry of the operator's, too."""
+        make = self.maker(bench, {"id": 1}, SoftTimeLimitExceeded(), {"id": 2})
+        rm = bench.compensates("rm", None)
+        steps = [(make, rm), (make, rm, {"on_exhausted": "pause"}), (bench.fails(), None)]
+        result = bench.run(*steps)
+        assert (result.status, bench.calls) == ("STUCK", [])
+        bench.manager.retry(result.id)
+        assert bench.calls == [("rm", 2), ("rm", 1)]
+        assert result.status == "COMPENSATED"
+
+
 def test_an_unusable_result(bench: Bench) -> None:
     result = bench.run(
         (bench.makes({"id": "vm-1", "handle": object()}), bench.compensates("d", None))

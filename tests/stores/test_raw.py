@@ -18,7 +18,8 @@ from celery_saga.core.execution import Direction, StepRef
 from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.stores.memory import MemoryStore
 from tests.core.test_codec import assert_same, scalars, text
-from tests.stores.test_equivalence import Twin, random_event, random_plan
+from tests.stores.test_equivalence import random_event, random_plan
+from tests.stores.twins import Twin
 
 
 def through_json(execution: SagaExecution) -> SagaExecution:
@@ -46,7 +47,7 @@ def random_history(seed: int, length: int = 40) -> Iterator[SagaExecution]:
 
 def test_every_execution_of_random_histories_comes_back_equal() -> None:
     seen = set()
-    for seed in range(60):
+    for seed in range(120):
         for execution in random_history(seed):
             back = through_json(execution)
             assert back == execution, (seed, execution)

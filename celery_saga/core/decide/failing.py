@@ -14,6 +14,7 @@ from celery_saga.core.decide.transitions import (
     run_again,
     wait,
     with_possible_effect,
+    without_result,
 )
 from celery_saga.core.events import Decision
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
@@ -52,7 +53,7 @@ def follow_up(
         return compensation_failed(execution, path, failure, at)
     unknown = execution.steps[path].effect if unknown is None else unknown
     status = StepStatus.UNKNOWN if unknown else StepStatus.FAILED
-    execution = execution.with_step(path, status=status)
+    execution = without_result(execution, path, status)
     if kind is not FailureKind.UNSENDABLE:  # that one never began, and has no end
         execution = execution.with_step(path, ended_at=at)
     if answer is AfterFailure.STUCK or _waits_for_operator(execution, path, kind):

@@ -15,6 +15,7 @@ from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
     due_soon,
+    returned_keys,
     with_possible_effect,
     with_result,
 )
@@ -78,6 +79,7 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
         effect=True,
         effect_tokens=(*step.effect_tokens, event.token),
         kept=values_of(event.own).texts() or None,
+        returned=returned_keys(execution, event),
         expected_at=None,
         ended_at=event.at,
     )

@@ -9,6 +9,7 @@ from celery_saga.core.decide.transitions import (
     send,
     stuck,
     wait,
+    without_result,
 )
 from celery_saga.core.events import Decision
 from celery_saga.core.execution import (
@@ -67,9 +68,8 @@ def cancelled_dispatch(execution: SagaExecution, path: Path) -> SagaExecution:
     """The execution with the unclaimed message of a step made stale."""
     step = execution.steps[path]
     status = StepStatus.FAILED if step.error else StepStatus.PENDING
-    return execution.ended(
-        path, not_before=None, status=StepStatus.UNKNOWN if step.effect else status
-    )
+    execution = execution.ended(path, not_before=None)
+    return without_result(execution, path, StepStatus.UNKNOWN if step.effect else status)
 
 
 def _compensate_next(execution: SagaExecution, at: float) -> Decision:

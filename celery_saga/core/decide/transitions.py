@@ -185,6 +185,39 @@ def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str 
     return {**merged, **values_of(event.own).texts()}
 
 
+def returned_keys(execution: SagaExecution, event: StepSucceeded) -> tuple[str, ...]:
+    """The keys of a step's result that its compensation reads, where they have to be known.
+
+    That is where another step, or the step for another item, may run the same task.
+    """
+    step = execution.plan.step(event.ref.path)
+    if not step.own_keys or step.action.task not in execution.plan.repeated_tasks:
+        return ()
+    return tuple(sorted(key for key in step.own_keys if key in event.update or key in event.own))
+
+
+def without_result(execution: SagaExecution, path: Path, status: StepStatus) -> SagaExecution:
+    """The execution with the way forward of a step ended in ``status``, its result not known.
+
+    If its effect is possible, its compensation gets nothing under a key of its own result: in the
+    context is then what another step, or the same one for another item, has returned.
+    """
+    execution = execution.with_step(path, status=status)
+    step, record = execution.plan.step(path), execution.steps[path]
+    if not record.effect or not step.own_keys:
+        return execution
+    fixed = step.key if step.action.returns is None else step.action.returns
+    own = {fixed} & step.own_keys
+    if step.action.task in execution.plan.repeated_tasks:
+        for other in execution.steps.paths():
+            if execution.plan.step(other).action.task == step.action.task:
+                own |= step.own_keys.intersection(execution.steps[other].returned)
+    if own:
+        kept = {**(record.kept or {}), **dict.fromkeys(sorted(map(str, own)))}
+        execution = execution.with_step(path, kept=kept)
+    return execution
+
+
 def send(execution: SagaExecution, path: Path, direction: Direction, at: float) -> Decision:
     """Dispatch a step in a new epoch; its inputs are known to be there."""
     step = execution.steps[path]

@@ -47,7 +47,21 @@ class PlanStep:
         call = self.compensation
         if call is None or call.style == "context":
             return frozenset()
-        return frozenset(str(item.path[0]) for item in call.inputs if item.path)
+        return _keys_of(call)
+
+    @cached_property
+    def own_keys(self) -> frozenset[str]:
+        """The keys that its compensation reads and its action does not: its result may hold them.
+
+        An action in context style reads all of the context.
+        """
+        if self.action.style == "context":
+            return frozenset()
+        return self.compensation_reads - _keys_of(self.action)
+
+
+def _keys_of(call: Call) -> frozenset[str]:
+    return frozenset(str(item.path[0]) for item in call.inputs if item.path)
 
 
 @dataclass(frozen=True)

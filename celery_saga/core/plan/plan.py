@@ -8,6 +8,7 @@ does not touch a saga that is under way.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -185,6 +186,15 @@ class Plan:
                 for name in dict.fromkeys(name for _, name in lookups(self.scopes(path), key)):
                     found[name] = (*found.get(name, ()), path)
         return found
+
+    @cached_property
+    def repeated_tasks(self) -> frozenset[str]:
+        """The tasks that more than one step may run, or one step for more than one item."""
+        found = Counter[str]()
+        for path, node in self.walk():
+            if isinstance(node, PlanStep):
+                found[node.action.task] += 1 + bool(self._items_of(path))
+        return frozenset(task for task, count in found.items() if count > 1)
 
     @cached_property
     def compensates_in_parallel(self) -> bool:
