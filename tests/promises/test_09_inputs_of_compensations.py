@@ -251,10 +251,10 @@ class TestUnknownWhereAnotherHasTheKey:
         return bench.task(make)
 
     def test_returns_of_another_step(self, bench: Bench) -> None:
-        undo = {"inputs": {"id": "r"}}
+        compensation = {"inputs": {"id": "r"}}
         steps = [
-            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, undo),
-            (self.lost(bench), bench.compensates("second", None), {"returns": "r"}, undo),
+            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, compensation),
+            (self.lost(bench), bench.compensates("second", None), {"returns": "r"}, compensation),
         ]
         assert bench.run(*steps).status == "COMPENSATED"
         assert bench.calls == [("second", None), ("first", "one")]
@@ -263,10 +263,10 @@ class TestUnknownWhereAnotherHasTheKey:
         return bench.makes(SoftTimeLimitExceeded())
 
     def test_a_required_one_is_for_an_operator(self, bench: Bench) -> None:
-        undo = {"inputs": {"id": "r"}}
+        compensation = {"inputs": {"id": "r"}}
         result = bench.run(
-            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, undo),
-            (self.lost(bench), bench.compensates("second"), {"returns": "r"}, undo),
+            (bench.makes("one"), bench.compensates("first"), {"returns": "r"}, compensation),
+            (self.lost(bench), bench.compensates("second"), {"returns": "r"}, compensation),
         )
         assert bench.calls == [("first", "one")]
         assert result.status == "STUCK"
