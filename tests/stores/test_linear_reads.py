@@ -13,7 +13,7 @@ from celery_saga.core.context.data import Values
 from celery_saga.core.events import StepSucceeded
 from celery_saga.core.execution import Claim, Direction, SagaExecution, StepRef
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.plan import Call, Input, Plan, PlanStep
+from celery_saga.core.plan import Call, ForEach, Input, NestedSaga, Parallel, Plan, PlanStep
 from celery_saga.stores.redis import RedisStore
 from celery_saga.testing.embedded import EmbeddedValkey
 
@@ -59,6 +59,21 @@ def client(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
         client.flushdb()
 
 
+def run(
+    orchestrator: Any, client: redis.Redis, plan: Plan, ref: StepRef, update: dict[str, Any]
+) -> tuple[SagaExecution, int]:
+    """Claim a step and report that it succeeded; also how many bytes the server has sent for it."""
+
+    def seen() -> int:
+        return int(client.info("stats")["total_net_output_bytes"])
+
+    saga_id, token, before = plan.saga, f"c{ref}", seen()
+    execution = orchestrator.claim(saga_id, ref, Claim(token, "instance"), plan.hash)
+    event = StepSucceeded(2e9, ref, token, Values(update))
+    execution = orchestrator.apply(saga_id, event, execution).execution
+    return execution, seen() - before
+
+
 @pytest.mark.parametrize("changed", [True, False], ids=["another value", "an equal value"])
 @pytest.mark.parametrize("what", sorted(STEPS_THAT_REPLACE))
 def test_steps_that_replace_what_compensations_read(
@@ -66,22 +81,15 @@ def test_steps_that_replace_what_compensations_read(
 ) -> None:
     action, inputs, key = STEPS_THAT_REPLACE[what]
     step = PlanStep("s", action, Call("compensate", inputs=inputs))
-    plan, store = Plan("reads", (step,) * STEPS), CountingStore(client, prefix=f"{what}:")
+    plan, store = Plan(what, (step,) * STEPS), CountingStore(client, prefix=f"{what}:")
     orchestrator: Any = Orchestrator(store, Silent(), Silent())  # type: ignore[arg-type]
-    values, read = [f"{index * changed:1000}" for index in range(STEPS)], list[int]()
+    values = [f"{index * changed:1000}" for index in range(STEPS)]
     orchestrator.start(plan, what, {"order": values[0], "id": values[0]}, token="t")
-
-    def seen() -> int:
-        return int(client.info("stats")["total_net_output_bytes"])
-
+    read = []
     for index in range(STEPS):
-        before = seen()
         ref = StepRef((index,), Direction.FORWARD, 1)
-        execution = orchestrator.claim(what, ref, Claim(f"c{index}", "instance"), plan.hash)
-        update = Values({key: values[index]})
-        event = StepSucceeded(store.now(), ref, f"c{index}", update)
-        execution = orchestrator.apply(what, event, execution).execution
-        read.append(seen() - before)
+        execution, size = run(orchestrator, client, plan, ref, {key: values[index]})
+        read.append(size)
 
     # The first claim has read all of it, because the process did not know the plan.
     assert execution.status.value == "COMPLETED"
@@ -90,3 +98,47 @@ def test_steps_that_replace_what_compensations_read(
     records = orchestrator.load(what).steps[:-1]
     kept = [record.kept and json.loads(record.kept[key]) for record in records]
     assert kept == (values[:-1] if changed else [None] * (STEPS - 1))
+
+
+def reserves(key: str = "id") -> PlanStep:
+    """A step whose compensation reads what it returns."""
+    compensation = Call("compensate", inputs=(Input("id", (key,)),))
+    return PlanStep(f"reserve {key}", Call("do", inputs=ORDER), compensation)
+
+
+def branches(count: int) -> list[PlanStep]:
+    return [reserves(f"id{place}") for place in range(count)]
+
+
+GROUPS = {
+    "branches": lambda n: Parallel("group", tuple(branches(n))),
+    "sagas": lambda n: Parallel("group", tuple(NestedSaga("b", (it,)) for it in branches(n))),
+    "items": lambda n: ForEach("group", ("items",), "order", reserves(), parallel=True),
+    "items-of-a-saga": lambda n: ForEach(
+        "group", ("items",), "order", NestedSaga("b", (reserves(),)), parallel=True
+    ),
+}
+
+
+@pytest.mark.parametrize("what", sorted(GROUPS))
+def test_branches_that_end_while_others_run(client: redis.Redis, what: str) -> None:
+    """Each reads its own record, the group's, and the refs of the others."""
+    read = {count: read_in_group(client, what, count) for count in (10, 60)}
+    assert read[60] < read[10] + 50 * 12
+
+
+def read_in_group(client: redis.Redis, what: str, count: int) -> float:
+    plan = Plan(f"{what}-{count}", (GROUPS[what](count),))
+    store = CountingStore(client, prefix=f"{what}:")
+    orchestrator: Any = Orchestrator(store, Silent(), Silent())  # type: ignore[arg-type]
+    values = {"order": "x" * 100, "items": ["x" * 100] * count}
+    orchestrator.start(plan, plan.saga, values, token="t")
+    read, refs = [], orchestrator.load(plan.saga).active
+    assert len(refs) == count
+    store.loads = 0
+    for ref in refs:
+        (key,) = plan.step(ref.path).compensation_reads
+        execution, size = run(orchestrator, client, plan, ref, {key: f"r{ref}"})
+        read.append(size)
+    assert (execution.status.value, store.loads) == ("COMPLETED", 1)  # the join has read all of it
+    return sum(read[1:-1]) / (count - 2)

@@ -187,6 +187,16 @@ class Plan:
                     found[name] = (*found.get(name, ()), path)
         return found
 
+    def readers_in(self, path: Path, readers: tuple[Path, ...]) -> Iterator[Path]:
+        """Of these steps the ones that see the scope into which a node writes."""
+        around = self.first_of(path[: self._depth_of_scope(path)])
+        return (each for each in readers if each[: len(around)] == around)
+
+    def _depth_of_scope(self, path: Path) -> int:
+        """How many indexes of a path lead to the scope into which a node writes."""
+        name = self.scopes(path)[0].id
+        return name.count(".") + 1 if name else 0
+
     @cached_property
     def repeated_tasks(self) -> frozenset[str]:
         """The tasks that more than one step may run, or one step for more than one item."""

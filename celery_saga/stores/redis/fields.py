@@ -22,7 +22,8 @@ from celery_saga.core.execution import (
     StepRef,
     from_parts,
 )
-from celery_saga.core.plan import Call, NestedSaga, Parallel, Path, Plan, PlanStep, dotted
+from celery_saga.core.plan import Call, NestedSaga, Path, Plan, PlanStep, dotted
+from celery_saga.core.plan.nodes import runs_together
 from celery_saga.core.steps import Steps, untouched
 
 #: What a step's record leaves out: the plan has its name, and the claim script writes the rest.
@@ -191,7 +192,7 @@ def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
         group = group[:-1]
         parent = plan.at(group)
     # The last branch of a group to end needs all of it; the others need its record alone.
-    return _part(plan, node.action, path, group) if isinstance(parent, Parallel) else None
+    return _part(plan, node.action, path, group) if runs_together(parent) else None
 
 
 def _with_replaced(plan: Plan, path: Path, node: PlanStep, part: Part | None) -> Part | None:
