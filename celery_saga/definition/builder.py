@@ -131,7 +131,7 @@ class SagaDefinition:
                 result, or False to drop it); ``parameters`` (constants); ``compensation``;
                 ``context`` (it takes the whole context); ``pivot`` (the point of no return);
                 ``retriable`` with ``max_attempts``, ``retry_backoff``, ``retry_backoff_max`` (the
-                engine retries it); ``on_lost`` (``"rerun"`` or ``"undo"``); ``read_only`` (it
+                engine retries it); ``on_lost`` (``"rerun"`` or ``"compensate"``); ``read_only`` (it
                 changes nothing and is run again when it is lost); ``compensate_on_failure``
                 (True or exception classes); and Celery's message options such as ``queue``.
         """

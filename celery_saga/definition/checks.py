@@ -83,10 +83,10 @@ def _check_pivot(saga: str, found: Sequence[Located]) -> None:
                 f"{where} has a compensation and is on or after the pivot, from which there is "
                 f"no rollback: remove one of the two"
             )
-        if step.options.get("on_lost") == "undo":
+        if step.options.get("on_lost") == "compensate":
             raise DefinitionError(
                 f"{where} is on or after the pivot, where a step is always run again: expected "
-                f"no on_lost= or 'rerun', found 'undo'"
+                f"no on_lost= or 'rerun', found 'compensate'"
             )
 
 
@@ -127,10 +127,10 @@ def _check_read_only(where: str, step: LocalSagaStep) -> None:
             f"{where} has a compensation and read_only=True, which says that there is nothing to "
             f"compensate: remove one of the two"
         )
-    if step.options.get("on_lost") == "undo":
+    if step.options.get("on_lost") == "compensate":
         raise DefinitionError(
             f"{where} has read_only=True, and such a step is always run again: expected no "
-            f"on_lost= or 'rerun', found 'undo'"
+            f"on_lost= or 'rerun', found 'compensate'"
         )
 
 

@@ -86,7 +86,7 @@ class StepOptions(CallOptions, total=False):
     name: str | None
     pivot: bool | None
     retriable: bool | None
-    on_lost: Literal["rerun", "undo"] | None
+    on_lost: Literal["rerun", "compensate"] | None
     on_exhausted: Literal["compensate", "pause"] | None
     read_only: bool | None
     compensate_on_failure: bool | type[BaseException] | Sequence[type[BaseException]]

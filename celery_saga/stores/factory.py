@@ -60,7 +60,7 @@ def new_store(
 
     Args:
         storage: a store, which is used as it is, or a URL that goes before ``saga_store_url``.
-        memory: what ``memory://`` stands for in this process.
+        memory: the store of ``memory://`` in this process.
         codec: reads the values that the store has as texts.
 
     Raises:

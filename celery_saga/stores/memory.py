@@ -1,4 +1,4 @@
-"""The store for tests and for a single process: everything is gone when the process ends."""
+"""The store for tests and for a single process: it ends with its process."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ ROWS: dict[str, Row] = {
     ),
     "on_lost": (
         lambda: Saga("s").local_step(charge, on_lost="again"),
-        ["on_lost", "expected 'rerun' or 'undo'", "found 'again'"],
+        ["on_lost", "expected 'rerun' or 'compensate'", "found 'again'"],
     ),
     "pivot": (
         lambda: Saga("s").local_step(charge, pivot="yes"),
@@ -136,8 +136,8 @@ ROWS: dict[str, Row] = {
         ["'checkout'", "step number 1", "compensation", "read_only=True", "remove one of the two"],
     ),
     "read_only and compensated when it is lost": (
-        lambda: many(step(charge, read_only=True, on_lost="undo")),
-        ["'checkout'", "read_only=True", "expected no on_lost= or 'rerun'", "found 'undo'"],
+        lambda: many(step(charge, read_only=True, on_lost="compensate")),
+        ["'checkout'", "read_only=True", "expected no on_lost= or 'rerun'", "found 'compensate'"],
     ),
     "retriable": (
         lambda: Saga("s").local_step(charge, retriable=3, max_attempts=3),
@@ -177,8 +177,8 @@ ROWS: dict[str, Row] = {
         ["'checkout'", "step number 2", "compensation", "on or after the pivot"],
     ),
     "compensation of a lost pivot": (
-        lambda: many(step(charge, pivot=True, on_lost="undo")),
-        ["'checkout'", "step number 1", "on_lost", "on or after the pivot", "'undo'"],
+        lambda: many(step(charge, pivot=True, on_lost="compensate")),
+        ["'checkout'", "step number 1", "on_lost", "on or after the pivot", "'compensate'"],
     ),
     "retriable without a limit": (
         lambda: many(step(charge, retriable=True)),

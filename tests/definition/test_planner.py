@@ -112,11 +112,11 @@ class TestOptions:
         ("target", "on_lost", "rerun"),
         [
             (charge, None, True),
-            (charge, "undo", False),
+            (charge, "compensate", False),
             (charge, "rerun", True),
             ("planner.charge", None, True),
             (ship, None, False),
-            (ship, "undo", False),
+            (ship, "compensate", False),
             (ship, "rerun", True),
             (plain, None, False),
             (plain, "rerun", True),
@@ -137,7 +137,7 @@ class TestOptions:
         assert call_of(Saga(steps=["late.task"]), late).rerun
 
     def test_a_compensation_is_always_run_again(self) -> None:
-        saga = Saga(steps=[step(charge, ship, on_lost="undo")])
+        saga = Saga(steps=[step(charge, ship, on_lost="compensate")])
         compensation = plan_of(saga, app).steps[0].compensation
         assert compensation is not None
         assert compensation.rerun

@@ -147,7 +147,7 @@ class TestAnEffectThatIsUnknown:
         [
             ({"acks_late": True}, {}, 0),
             ({"acks_late": False}, {}, 1),
-            ({"acks_late": True}, {"on_lost": "undo"}, 1),
+            ({"acks_late": True}, {"on_lost": "compensate"}, 1),
             ({}, {"on_lost": "rerun"}, 0),
             ({}, {"read_only": True}, 0),
             ({}, {"pivot": True}, 0),

@@ -156,7 +156,7 @@ def _readers(execution: SagaExecution, path: Path, key: str) -> Sequence[Path]:
     if plan.linear:
         return [each for each in static if each != path and execution.steps[each].epoch > 0]
     if all(each == plan.first_of(path) for each in plan.readers_in(path, static)):
-        return []  # nobody else sees the scope into which it writes
+        return []  # no other step sees the scope into which it writes
     return [
         each
         for each, record in execution.steps.every()

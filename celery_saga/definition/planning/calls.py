@@ -41,7 +41,10 @@ class Calls:
     def of(
         self, operation: SagaOperation, role: str, on_lost: Any, max_attempts: int | None
     ) -> Call:
-        """Make the call of ``operation``; ``on_lost`` is True, ``"rerun"``, ``"undo"`` or unset."""
+        """Make the call of ``operation``.
+
+        ``on_lost`` is True, ``"rerun"``, ``"compensate"`` or unset.
+        """
         name, task = self._task(operation, role)
         check(self._step, name, getattr(task, "Strategy", None))
         plain = functions.is_plain(operation.callback)

@@ -289,8 +289,8 @@ class LocalSagaStep(SagaStep):
                     f"{sorted(STEP_OPTIONS)}"
                 )
         on_lost = options.get("on_lost")
-        if on_lost not in (None, "rerun", "undo"):
-            raise DefinitionError(f"on_lost: expected 'rerun' or 'undo', found {on_lost!r}")
+        if on_lost not in (None, "rerun", "compensate"):
+            raise DefinitionError(f"on_lost: expected 'rerun' or 'compensate', found {on_lost!r}")
         exhausted = options.get("on_exhausted")
         if exhausted not in (None, "compensate", "pause"):
             raise DefinitionError(

@@ -113,7 +113,7 @@ class Wire:
             held.drop()
             self.close()
             raise
-        except ResponseError:  # an answer too: the connection goes on
+        except ResponseError:  # an answer too: the connection stays usable
             self._return_connection(held)
             raise
         except BaseException:
@@ -131,7 +131,7 @@ class Wire:
             held.pool.release(held.connection)
 
     def close(self) -> None:
-        """Give back the connections that nobody uses now."""
+        """Return the connections that no call uses now."""
         while self._kept:
             self._kept.pop().drop()
 

@@ -1,6 +1,6 @@
 """Which field of a saga's record cannot be read, and why.
 
-Nobody looks at the fields one by one while all is well: this is asked when reading has failed.
+The fields are checked one by one only after reading has failed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fault_of(saga_id: str, record: Mapping[bytes, bytes]) -> UnreadableCheckpoin
     """The error that names the first field of a record which cannot be read.
 
     Args:
-        record: the fields as they are; empty where there is no such saga.
+        record: the fields as they are; empty where no such saga exists.
 
     Returns:
         ``None`` if all of it can be read.

@@ -104,13 +104,13 @@ def _context_changes(
 ) -> None:
     if after is before:
         return
-    texts, new, gone = values_of(after).since(values_of(before))
+    texts, new, removed = values_of(after).since(values_of(before))
     for key, text in texts.items():
         change.set += [f"c:{key}", text]
     # Keys that are new come after all that are there, in their own order.
     for place, key in enumerate(new, start=revision * MAX_KEYS):
         change.places += [f"n:{key}", place]
-    for key in gone:
+    for key in removed:
         change.delete += [f"c:{key}", f"n:{key}"]
 
 

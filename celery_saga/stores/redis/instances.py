@@ -39,7 +39,7 @@ _UNAVAILABLE = (
 )
 
 #: Of the errors that have no class: a server that has lost its replicas, whose disk is full, or
-#: that runs somebody's long script. Nothing was written.
+#: that runs another client's long script. Nothing was written.
 _NOT_NOW = ("NOREPLICAS ", "MISCONF ", "BUSY ")
 
 #: Seconds for which an estimate of the server's clock is used before the server is asked again.
@@ -93,7 +93,7 @@ class RedisInstances:
             except StoreUnavailable:
                 if clock is None:
                     raise
-                # An old estimate will do: a step that ends while the store is away has to be dated.
+                # An old estimate will do: what ends while the store is unavailable has to be dated.
             clock = self._clock
         assert clock is not None
         return round(clock[1] + time.monotonic() - clock[0], 6)

@@ -106,7 +106,7 @@ local function context_after(key, set, new, drop)
   end
   return '{' .. table.concat(out, ',') .. '}'
 end
-local function tell(key, first, last, set, new, drop)
+local function publish_result(key, first, last, set, new, drop)
   if last < first then return nil end
   local text, j = ARGV[first], first + 3
   if ARGV[first + 1] == '1' then

@@ -32,8 +32,8 @@ class Result:
 
     Args:
         commands: each without its last argument, which is the text.
-        before: the text, or what of it stands before the context.
-        after: what stands behind the context; ``None``: it is not in the text.
+        before: the text, or the part of it before the context.
+        after: the part behind the context; ``None``: it is not in the text.
     """
 
     commands: Sequence[Sequence[str]]

@@ -50,7 +50,7 @@ def when_free(call: Callable[[], T]) -> T:
         redis.exceptions.RedisError: of the call; for a pool that stays busy, one that names the
             settings of its limit.
     """
-    give_up = time.monotonic() + BUSY_TIMEOUT
+    until = time.monotonic() + BUSY_TIMEOUT
     pause, longest = PAUSES
     while True:
         try:
@@ -58,7 +58,7 @@ def when_free(call: Callable[[], T]) -> T:
         except ConnectionError as error:
             if not is_busy(error):
                 raise
-            if time.monotonic() + pause > give_up:
+            if time.monotonic() + pause > until:
                 raise ConnectionError(
                     f"all connections of the pool were in use for {BUSY_TIMEOUT:g} seconds: "
                     f"raise redis_max_connections (of the result backend), max_connections= in "
@@ -92,7 +92,7 @@ def hold(pool: Any) -> bool:
     """Whether one more connection may be held while nothing is asked.
 
     A pool with a low limit is shared: with Celery, and among our own threads. One that was allowed
-    is given back by :func:`let_go`.
+    is returned by :func:`let_go`.
     """
     try:
         _share_of(pool).pop()
@@ -115,7 +115,7 @@ def keep(pool: Any) -> bool:
 
 
 def endpoint_of(pool: Any) -> str:
-    """The server and database to which a pool leads, as far as its settings tell.
+    """The server and database to which a pool leads, as far as its settings say.
 
     ``redis://host:6379/0``, ``redis:///a/socket/0``, or what a Sentinel is asked for:
     ``redis://master@one:26379,two:26379/0``. Two pools that lead to one database have the same.

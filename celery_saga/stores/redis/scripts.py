@@ -6,7 +6,7 @@ A saga is one hash:
 field     holds
 ========  =====================================================================================
 rev       revision
-run_id    what tells this saga from others of its id, absent where the id was drawn for it
+run_id    distinguishes this saga from others of its id, absent where the id was drawn for it
 by        token of the call that created it
 w         token of the last call that saved; claims come after it
 head      status, active, journal, deadline... as JSON
@@ -76,11 +76,11 @@ return whole(KEYS[1], false, ARGV[1] == '1')
 
 # KEYS: saga hash. ARGV: step index, ref, retries, token, instance, prefix of all keys, '1' if the
 # plan is known, run_id, enclosing task or '', node or ''; then, to read a part: how many records,
-# their fields, other fields. Answers {reason, claim or ''}, or {'newer', version} where nobody here
-# can read the saga, or {'ok', JSON of seconds and microseconds, whole saga}, or for a part one
-# text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the records,
-# then the other fields, or nothing where there is none, each behind a byte of zero, which no JSON
-# holds.
+# their fields, other fields. Answers {reason, claim or ''}, or {'newer', version} where this
+# process cannot read the saga, or {'ok', JSON of seconds and microseconds, whole saga}, or for a
+# part one text, because it is parsed faster: JSON of seconds, microseconds, revision, claim and the
+# records, then the other fields, or nothing where there is none, each behind a byte of zero, which
+# no JSON holds.
 CLAIM = (
     WHOLE
     + """
@@ -128,7 +128,7 @@ return table.concat(answer, string.char(0))
 # of claims that end; field, value... to set if they are new; result; old status keys; new ones. The
 # result is nothing, or: text, '1' if the context comes behind it, text behind that; then the length
 # and the parts of each command, which ends in the text. Answers {1} when saved (also by this token
-# before), {0} when the revision has moved on, {-1, why the broker refused}.
+# before), {0} when the revision is another one, {-1, why the broker refused}.
 SAVE = (
     LISTS
     + NOTIFY
@@ -136,18 +136,18 @@ SAVE = (
     + """
 at = 7
 local set, last = take()
-local stands = redis.call('HMGET', KEYS[1], 'rev', 'w', 'run_id')
-if (stands[3] or '') ~= ARGV[6] then return {0} end
-if tonumber(stands[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
-  return {stands[2] == ARGV[set + 3] and 1 or 0}
+local saved = redis.call('HMGET', KEYS[1], 'rev', 'w', 'run_id')
+if (saved[3] or '') ~= ARGV[6] then return {0} end
+if tonumber(saved[1] or -1) + 1 ~= tonumber(ARGV[set + 1]) then
+  return {saved[2] == ARGV[set + 3] and 1 or 0}
 end
 local box, boxed = take()
 local drop, dropped = take()
 local claim, claims = take()
 local place, places = take()
-local result, told = take()
+local result, results = take()
 local refused = send(box, boxed)
-  or tell(KEYS[1], result, told, {set, last}, {place, places}, {drop, dropped})
+  or publish_result(KEYS[1], result, results, {set, last}, {place, places}, {drop, dropped})
 if refused then return {-1, refused} end
 grown(KEYS[1], set + 4, last, drop, dropped)
 write(KEYS[1], set, last)
@@ -161,8 +161,8 @@ for j = claim, claims, 2 do
 end
 local old, olds = take()
 for j = old, olds do redis.call('ZREM', ARGV[j], id) end
-local new, news = take()
-index(new, news, id, ARGV[5])
+local new, last_new = take()
+index(new, last_new, id, ARGV[5])
 if ARGV[2] == '-' then redis.call('ZREM', KEYS[2], id)
 elseif ARGV[2] ~= '' then redis.call('ZADD', KEYS[2], ARGV[2], id) end
 if ARGV[3] == 'persist' then redis.call('PERSIST', KEYS[1])

@@ -285,11 +285,11 @@ class RedisStore(RedisInstances):
         return [saga_id.decode() for saga_id in found]
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
-        give_up, large = time.monotonic() + timeout, False
+        until, large = time.monotonic() + timeout, False
         with guarded(), self._notices(saga_id) as pause:
             while True:
                 found = self.load(saga_id, context=not large)
-                left = give_up - time.monotonic()
+                left = until - time.monotonic()
                 if found is None or found.settled or left <= 0:
                     return self.load(saga_id) if large else found
                 large = values_of(found.values).size > LARGE
@@ -309,7 +309,7 @@ class RedisStore(RedisInstances):
         try:
             with client.pubsub(ignore_subscribe_messages=True) as notices:
                 when_free(lambda: notices.subscribe(self._key("settled", saga_id)))
-                notices.get_message(timeout=POLL_INTERVAL)  # the subscription stands from here on
+                notices.get_message(timeout=POLL_INTERVAL)  # the subscription is active now
                 yield lambda left: notices.get_message(timeout=min(left, POLL_INTERVAL))
         finally:
             let_go(pool)
@@ -336,7 +336,7 @@ class _KnownPlan:
 
 
 def _is_over(execution: SagaExecution) -> bool:
-    """Whether nobody waits for it any more; callers who are still to be told must not miss it."""
+    """Whether no caller waits for it any more; those that are not notified yet must not miss it."""
     return execution.status in TERMINAL and not execution.result_pending
 
 
