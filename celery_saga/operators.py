@@ -164,11 +164,11 @@ class Operators:
         """Send the request for the trouble that the saga has now, and for no later trouble."""
         found = handle.execution
         event = replace(event, stuck=found.stuck_count)
-        self._runtime.orchestrator.apply(handle.id, event, found)
+        self._runtime.apply(handle.id, event, found)
         return handle
 
     def _ask(self, handle: SagaResult, event: Any) -> SagaResult:
-        self._runtime.orchestrator.apply(handle.id, event)
+        self._runtime.apply(handle.id, event)
         return handle
 
 

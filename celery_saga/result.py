@@ -327,9 +327,8 @@ class SagaResult(ResultBase):
         Raises:
             SagaPastPivot: its pivot was dispatched.
         """
-        orchestrator = self._runtime.orchestrator
-        event = CancelRequested(orchestrator.store.now(), by, reason)
-        after, changed = orchestrator.apply(self.id, event, self.execution)
+        event = CancelRequested(self._runtime.store.now(), by, reason)
+        after, changed = self._runtime.apply(self.id, event, self.execution)
         forward = [ref for ref in after.active if ref.direction is Direction.FORWARD]
         if terminate and after.rollback_reason is not None:
             for running in forward:

@@ -24,14 +24,15 @@ from celery_saga.core.context.masking import mask_also
 from celery_saga.core.decide.operators import awaited
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Event, MessageState, Overdue, SignalReceived
-from celery_saga.core.execution import SagaStatus, StepRef
-from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.execution import TERMINAL, SagaExecution, SagaStatus, StepRef
+from celery_saga.core.orchestrator import Applied, Orchestrator
+from celery_saga.core.plan import Path
 from celery_saga.core.ports import BrokerInspector, Observer, Store
 from celery_saga.definition.planner import Plans
 from celery_saga.errors import SetupError
 from celery_saga.messaging.inspection import CeleryInspector
 from celery_saga.messaging.observers import LoggingObserver, Observers
-from celery_saga.messaging.publisher import CeleryPublisher
+from celery_saga.messaging.publisher import CeleryPublisher, run_here
 from celery_saga.messaging.redis.publish import RedisPublisher
 from celery_saga.messaging.results import CeleryResults, drop_result
 from celery_saga.settings import Settings
@@ -121,6 +122,8 @@ class Runtime:
         self._here = threading.local()
         #: Are notified of what the engine has done.
         self.observers: list[Observer] = [LoggingObserver()]
+        #: Ids of sagas that a call in this process runs, and that have not ended yet.
+        self.run_here: set[str] = set()
         #: The heartbeat of the worker that runs in this process, if one does.
         self.heartbeat: WorkerHeartbeat | None = None
 
@@ -248,7 +251,7 @@ class Runtime:
                 and step.republished == 0
                 and call_of(execution, ref.path, ref.direction).task in tasks
             ]
-            waits = [path for path, _ in awaited(execution)]
+            waits = _open_waits(execution, orchestrator.store.now())
             records = [record for path, record in execution.steps.items() if path not in waits]
             until = max((each.not_before or 0.0 for each in records), default=0.0)
             if execution.status is SagaStatus.PAUSED or not (waiting or (until and not sent)):
@@ -256,6 +259,24 @@ class Runtime:
             times = [step.expected_at or 0.0 for step in waiting]
             at = max(until, *times, orchestrator.store.now())
             orchestrator.apply(saga_id, Overdue(at, MessageState.LOST_WITH_WORKER), execution)
+        if execution.status in TERMINAL:
+            self.run_here.discard(saga_id)
+
+    def apply(self, saga_id: str, event: Event, known: SagaExecution | None = None) -> Applied:
+        """Apply a request of a caller or an operator; an eager saga then runs on to its end here.
+
+        It is eager if ``task_always_eager`` is set, or if a call in this process runs it.
+
+        Raises:
+            SagaError: as :meth:`Orchestrator.apply`.
+        """
+        here = saga_id in self.run_here
+        with run_here(saga_id if here else ""):
+            try:
+                return self.orchestrator.apply(saga_id, event, known)
+            finally:
+                if here or self.app.conf.task_always_eager:
+                    self.finish_eagerly(saga_id)
 
     def signal(self, saga_id: str, name: str, payload: Any, by: str) -> bool:
         """Send a signal to a saga; returns whether that changed anything."""
@@ -265,10 +286,7 @@ class Runtime:
         values.check_size(self.settings.context_limit)
         text, token = values.text("payload"), secrets.token_hex(8)
         event = SignalReceived(self.store.now(), name, text, token, by)
-        _, changed = self.orchestrator.apply(saga_id, event)
-        if changed and self.app.conf.task_always_eager:
-            self.finish_eagerly(saga_id)
-        return changed
+        return self.apply(saga_id, event).changed
 
     def token(self, ref: StepRef) -> str:
         """Make an owner token: instance, process, counter, and the ref of the message."""
@@ -297,6 +315,13 @@ class Runtime:
         if self.store.load(saga_id, context=False) is not None:
             return False
         return drop_result(self.app, saga_id)
+
+
+def _open_waits(execution: SagaExecution, now: float) -> list[Path]:
+    """Paths of the waits for signals whose timeouts have not passed."""
+    found = [path for path, _ in awaited(execution)]
+    times = (execution.steps[path].not_before for path in found)
+    return [path for path, at in zip(found, times, strict=True) if at is None or now < at]
 
 
 def install(

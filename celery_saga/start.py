@@ -24,6 +24,7 @@ from celery_saga.messaging import results
 from celery_saga.messaging.broker import broker_kind
 from celery_saga.messaging.headers import users_headers
 from celery_saga.messaging.publisher import run_here
+from celery_saga.messaging.redis.publish import remember
 from celery_saga.runtime import Runtime
 
 #: What to do about an id that is taken: return that saga if the start is the same, return it in any
@@ -144,6 +145,8 @@ def _created(
     here = request.eager or runtime.app.conf.task_always_eager
     if here:
         runtime.verify(runtime.app)  # no worker starts here that would have checked it
+    if request.eager:
+        remember(runtime.run_here, saga_id, True)
     with run_here(saga_id if request.eager else ""):
         execution, created = runtime.orchestrator.start(
             request.plan, saga_id, request.context, token=uuid.uuid4().hex, **fields

@@ -351,4 +351,4 @@ class Decision:
     def then(self, move: Callable[..., Decision], *args: Any) -> Decision:
         """This decision, and what ``move`` makes of its execution."""
         after = move(self.execution, *args)
-        return Decision(after.execution, self.commands + after.commands)
+        return Decision(after.execution, self.commands + after.commands, refusal=after.refusal)

@@ -11,8 +11,9 @@ from celery.exceptions import Reject
 
 from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
+from celery_saga.core.decide.operators import awaited
 from celery_saga.core.decide.transitions import name_of_current
-from celery_saga.core.execution import SagaStatus
+from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
@@ -155,11 +156,24 @@ def _merged(name: str, previous: tuple[Any, ...], given: Mapping[str, Any]) -> M
 def _finished(runtime: Runtime, saga_id: str) -> dict[str, Any]:
     execution = runtime.orchestrator.load(saga_id)
     if not execution.settled:
-        task = name_of_current(execution)
         raise SagaExecutionException(
-            f"saga {saga_id!r} cannot be run to its end in this process: step {task!r} was sent to "
-            f"the broker, because its task is not declared here"
+            f"saga {saga_id!r} cannot be run to its end in this call: {_what_is_missing(execution)}"
         )
     if execution.status is not SagaStatus.COMPLETED:
         raise failure_of(execution)
     return dict(execution.view(()))
+
+
+def _what_is_missing(execution: SagaExecution) -> str:
+    """Why an eager saga has not ended, and what to do."""
+    signals = [repr(name) for _, name in awaited(execution)]
+    if signals:
+        return (
+            f"it waits for the signal {' and '.join(signals)}, which SagaManager.signal() sends; "
+            f"that call continues the saga, but not what follows it in the canvas: start the saga "
+            f"by itself with delay(), or the canvas on workers with apply_async()"
+        )
+    if execution.status is SagaStatus.PAUSED:
+        return "it is paused; SagaManager.resume() continues it, but not what follows it"
+    name = name_of_current(execution)
+    return f"step {name!r} was sent to the broker, because its task is not declared here"

@@ -22,7 +22,7 @@ from celery_saga.core.decide.claims import claimed
 from celery_saga.core.decide.failing import follow_up
 from celery_saga.core.decide.forward import begin, over
 from celery_saga.core.decide.late_effects import _compensate_again, late_effect
-from celery_saga.core.decide.operators import give_up_forward
+from celery_saga.core.decide.operators import request_rollback
 from celery_saga.core.decide.outcomes import current
 from celery_saga.core.decide.overdue import _callbacks_left, _notified_again
 from celery_saga.core.decide.policy import Place, place_of
@@ -285,11 +285,11 @@ def a_cancel_does_not_wait_for_the_claim(patch: Patch) -> None:
         ref = execution.first_active
         claimed_now = ref is not None and execution.steps[ref.path[0]].claim is not None
         if ref is None or not claimed_now or execution.direction is COMPENSATION:
-            return give_up_forward(execution, failure, at)
+            return request_rollback(execution, failure, at)
         execution = execution.ended(ref.path[0], status=StepStatus.UNKNOWN, effect=True)
         return start_rollback(replace(execution, deadline=None), failure, at)
 
-    instead(patch, give_up_forward, at_once)
+    instead(patch, request_rollback, at_once)
 
 
 @mutant(Invariant.PIVOT, seeds=600, way=way("a b* c"))

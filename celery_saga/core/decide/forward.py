@@ -174,7 +174,7 @@ def received(execution: SagaExecution, path: Path, at: float) -> Decision:
     return _group_over(execution.with_step(path, not_before=None), path, at)
 
 
-def _time_has_come(execution: SagaExecution, path: Path, at: float) -> Decision:
+def time_has_come(execution: SagaExecution, path: Path, at: float) -> Decision:
     """The end of a sleep, or the timeout of a wait: its branch, or a failure."""
     node = execution.plan.at(path)
     execution = execution.with_step(path, not_before=None)
@@ -346,7 +346,7 @@ def _resume(execution: SagaExecution, path: Path, at: float) -> Decision:
     if step.status is StepStatus.WAITING and isinstance(node, Wait | Sleep):
         if isinstance(node, Wait) and has_signal(execution, path):
             return received(execution, path, at)
-        return _time_has_come(execution, path, at)
+        return time_has_come(execution, path, at)
     if step.status is StepStatus.WAITING:
         return send(execution, path, Direction.FORWARD, at)
     return begin(execution, path, at)

@@ -10,11 +10,18 @@ from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.scoped import stored_name
-from celery_saga.core.decide.forward import over, received, send_what_waited
+from celery_saga.core.decide.forward import (
+    has_signal,
+    over,
+    received,
+    send_what_waited,
+    time_has_come,
+)
 from celery_saga.core.decide.rollback import continue_rollback, start_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     check_at,
+    deadline_failure,
     end,
     ended_branches,
     name_of_current,
@@ -93,10 +100,10 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
     failure = Failure("Cancelled", event.reason, name_of_current(execution))
     if execution.status in (SagaStatus.PAUSED, SagaStatus.STUCK):
         execution = replace(execution, status=SagaStatus.RUNNING)
-    return give_up_forward(execution, failure, event.at)
+    return request_rollback(execution, failure, event.at)
 
 
-def give_up_forward(execution: SagaExecution, failure: Failure, at: float) -> Decision:
+def request_rollback(execution: SagaExecution, failure: Failure, at: float) -> Decision:
     """Roll back now if no claim is alive; otherwise when the claimed steps have ended."""
     if execution.direction is Direction.COMPENSATION:
         return Decision(execution)
@@ -131,7 +138,9 @@ def on_resume_requested(execution: SagaExecution, event: ResumeRequested) -> Dec
 def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decision:
     """Keep a signal for its wait, or end the wait that is there already.
 
-    Until a wait has used it, another one of that name replaces it; later ones change nothing.
+    Until a wait has used it, another one of that name replaces it; later ones change nothing. One
+    that comes when the wait's timeout or the deadline has passed comes too late, also if the sweep
+    has not found that yet.
     """
     known = signal_named(execution, event.name)
     tokens = () if known is None else known.tokens
@@ -140,6 +149,11 @@ def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decis
     rolling_back = execution.direction is Direction.COMPENSATION
     if execution.status in TERMINAL or rolling_back or execution.rollback_reason is not None:
         return _refused(execution, "signal")
+    over = _passed(execution, event)
+    if over is not None:
+        decision = over.then(on_signal_received, event)  # an alternative may wait for it again
+        refusal = decision.refusal
+        return decision if refusal is None else Decision(execution, refusal=refusal)
     execution = noted(execution, event.at, "signal", event.by, event.name)
     signal = Signal(event.name, event.payload, (*tokens, event.token)[-KEPT_REQUESTS:])
     execution = with_signal(execution, signal)
@@ -147,6 +161,21 @@ def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decis
     if path is None or execution.status is not SagaStatus.RUNNING:
         return Decision(execution)
     return received(execution, path, event.at)
+
+
+def _passed(execution: SagaExecution, event: SignalReceived) -> Decision | None:
+    """What has happened by its time, and was not decided yet; ``None``: nothing.
+
+    A pause stops the time of a wait, not that of the saga.
+    """
+    deadline, at = execution.deadline, event.at
+    if deadline is not None and at >= deadline and not past_pivot(execution):
+        return request_rollback(execution, deadline_failure(name_of_current(execution)), at)
+    path = next((path for path, name in awaited(execution) if name == event.name), None)
+    until = None if path is None else execution.steps[path].not_before
+    if path is None or until is None or at < until or execution.status is SagaStatus.PAUSED:
+        return None
+    return None if has_signal(execution, path) else time_has_come(execution, path, at)
 
 
 def awaited(execution: SagaExecution) -> Iterator[tuple[Path, str]]:

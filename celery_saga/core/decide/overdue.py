@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_saga.core.decide.forward import begin, send_what_waited
-from celery_saga.core.decide.operators import give_up_forward
+from celery_saga.core.decide.operators import request_rollback
 from celery_saga.core.decide.transitions import (
     CHECK_INTERVAL,
     CLAIMED_CHECK_INTERVAL,
@@ -100,7 +100,7 @@ def _callbacks_left(execution: SagaExecution, status: SagaStatus) -> Mapping[str
 def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
     failure = deadline_failure(name_of_current(execution))
     if not past_pivot(execution):
-        return give_up_forward(execution, failure, at)
+        return request_rollback(execution, failure, at)
     execution = noted(replace(execution, deadline=None), at, "deadline passed after the pivot")
     text = f"saga {execution.saga_id}: {failure.message}; past its pivot it can only go forward"
     return Decision(check_at(execution, at + CHECK_INTERVAL), (Alert("saga-deadline", text),))

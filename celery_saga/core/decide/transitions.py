@@ -335,13 +335,16 @@ def stuck(execution: SagaExecution, failure: Failure, at: float) -> Decision:
 
 
 def end(execution: SagaExecution, status: SagaStatus, at: float) -> Decision:
-    """Settled: callers are notified; it is checked until its result is known to be stored."""
+    """Settled: callers are notified; it is checked until its result is known to be stored.
+
+    The deadline of a saga that is stuck holds again when it continues.
+    """
     pending = execution.wants_result or execution.callbacks is not None
     execution = replace(
         execution,
         status=status,
         due_at=at + CHECK_INTERVAL if pending else None,
-        deadline=None,
+        deadline=execution.deadline if status is SagaStatus.STUCK else None,
         updated_at=at,
         result_pending=pending,
     )
