@@ -26,6 +26,7 @@ LEFT_TO_CI = {
     "worker/test_pools.py": "the pools other than prefork",
     "worker/test_same_everywhere.py": "what a body may do, eagerly, in the process, on two servers",
     "worker/test_starts_from_everywhere.py": "starts from threads, forks, greenlets, web servers",
+    "worker/test_flower_process.py": "Flower as a process; its pages are in ops/test_flower.py",
     "worker/test_sentinel.py": "failovers of servers under Sentinel",
     "worker/test_barrier.py": "the barrier under workers that die",
     "golden/test_golden_on_workers.py": "a worker that takes over what earlier versions have left",

@@ -18,8 +18,10 @@ from celery_saga.core.plan import Call, Plan, PlanStep, Wait
 from celery_saga.errors import StoreUnavailable
 from celery_saga.ops.cli import saga
 from celery_saga.ops.cli.repairs import _pair
-from celery_saga.ops.cli.shared import STATUSES, age, app_argument, printable, seconds, table
-from celery_saga.ops.cli.views import brief, lines_of, view
+from celery_saga.ops.cli.shared import STATUSES, app_argument, seconds, table
+from celery_saga.ops.cli.views import lines_of
+from celery_saga.ops.overview import brief, view
+from celery_saga.ops.text import age, printable
 from celery_saga.runtime import runtime_of
 from tests.api.shops import Shop
 

@@ -6,6 +6,7 @@ the verbs need is imported when one of them is called.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -14,6 +15,11 @@ from celery.bin.base import handle_preload_options
 from celery_saga.ops.cli.doctor import doctor
 from celery_saga.ops.cli.queries import list_sagas, show
 from celery_saga.ops.cli.repairs import VERBS, signal
+
+if "flower" in sys.argv[1:]:  # before Flower's command makes its application
+    from celery_saga.ops.flower import install
+
+    install()
 
 
 @click.group()

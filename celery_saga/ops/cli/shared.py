@@ -8,11 +8,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryOption
+
+from celery_saga.ops.text import printable
 
 if TYPE_CHECKING:
     from celery_saga.manager import SagaManager
@@ -105,13 +106,6 @@ def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema": 1, **document}, indent=2))
 
 
-def printable(text: str) -> str:
-    """The text with what could steer a terminal, or forge a line, written out."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
-
-
 def cut(text: str) -> str:
     """The printable text, no longer than a column is wide."""
     shown = printable(text)
@@ -127,16 +121,3 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield line.rstrip()
-
-
-def age(seconds: float) -> str:
-    """``12s ago``, in the largest unit of which there are two."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{int(seconds // length)}{unit} ago"
-    return f"{max(0, int(seconds))}s ago"
-
-
-def moment(at: float) -> str:
-    """A store time in UTC, to a second."""
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
