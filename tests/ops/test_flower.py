@@ -246,6 +246,8 @@ class TestVerbs(Tab):
             assert self.fetch(path).code == 401
         bare = self.fetch("/api/saga/skip/order-3", method="POST", headers=JSON, body="{}")
         assert bare.code == 401
+        # A browser that has the password of the pages sends it to the API after this alone.
+        assert bare.headers["WWW-Authenticate"] == 'Basic realm="flower"'
         assert self.sagas["stuck"].status == "STUCK"
 
 

@@ -40,6 +40,12 @@ VERBS: Mapping[str, Verb] = {
 class SagaApiHandler(BaseApiHandler, SagaHandler):
     """Flower's rules for its API, and what the pages have."""
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """As Flower's, with the header after which a browser sends the password of the pages."""
+        if status_code == 401 and self.application.options.basic_auth:
+            self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        super().write_error(status_code, **kwargs)
+
 
 class ListSagas(SagaApiHandler):
     """``GET /api/sagas?status=STUCK&saga=orders&limit=50&page=2``."""

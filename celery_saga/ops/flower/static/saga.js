@@ -53,7 +53,7 @@
       body: JSON.stringify(fields),
     });
     const text = await answer.text();
-    say(answer.ok ? JSON.parse(text).message : text, answer.ok);
+    say(answer.ok ? JSON.parse(text).message : text || `${answer.status} ${answer.statusText}`, answer.ok);
     button.disabled = false;
     await refresh(true);
   }
