@@ -17,10 +17,20 @@ T = TypeVar("T")
 
 @contextmanager
 def delivery(
-    saga_id: str, direction: str = "f", round: int = 0, of: int = 0, step: str = "pay"
+    saga_id: str,
+    direction: str = "f",
+    round: int = 0,
+    of: int = 0,
+    step: str = "pay",
+    commits: str = "",
 ) -> Iterator[None]:
-    """The engine's context of a step's body; ``of``: the round of the step that is compensated."""
-    forward = f"{saga_id}/{step}/f/{of if direction == 'c' else round}"
+    """The engine's context of a step's body.
+
+    Args:
+        of: the round of the step that is compensated.
+        commits: the step of a commit task.
+    """
+    forward = f"{saga_id}/{commits or step}/f/{of if direction == 'c' else round}"
     own = f"{saga_id}/{step}/{direction}/{round}"
     about = info.SagaInfo(saga_id, "shop", step, direction, 1, round, own, forward)
     token = info.current.set(lambda: about)

@@ -295,11 +295,7 @@ class SagaExecution:
         return replace(self, steps=self.steps.replacing(path, new), journal=journal, **more)
 
     def _entered(self, path: Path) -> tuple[Path, ...]:
-        """The journal with one more entry, at its end.
-
-        What was reported late is compensated in its step's turn: it is put before all steps that
-        begin only when it has ended.
-        """
+        """The journal with one more entry; a late one before all steps that begin after its own."""
         journal = self.journal
         if not journal or (self.plan.linear and journal[-1] < path):
             return (*journal, path)
@@ -337,7 +333,7 @@ class SagaExecution:
     def unresolved(self) -> SagaStepExecution | None:
         """The last step whose effect may stand and which no compensation can undo.
 
-        A step that succeeded is not meant: that it has no compensation says that it needs none.
+        One that succeeded is not meant: that it has no compensation says that it needs none.
         """
         left = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
         open_ = (path for path in reversed(self.steps.paths()) if self.steps[path].effect)
@@ -345,14 +341,16 @@ class SagaExecution:
         return next((self.steps[it] for it in found if self.steps[it].status not in left), None)
 
     def inputs_of(self, place: Place, direction: Direction) -> Values:
-        """What a step's task gets its inputs from: the context, or for a compensation what it was.
+        """What a task gets its inputs from: the context; of a compensation or commit what it was.
 
-        A compensation sees its own step's result, then the context as it was when its step ended;
-        the values of then that others have changed are kept in the step's record.
+        Those see their own step's result, then the context as it was when that step ended; the
+        values of then that others have changed are kept in the step's record.
         """
         path = self.steps.path(place)
-        values, kept = self.view(path), self.steps[path].kept
-        if direction is Direction.FORWARD or not kept:
+        values, of = self.view(path), self.plan.committed(path)
+        later = of is not None or direction is Direction.COMPENSATION
+        kept = self.steps[of or path].kept if later else None
+        if not kept:
             return values
         texts = {key: text for key, text in kept.items() if text is not None}
         return values.changed(Values(texts=texts), kept.keys() - texts.keys())

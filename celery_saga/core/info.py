@@ -36,8 +36,8 @@ class SagaInfo:
             compensation after a late effect.
         idempotency_key: ``saga/step/direction/round``; equal over retries and redeliveries. Outside
             of a saga the task's id.
-        forward_key: in a compensation, the key that the action had; else the same as
-            ``idempotency_key``.
+        forward_key: in a compensation or a commit task, the key that the action had; else the same
+            as ``idempotency_key``.
         cause: in a compensation, why the saga is rolled back; ``None`` in an action.
     """
 

@@ -10,6 +10,7 @@ from celery_saga.core.checkpoint import record_to_dict, step_from_dict
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.plan import (
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -134,6 +135,15 @@ class Steps(Sequence[SagaStepExecution]):
                 places = ()
         for place in places:
             yield from self._below((*path, place))
+        if isinstance(node, Commits):
+            yield from ((*path, *of) for of in self.committing())
+
+    def committing(self) -> Iterator[Path]:
+        """Paths of the steps that have a commit task, as far as they are in :meth:`paths`."""
+        asked = set(self._plan.committing)
+        tops = range(len(self._plan.steps) - 1 if asked else 0)
+        below = (path for top in tops for path in self._below((top,)))
+        return (path for path in below if self._plan.first_of(path) in asked)
 
     def items(self) -> Iterable[tuple[Path, SagaStepExecution]]:
         """The records that are known, with their paths."""
@@ -183,6 +193,10 @@ class Steps(Sequence[SagaStepExecution]):
         chosen = self[path].chosen
         if isinstance(node, Choice | Wait):
             yield from self.frontier((*path, chosen)) if chosen is not None else (path,)
+            return
+        if isinstance(node, Commits):
+            tasks = ((*path, *of) for of in self.committing())
+            yield from (task for task in tasks if not self.is_over(task))
             return
         count = len(node.branches) if isinstance(node, Parallel) else chosen or 0
         for place in range(count):

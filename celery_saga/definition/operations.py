@@ -93,9 +93,10 @@ class StepOptions(CallOptions, total=False):
 
 
 class PairedOptions(StepOptions, total=False):
-    """The options of a step and its compensation."""
+    """The options of a step, with its compensation and its commit task."""
 
     compensation: Target | None
+    on_commit: Target | None
 
 
 class LocalOptions(PairedOptions, total=False):
@@ -254,6 +255,7 @@ def saga_step(
     target: None = None,
     *,
     compensation: Target | None = None,
+    on_commit: Target | None = None,
     parameters: Mapping[str, Any] | None = None,
     **options: Unpack[StepOptions],
 ) -> Callable[[T], T]: ...
@@ -262,11 +264,17 @@ def saga_step(
     target: T,
     *,
     compensation: Target | None = None,
+    on_commit: Target | None = None,
     parameters: Mapping[str, Any] | None = None,
     **options: Unpack[StepOptions],
 ) -> T: ...
 def saga_step(
-    target: Any = None, *, compensation: Any = None, parameters: Any = None, **options: Any
+    target: Any = None,
+    *,
+    compensation: Any = None,
+    on_commit: Any = None,
+    parameters: Any = None,
+    **options: Any,
 ) -> Any:
     """Declare a step's options and compensation with its task, so that many sagas share them.
 
@@ -277,15 +285,18 @@ def saga_step(
 
     Args:
         compensation: the task or function that compensates it.
+        on_commit: the task or function that is run for it when all steps of a saga have ended.
         parameters: constants for it.
         options: as for :meth:`Saga.local_step`.
     """
 
+    later = {"compensation": compensation, "on_commit": on_commit}
+
     def declare(task: T) -> T:
         call, step, constants = _sorted(task, options, STEP_OPTIONS)
         operation = SagaOperation(task, {**_named(parameters), **constants}, **call)
-        _declared[id(task)] = operation, {"compensation": compensation, **step}
-        for one in filter(functions.is_plain, (task, compensation)):
+        _declared[id(task)] = operation, {**later, **step}
+        for one in filter(functions.is_plain, (task, *later.values())):
             if (name := functions.wire_name(one, None)) is not None:
                 functions.register(name, one)
         return task

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from celery import Celery, Task
 from celery.local import PromiseProxy, Proxy
 
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Commits, Plan
 from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
 from celery_saga.definition.builder import SAGAS, SagaDefinition
@@ -77,9 +77,10 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
     steps = nodes.of(definition)
     warn_of(definition, nodes.own)
     settings = Settings.of(app)
+    asked = any("commit" in dict(each.step.operations()) for each in known)
     plan = Plan(
         definition.name,
-        steps,
+        (*steps, Commits()) if asked else steps,
         max_redeliveries=settings.max_redeliveries,
         unknown_task_grace=settings.unknown_task_grace,
         on_compensation_failure=definition.on_compensation_failure,

@@ -54,14 +54,19 @@ class IllegalSagaId(SagaExecutionException, ValueError):
 
 
 class SagaPastPivot(SagaExecutionException):
-    """The pivot was dispatched: the saga can only go forward."""
+    """The pivot was dispatched: the saga can only go forward.
+
+    Args:
+        pivot: the pivot's name; empty: there is none, and the commit tasks were dispatched.
+    """
 
     def __init__(self, saga_id: str, pivot: str) -> None:
         super().__init__(saga_id, pivot)
         self.saga_id, self.pivot = saga_id, pivot
 
     def __str__(self) -> str:
-        return f"saga {self.saga_id!r} cannot be cancelled: its pivot {self.pivot!r} was dispatched"
+        what = f"its pivot {self.pivot!r} was" if self.pivot else "its on_commit tasks were"
+        return f"saga {self.saga_id!r} cannot be cancelled: {what} dispatched"
 
 
 class SagaNotActionable(SagaExecutionException):

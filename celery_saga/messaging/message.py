@@ -160,10 +160,10 @@ def _shown(text: str) -> Any:
 
 
 def _parent_id(execution: SagaExecution, ref: StepRef) -> str | None:
-    """The id of the task before: the previous step's, or the one that a compensation reverses."""
-    path = (
-        ref.path if ref.direction is Direction.COMPENSATION else _before(execution.plan, ref.path)
-    )
+    """The id of the task before: the previous step's, or that of a compensation or commit."""
+    path: Path | None = ref.path
+    if ref.direction is Direction.FORWARD:
+        path = execution.plan.committed(ref.path) or _before(execution.plan, ref.path)
     if path is None:
         return execution.parent_id or None
     step = execution.steps[path]

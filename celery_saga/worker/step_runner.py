@@ -174,6 +174,7 @@ class _Delivery:
     def _info(self) -> info.SagaInfo:
         """The step's information, one object for the whole body."""
         step, ref = self._execution.steps[self._ref.path], self._ref
+        action = self._execution.plan.committed(ref.path) or ref.path
         forward = ref.direction is Direction.FORWARD
         return info.SagaInfo(
             saga_id=self._execution.saga_id,
@@ -183,7 +184,7 @@ class _Delivery:
             attempt=1 + self._retries + step.attempts + step.lost,
             round=step.round if forward else step.compensation_round,
             idempotency_key=self._execution.idempotency_key(ref.path, ref.direction),
-            forward_key=self._execution.idempotency_key(ref.path, Direction.FORWARD),
+            forward_key=self._execution.idempotency_key(action, Direction.FORWARD),
             cause=None if forward else _cause_of(self._execution),
         )
 
@@ -216,16 +217,16 @@ class _Delivery:
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
         """The changes of the context by the result: new values, and deleted keys."""
-        if self._context is not None:
+        if self._context is not None and self._call.returns is not False:
             return self._context_changes(result)
         # It refuses now what could not be saved later, and keeps no objects of the task.
         return returned(self._merged(result), self._runtime.codec), []
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of the result that only the step's compensation reads, not the context."""
+        """The part of the result that only the step's later tasks read, not the context."""
         if self._ref.direction is Direction.COMPENSATION or self._context is not None:
             return {}
-        keys = self._step.compensation_reads.difference(update)
+        keys = self._step.later_reads.difference(update)
         if not keys or result is None:
             return {}
         found = result if isinstance(result, Mapping) else {self._step.key: result}

@@ -278,3 +278,12 @@ class TestPurge:
             assert place.purge(session, 30) == 2
         assert place.rows(old) == []
         assert place.rows(new) == ["pay/f/0"]
+
+
+def test_a_commit_task_happens_once_beside_its_step(place):
+    saga = place.saga()
+    assert do(place, saga)
+    for first in (True, False):
+        commits = delivery(saga, "f", step="pay.commit", commits="pay")
+        with commits, place.transaction() as session, place.barrier(session) as entered:
+            assert bool(entered) is first

@@ -11,6 +11,8 @@ A shape is a text such as ``"a b! c* d^"``: one word a step, its name and then f
 ``^``    is retried by the engine without end
 ``<k``   needs the context key ``k``
 ``>k``   its undo needs the context key ``k``
+``&``    has a commit task
+``+k``   has one that needs the context key ``k``
 =======  =======================================================================
 
 A script is a text such as ``"start, f0 ok, f1 claimed, cancel, f1 fails"``. A ref is written as
@@ -36,8 +38,8 @@ from celery_saga.core.plan import Call, Input, Plan, PlanStep
 
 START = 1_000.0
 
-_STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!?^]|%\d+|[<>][a-z]+)*)")
-_FLAG = re.compile(r"[-*!?^]|%\d+|[<>][a-z]+")
+_STEP = re.compile(r"(?P<name>[a-z]+)(?P<flags>(?:[-*!?^&]|%\d+|[<>+][a-z]+)*)")
+_FLAG = re.compile(r"[-*!?^&]|%\d+|[<>+][a-z]+")
 _REF = re.compile(r"([fc])(\d+(?:\.\d+)*)(?:~(\d+))?(?:/(\d+))?(#?)")
 
 
@@ -72,8 +74,16 @@ def steps_of(shape: str, undo_tries: int = 2, backoff: float = 8.0) -> tuple[Pla
         needs_compensation = not past and not {"-", "?"} & set(flags)
         compensation = undo if needs_compensation else None
         about = {"pivot": "*" in flags, "read_only": "?" in flags}
-        steps.append(PlanStep(match["name"], action, compensation, **about))
+        commit = _commit(match["name"], flags, backoff)
+        steps.append(PlanStep(match["name"], action, compensation, **about, commit=commit))
     return tuple(steps)
+
+
+def _commit(name: str, flags: list[str], backoff: float) -> Call | None:
+    inputs = _inputs(flags, "+")
+    if not inputs and "&" not in flags:
+        return None
+    return Call(f"commit.{name}", inputs=inputs, max_attempts=None, backoff=backoff)
 
 
 def _inputs(flags: list[str], mark: str) -> tuple[Input, ...]:

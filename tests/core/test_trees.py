@@ -792,7 +792,7 @@ def test_inputs_of_a_compensation(row: Inputs) -> None:
     execution = played(row.plan, row.script, row.values).execution
     found = execution.inputs_of(row.path, Direction.COMPENSATION)
     step = execution.plan.step(row.path)
-    key = next(iter(step.compensation_reads), "k")
+    key = next(iter(step.later_reads), "k")
     assert found.get(key) == row.inputs
 
 

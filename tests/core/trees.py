@@ -7,12 +7,14 @@ be one text, ``"a b"``. A group is named by the nodes inside.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery_saga.core.plan import (
     Call,
     Case,
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -46,8 +48,11 @@ def _name(kind: str, nodes: tuple[Node, ...]) -> str:
 
 
 def tree(*words: Word, **limits: Any) -> Plan:
-    """A plan of nodes one after the other."""
-    return Plan("tree", _nodes(words), **{"max_redeliveries": 1, **limits})
+    """A plan of nodes one after the other, and then of commit tasks, if a step has one."""
+    plan = Plan("tree", _nodes(words), **{"max_redeliveries": 1, **limits})
+    if any(isinstance(node, PlanStep) and node.commit for _, node in plan.walk()):
+        return replace(plan, steps=(*plan.steps, Commits()))
+    return plan
 
 
 def seq(*words: Word) -> NestedSaga:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -26,6 +27,7 @@ from celery_saga.core.plan import (
     Call,
     Case,
     Choice,
+    Commits,
     ForEach,
     Input,
     NestedSaga,
@@ -81,8 +83,13 @@ def random_tree(dice: random.Random) -> Plan:
         action = Call(f"do.{name}", style, () if style == "context" else inputs)
         compensation = Call(f"compensate.{name}", inputs=inputs, max_attempts=2)
         pauses = dice.choice(["compensate", "compensate", "compensate", "pause"])
+        commit = Call(f"commit.{name}", inputs=inputs, returns=False, max_attempts=None)
         return PlanStep(
-            name, action, compensation if dice.random() < 0.8 else None, on_exhausted=pauses
+            name,
+            action,
+            compensation if dice.random() < 0.8 else None,
+            on_exhausted=pauses,
+            commit=commit if dice.random() < 0.2 else None,
         )
 
     def node(depth: int) -> Node:
@@ -109,7 +116,8 @@ def random_tree(dice: random.Random) -> Plan:
     if dice.random() < 0.3:
         steps.insert(dice.randint(0, len(steps)), PlanStep("pivot", Call("do.pivot"), pivot=True))
     on_failure = dice.choice(["continue", "stop"])
-    return Plan("equal", tuple(steps), max_redeliveries=1, on_compensation_failure=on_failure)
+    plan = Plan("equal", tuple(steps), max_redeliveries=1, on_compensation_failure=on_failure)
+    return replace(plan, steps=(*plan.steps, Commits())) if plan.committing else plan
 
 
 def random_event(dice: random.Random, refs: list[StepRef], tokens: list[str]) -> Any:

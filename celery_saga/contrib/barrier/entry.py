@@ -152,7 +152,8 @@ class _Entry:
         """What an earlier delivery left."""
         if _entered.get() is self._info:
             raise BarrierPassedTwice(self._own)
-        forward, compensation = self._info.forward_key, _compensation_of(self._info.forward_key)
+        forward = self._own if self._info.direction == "f" else self._info.forward_key
+        compensation = _compensation_of(forward)
         rows = self._rows(forward, compensation)
         if self._own == forward and compensation in rows:
             raise BlockedByCompensation(forward)

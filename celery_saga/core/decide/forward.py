@@ -11,6 +11,7 @@ A node is begun, and once it is over its parent says what is next::
     for_each    its first item, or all of them        the next item; after the last the lists
     wait        nothing: for a signal, or a time      after its timeout's branch: it is over, too
     sleep       nothing: for a time                   -
+    commits     all commit tasks of steps that ran    after the last: it is over, too
 
 A wait and a sleep send nothing, and no worker claims them. A wait ends by its signal, which may
 have come before it, or by its timeout; both by their times, at which the sweep checks the saga.
@@ -20,7 +21,7 @@ Nothing is begun while the saga is paused, or once a rollback was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery_saga.core.context.data import Values
@@ -59,6 +60,7 @@ from celery_saga.core.execution import (
 )
 from celery_saga.core.plan import (
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -77,7 +79,8 @@ def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
     if execution.rollback_reason is not None:
         return Decision(execution)
     deadline = execution.deadline
-    if deadline is not None and at >= deadline and not past_pivot(execution):
+    at_its_end = path == execution.plan.commits
+    if deadline is not None and at >= deadline and not at_its_end and not past_pivot(execution):
         failure = deadline_failure(execution.plan.name_of(path))
         return start_rollback(execution, failure, at)
     if execution.status is SagaStatus.PAUSED:
@@ -91,7 +94,7 @@ def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
 
 def _begin_task(execution: SagaExecution, path: Path, _: Node, at: float) -> Decision:
     call = call_of(execution, path, Direction.FORWARD)
-    key = call.missing(execution.view(path))
+    key = call.missing(execution.inputs_of(path, Direction.FORWARD))
     if key is None:
         return send(execution, path, Direction.FORWARD, at)
     return fail(execution, path, missing_input(execution, path, key, call), at)
@@ -105,7 +108,7 @@ def _begin_parallel(execution: SagaExecution, path: Path, node: Parallel, at: fl
     if execution.steps[path].left == 0:
         return _join(execution, path, node, at)  # it has failed to be joined
     execution = _begun(execution, path, at, left=len(node.branches))
-    return _begin_all(execution, path, len(node.branches), at)
+    return _begin_all(execution, path, [(i,) for i in range(len(node.branches))], at)
 
 
 def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: float) -> Decision:
@@ -121,7 +124,7 @@ def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: flo
     if not items:
         return _end_of_loop(execution, path, node, at)
     if node.parallel:
-        return _begin_all(execution, path, len(items), at)
+        return _begin_all(execution, path, [(i,) for i in range(len(items))], at)
     return begin(execution, (*path, 0), at)
 
 
@@ -132,11 +135,19 @@ def _begun(execution: SagaExecution, path: Path, at: float, **changes: Any) -> S
     )
 
 
-def _begin_all(execution: SagaExecution, path: Path, count: int, at: float) -> Decision:
+def _begin_all(execution: SagaExecution, path: Path, below: Iterable[Path], at: float) -> Decision:
     decision = Decision(execution)
-    for place in range(count):
-        decision = decision.then(begin, (*path, place), at)
+    for each in below:
+        decision = decision.then(begin, (*path, *each), at)
     return decision
+
+
+def _begin_commits(execution: SagaExecution, path: Path, _: Node, at: float) -> Decision:
+    """Send all commit tasks, in the order in which their steps have ended."""
+    steps = execution.steps
+    asked = sorted(steps.committing(), key=lambda of: (steps[of].ended_at or 0.0, of))
+    execution = _begun(execution, path, at, left=len(asked))
+    return _begin_all(execution, path, asked, at) if asked else _group_over(execution, path, at)
 
 
 def _begin_wait(execution: SagaExecution, path: Path, node: Wait, at: float) -> Decision:
@@ -197,6 +208,7 @@ _BEGIN: Mapping[type, Callable[..., Decision]] = {
     NestedSaga: _begin_nested,
     Parallel: _begin_parallel,
     ForEach: _begin_for_each,
+    Commits: _begin_commits,
 }
 
 
@@ -206,8 +218,9 @@ def over(execution: SagaExecution, path: Path, at: float) -> Decision:
         return continue_rollback(execution, at)
     if not path:
         return end(execution, SagaStatus.COMPLETED, at)
-    node = execution.plan.at(path[:-1])
-    followed: Decision = _OVER[type(node)](execution, path[:-1], node, path[-1], at)
+    above = execution.plan.above(path)
+    node = execution.plan.at(above)
+    followed: Decision = _OVER[type(node)](execution, above, node, path[-1], at)
     return followed
 
 
@@ -226,10 +239,12 @@ def _over_in_nested(
 
 
 def _over_in_parallel(
-    execution: SagaExecution, path: Path, node: Parallel, _: int, at: float
+    execution: SagaExecution, path: Path, node: Parallel | Commits, _: int, at: float
 ) -> Decision:
     execution, last = _one_less(execution, path)
-    return _join(execution, path, node, at) if last else Decision(execution)
+    if last and isinstance(node, Parallel):
+        return _join(execution, path, node, at)
+    return _group_over(execution, path, at) if last else Decision(execution)
 
 
 def _one_less(execution: SagaExecution, path: Path) -> tuple[SagaExecution, bool]:
@@ -314,6 +329,7 @@ _OVER: Mapping[type, Callable[..., Decision]] = {
     Choice: _over_in_choice,
     ForEach: _over_in_loop,
     Wait: _over_in_choice,
+    Commits: _over_in_parallel,
 }
 
 

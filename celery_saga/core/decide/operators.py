@@ -94,7 +94,7 @@ def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Dec
     if execution.rollback_reason is not None:
         return Decision(execution)
     if past_pivot(execution):
-        pivot = execution.plan.name_of(execution.plan.pivot or ())
+        pivot = "" if execution.plan.pivot is None else execution.plan.name_of(execution.plan.pivot)
         return Decision(execution, refusal=SagaPastPivot(execution.saga_id, pivot))
     execution = noted(execution, event.at, "cancel", event.by, event.reason)
     failure = Failure("Cancelled", event.reason, name_of_current(execution))

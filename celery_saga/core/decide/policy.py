@@ -49,7 +49,7 @@ class Place(Enum):
 
     BEFORE = "before the pivot"
     PIVOT = "the pivot"
-    AFTER = "after the pivot"
+    AFTER = "after the pivot, or a commit task"
 
 
 class AfterFailure(Enum):
@@ -107,6 +107,8 @@ class FailedAttempt:
 
 def place_of(plan: Plan, path: Path) -> Place:
     """Where a step is."""
+    if plan.committed(path) is not None:
+        return Place.AFTER
     if plan.pivot is None or path < plan.pivot:
         return Place.BEFORE
     return Place.PIVOT if path == plan.pivot else Place.AFTER

@@ -92,9 +92,11 @@ def with_signal(execution: SagaExecution, signal: Signal) -> SagaExecution:
 
 
 def past_pivot(execution: SagaExecution) -> bool:
-    """Whether the pivot was dispatched: from then on nothing is rolled back."""
-    pivot = execution.plan.pivot
-    return pivot is not None and execution.steps[pivot].epoch > 0
+    """Whether the pivot or commit tasks were dispatched: nothing is rolled back from then on."""
+    pivot, commits = execution.plan.pivot, execution.plan.commits
+    if pivot is not None and execution.steps[pivot].epoch > 0:
+        return True
+    return commits is not None and execution.steps[commits].status is not StepStatus.PENDING
 
 
 def with_result(execution: SagaExecution, event: StepSucceeded) -> SagaExecution:
@@ -130,8 +132,8 @@ def with_changes(
 
 
 def _names_of(plan: Plan, reader: Path, scope: str, key: str) -> list[str]:
-    """The names by which the compensation of a step reads a key of a scope."""
-    scopes, reads = plan.scopes(reader), plan.step(reader).compensation_reads
+    """The names by which the later tasks of a step read a key of a scope."""
+    scopes, reads = plan.scopes(reader), plan.step(reader).later_reads
     return [name for name in reads if (scope, key) in [(s.id, k) for s, k in lookups(scopes, name)]]
 
 
@@ -142,12 +144,12 @@ def _same_text(before: SagaExecution, after: SagaExecution, name: str) -> bool:
 
 
 def _readers(execution: SagaExecution, path: Path, key: str) -> Sequence[Path]:
-    """The other steps whose compensations read a key by that name, and may still run.
+    """The other steps whose later tasks read a key by that name, and may still run.
 
     Without those that have kept what the key was, when another step replaced it before.
     """
     plan, forward = execution.plan, execution.direction is Direction.FORWARD
-    if forward and plan.pivot is not None and path >= plan.pivot:
+    if forward and plan.pivot is not None and plan.commits is None and path >= plan.pivot:
         return []
     static = plan.readers.get(key, ())
     if plan.linear and forward:
@@ -178,8 +180,8 @@ def _keeping(
 
 
 def own_result(execution: SagaExecution, event: StepSucceeded) -> dict[str, str | None]:
-    """What a step's compensation reads of a result that may not be in the context any more."""
-    reads = execution.plan.step(event.ref.path).compensation_reads
+    """What a step's later tasks read of a result that may not be in the context any more."""
+    reads = execution.plan.step(event.ref.path).later_reads
     update = values_of(event.update)
     merged = {key: update.text(key) for key in reads if key in update}
     return {**merged, **values_of(event.own).texts()}

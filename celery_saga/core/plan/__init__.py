@@ -6,6 +6,7 @@ from celery_saga.core.plan.call import Call, Input, Style
 from celery_saga.core.plan.nodes import (
     Case,
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -20,6 +21,7 @@ __all__ = [
     "Call",
     "Case",
     "Choice",
+    "Commits",
     "ForEach",
     "Input",
     "NestedSaga",

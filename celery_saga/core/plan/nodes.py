@@ -19,6 +19,7 @@ class PlanStep:
         on_exhausted: what follows when its attempts are used up: ``compensate``: the rollback;
             ``pause``: the saga is stuck there until an operator has the step tried again.
         result_key: see :attr:`key`; empty: the step's name.
+        commit: what is run for it when all steps have ended: see :class:`Commits`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class PlanStep:
     read_only: bool = False
     on_exhausted: str = "compensate"
     result_key: str = ""
+    commit: Call | None = None
 
     @property
     def key(self) -> str:
@@ -39,25 +41,23 @@ class PlanStep:
         return self.result_key or self.name
 
     @cached_property
-    def compensation_reads(self) -> frozenset[str]:
-        """The context keys from which its compensation gets its inputs by name.
+    def later_reads(self) -> frozenset[str]:
+        """The context keys from which its compensation and commit task get inputs by name.
 
         One in context style gets the whole context instead, as it is then.
         """
-        call = self.compensation
-        if call is None or call.style == "context":
-            return frozenset()
-        return _keys_of(call)
+        calls = (each for each in (self.compensation, self.commit) if each is not None)
+        return frozenset().union(*(_keys_of(each) for each in calls if each.style == "inputs"))
 
     @cached_property
     def own_keys(self) -> frozenset[str]:
-        """The keys that its compensation reads and its action does not: its result may hold them.
+        """The keys that its later tasks read and its action does not: its result may hold them.
 
         An action in context style reads all of the context.
         """
         if self.action.style == "context":
             return frozenset()
-        return self.compensation_reads - _keys_of(self.action)
+        return self.later_reads - _keys_of(self.action)
 
 
 def _keys_of(call: Call) -> frozenset[str]:
@@ -171,7 +171,29 @@ class Sleep:
     seconds: float
 
 
-Node = PlanStep | NestedSaga | Parallel | Choice | ForEach | Wait | Sleep
+@dataclass(frozen=True)
+class Commits:
+    """The last node of a plan: commit tasks of the steps that have run, all at the same time.
+
+    Below it are the paths of these steps: if it is at ``(3,)``, the commit task of the step at
+    ``(0, 1)`` is at ``(3, 0, 1)``.
+    """
+
+    name: str = "commit"
+
+
+Node = PlanStep | NestedSaga | Parallel | Choice | ForEach | Wait | Sleep | Commits
+
+
+def commit_of(step: Node) -> PlanStep:
+    """The commit task of a step, as a step of its own.
+
+    Raises:
+        IndexError: it has none.
+    """
+    if not isinstance(step, PlanStep) or step.commit is None:
+        raise IndexError(f"{step.name!r} has no commit task")
+    return PlanStep(f"{step.name}.commit", step.commit)
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -214,8 +236,8 @@ def calls_of(node: Node) -> Iterator[tuple[Call, Direction]]:
 def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
     """A node with each of its calls changed, and those of the nodes inside."""
     if isinstance(node, PlanStep):
-        compensation = changed(node.compensation) if node.compensation else None
-        return replace(node, action=changed(node.action), compensation=compensation)
+        compensation, commit = (each and changed(each) for each in (node.compensation, node.commit))
+        return replace(node, action=changed(node.action), compensation=compensation, commit=commit)
     if isinstance(node, NestedSaga):
         return replace(node, steps=tuple(with_calls(each, changed) for each in node.steps))
     if isinstance(node, Parallel):
@@ -225,7 +247,7 @@ def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
     if isinstance(node, Wait):
         after = None if node.on_timeout is None else with_calls(node.on_timeout, changed)
         return replace(node, on_timeout=after)
-    if isinstance(node, Sleep):
+    if isinstance(node, Sleep | Commits):
         return node
     cases = (Case(changed(case.condition), with_calls(case.node, changed)) for case in node.cases)
     rest = None if node.otherwise is None else with_calls(node.otherwise, changed)

@@ -18,6 +18,7 @@ from celery_saga.core.context.scoped import Scope, lookups
 from celery_saga.core.plan.call import Call
 from celery_saga.core.plan.nodes import (
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -28,6 +29,7 @@ from celery_saga.core.plan.nodes import (
     calls_of,
     child,
     children,
+    commit_of,
     runs_together,
     with_calls,
 )
@@ -79,8 +81,31 @@ class Plan:
         """
         found = self._known.get(path)
         if found is None:
-            found = self._known[path] = child(self.at(path[:-1]), path[-1])
+            of = self.committed(path)
+            found = child(self.at(path[:-1]), path[-1]) if of is None else commit_of(self.at(of))
+            self._known[path] = found
         return found
+
+    @cached_property
+    def commits(self) -> Path | None:
+        """Where the commit tasks are, if there are any."""
+        last = len(self.steps) - 1
+        return (last,) if self.steps and isinstance(self.steps[last], Commits) else None
+
+    def committed(self, path: Path) -> Path | None:
+        """The path of the step whose commit task is at ``path``; ``None``: it is something else."""
+        return None if self.commits is None or path[:1] != self.commits else path[1:] or None
+
+    @cached_property
+    def committing(self) -> tuple[Path, ...]:
+        """Paths of the steps that have a commit task."""
+        tops = range(len(self.steps) if self.commits is None else self.commits[0])
+        found = (each for top in tops for each in self.walk((top,)))
+        return tuple(path for path, node in found if isinstance(node, PlanStep) and node.commit)
+
+    def above(self, path: Path) -> Path:
+        """The path of the node that another one is inside of."""
+        return path[:1] if self.committed(path) else path[:-1]
 
     def has(self, path: Path) -> bool:
         """Whether there is a node at ``path``; of a loop's body with any number."""
@@ -117,6 +142,7 @@ class Plan:
         """The numbers of the items around a node: ``[7]``."""
         if self.linear:
             return ""
+        path = self.committed(path) or path
         items = [
             f"[{place}]"
             for depth, place in enumerate(path)
@@ -126,6 +152,9 @@ class Plan:
 
     def first_of(self, path: Path) -> Path:
         """The path of the same node in the first item of each loop around it."""
+        of = self.committed(path)
+        if of is not None:
+            return (*path[:1], *self.first_of(of))
         loops = (isinstance(self.at(path[:depth]), ForEach) for depth in range(len(path)))
         return tuple(0 if loop else place for place, loop in zip(path, loops, strict=True))
 
@@ -149,6 +178,8 @@ class Plan:
         yield path, node
         for place in range(len(children(node))):
             yield from self.walk((*path, place))
+        for of in self.committing if isinstance(node, Commits) else ():
+            yield from self.walk((*path, *of))
 
     @cached_property
     def pivot(self) -> Path | None:
@@ -168,7 +199,7 @@ class Plan:
         return {}
 
     def _scopes_of(self, path: Path) -> tuple[Scope, ...]:
-        found = [Scope("")]
+        path, found = self.committed(path) or path, [Scope("")]
         for depth in range(0 if self.linear else len(path)):
             node = self.at(path[:depth])
             if isinstance(node, NestedSaga) and node.scoped:
@@ -179,10 +210,10 @@ class Plan:
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Path, ...]]:
-        """For each context key the steps whose compensations read it by name, in any scope."""
+        """For each context key the steps whose later tasks read it by name, in any scope."""
         found: dict[str, tuple[Path, ...]] = {}
         for path, node in self.walk():
-            for key in node.compensation_reads if isinstance(node, PlanStep) else ():
+            for key in node.later_reads if isinstance(node, PlanStep) else ():
                 for name in dict.fromkeys(name for _, name in lookups(self.scopes(path), key)):
                     found[name] = (*found.get(name, ()), path)
         return found

@@ -10,6 +10,7 @@ from celery_saga.core.plan.call import Call, Input
 from celery_saga.core.plan.nodes import (
     Case,
     Choice,
+    Commits,
     ForEach,
     NestedSaga,
     Node,
@@ -27,6 +28,7 @@ _KINDS: dict[str, type[Any]] = {
     "for_each": ForEach,
     "wait": Wait,
     "sleep": Sleep,
+    "commits": Commits,
 }
 _NO_DEFAULT = object()
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -62,7 +64,7 @@ def shown(node: Node) -> str:
         keys = "".join(f"[{key!r}]" for key in node.over)
         way = "all at once" if node.parallel else "one after the other"
         return f"{node.name}: for each {node.item!r} in context{keys}, {way}"
-    if isinstance(node, Parallel):
+    if isinstance(node, Parallel | Commits):
         return f"{node.name}: all at once"
     if isinstance(node, Wait):
         limit = "" if node.timeout is None else f", {node.timeout:g} s at most"
@@ -77,6 +79,7 @@ def node_from_dict(data: dict[str, Any]) -> Node:
     read: dict[str, Callable[[Any], Any]] = {
         "action": _call_from_dict,
         "compensation": _call_from_dict,
+        "commit": _call_from_dict,
         "condition": _call_from_dict,
         "node": node_from_dict,
         "otherwise": node_from_dict,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Commits, Plan
 from celery_saga.errors import DefinitionError
 
 
@@ -14,10 +14,12 @@ def check_names(plan: Plan) -> None:
     """
     seen: dict[str, str] = {}
     for path, node in plan.walk():
-        if not path:
+        if not path or isinstance(node, Commits):
             continue
-        outer = plan.at(path[:-1]).name if path[1:] else ""
+        outer = plan.at(plan.above(path)).name if path[1:] else ""
         where = f"of {outer!r}" if outer else "of the saga itself"
+        if plan.committed(path) is not None:
+            where = "of an on_commit task"
         if node.name in seen:
             raise DefinitionError(
                 f"saga {plan.saga!r}: two of its steps have the full name {node.name!r}, one "

@@ -121,7 +121,7 @@ class Nodes:
         read_only = bool(options.get("read_only"))
         if self._past_pivot or options.get("retriable"):
             attempts = step.action.options.get("max_attempts")
-        compensation = self._compensation(step, calls)
+        compensation, commit = self._compensation(step, calls), self._commit(step, calls)
         made = PlanStep(
             name,
             calls.of(step.action, "action", read_only or options.get("on_lost"), attempts),
@@ -133,6 +133,7 @@ class Nodes:
             read_only=read_only,
             on_exhausted=options.get("on_exhausted") or "compensate",
             result_key=key if key != name else "",
+            commit=commit,
         )
         self._past_pivot = self._past_pivot or made.pivot
         if not level.prefix:
@@ -140,14 +141,26 @@ class Nodes:
         return made
 
     def _compensation(self, step: LocalSagaStep, calls: Calls) -> Call | None:
-        if step.action is None or step.compensation is None:
+        if step.compensation is None:
             return None
         limit = Settings.of(self._app).compensation_max_attempts
         attempts = step.compensation.options.get("max_attempts", limit)
         compensation = calls.of(step.compensation, "compensation", True, attempts)
+        return self._where(step, compensation)
+
+    def _commit(self, step: LocalSagaStep, calls: Calls) -> Call | None:
+        if step.commit_task is None:
+            return None
+        attempts = step.commit_task.options.get("max_attempts")
+        made = calls.of(step.commit_task, "commit", True, attempts)
+        return self._where(step, replace(made, returns=False))
+
+    def _where(self, step: LocalSagaStep, call: Call) -> Call:
+        """A later task of a step goes where its action goes, unless it says otherwise."""
+        assert step.action is not None
         given = {key: step.action.options.get(key) for key in ("queue", "priority")}
         given = {key: value for key, value in given.items() if value is not None}
-        return filled(self._app, compensation, given)
+        return filled(self._app, call, given)
 
 
 def _collected(body: Node, key: str | None) -> Node:

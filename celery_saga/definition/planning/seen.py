@@ -21,6 +21,7 @@ def check_seen(nested: NestedSaga) -> None:
     inside = list(_below(nested))
     steps = [node for node in inside if isinstance(node, PlanStep)]
     calls = [call for node in inside for call, _ in calls_of(node)]
+    calls += [step.commit for step in steps if step.commit is not None]
     if nested.inputs is not None and all(call.style == "inputs" for call in calls):
         read = {str(item.path[0]) for call in calls for item in call.inputs if item.path}
         read |= {str(node.over[0]) for node in inside if isinstance(node, ForEach)}

@@ -222,9 +222,10 @@ class LocalSagaStep(SagaStep):
         super().__init__()
         self.action: SagaOperation | None = None
         self.compensation: SagaOperation | None = None
+        self.commit_task: SagaOperation | None = None
         self.options = MappingProxyType({})
-        #: Whether it takes the compensation that is declared with its task.
-        self._paired = True
+        #: What it does not take of the tasks that are declared with its own.
+        self._declined: set[str] = set()
         if on_execute is not None:
             given: dict[str, Any] = dict(options)
             self._execute(on_execute, given.pop("parameters", None), given)
@@ -269,17 +270,41 @@ class LocalSagaStep(SagaStep):
         self.compensation, _ = operation_of(callback, parameters, dict(options))
         return self
 
+    def on_commit(
+        self,
+        callback: Target,
+        parameters: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> LocalSagaStep:
+        """Set what is run for the step when all steps of the saga have ended.
+
+        Nothing is rolled back any more then. It is tried until it succeeds; its result is dropped.
+
+        Raises:
+            DefinitionError: it was set before, or has ``returns=``.
+            AlreadyCommittedException: the saga is committed.
+        """
+        self._check_open()
+        if self.commit_task is not None:
+            raise DefinitionError("the step has an on_commit() already")
+        if "returns" in options:
+            raise DefinitionError("on_commit: what it returns is not stored: remove returns=")
+        self.commit_task, _ = operation_of(callback, parameters, dict(options))
+        return self
+
     def _execute(
         self, callback: Any, parameters: Mapping[str, Any] | None, options: dict[str, Any]
     ) -> None:
-        allowed = STEP_OPTIONS | {"compensation"}
+        allowed = STEP_OPTIONS | {"compensation", "on_commit"}
         action, about = operation_of(callback, parameters, options, allowed)
-        self._paired = "compensation" not in options or options["compensation"] is not None
-        compensation = about.pop("compensation", None)
+        later = {key: about.pop(key, None) for key in ("compensation", "on_commit")}
+        self._declined = {key for key in later if key in options and options[key] is None}
         self._set_options(about)
         self.action = action
-        if compensation is not None:
-            self.on_failure(compensation)
+        if later["compensation"] is not None:
+            self.on_failure(later["compensation"])
+        if later["on_commit"] is not None:
+            self.on_commit(later["on_commit"])
 
     def _set_options(self, options: Mapping[str, Any]) -> None:
         for key in options:
@@ -313,13 +338,15 @@ class LocalSagaStep(SagaStep):
         assert self.action is not None
         made = copy(self)
         made.action, about = with_declared(self.action, found)
-        compensation = about.pop("compensation", None)
-        compensation = compensation if self._paired else None
+        own = {"compensation": self.compensation, "on_commit": self.commit_task}
+        for key, given in own.items():
+            task = about.pop(key, None)
+            if given is None and task is not None and key not in self._declined:
+                given = operation_of(task, None, {})[0]
+            own[key] = given and with_declared(given, found)[0]
+        made.compensation, made.commit_task = own["compensation"], own["on_commit"]
         if about:
             made._set_options({**about, **self.options})
-        if self.compensation is not None or compensation is not None:
-            given = self.compensation or operation_of(compensation, None, {})[0]
-            made.compensation, _ = with_declared(given, found)
         return made
 
     @property
@@ -329,19 +356,22 @@ class LocalSagaStep(SagaStep):
         return str(given) if given else (self.action.label if self.action else "?")
 
     def operations(self) -> Iterator[tuple[str, SagaOperation]]:
-        """Its action and its compensation."""
+        """Its action, its compensation and its commit task."""
         if self.action is not None:
             yield "action", self.action
         if self.compensation is not None:
             yield "compensation", self.compensation
+        if self.commit_task is not None:
+            yield "commit", self.commit_task
 
     def validate(self) -> None:
         """Raise if the step has no action."""
-        if self.action is None and self.compensation is None:
+        if self.action is None and self.compensation is None and self.commit_task is None:
             raise EmptySagaStepException("the step has no callback: give it one with .on_execute()")
         if self.action is None:
             raise UndefinedOnExecuteException(
-                "the step has a compensation and no action: give it one with .on_execute()"
+                f"the step has a {'compensation' if self.compensation else 'commit task'} and no "
+                f"action: give it one with .on_execute()"
             )
 
     def __repr__(self) -> str:

@@ -174,6 +174,9 @@ def part_for(plan: Plan, ref: StepRef) -> Part | None:
 
 
 def _part_forward(plan: Plan, path: Path, node: PlanStep) -> Part | None:
+    of = plan.committed(path)
+    if of is not None:  # the last one to end needs all of it
+        return Part((path, path[:1], of)) if node.action.style == "inputs" else None
     parent, place = plan.at(path[:-1]), path[-1]
     if isinstance(parent, NestedSaga) and place + 1 < len(parent.steps):
         following = (*path[:-1], place + 1)
@@ -204,7 +207,7 @@ def _with_replaced(plan: Plan, path: Path, node: PlanStep, part: Part | None) ->
     """
     if part is None or not plan.linear or (plan.pivot is not None and path >= plan.pivot):
         return part
-    call, keys = node.action, node.compensation_reads
+    call, keys = node.action, node.later_reads
     if call.returns is None:
         keys = keys.difference(str(item.path[0]) for item in call.inputs if item.path)
     else:

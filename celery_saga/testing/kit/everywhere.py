@@ -226,6 +226,8 @@ class _Trial:
     def _rolls_back(self, path: tuple[int, ...]) -> bool:
         """Whether the saga can be rolled back from a step: it is not past the pivot."""
         pivot = self._plan.pivot
+        if self._plan.committed(path):
+            return False
         return pivot is None or path == pivot or self._plan.ends_before(path, pivot)
 
     def _fail_action(self, name: str, way: str) -> None:
