@@ -22,7 +22,7 @@ from celery_saga.definition.planner import build_plan
 from celery_saga.definition.steps import NestedSagaStep
 from celery_saga.definition.steps.tree import local_steps, located, own_steps
 from celery_saga.definition.strategies import check_declared
-from celery_saga.errors import DefinitionError
+from celery_saga.errors import DefinitionError, SagaAlreadyExists
 from celery_saga.messaging.callbacks import collect_callbacks, linked
 from celery_saga.messaging.headers import checked_headers
 from celery_saga.messaging.outcome import START
@@ -146,8 +146,8 @@ class Saga(SagaDefinition):
             headers: of every message of the run, with those that receivers add to the first.
             link: a signature or several, called with the final context when it completes;
                 ``link_error``: called with its id when it does not, as errbacks of tasks are.
-            on_duplicate: if the id is taken, ``"return"`` the handle of the same start and raise
-                for another one; ``"return_any"`` the handle of any saga that has it; ``"raise"``.
+            on_duplicate: of a taken id, ``"return"`` the same start and raise for another one;
+                ``"return_any"``; ``"raise"``; ``"restart_failed"``: anew if it was compensated.
 
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
@@ -271,7 +271,11 @@ def start_request(
 
 def started(request: StartRequest) -> SagaResult:
     """Carry out a start, and return the handle of its run."""
-    saga_id, created = start(request)
+    try:
+        saga_id, created = start(request)
+    except SagaAlreadyExists as error:
+        error.existing = SagaResult(request.runtime, error.saga_id)
+        raise
     return SagaResult(request.runtime, saga_id, created=created)
 
 

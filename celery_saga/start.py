@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,15 @@ from celery.utils.time import maybe_make_aware
 
 from celery_saga.core.context.data import Values
 from celery_saga.core.context.saga_context import checked_key
-from celery_saga.core.execution import SagaExecution
+from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.plan import NestedSaga, Plan, PlanStep
-from celery_saga.errors import IllegalSagaId, MissingInput, SagaAlreadyExists, SetupError
+from celery_saga.errors import (
+    IllegalSagaId,
+    MissingInput,
+    SagaAlreadyExists,
+    SagaNotActionable,
+    SetupError,
+)
 from celery_saga.messaging import results
 from celery_saga.messaging.broker import broker_kind
 from celery_saga.messaging.headers import users_headers
@@ -28,8 +35,11 @@ from celery_saga.messaging.redis.publish import remember
 from celery_saga.runtime import Runtime
 
 #: What to do about an id that is taken: return that saga if the start is the same, return it in any
-#: case, or refuse in any case.
-ON_DUPLICATE = ("return", "return_any", "raise")
+#: case, refuse in any case, or start it anew if it was compensated.
+ON_DUPLICATE = ("return", "return_any", "raise", "restart_failed")
+
+#: Seconds for which the result of a run that is started anew may take to be stored.
+RESULT_TIMEOUT = 10.0
 
 _SAGA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -79,8 +89,8 @@ class StartRequest:
     def __post_init__(self) -> None:
         if self.on_duplicate not in ON_DUPLICATE:
             raise ValueError(
-                f"on_duplicate: expected 'return', 'return_any' or 'raise', found "
-                f"{self.on_duplicate!r}"
+                f"on_duplicate: expected {', '.join(map(repr, ON_DUPLICATE[:-1]))} or "
+                f"{ON_DUPLICATE[-1]!r}, found {self.on_duplicate!r}"
             )
         if not self.eager and not self.runtime.app.conf.task_always_eager:
             check_start(self.runtime)
@@ -111,6 +121,7 @@ def start(request: StartRequest) -> tuple[str, bool]:
 
     Raises:
         SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
+        SagaNotActionable: the run that it would replace has a result that is not stored yet.
         StoreUnavailable: the store is unavailable; the same request may be repeated.
         ValueError: its deadline has passed meanwhile.
     """
@@ -129,6 +140,8 @@ def start(request: StartRequest) -> tuple[str, bool]:
         "run_id": secrets.token_hex(4) if named else "",
         "opened_with": digest,
     }
+    if named and request.on_duplicate == "restart_failed":
+        fields |= _in_place_of(_failed(runtime, saga_id, request.plan.saga))
     execution, created = _created(request, saga_id, fields)
     if not created:
         if dropped and execution.settled and not execution.result_pending:
@@ -136,6 +149,37 @@ def start(request: StartRequest) -> tuple[str, bool]:
             results.restore(runtime.app, execution)
         _check_duplicate(execution, request.plan.saga, digest, request.on_duplicate)
     return saga_id, created
+
+
+def _failed(runtime: Runtime, saga_id: str, name: str) -> SagaExecution | None:
+    """The run of that id and name, if it was compensated; its result is stored then.
+
+    Raises:
+        SagaNotActionable: its result could not be stored yet.
+    """
+    stop_waiting_at = time.monotonic() + RESULT_TIMEOUT
+    while True:
+        found = runtime.store.load(saga_id)
+        if found is None or found.name != name or found.status is not SagaStatus.COMPENSATED:
+            return None
+        if not found.result_pending:
+            return found
+        if time.monotonic() > stop_waiting_at:
+            status = f"{found.status.value}, and its result is not stored yet"
+            raise SagaNotActionable(saga_id, "on_duplicate='restart_failed'", status)
+        time.sleep(0.01)
+
+
+def _in_place_of(failed: SagaExecution | None) -> dict[str, Any]:
+    """What starts a run in the place of one that was compensated.
+
+    The keys of its steps differ from all that the other one had: a service that knows these would
+    take a step for one that was compensated.
+    """
+    if failed is None:
+        return {}
+    rounds = [max(step.round, step.compensation_round) for step in failed.steps]
+    return {"replaces": failed, "first_round": failed.first_round + max(rounds) + 1}
 
 
 def _created(

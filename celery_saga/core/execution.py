@@ -77,16 +77,15 @@ class SagaExecution:
         wants_result: its end is to be stored as the Celery result of its id.
         result_pending: it is settled, and that is not stored, or its callers are not told.
         callbacks: what its end is to call, as JSON (:mod:`celery_saga.messaging.callbacks`).
-        headers: of the message that started it, all but Celery's own, as plain JSON; they are on
-            every message of it (:mod:`celery_saga.messaging.headers`).
+        headers: of the message that started it (:mod:`celery_saga.messaging.headers`).
         history: what operators and exceptional events did; it is for people, and only appended to.
         stuck_count: how often it has got stuck.
         last_requests: of operators, the newest last; no more than a few.
-        signals: that were sent to it, each name once.
+        signals: that were sent to it.
         resolved_at: store time at which an operator said last how it has ended.
-        root_id: of the Celery task in which it was started; empty: it was started outside of tasks.
-        parent_id: id of that task.
+        root_id, parent_id: of the Celery task in which it was started; empty: outside of tasks.
         run_id: drawn where its saga id was given: an earlier saga of that id had another one.
+        first_round: of its steps: above those of runs that it was started in the place of.
         opened_with: digest of the context that it began with, by which a second start is compared.
         created_at, updated_at: store times of the start and of the last transition.
     """
@@ -118,6 +117,7 @@ class SagaExecution:
     root_id: str = ""
     parent_id: str = ""
     run_id: str = ""
+    first_round: int = 0
     opened_with: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -357,9 +357,11 @@ class SagaExecution:
 
     def idempotency_key(self, place: Place, direction: Direction) -> str:
         """``saga/step/direction/round``: equal over retries, redeliveries and epochs."""
-        step = self.steps[place]
-        turn = step.round if direction is Direction.FORWARD else step.compensation_round
-        return f"{self.saga_id}/{step.name}/{direction}/{turn}"
+        return f"{self.saga_id}/{self.steps[place].name}/{direction}/{self.round(place, direction)}"
+
+    def round(self, place: Place, direction: Direction) -> int:
+        """How often a step, or its compensation, began anew; over all runs of the id."""
+        return self.first_round + self.steps[place].round_of(direction)
 
 
 def _check_whole(execution: SagaExecution) -> None:

@@ -135,18 +135,17 @@ class Orchestrator:
         token: str,
         countdown: float | None = None,
         deadline: float | None = None,
+        replaces: SagaExecution | None = None,
         **fields: Any,
     ) -> tuple[SagaExecution, bool]:
-        """Create a saga and send its first step, or return the one that has the id.
+        """Create a saga and send its first step; or return the one that has the id, and False.
 
         Args:
             token: unique to this call.
             countdown: seconds until the first step is sent.
             deadline: seconds after which the saga is rolled back unless it is past its pivot.
-            fields: of the new execution: ``wants_result``, ``callbacks``, ``headers``, ``run_id``,
-                ``opened_with``, ``root_id``, ``parent_id``.
-
-        Returns: the execution, and whether this call created it.
+            replaces: the execution in whose place it is started, if that is still the newest.
+            fields: of the new execution: ``wants_result``, ``callbacks``, ``headers``, ...
         """
         at, values = self.store.now(), encoded(values)  # refuses values that could not be saved
         until = None if deadline is None else at + deadline
@@ -155,7 +154,7 @@ class Orchestrator:
         not_before = None if countdown is None else at + countdown
         decision = decide(execution, Started(at, not_before))
         batch = self._batch(decision, first if plan.linear else None)
-        write = partial(self.store.create, token=token)
+        write = partial(self.store.create, token=token, replaces=replaces)
         (saved, created), left = self._write(write, batch)
         if created:
             saved = self._send(_Saved(saved, decision.commands, left))

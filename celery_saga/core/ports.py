@@ -116,12 +116,17 @@ class Store(Protocol):
         ...
 
     def create(
-        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
+        self,
+        execution: SagaExecution,
+        token: str,
+        batch: Sequence[Envelope] = (),
+        replaces: SagaExecution | None = None,
     ) -> tuple[SagaExecution, bool]:
         """Save a new execution as revision 1, unless its id is taken.
 
-        The envelopes of ``batch`` are written with it, as by :meth:`save`. An execution that is
-        terminal already expires, as after :meth:`save`.
+        ``replaces`` is a terminal execution that may have the id: it is deleted by the same write,
+        if that revision of it is still the newest. The envelopes of ``batch`` are written with the
+        new one, as by :meth:`save`. One that is terminal already expires, as after :meth:`save`.
 
         Returns the execution that has the id, and whether this call created it (identified by
         ``token``, also when it is repeated).

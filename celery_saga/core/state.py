@@ -316,6 +316,10 @@ class SagaStepExecution:
     def __repr__(self) -> str:
         return short(self)
 
+    def round_of(self, direction: Direction) -> int:
+        """How often its action, or its compensation, began anew."""
+        return self.round if direction is Direction.FORWARD else self.compensation_round
+
     @property
     def needs_compensation(self) -> bool:
         """Whether its effect stands, and its compensation has not failed for good."""

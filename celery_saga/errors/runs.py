@@ -31,11 +31,20 @@ class SagaAlreadyExists(SagaExecutionException):
     Args:
         saga_name: the name of the saga that has it.
         why: the difference between that saga and the one to be started, as text.
+
+    Attributes:
+        existing: the :class:`SagaResult` of the run that has the id; ``None`` after pickling and in
+            the Celery result of a start by message.
     """
+
+    existing: Any = None
 
     def __init__(self, saga_id: str, saga_name: str, why: str = "") -> None:
         super().__init__(saga_id, saga_name, why)
         self.saga_id, self.saga_name, self.why = saga_id, saga_name, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # the handle of a run belongs to its process
 
     def __str__(self) -> str:
         return f"saga id {self.saga_id!r} is taken by a run of saga {self.saga_name!r}{self.why}"

@@ -61,11 +61,15 @@ class MemoryStore:
         return self._clock()
 
     def create(
-        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
+        self,
+        execution: SagaExecution,
+        token: str,
+        batch: Sequence[Envelope] = (),
+        replaces: SagaExecution | None = None,
     ) -> tuple[SagaExecution, bool]:
         with self._changed:
             found = self._sagas.get(execution.saga_id)
-            if found is not None:
+            if found is not None and not _same(found, replaces):
                 return found, self._creators[execution.saga_id] == token
             self._creators[execution.saga_id] = token
             self._entered[execution.saga_id] = self.now()
@@ -219,3 +223,7 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+
+def _same(found: SagaExecution, other: SagaExecution | None) -> bool:
+    return other is not None and (found.run_id, found.revision) == (other.run_id, other.revision)

@@ -10,7 +10,15 @@ from celery_saga.core.events import Started
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus
 from celery_saga.core.plan import Parallel, Plan
 from celery_saga.core.ports import Refused, Store
-from celery_saga.testing.builders import claim, create, granted, make_execution, make_plan, save
+from celery_saga.testing.builders import (
+    at_once,
+    claim,
+    create,
+    granted,
+    make_execution,
+    make_plan,
+    save,
+)
 
 
 def _twice(store: Store) -> tuple[SagaExecution, SagaExecution]:
@@ -77,3 +85,35 @@ class ExpiryContract:
         assert first.revision == second.revision
         assert save(store, first, replace(first, status=SagaStatus.STUCK)) is None
         assert store.load(second.saga_id) == second
+
+    def test_a_terminal_one_is_replaced_in_one_write(self, store: Store) -> None:
+        first = _compensated(store)
+        new = replace(make_execution(store, order=2), saga_id=first.saga_id, run_id="second")
+        saved, created = store.create(new, "new", replaces=first)
+        assert (created, saved) == (True, replace(new, revision=1))
+        assert store.load(first.saga_id) == saved
+        assert first.saga_id not in store.find(first.status, 1000)
+        assert first.saga_id in store.find(saved.status, 1000)
+
+    def test_one_that_has_changed_since_is_not_replaced(self, store: Store) -> None:
+        first = _compensated(store)
+        assert store.save(first, replace(first, opened_with="x"), "later") is not None
+        new = replace(make_execution(store), saga_id=first.saga_id)
+        found, created = store.create(new, "new", replaces=first)
+        assert (created, found.opened_with) == (False, "x")
+
+    def test_of_twenty_that_replace_it_at_once_one_does(self, store: Store) -> None:
+        first = _compensated(store)
+        new = replace(make_execution(store), saga_id=first.saga_id, run_id="second")
+        answers = at_once(20, lambda n: store.create(new, f"t-{n}", replaces=first)[1])
+        assert sorted(answers) == [False] * 19 + [True]
+
+    def test_one_that_is_deleted_is_replaced_all_the_same(self, store: Store) -> None:
+        first = _compensated(store)
+        store.delete(first.saga_id)
+        assert store.create(replace(first, revision=0), "new", replaces=first)[1] is True
+
+
+def _compensated(store: Store) -> SagaExecution:
+    ended = replace(make_execution(store), status=SagaStatus.COMPENSATED, active=(), due_at=None)
+    return store.create(ended, "old")[0]

@@ -182,7 +182,7 @@ class _Delivery:
             step=step.name,
             direction=ref.direction.value,
             attempt=1 + self._retries + step.attempts + step.lost,
-            round=step.round if forward else step.compensation_round,
+            round=self._execution.round(ref.path, ref.direction),
             idempotency_key=self._execution.idempotency_key(ref.path, ref.direction),
             forward_key=self._execution.idempotency_key(action, Direction.FORWARD),
             cause=None if forward else _cause_of(self._execution),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -13,7 +14,14 @@ from uuid import UUID
 import pytest
 from celery import Celery
 
-from celery_saga import Saga, SagaAlreadyExists, SagaExecution, SagaManager
+from celery_saga import (
+    Saga,
+    SagaAlreadyExists,
+    SagaExecution,
+    SagaManager,
+    SagaResult,
+    saga_info,
+)
 from celery_saga.stores.memory import MemoryStore
 
 WHEN = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
@@ -188,5 +196,90 @@ def test_tests_empty_the_store_in_memory() -> None:
 
 
 def test_an_unknown_word(shop: Shop) -> None:
-    with pytest.raises(ValueError, match=r"on_duplicate: expected 'return', 'return_any' or"):
+    with pytest.raises(
+        ValueError, match=r"on_duplicate: expected 'return', 'return_any', 'raise' or"
+    ):
         shop.checkout.apply_async({}, saga_id="order-7", on_duplicate="ignore")
+
+
+class TestRestartFailed:
+    """``on_duplicate="restart_failed"``."""
+
+    def saga(self, shop: Shop, keys: list[str]) -> Saga:
+        saga = Saga("taken order", app=shop.manager.app)
+
+        @shop.manager.app.task(name="shop.reserve", shared=False)
+        def reserve() -> None:
+            keys.append(saga_info().idempotency_key)
+
+        @shop.manager.app.task(name="shop.release", shared=False)
+        def release() -> None:
+            keys.append(saga_info().idempotency_key)
+
+        @shop.manager.app.task(name="shop.pay", shared=False)
+        def pay(card: str) -> str:
+            if card == "bad":
+                raise ValueError("declined")
+            if card == "stuck":
+                raise MemoryError
+            return card
+
+        saga.local_step(reserve).on_failure(release)
+        saga.local_step(pay)
+        return saga.commit()  # type: ignore[no-any-return]
+
+    def start(self, saga: Saga, card: str) -> SagaResult:
+        return saga.apply_async({"card": card}, saga_id="order-7", on_duplicate="restart_failed")
+
+    @pytest.mark.parametrize("second", ["good", "bad"])
+    def test_one_that_was_compensated_is_started_anew(self, shop: Shop, second: str) -> None:
+        keys: list[str] = []
+        saga = self.saga(shop, keys)
+        assert self.start(saga, "bad").status == "COMPENSATED"
+        again = self.start(saga, second)
+        assert again.created
+        assert again.status == ("COMPLETED" if second == "good" else "COMPENSATED")
+        assert again.context.card == second
+
+    def test_its_steps_have_new_keys(self, shop: Shop) -> None:
+        """A service knows the old ones, and has taken their effects back."""
+        keys: list[str] = []
+        saga = self.saga(shop, keys)
+        for _ in range(3):
+            self.start(saga, "bad")
+        turns = [
+            f"order-7/{step}/{turn}" for turn in (0, 1, 2) for step in ("reserve/f", "reserve/c")
+        ]
+        assert keys == turns
+
+    @pytest.mark.parametrize("card", ["good", "stuck"])
+    def test_any_other_is_as_it_was(self, shop: Shop, card: str) -> None:
+        saga = self.saga(shop, [])
+        first = self.start(saga, card)
+        assert not self.start(saga, card).created
+        with pytest.raises(SagaAlreadyExists, match="began with another context") as error:
+            self.start(saga, "another")
+        assert error.value.existing == first
+        assert error.value.existing.status == first.status
+
+    def test_another_saga_of_that_id_is_not_replaced(self, shop: Shop) -> None:
+        first = self.start(self.saga(shop, []), "bad")
+        with pytest.raises(SagaAlreadyExists, match="the saga 'taken refund' was to start"):
+            shop.refund.apply_async({}, saga_id="order-7", on_duplicate="restart_failed")
+        assert first.status == "COMPENSATED"
+
+    def test_without_an_id_there_is_nothing_to_replace(self, shop: Shop) -> None:
+        given = {"card": "good"}
+        assert self.saga(shop, []).apply_async(given, on_duplicate="restart_failed").created
+
+
+def test_the_error_has_the_run_that_exists(shop: Shop) -> None:
+    first = shop.checkout.apply_async({"total": 1}, saga_id="order-7")
+    with pytest.raises(SagaAlreadyExists) as error:
+        shop.refund.apply_async({"total": 1}, saga_id="order-7")
+    existing = error.value.existing
+    assert (existing.id, existing.status, existing.name) == ("order-7", "COMPLETED", first.name)
+    assert existing.execution == first.execution
+    assert not existing.created
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (str(copied), copied.existing) == (str(error.value), None)

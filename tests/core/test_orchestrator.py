@@ -31,7 +31,9 @@ class Carrying(MemoryStore):
         self.refuses = False
         self.others = 0
 
-    def create(self, execution: Any, token: str, batch: Sequence[Envelope] = ()) -> Any:
+    def create(
+        self, execution: Any, token: str, batch: Sequence[Envelope] = (), replaces: Any = None
+    ) -> Any:
         self._carry(batch)
         return super().create(execution, token)
 

@@ -229,7 +229,11 @@ class FaultyStore(MemoryStore):
         self.broker = Broker(faults, world, False)
 
     def create(
-        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
+        self,
+        execution: SagaExecution,
+        token: str,
+        batch: Sequence[Envelope] = (),
+        replaces: SagaExecution | None = None,
     ) -> tuple[SagaExecution, bool]:
         def write() -> tuple[SagaExecution, bool]:
             before = self.load(execution.saga_id)

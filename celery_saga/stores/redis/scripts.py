@@ -38,23 +38,28 @@ return {1}
 """
 )
 
-# KEYS: saga hash, due. ARGV: token, saga id, due score or '', seconds to live or ''; lists of:
-# field, value...; messages; status keys. Answers {1} when created (also by this token before),
-# {0, hash} when the id is taken, {-1, why the broker refused}.
+# KEYS: saga hash, due. ARGV: token, saga id, due score or '', seconds to live or '', revision of a
+# saga that is replaced or '', its run_id; lists of: field, value...; messages; status keys; those
+# of the saga that is replaced. Answers {1} when created (also by this token before), {0, hash} when
+# the id is taken, {-1, why the broker refused}.
 CREATE = (
     LISTS
     + WHOLE
     + WRITE
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  if redis.call('HGET', KEYS[1], 'by') == ARGV[1] then return {1} end
-  return {0, whole(KEYS[1])}
+  local known = redis.call('HMGET', KEYS[1], 'by', 'rev', 'run_id')
+  if known[1] == ARGV[1] then return {1} end
+  if known[2] ~= ARGV[5] or (known[3] or '') ~= ARGV[6] then return {0, whole(KEYS[1])} end
 end
-at = 5
+at = 7
 local set, last = take()
 local refused = send(take())
 if refused then return {-1, refused} end
 local first, indexes = take()
+local old, olds = take()
+if olds >= old then redis.call('DEL', KEYS[1]) end
+for j = old, olds do redis.call('ZREM', ARGV[j], ARGV[2]) end
 index(first, indexes, ARGV[2], ARGV[4])
 grown(KEYS[1], set, last, 1, 0)
 write(KEYS[1], set, last)

@@ -93,7 +93,11 @@ class RedisStore(RedisInstances):
         return [self._key("status", status.value), self._key("name", name, status.value)]
 
     def create(
-        self, execution: SagaExecution, token: str, batch: Sequence[Envelope] = ()
+        self,
+        execution: SagaExecution,
+        token: str,
+        batch: Sequence[Envelope] = (),
+        replaces: SagaExecution | None = None,
     ) -> tuple[SagaExecution, bool]:
         due = "" if execution.due_at is None else repr(execution.due_at)
         ttl = self._expires if _is_over(execution) else ""
@@ -102,11 +106,12 @@ class RedisStore(RedisInstances):
             execution.saga_id,
             scripts.CREATE,
             [
-                *(token, execution.saga_id, due, ttl),
+                *(token, execution.saga_id, due, ttl, *_identity(replaces)),
                 *_lists(
                     creation(execution),
                     payload.messages(carried, self._database),
                     self._indexes(execution.status, execution.name),
+                    self._indexes(replaces.status, replaces.name) if replaces else [],
                 ),
             ],
             self._key("due"),
@@ -333,6 +338,11 @@ class _KnownPlan:
         if where not in self._parts:
             self._parts[where] = part_for(self.plan, ref)
         return self._parts[where]
+
+
+def _identity(replaced: SagaExecution | None) -> tuple[str, str]:
+    """Revision and run id of an execution, as the script that creates one compares them."""
+    return ("", "") if replaced is None else (str(replaced.revision), replaced.run_id)
 
 
 def _is_over(execution: SagaExecution) -> bool:
