@@ -35,7 +35,7 @@ Readers = Mapping[str, Callable[[Any], Any]]
 
 
 def _failure(data: Mapping[str, Any]) -> Failure:
-    return Failure(**data)
+    return Failure(**{**data, "arguments": tuple(data.get("arguments", ()))})
 
 
 def _claim(data: Mapping[str, Any]) -> Claim:

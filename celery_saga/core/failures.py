@@ -31,7 +31,20 @@ _NO_MODULE = "<unknown>"
 
 def recorded(error: BaseException, step: str, attempt: int = 0) -> Failure:
     """Record an exception of a step; never raises, and the record is never large."""
-    return Failure(class_name(type(error)), text_of(error), step, attempt)
+    return Failure(class_name(type(error)), text_of(error), step, attempt, _own_arguments(error))
+
+
+def _own_arguments(error: BaseException) -> tuple[str | int | float, ...]:
+    """Those of an error of this library; the class is known, and no code of a user."""
+    if not _is_own(type(error)):
+        return ()
+    known = tuple(_plain(it, FAILURE_TEXT) if type(it) is str else it for it in error.args)
+    return known if all(type(it) in (str, int, float) for it in known) else ()
+
+
+def _is_own(cls: Any) -> bool:
+    own = sys.modules[SagaError.__module__]
+    return cls is not None and getattr(own, _of_type(cls, "__qualname__"), None) is cls
 
 
 def class_name(cls: type) -> str:
@@ -90,6 +103,10 @@ def exception_of(failure: Failure) -> Exception:
     lacks the attributes.
     """
     found = _class_of(failure.type)
+    if failure.arguments and _is_own(found):
+        with contextlib.suppress(TypeError):  # another version made it of others
+            own: Exception = found(*failure.arguments)
+            return own
     for arguments in _arguments(failure.message) if found else ():
         # The class is user code, and may require other arguments, refuse these, or return anything.
         with contextlib.suppress(BaseException):

@@ -231,12 +231,14 @@ class Failure:
 
     Args:
         attempt: the number of the step's attempt that failed; 0: it is not known, or none did.
+        arguments: of an error of this library, which make it again.
     """
 
     type: str
     message: str
     step: str = ""
     attempt: int = 0
+    arguments: tuple[str | int | float, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type

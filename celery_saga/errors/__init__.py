@@ -21,6 +21,9 @@
       MissingInput (LookupError)                      a step needs a key that the context lacks
       BadStepResult (TypeError)                       a step returned what is not a valid result
       UnsendableStep                                  Celery cannot make a message of a step
+      JoinConflict (ValueError)                       branches wrote different values of a key
+      BadItems (ValueError)                           a loop over what is not a list, or too long
+      SignalTimeout                                   a signal was not sent in time
       StoreError
         StoreUnavailable                              the store does not answer now
         PublishRefused                                 the store may not write to the broker
@@ -143,6 +146,9 @@ from celery_saga.errors.runs import (
     SagaStuck as SagaStuck,
 )
 from celery_saga.errors.steps import (
+    BadItems as BadItems,
+)
+from celery_saga.errors.steps import (
     BadStepResult as BadStepResult,
 )
 from celery_saga.errors.steps import (
@@ -155,7 +161,13 @@ from celery_saga.errors.steps import (
     ContextTooLarge as ContextTooLarge,
 )
 from celery_saga.errors.steps import (
+    JoinConflict as JoinConflict,
+)
+from celery_saga.errors.steps import (
     MissingInput as MissingInput,
+)
+from celery_saga.errors.steps import (
+    SignalTimeout as SignalTimeout,
 )
 from celery_saga.errors.steps import (
     UnsendableStep as UnsendableStep,

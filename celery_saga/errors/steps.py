@@ -87,6 +87,67 @@ class UnsendableStep(SagaError):
         return f"step {self.step!r}: task {self.task!r} cannot be sent: {self.cause}"
 
 
+class JoinConflict(SagaError, ValueError):
+    """Two branches of a parallel step wrote different values of one key.
+
+    Args:
+        key: the key of the context.
+        branch, other: the names of the branches.
+    """
+
+    def __init__(self, key: str, branch: str, other: str) -> None:
+        super().__init__(key, branch, other)
+        self.key, self.branch, self.other = key, branch, other
+
+    @property
+    def branches(self) -> tuple[str, str]:
+        """The names of both branches."""
+        return self.branch, self.other
+
+    def __str__(self) -> str:
+        names = f"{self.branch!r} and {self.other!r}"
+        return f"branches {names} wrote different values of {self.key!r}"
+
+
+class BadItems(SagaError, ValueError):
+    """A loop goes over something that is not a list, or a list that is too long.
+
+    Args:
+        path: its place, such as ``context['order']['lines']``.
+        found: what is there: ``nothing there``, ``a value of type int``, ``1001 items``.
+        limit: of the items; 0: it is not a list.
+    """
+
+    def __init__(self, path: str, found: str, limit: int = 0) -> None:
+        super().__init__(path, found, limit)
+        self.path, self.found, self.limit = path, found, limit
+
+    def __str__(self) -> str:
+        if not self.limit:
+            return f"expected a list at {self.path}, found {self.found}"
+        return (
+            f"expected at most {self.limit} items at {self.path}, found {self.found}: start a saga "
+            f"for each part of the list"
+        )
+
+
+class SignalTimeout(SagaError):
+    """A signal was not sent in time.
+
+    Args:
+        signal: its name; in loops with the number of the item: ``approved[7]``.
+        timeout: of the wait, in seconds.
+    """
+
+    def __init__(self, signal: str, timeout: float) -> None:
+        super().__init__(signal, timeout)
+        self.signal, self.timeout = signal, timeout
+
+    def __str__(self) -> str:
+        seconds = str(self.timeout).removesuffix(".0")
+        return f"signal {self.signal!r} was not sent within {seconds} s"
+
+
 class BlockedByCompensation(AbortSaga):
     """A step's compensation was committed before the step: the barrier blocks its attempts."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from dataclasses import replace
@@ -21,9 +22,20 @@ from celery_saga import (
     SagaStuck,
     StepStatus,
 )
+from celery_saga.core.checkpoint import record_to_dict, step_from_dict
 from celery_saga.core.failures import exception_of, recorded
 from celery_saga.core.plan import Call, Plan, PlanStep
-from celery_saga.core.state import Failure
+from celery_saga.core.state import Failure, SagaStepExecution
+from celery_saga.errors import (
+    BadItems,
+    BadStepResult,
+    BlockedByCompensation,
+    JoinConflict,
+    MissingInput,
+    SignalTimeout,
+    UnsendableStep,
+    UnserializableValue,
+)
 from celery_saga.messaging.outcome import failure_of
 from tests.core.scenario import Scenario
 
@@ -189,3 +201,59 @@ def test_who_reports_a_failure_does_not_matter_to_the_name_of_its_step(
     error = failure_of(played.execution)
     assert (played.execution.status, error.step) == (status, "b")
     assert "step 'b'" in str(error)
+
+
+class TestOwnErrors:
+    """Errors of this library come back with their attributes."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            JoinConflict("total", "a", "b"),
+            BadItems("context['lines']", "nothing there"),
+            BadItems("context['lines']", "1001 items", 1000),
+            SignalTimeout("approved[7]", 2.5),
+            MissingInput("total", "charge", "shop.charge"),
+            BadStepResult("charge", "a mapping", "int from task 'shop.charge'"),
+            UnserializableValue("context['x']", "a set"),
+            UnsendableStep("charge", "shop.charge", "it cannot be sent"),
+            BlockedByCompensation("s/pay/f/0"),
+            AbortSaga("no"),
+            AbortSaga(),
+        ],
+        ids=lambda error: f"{type(error).__name__}{error.args}",
+    )
+    def test_row(self, error: Exception) -> None:
+        step = SagaStepExecution("a", error=recorded(error, "a"))
+        data = json.loads(json.dumps(record_to_dict(step)))
+        failure = step_from_dict(data).error
+        assert failure == step.error
+        assert failure is not None
+        found = exception_of(failure)
+        assert type(found) is type(error)
+        assert (found.args, vars(found), str(found)) == (error.args, vars(error), str(error))
+
+    def test_values_that_are_not_plain_are_not_kept(self) -> None:
+        failure = recorded(AbortSaga({"card": "4242"}), "a")
+        assert failure.arguments == ()
+        assert str(exception_of(failure)) == "{'card': '4242'}"
+
+    def test_arguments_of_another_version_are_left_out(self) -> None:
+        failure = replace(recorded(BlockedByCompensation("k"), "a"), arguments=("k", 2))
+        found = exception_of(failure)
+        assert isinstance(found, BlockedByCompensation)
+        assert str(found) == failure.message
+
+    def test_of_a_user_none_are_kept(self) -> None:
+        class Own(AbortSaga):
+            pass
+
+        assert recorded(Own("x"), "a").arguments == ()
+        assert recorded(TwoArguments(1, "x"), "a").arguments == ()
+
+    def test_a_missing_input_has_its_key(self) -> None:
+        error = Scenario.of("a b<total").play("start, f0 ok").execution.rollback_reason
+        assert error is not None
+        found = exception_of(error)
+        assert isinstance(found, MissingInput)
+        assert (found.key, found.step, found.task) == ("total", "b", "do.b")

@@ -823,7 +823,7 @@ def test_inputs_of_a_compensation(row: Inputs) -> None:
             "",
             {"items": [0] * 1001},
             "celery_saga.errors.BadItems: expected at most 1000 items at context['items'], "
-            "found 1001: start a saga for each part of the list",
+            "found 1001 items: start a saga for each part of the list",
         ),
     ],
     ids=["join", "not a list", "no list", "too many"],

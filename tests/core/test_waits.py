@@ -189,7 +189,7 @@ def test_a_wait_with_a_timeout_fails_when_that_has_passed() -> None:
     assert run.sent == ["a", "compensate a"]
     error = run.execution.error
     assert error is not None
-    assert (error.type, error.step) == ("SignalTimeout", "approval")
+    assert (error.type, error.step) == ("celery_saga.errors.SignalTimeout", "approval")
     assert "'approved' was not sent within 86400 s" in error.message
     assert run.done().status is SagaStatus.COMPENSATED
 

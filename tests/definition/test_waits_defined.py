@@ -11,7 +11,7 @@ import pytest
 from celery_saga import Saga, SagaCompensated
 from celery_saga.core.events import Overdue
 from celery_saga.core.plan import Plan, Sleep, Wait
-from celery_saga.errors import DefinitionError
+from celery_saga.errors import DefinitionError, SignalTimeout
 from celery_saga.runtime import runtime_of
 from tests.api.shops import Shop
 
@@ -37,7 +37,9 @@ def test_the_error_of_a_timeout(shop: Shop) -> None:
 
     with pytest.raises(SagaCompensated, match="'approved' was not sent within 60 s") as caught:
         result.get()
-    assert type(caught.value.exception).__name__ == "SignalTimeout"
+    error = caught.value.exception
+    assert isinstance(error, SignalTimeout)
+    assert (error.signal, error.timeout) == ("approved", 60)
 
 
 def test_a_step_behind_it_sees_the_payload(shop: Shop) -> None:

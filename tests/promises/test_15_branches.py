@@ -8,6 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_saga import LocalSagaStep, Saga, SagaCompensated, SagaContext, SagaManager
+from celery_saga.errors import JoinConflict
 from celery_saga.stores.memory import MemoryStore
 from tests.helpers import wait_for
 from tests.worker.apps.steps import compensation, late
@@ -130,8 +131,13 @@ def test_different_values_of_a_key_fail_the_saga(bench: Bench) -> None:
         LocalSagaStep(bench.returns({"key": 1}), bench.compensates(), name="one"),
         LocalSagaStep(bench.returns({"key": 2}), bench.compensates(), name="two"),
     )
-    with pytest.raises(SagaCompensated, match=r"'one' and 'two' wrote different values of 'key'"):
+    with pytest.raises(
+        SagaCompensated, match=r"'one' and 'two' wrote different values of 'key'"
+    ) as found:
         saga.commit().delay().get()
+    conflict = found.value.exception
+    assert isinstance(conflict, JoinConflict)
+    assert (conflict.key, conflict.branches) == ("key", ("one", "two"))
     assert bench.calls == [(2, None), (1, None)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.scoped import REMOVED, names_in
+from celery_saga.errors import BadItems, JoinConflict
 
 #: Items that a loop may have: each is a part of the checkpoint as long as the saga runs.
 MAX_ITEMS = 1000
@@ -19,10 +20,10 @@ def items_at(context: Mapping[str, Any], path: Sequence[str | int]) -> list[Any]
     """The list that a loop goes over.
 
     Raises:
-        ValueError: there is none, or it has too many items.
+        BadItems: there is none, or it has too many items.
     """
     found: Any = context
-    shown = "".join(f"[{key!r}]" for key in path)
+    shown = "context" + "".join(f"[{key!r}]" for key in path)
     try:
         for key in path:
             found = found[key]
@@ -30,15 +31,11 @@ def items_at(context: Mapping[str, Any], path: Sequence[str | int]) -> list[Any]
         hint = ""
         if len(path) == 1 and "." in str(path[0]):
             hint = f": a path into a value is a tuple, {tuple(str(path[0]).split('.'))!r}"
-        raise ValueError(f"expected a list at context{shown}, found nothing there{hint}") from None
+        raise BadItems(shown, f"nothing there{hint}") from None
     if not isinstance(found, list):
-        kind = type(found).__name__
-        raise ValueError(f"expected a list at context{shown}, found a value of type {kind}")
+        raise BadItems(shown, f"a value of type {type(found).__name__}")
     if len(found) > MAX_ITEMS:
-        raise ValueError(
-            f"expected at most {MAX_ITEMS} items at context{shown}, found {len(found)}: "
-            f"start a saga for each part of the list"
-        )
+        raise BadItems(shown, f"{len(found)} items", MAX_ITEMS)
     return found
 
 
@@ -69,7 +66,7 @@ def joined(values: Mapping[str, Any], branches: Iterable[tuple[str, str]]) -> Va
         branches: name and scope of each.
 
     Raises:
-        ValueError: two of them wrote different values of one key.
+        JoinConflict: two of them wrote different values of one key.
     """
     found: dict[str, tuple[str, str]] = {}
     for branch, scope in branches:
@@ -77,9 +74,7 @@ def joined(values: Mapping[str, Any], branches: Iterable[tuple[str, str]]) -> Va
         for key, text in own.texts().items():
             other, known = found.setdefault(key, (branch, text))
             if known != text and own.codec.loads(known) != own.codec.loads(text):
-                raise ValueError(
-                    f"branches {other!r} and {branch!r} wrote different values of {key!r}"
-                )
+                raise JoinConflict(key, other, branch)
     return Values(texts={key: text for key, (_, text) in found.items()})
 
 

@@ -41,6 +41,7 @@ from celery_saga.core.decide.transitions import (
     check_by,
     deadline_failure,
     end,
+    failure_of,
     hold,
     missing_input,
     past_pivot,
@@ -72,6 +73,7 @@ from celery_saga.core.plan import (
     dotted,
 )
 from celery_saga.core.state import replace
+from celery_saga.errors import BadItems, JoinConflict, SignalTimeout
 
 
 def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
@@ -114,9 +116,8 @@ def _begin_parallel(execution: SagaExecution, path: Path, node: Parallel, at: fl
 def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: float) -> Decision:
     try:
         items = items_at(execution.view(path), node.over)
-    except ValueError as error:
-        name = execution.plan.name_of(path)
-        return fail(execution, path, Failure("celery_saga.errors.BadItems", str(error), name), at)
+    except BadItems as error:
+        return fail(execution, path, failure_of(error, execution, path), at)
     left = len(items) if node.parallel else None
     execution = _begun(execution, path, at, chosen=len(items), left=left)
     for place, item in enumerate(items):
@@ -195,9 +196,8 @@ def time_has_come(execution: SagaExecution, path: Path, at: float) -> Decision:
     if node.on_timeout is not None:
         execution = execution.with_step(path, status=StepStatus.RUNNING, chosen=0)
         return begin(execution, (*path, 0), at)
-    text = f"signal {execution.plan.signal_of(path)!r} was not sent within {node.timeout:g} s"
-    name = execution.plan.name_of(path)
-    return fail(execution, path, Failure("SignalTimeout", text, name), at)
+    error = SignalTimeout(execution.plan.signal_of(path), node.timeout or 0.0)
+    return fail(execution, path, failure_of(error, execution, path), at)
 
 
 _BEGIN: Mapping[type, Callable[..., Decision]] = {
@@ -258,10 +258,8 @@ def _join(execution: SagaExecution, path: Path, node: Parallel, at: float) -> De
     branches = [(each.name, dotted((*path, i))) for i, each in enumerate(node.branches)]
     try:
         update, removed = split_removed(joined(execution.values, branches))
-    except ValueError as error:
-        name = execution.plan.name_of(path)
-        failure = Failure("celery_saga.errors.JoinConflict", str(error), name)
-        return fail(execution, path, failure, at)
+    except JoinConflict as error:
+        return fail(execution, path, failure_of(error, execution, path), at)
     return _group_over(with_changes(execution, path, update, removed), path, at)
 
 

@@ -24,7 +24,7 @@ from celery_saga.core.execution import (
 from celery_saga.core.plan import Call, Choice, Path, Plan
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.state import Signal, replace
-from celery_saga.errors import needs
+from celery_saga.errors import SagaError, needs
 
 #: Seconds from one check of a live saga to the next; the second figure: while its step runs.
 CHECK_INTERVAL, CLAIMED_CHECK_INTERVAL = POLICY.check_interval, POLICY.claimed_check_interval
@@ -278,11 +278,18 @@ def name_of_current(execution: SagaExecution) -> str:
     return "" if path is None else execution.plan.name_of(path)
 
 
+def failure_of(error: SagaError, execution: SagaExecution, path: Path) -> Failure:
+    """The record of an error of this library at a node."""
+    kind, name = f"{SagaError.__module__}.{type(error).__name__}", execution.plan.name_of(path)
+    return Failure(kind, str(error), name, arguments=error.args)
+
+
 def missing_input(execution: SagaExecution, path: Path, key: str, call: Call) -> Failure:
     """The record of an input that the context lacks."""
     name = execution.plan.name_of(path)
     text = f"task {call.task!r} of step {name!r} {needs(key)}"
-    return Failure("celery_saga.errors.MissingInput", text, name)
+    known = (key, name, call.task)
+    return Failure("celery_saga.errors.MissingInput", text, name, arguments=known)
 
 
 def with_possible_effect(execution: SagaExecution, path: Path, began: bool) -> SagaExecution:
