@@ -33,7 +33,7 @@ from celery_saga.core.state import (
     replace,
 )
 
-FAILURE = Failure("Declined", "no cover", "charge", 2)
+FAILURE = Failure("Declined", "no cover", "charge", 2, ("no cover", 1))
 CLAIM = Claim("t", "i", 1, 5.0, "outer", "celery@host")
 ATTEMPT = Attempt(1, Direction.COMPENSATION, "n", "i", 1.0, 2.0, AttemptOutcome.LOST, "lost")
 
@@ -60,6 +60,7 @@ OF_HEAD: dict[str, Any] = {
     "root_id": "r",
     "parent_id": "p",
     "run_id": "u",
+    "first_round": 1,
     "opened_with": "d",
     "created_at": 1.5,
     "updated_at": 2.5,

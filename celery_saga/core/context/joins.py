@@ -59,23 +59,30 @@ def returned(inside: Values, returns: Mapping[str, str]) -> Values:
     return Values(texts=texts, codec=inside.codec)
 
 
-def joined(values: Mapping[str, Any], branches: Iterable[tuple[str, str]]) -> Values:
+def joined(
+    values: Mapping[str, Any], group: str, branches: Sequence[str], *, agreed: bool = False
+) -> Values:
     """What all branches of a group wrote.
 
     Args:
-        branches: name and scope of each.
+        group: its path; the places of the branches behind it are their scopes.
+        branches: the names of all.
+        agreed: leave out the keys of which two wrote different values.
 
     Raises:
         JoinConflict: two of them wrote different values of one key.
     """
     found: dict[str, tuple[str, str]] = {}
-    for branch, scope in branches:
-        own = values_in(values, scope)
+    disputed: set[str] = set()
+    for place, branch in enumerate(branches):
+        own = values_in(values, f"{group}.{place}")
         for key, text in own.texts().items():
             other, known = found.setdefault(key, (branch, text))
             if known != text and own.codec.loads(known) != own.codec.loads(text):
-                raise JoinConflict(key, other, branch)
-    return Values(texts={key: text for key, (_, text) in found.items()})
+                if not agreed:
+                    raise JoinConflict(key, other, branch)
+                disputed.add(key)
+    return Values(texts={key: text for key, (_, text) in found.items() if key not in disputed})
 
 
 def lists_of(

@@ -255,9 +255,9 @@ def _one_less(execution: SagaExecution, path: Path) -> tuple[SagaExecution, bool
 
 def _join(execution: SagaExecution, path: Path, node: Parallel, at: float) -> Decision:
     """All branches are over: what they wrote comes into the context around them."""
-    branches = [(each.name, dotted((*path, i))) for i, each in enumerate(node.branches)]
+    names = [each.name for each in node.branches]
     try:
-        update, removed = split_removed(joined(execution.values, branches))
+        update, removed = split_removed(joined(execution.values, dotted(path), names))
     except JoinConflict as error:
         return fail(execution, path, failure_of(error, execution, path), at)
     return _group_over(with_changes(execution, path, update, removed), path, at)

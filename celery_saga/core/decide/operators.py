@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery_saga.core.context.data import Values, values_of
+from celery_saga.core.context.joins import joined, split_removed
 from celery_saga.core.context.scoped import stored_name
 from celery_saga.core.decide.forward import (
     has_signal,
@@ -28,6 +29,7 @@ from celery_saga.core.decide.transitions import (
     noted,
     past_pivot,
     signal_named,
+    with_changes,
     with_signal,
 )
 from celery_saga.core.events import (
@@ -50,7 +52,7 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
-from celery_saga.core.plan import Path, Wait
+from celery_saga.core.plan import Choice, Parallel, Path, PlanStep, Wait, dotted
 from celery_saga.core.state import Signal, replace
 from celery_saga.errors import SagaNotActionable, SagaPastPivot
 
@@ -242,15 +244,19 @@ def _edited(execution: SagaExecution, update: Mapping[str, Any]) -> SagaExecutio
 
 
 def _edited_around(execution: SagaExecution, path: Path, update: Values) -> SagaExecution:
-    for depth in range(1, len(path) + 1):
-        scope = execution.plan.scopes(path[:depth])[0].id
+    """Edit the scopes around a node, and of a group that failed to be joined those inside."""
+    places, node = [path[:depth] for depth in range(1, len(path) + 1)], execution.plan.at(path)
+    if isinstance(node, Parallel):
+        places += [(*path, place) for place in range(len(node.branches))]
+    for place in places:
+        scope = execution.plan.scopes(place)[0].id
         texts = {
             key: update.text(key)
             for key in update
             if scope and stored_name(scope, key) in execution.values
         }
         changed = Values(texts=texts, codec=update.codec)
-        execution = execution.with_values(changed, path=path[:depth])
+        execution = execution.with_values(changed, path=place)
     return execution
 
 
@@ -263,16 +269,40 @@ def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decisio
     execution = _requested(execution, "skip", event)
     failed = ended_branches(execution) if execution.direction is Direction.FORWARD else []
     if failed:
-        execution = execution.with_step(failed[0], status=StepStatus.SKIPPED)
-        held = execution.steps[failed[1]].error if failed[1:] else None  # another branch
-        execution = replace(execution, status=SagaStatus.RUNNING, error=held, held=held)
-        execution = check_at(execution, event.at + CHECK_INTERVAL)
-        return over(execution, failed[0], event.at)
+        return _skipped(execution, failed, event.at)
     obstacle = held_up_by(execution)  # of several the one that is shown: of that it was asked
     for path, step in list(execution.steps.items()):
         if step is obstacle:
             execution = execution.with_step(path, status=StepStatus.SKIPPED, effect=False)
     return _continue(execution, event.at)
+
+
+def _skipped(execution: SagaExecution, failed: list[Path], at: float) -> Decision:
+    """Continue behind the node that is shown as the cause; other branches may be held up too."""
+    error, name_of = execution.error, execution.plan.name_of
+    path = next((each for each in failed if error and name_of(each) == error.step), failed[0])
+    others = [each for each in failed if each != path]
+    held = execution.steps[others[0]].error if others else None
+    execution = replace(execution, status=SagaStatus.RUNNING, error=held, held=held)
+    execution = check_at(execution, at + CHECK_INTERVAL)
+    node = execution.plan.at(path)
+    execution = execution.with_step(path, status=StepStatus.SKIPPED)
+    if isinstance(node, PlanStep) and node.compensation is not None:
+        # An operator has done its work: a rollback that comes later has to compensate it.
+        execution = execution.with_step(path, effect=True)
+    elif isinstance(node, Choice):
+        execution = execution.with_step(path, chosen=-1)
+    elif isinstance(node, Parallel) and execution.steps[path].left == 0:
+        execution = _joined_in_part(execution, path, node)
+    return over(execution, path, at)
+
+
+def _joined_in_part(execution: SagaExecution, path: Path, node: Parallel) -> SagaExecution:
+    """A join that is skipped: what its branches do not agree on stays as it was around them."""
+    names = [each.name for each in node.branches]
+    agreed = joined(execution.values, dotted(path), names, agreed=True)
+    update, removed = split_removed(agreed)
+    return with_changes(execution, path, update, removed)
 
 
 def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:
