@@ -8,11 +8,13 @@ from celery_saga.definition import functions
 from celery_saga.definition.binding import check_function
 from celery_saga.definition.options import check_message_options
 from celery_saga.definition.steps import (
+    ConditionalSagaStep,
     ForEachSagaStep,
     LocalSagaStep,
     NestedSagaStep,
     ParallelSagaStep,
     SagaStep,
+    SleepSagaStep,
     WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import NOT_IN_NAMES, Located
@@ -165,17 +167,38 @@ def _stored(step: SagaStep) -> Iterator[str]:
 
 
 def _check_loop(where: str, step: ForEachSagaStep) -> None:
-    body = step.body
-    key = (
-        body.action.options.get("returns")
-        if isinstance(body, LocalSagaStep) and body.action
-        else None
-    )
-    if step.returns is not None and key not in (None, step.returns):
-        raise DefinitionError(
-            f"{where} collects {step.returns!r} and its body has returns={key!r}: expected the "
-            f"same key, or no returns= of the body"
-        )
+    """Refuse to collect a key that the body, or a way through it, is known not to write."""
+    if step.returns is None:
+        return
+    for keys in _ways_to_write(step.body):
+        if keys is not None and step.returns not in keys:
+            found = f"has returns={keys[0]!r}" if len(keys) == 1 else f"writes {sorted(keys)}"
+            raise DefinitionError(
+                f"{where} collects {step.returns!r} and its body {found if keys else 'has none'}: "
+                f"expected the same key, or no returns= of the body"
+            )
+
+
+def _ways_to_write(step: SagaStep) -> Iterator[list[str | bool] | None]:
+    """For each way through a body the keys that it writes; ``None``: they are not known."""
+    if isinstance(step, LocalSagaStep):
+        key = step.action.options.get("returns") if step.action else None
+        yield None if key is None else [key]
+    elif isinstance(step, NestedSagaStep) and step.returns is not None:
+        yield list(step.returns)
+    elif isinstance(step, NestedSagaStep):
+        inside = step.nested.steps
+        if len(inside) == 1:
+            yield from _ways_to_write(inside[0])
+            return
+        ways = [way for each in inside for way in _ways_to_write(each)]
+        plain = all(isinstance(each, LocalSagaStep) for each in inside)
+        yield [way[0] for way in ways if way] if plain and None not in ways else None
+    elif isinstance(step, ConditionalSagaStep | WaitSagaStep):
+        for child in step.children:
+            yield from _ways_to_write(child)
+    else:
+        yield [] if isinstance(step, SleepSagaStep) else None
 
 
 def _check_retries(saga: str, found: Sequence[Located]) -> None:

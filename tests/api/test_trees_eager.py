@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_saga import (
+    ConditionalSagaStep,
     LocalSagaStep,
+    NestedSagaStep,
     Saga,
     SagaCompensated,
     SagaContext,
@@ -345,3 +348,81 @@ def test_a_loop_over_a_dotted_key(over: str) -> None:
     result = Saga("dotted", app=app).for_each(over, ship).commit().delay(order={"lines": ["a"]})
     assert result.failure is not None
     assert f"a path into a value is a tuple, {tuple(over.split('.'))!r}" in result.failure.message
+
+
+def choosing(*alternatives: Any, otherwise: Any = None) -> ConditionalSagaStep:
+    made = ConditionalSagaStep()
+    for alternative in alternatives:
+        made.if_then("eager.has_x", alternative, inputs=["item"])
+    return made if otherwise is None else made.else_then(otherwise)
+
+
+@app.task(name="eager.has_x")
+def has_x(item: str) -> bool:
+    return item == "x"
+
+
+@app.task(name="eager.mapping")
+def mapping(item: str) -> dict[str, str]:
+    return {"parcel": f"in a mapping: {item}"}
+
+
+PARCELS = ["parcel of x", "parcel of y"]
+BODIES: dict[str, tuple[Callable[[], Any], list[Any]]] = {
+    "a task": (lambda: ship, PARCELS),
+    "its name": (lambda: LocalSagaStep("eager.ship"), PARCELS),
+    "a step with that returns=": (lambda: LocalSagaStep(ship, returns="parcel"), PARCELS),
+    "a saga of one step": (lambda: saga("one", ship), PARCELS),
+    "a saga of one step that is a saga": (
+        lambda: saga("outer", NestedSagaStep(saga("one", ship))),
+        PARCELS,
+    ),
+    "a saga that sees its item alone": (
+        lambda: NestedSagaStep(saga("one", ship), inputs=["item"]),
+        PARCELS,
+    ),
+    "a saga that gives back the key": (
+        lambda: NestedSagaStep(saga("one", step("parcel")), returns=["parcel"]),
+        ["one.parcel[0]", "one.parcel[1]"],
+    ),
+    "a choice": (lambda: choosing(ship, otherwise=ship), PARCELS),
+    "a choice that takes nothing": (lambda: choosing(ship), ["parcel of x", None]),
+    "a choice between sagas": (
+        lambda: choosing(saga("one", ship), otherwise=saga("other", ship)),
+        PARCELS,
+    ),
+    "a choice in a saga": (lambda: saga("one", choosing(ship, otherwise=ship)), PARCELS),
+    "a saga of two steps": (
+        lambda: saga("two", step("first"), LocalSagaStep(ship, returns="parcel")),
+        PARCELS,
+    ),
+    "a saga whose last step returns a mapping": (
+        lambda: saga("two", step("first"), mapping),
+        ["in a mapping: x", "in a mapping: y"],
+    ),
+    "a task that returns a mapping": (
+        lambda: mapping,
+        [{"parcel": "in a mapping: x"}, {"parcel": "in a mapping: y"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("body", BODIES)
+def test_what_a_loop_collects(body: str, parallel: bool) -> None:
+    build, parcels = BODIES[body]
+    loop = Saga("collecting", app=app)
+    loop.for_each("items", build(), parallel=parallel, returns="parcel")
+    assert loop.commit().delay(items=["x", "y"]).get()["parcel"] == parcels
+
+
+def test_a_saga_is_shown_with_all_that_is_in_it() -> None:
+    loop = Saga("shown", app=app)
+    loop.parallel_step(step("a"), saga("inner", step("b"))).local_step(
+        LocalSagaStep(ship, name="c", on_commit=back)
+    )
+    loop.for_each("items", choosing(step("d"), otherwise=step("e")))
+    shown = repr(loop.commit()).replace(" <-> back", "")
+    assert shown == (
+        "<Saga shown: parallel(a | inner(b)) -> c, on commit back -> for_each(choice(d | e))>"
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import pytest
 
 from celery_saga import LocalSagaStep, NestedSagaStep, Saga, SagaContext, errors
+from celery_saga.definition.steps import ConditionalSagaStep, SleepSagaStep, WaitSagaStep
 from celery_saga.errors import DefinitionError
 from tests.definition.building import new_app, plan_of
 
@@ -35,6 +37,28 @@ def total(total: float) -> bool: ...  # type: ignore[empty-body]
 
 def inner(**options: Any) -> Saga:
     return Saga("inner", steps=[one], **options).commit()
+
+
+def step(**options: Any) -> LocalSagaStep:
+    return LocalSagaStep(one, **options)
+
+
+def of(*steps: LocalSagaStep, **options: Any) -> Saga:
+    return Saga("of", steps=[copy(each) for each in steps] or [step(**options)]).commit()
+
+
+AC = (step(name="a", returns="a"), step(name="c", returns="c"))
+
+
+def alternatives(*steps: Any) -> ConditionalSagaStep:
+    found = ConditionalSagaStep()
+    for each in steps:
+        found.if_then(total, each)
+    return found
+
+
+def wait(after: LocalSagaStep) -> WaitSagaStep:
+    return WaitSagaStep("approved", 1, after)
 
 
 def planned(build: Callable[[Saga], Any]) -> Callable[[], Any]:
@@ -299,6 +323,41 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], Any], list[str]]] = {
         DefinitionError,
         planned(lambda saga: saga.for_each("items", LocalSagaStep(one, returns="a"), returns="b")),
         ["collects 'b'", "returns='a'"],
+    ),
+    "a loop that collects what its body drops": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", LocalSagaStep(one, returns=False), returns="b")),
+        ["collects 'b'", "returns=False"],
+    ),
+    "a loop that collects another key than a saga of one step returns": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("items", of(returns="a"), returns="b")),
+        ["collects 'b'", "returns='a'"],
+    ),
+    "a loop that collects a key that no step of a saga returns": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", of(*AC), returns="b")),
+        ["collects 'b'", "writes ['a', 'c']"],
+    ),
+    "a loop that collects another key than a nested saga gives back": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", NestedSagaStep(of(), returns=["a"]), returns="b")),
+        ["collects 'b'", "returns='a'"],
+    ),
+    "a loop that collects another key than an alternative returns": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", alternatives(one, step(returns="a")), returns="b")),
+        ["collects 'b'", "returns='a'"],
+    ),
+    "a loop that collects another key than what runs after a timeout returns": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", wait(step(returns="a")), returns="b")),
+        ["collects 'b'", "returns='a'"],
+    ),
+    "a loop that collects what a sleep writes": (
+        DefinitionError,
+        planned(lambda saga: saga.for_each("x", SleepSagaStep(1), returns="b")),
+        ["collects 'b'", "has none"],
     ),
     "a nested saga of another app": (
         DefinitionError,

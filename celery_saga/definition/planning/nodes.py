@@ -87,7 +87,8 @@ class Nodes:
             branches = tuple(self._node(branch, level) for branch in step.children)
             return Parallel(name, branches, together)
         if isinstance(step, ForEachSagaStep):
-            body = _collected(self._node(step.body, level), step.returns)
+            body = self._node(step.body, level)
+            body = body if step.returns is None else _collected(body, step.returns)
             way = (step.parallel, step.returns, together)
             return ForEach(name, step.over, step.item, body, *way)
         if isinstance(step, SleepSagaStep):
@@ -163,13 +164,23 @@ class Nodes:
         return filled(self._app, call, given)
 
 
-def _collected(body: Node, key: str | None) -> Node:
-    """The body of a loop, whose single task puts its result under the key that is collected."""
-    if key is not None and isinstance(body, Wait):
-        return replace(body, key=key)
-    if key is None or not isinstance(body, PlanStep) or body.action.style == "context":
-        return body
-    return replace(body, action=replace(body.action, returns=key))
+def _collected(body: Node, key: str) -> Node:
+    """The body of a loop, whose single task puts its result under the key that is collected.
+
+    So does the single task of an alternative, and of a saga of one step.
+    """
+    if isinstance(body, Wait):
+        after = None if body.on_timeout is None else _collected(body.on_timeout, key)
+        return replace(body, key=key, on_timeout=after)
+    if isinstance(body, Choice):
+        cases = tuple(replace(case, node=_collected(case.node, key)) for case in body.cases)
+        rest = None if body.otherwise is None else _collected(body.otherwise, key)
+        return replace(body, cases=cases, otherwise=rest)
+    if isinstance(body, NestedSaga) and len(body.steps) == 1 and body.returns is None:
+        return replace(body, steps=(_collected(body.steps[0], key),))
+    if isinstance(body, PlanStep) and body.action.style == "inputs":
+        return replace(body, action=replace(body.action, returns=key))
+    return body
 
 
 def _class_names(step: str, app: Celery, given: Any) -> bool | tuple[str, ...]:

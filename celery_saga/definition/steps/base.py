@@ -376,5 +376,6 @@ class LocalSagaStep(SagaStep):
 
     def __repr__(self) -> str:
         arrow = f" <-> {self.compensation.label}" if self.compensation else ""
+        arrow += f", on commit {self.commit_task.label}" if self.commit_task else ""
         pivot = " (pivot)" if self.options.get("pivot") else ""
         return f"{self.name}{arrow}{pivot}"
