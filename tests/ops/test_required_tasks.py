@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from celery_saga import Saga
+from celery_saga import LocalSagaStep, Saga, SagaOperation
 from celery_saga.core.execution import Direction, Failure, SagaExecution, StepRef, StepStatus
 from celery_saga.ops.doctor.collect.required_tasks import (
     gather_required_tasks,
@@ -14,6 +14,7 @@ from celery_saga.ops.doctor.collect.required_tasks import (
     still_needed,
 )
 from celery_saga.runtime import runtime_of
+from tests.core.scenario import Scenario
 from tests.definition.building import new_app, plan_of
 
 #: The process may have sagas of other tests, too.
@@ -174,6 +175,82 @@ class TestStillNeeded:
         run = replace(run, rollback_reason=Failure("Cancelled", ""))
 
         assert self.needed(run) == {("reserve", "f")}
+
+
+class TestTrees:
+    """Steps in branches, choices, loops and nested sagas, behind timeouts, and commit tasks."""
+
+    @pytest.fixture
+    def saga(self, app):
+        def step(name, **options):
+            return LocalSagaStep(f"shop.{name}", name=name, inputs=[], **options)
+
+        inner = Saga("inner of the doctor", steps=[step("inner")], app=app).commit()
+        saga = Saga(SAGA, app=app)
+        saga.parallel_step(step("left", compensation=compensation("back")), inner)
+        choice = saga.conditional_step(name="way")
+        choice.if_then("shop.is_large", step("large", on_commit=compensation("settle")), inputs=[])
+        choice.if_then("shop.is_gift", step("gift"), inputs=[]).else_then(step("small"))
+        saga.for_each("items", step("item", on_commit=compensation("settle")), parallel=True)
+        saga.wait_for("approved", 5, step("remind"))
+        return saga.commit()
+
+    ALL = frozenset(
+        {
+            ("left", "shop.left"),
+            ("left", "shop.back"),
+            ("inner of the doctor.inner", "shop.inner"),
+            ("way", "shop.is_large"),
+            ("way", "shop.is_gift"),
+            ("large", "shop.large"),
+            ("gift", "shop.gift"),
+            ("small", "shop.small"),
+            ("item", "shop.item"),
+            ("remind", "shop.remind"),
+            ("large.commit", "shop.settle"),
+            ("item.commit", "shop.settle"),
+        }
+    )
+
+    def test_committed_sagas_bring_all_their_tasks(self, app, saga):
+        required, _ = gather_required_tasks(runtime_of(app), ())
+        found = {(it.step, it.task) for it in required if it.saga == saga.name}
+        assert found == self.ALL
+
+    def tasks(self, app, saga, script):
+        played = Scenario.of(plan_of(saga, app), values={"items": [1, 2]}).play(f"start, {script}")
+        needed = still_needed(played.execution)
+        calls = played.execution.plan.calls()
+        return {call.task.removeprefix("shop.") for path, call, way in calls if needed(path, way)}
+
+    NEEDED = (
+        ("f0.0 ok", "back inner is_large is_gift large gift small item remind settle"),
+        ("f0.0 ok, f0.1.0 ok, f1 true", "back large item remind settle"),
+        ("f0.0 ok, f0.1.0 ok, f1 false, f1 true", "back gift item remind settle"),
+        ("f0.0 ok, f0.1.0 ok, f1 false, f1 false", "back small item remind settle"),
+        ("f0.0 ok, f0.1.0 ok, f1 true, f1.0 ok, f2.0 ok", "back item remind settle"),
+        ("f0.0 ok, f0.1.0 ok, f1 true, f1.0 ok, f2.0 ok, f2.1 ok", "back remind settle"),
+        ("f0.0 ok, f0.1.0 fails", "back"),
+    )
+
+    @pytest.mark.parametrize(("script", "tasks"), NEEDED)
+    def test_live_ones_what_is_still_to_come(self, app, saga, script, tasks):
+        assert self.tasks(app, saga, script) == set(tasks.split())
+
+    def test_of_a_loop_over_nothing_none(self, app):
+        saga = Saga(SAGA, app=app)
+        saga.local_step("shop.charge", inputs=[])
+        body = LocalSagaStep("shop.item", inputs=[], on_commit=compensation("settle"))
+        saga.for_each("items", body).local_step("shop.ship", name="ship", inputs=[])
+        played = Scenario.of(plan_of(saga.commit(), app), values={"items": []})
+        played.play("start, f0 ok")
+        needed = still_needed(played.execution)
+        calls = played.execution.plan.calls()
+        assert [call.task for path, call, way in calls if needed(path, way)] == ["shop.ship"]
+
+
+def compensation(name):
+    return SagaOperation(f"shop.{name}", inputs=[])
 
 
 def test_what_tasks_say_of_their_times():

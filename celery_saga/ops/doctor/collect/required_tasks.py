@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 
 from celery_saga.core.execution import Direction, SagaExecution, SagaStepExecution, StepStatus
-from celery_saga.core.plan import Call, Path, Plan
+from celery_saga.core.plan import Call, Choice, ForEach, Path, Plan, Wait
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.definition.functions import is_wire_name
 from celery_saga.errors import DefinitionError, DefinitionWarning, SagaError, SetupError
@@ -66,11 +66,14 @@ def _runs_on(definition: SagaDefinition, app: Celery) -> bool:
 #: Whether the task of a step may still be sent in a direction.
 StillNeeded = Callable[[Path, Direction], bool]
 
+#: The records of a run by the path in the plan; of a loop those of all items.
+Records = dict[Path, list[tuple[Path, SagaStepExecution]]]
+
 
 def still_needed(execution: SagaExecution) -> StillNeeded:
     """Which tasks of a run may still be sent; of a loop that has begun all of its items count."""
     forward = execution.direction is Direction.FORWARD and execution.rollback_reason is None
-    records: dict[Path, list[tuple[Path, SagaStepExecution]]] = {}
+    records: Records = {}
     for path, record in execution.steps.items():
         records.setdefault(execution.plan.first_of(path), []).append((path, record))
 
@@ -78,14 +81,32 @@ def still_needed(execution: SagaExecution) -> StillNeeded:
         if direction is Direction.FORWARD:
             ref = execution.ref(path)
             active = ref is not None and ref.direction is Direction.FORWARD
-            return (forward and record.status in _AHEAD) or active
+            ahead = record.status in _AHEAD and record.chosen is None  # a choice that is made
+            return (forward and ahead) or active
         return record.status not in _DONE_WITH and (forward or record.needs_compensation)
 
     def answer(path: Path, direction: Direction) -> bool:
         found = records.get(path)
-        return any(needed(*each, direction) for each in found) if found else forward
+        if found:
+            return any(needed(*each, direction) for each in found)
+        return forward and not _passed_by(execution.plan, path, records)
 
     return answer
+
+
+def _passed_by(plan: Plan, path: Path, records: Records) -> bool:
+    """Whether a step is in an alternative that was not taken, or in a loop over nothing."""
+    of = plan.committed(path) or path
+    for depth in range(len(of)):
+        known = [record.chosen for _, record in records.get(of[:depth], ())]
+        node = plan.at(of[:depth])
+        if not known or None in known:
+            continue
+        if isinstance(node, Choice | Wait) and of[depth] not in known:
+            return True
+        if isinstance(node, ForEach) and not any(known):
+            return True
+    return False
 
 
 def _required_tasks(app: Celery, plan: Plan, needed: StillNeeded) -> Iterator[RequiredTask]:
