@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from celery_saga.messaging.callbacks import collect_callbacks, linked
 from celery_saga.messaging.headers import checked_headers
 from celery_saga.messaging.outcome import START
 from celery_saga.result import SagaResult
-from celery_saga.runtime import only_app, runtime_of
+from celery_saga.runtime import Runtime, only_app, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, on_commit, start
 from celery_saga.worker import receivers
 
@@ -271,12 +272,19 @@ def start_request(
 
 def started(request: StartRequest) -> SagaResult:
     """Carry out a start, and return the handle of its run."""
-    try:
+    with _with_existing(request.runtime):
         saga_id, created = start(request)
-    except SagaAlreadyExists as error:
-        error.existing = SagaResult(request.runtime, error.saga_id)
-        raise
     return SagaResult(request.runtime, saga_id, created=created)
+
+
+@contextmanager
+def _with_existing(runtime: Runtime) -> Iterator[None]:
+    """The error of a taken id has the handle of the run that has it."""
+    try:
+        yield
+    except SagaAlreadyExists as error:
+        error.existing = SagaResult(runtime, error.saga_id)
+        raise
 
 
 class _Start(Signature[Any]):

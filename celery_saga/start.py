@@ -139,9 +139,8 @@ def start(request: StartRequest) -> tuple[str, bool]:
         "headers": users_headers(request.headers) or None,
         "run_id": secrets.token_hex(4) if named else "",
         "opened_with": digest,
+        **_in_place_of(request),
     }
-    if named and request.on_duplicate == "restart_failed":
-        fields |= _in_place_of(_failed(runtime, saga_id, request.plan.saga))
     execution, created = _created(request, saga_id, fields)
     if not created:
         if dropped and execution.settled and not execution.result_pending:
@@ -170,12 +169,15 @@ def _failed(runtime: Runtime, saga_id: str, name: str) -> SagaExecution | None:
         time.sleep(0.01)
 
 
-def _in_place_of(failed: SagaExecution | None) -> dict[str, Any]:
-    """What starts a run in the place of one that was compensated.
+def _in_place_of(request: StartRequest) -> dict[str, Any]:
+    """What starts a run in the place of one that was compensated, if it is to be.
 
     The keys of its steps differ from all that the other one had: a service that knows these would
     take a step for one that was compensated.
     """
+    if request.saga_id is None or request.on_duplicate != "restart_failed":
+        return {}
+    failed = _failed(request.runtime, request.saga_id, request.plan.saga)
     if failed is None:
         return {}
     rounds = [max(step.round, step.compensation_round) for step in failed.steps]

@@ -80,9 +80,8 @@ def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
     """Begin a node that comes next, or that has failed and is tried again."""
     if execution.rollback_reason is not None:
         return Decision(execution)
-    deadline = execution.deadline
-    at_its_end = path == execution.plan.commits
-    if deadline is not None and at >= deadline and not at_its_end and not past_pivot(execution):
+    deadline, ended = execution.deadline, path == execution.plan.commits
+    if deadline is not None and at >= deadline and not ended and not past_pivot(execution):
         failure = deadline_failure(execution.plan.name_of(path))
         return start_rollback(execution, failure, at)
     if execution.status is SagaStatus.PAUSED:
@@ -218,8 +217,7 @@ def over(execution: SagaExecution, path: Path, at: float) -> Decision:
         return continue_rollback(execution, at)
     if not path:
         return end(execution, SagaStatus.COMPLETED, at)
-    above = execution.plan.above(path)
-    node = execution.plan.at(above)
+    node = execution.plan.at(above := execution.plan.above(path))
     followed: Decision = _OVER[type(node)](execution, above, node, path[-1], at)
     return followed
 
