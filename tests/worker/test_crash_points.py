@@ -52,7 +52,7 @@ class Case:
 
     @property
     def fails(self):
-        return not {"f0", "f1", "COMPLETED"} & set(self.place.split())
+        return not {"f0", "f1", "f3", "COMPLETED"} & set(self.place.split())
 
     @property
     def began(self):
@@ -93,9 +93,24 @@ CLAIMING = [
 ]
 
 
+def committing(when):
+    """The second step has a commit task, which is sent behind the last one."""
+    for at in when[1:]:
+        yield case(f"StepSucceeded f3 {at}", "COMPLETED", "a b c b.commit", "commits")
+    for at in ("before claim", "after claim"):
+        yield case(f"f3 {at}", "COMPLETED", "a b c b.commit", "commits")
+    for at in SETTLING[1:]:
+        yield case(f"StepSucceeded COMPLETED {at}", "COMPLETED", "a b c b.commit", "commits")
+    # The outcome of the body is unknown then, and it is run again.
+    yield case("StepSucceeded f3 before save", "COMPLETED", "a b c c b.commit", "commits")
+    yield case(
+        "StepSucceeded COMPLETED before save", "COMPLETED", "a b c b.commit b.commit", "commits"
+    )
+
+
 def table(when):
     """After the save nothing is run twice, wherever the process dies."""
-    cases = [*UNKNOWN, *CLAIMING]
+    cases = [*UNKNOWN, *CLAIMING, *committing(when)]
     for place in ("StepSucceeded f1", "StepFailed c1", "StepSucceeded c0"):
         status = "COMPLETED" if place.endswith("f1") else "COMPENSATED"
         cases += [case(f"{place} {at}", status) for at in when[1:]]
@@ -107,7 +122,10 @@ def table(when):
 def start(site, case):
     saga = Saga("crashing", app=site.app)
     for name in "abc":
-        saga.local_step(late if case.task == "late" else early, name=name).on_failure(compensation)
+        step = saga.local_step(early if case.task == "early" else late, name=name)
+        step.on_failure(compensation)
+        if case.task == "commits" and name == "b":
+            step.on_commit(late)
     saga_id = uuid.uuid4().hex
     order(site, saga_id, case.place)
     fail = ["c/f"] if case.fails else []
