@@ -139,7 +139,6 @@ def start(request: StartRequest) -> tuple[str, bool]:
         "headers": users_headers(request.headers) or None,
         "run_id": secrets.token_hex(4) if named else "",
         "opened_with": digest,
-        **_in_place_of(request),
     }
     execution, created = _created(request, saga_id, fields)
     if not created:
@@ -187,7 +186,7 @@ def _in_place_of(request: StartRequest) -> dict[str, Any]:
 def _created(
     request: StartRequest, saga_id: str, fields: Mapping[str, Any]
 ) -> tuple[SagaExecution, bool]:
-    runtime = request.runtime
+    runtime, fields = request.runtime, {**fields, **_in_place_of(request)}
     here = request.eager or runtime.app.conf.task_always_eager
     if here:
         runtime.verify(runtime.app)  # no worker starts here that would have checked it

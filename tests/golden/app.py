@@ -140,3 +140,10 @@ waiting.for_each("lines", step("check", "item"), name="checking")
 waiting.sleep_step(timedelta(days=3650), name="pause")
 waiting.wait_for("paid", returns=False)
 waiting.commit()
+
+committing = Saga("golden-committing", app=app)
+committing.local_step(
+    step("hold", "order_id").on_commit(do, inputs=["hold_id"], retry_backoff=3, queue="golden")
+)
+committing.for_each("lines", step("part", "item").on_commit(do, inputs=["part_id"]), name="parts")
+committing.commit()

@@ -248,6 +248,20 @@ def sleeps(stage: Stage) -> Stage:
     return stage.ok("f2.0~1", {"check_id": "k"}).ok("f2.1~1", {"check_id": "k"})
 
 
+def committing(stage: Stage, **options: Any) -> Stage:
+    """Its commit tasks are sent, and one is claimed."""
+    stage = stage.start(app.committing, ORDER, **options).ok("f0~1", {"hold_id": "h-1"})
+    stage = stage.ok("f1.0~1", {"part_id": "p-0"}).ok("f1.1~1", {"part_id": "p-1"})
+    return stage.claim("f2.0~1")
+
+
+def restarted(stage: Stage) -> Stage:
+    """It was started anew in the place of a run that was compensated."""
+    stage = stage.start(app.committing, ORDER).ok("f0~1", {"hold_id": "h-0"})
+    stage = stage.fail("f1.0~1", "torn").ok("c0~2")
+    return committing(stage, on_duplicate="restart_failed")
+
+
 CASES: dict[str, Case] = {
     "linear-created": created,
     "linear-sent": sent,
@@ -286,4 +300,6 @@ CASES: dict[str, Case] = {
     "waits": waits,
     "waits-reminded": reminded,
     "waits-sleeps": sleeps,
+    "commits": committing,
+    "commits-restarted": restarted,
 }

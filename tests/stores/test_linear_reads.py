@@ -137,7 +137,7 @@ def read_in_group(client: redis.Redis, what: str, count: int) -> float:
     assert len(refs) == count
     store.loads = 0
     for ref in refs:
-        (key,) = plan.step(ref.path).compensation_reads
+        (key,) = plan.step(ref.path).later_reads
         execution, size = run(orchestrator, client, plan, ref, {key: f"r{ref}"})
         read.append(size)
     assert (execution.status.value, store.loads) == ("COMPLETED", 1)  # the join has read all of it

@@ -31,6 +31,7 @@ from celery_saga.core.decide.transitions import (
     signal_named,
     with_changes,
     with_signal,
+    without_result,
 )
 from celery_saga.core.events import (
     CancelRequested,
@@ -290,6 +291,7 @@ def _skipped(execution: SagaExecution, failed: list[Path], at: float) -> Decisio
     if isinstance(node, PlanStep) and node.compensation is not None:
         # An operator has done its work: a rollback that comes later has to compensate it.
         execution = execution.with_step(path, effect=True)
+        execution = without_result(execution, path, StepStatus.SKIPPED)
     elif isinstance(node, Choice):
         execution = execution.with_step(path, chosen=-1)
     elif isinstance(node, Parallel) and execution.steps[path].left == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 from celery_saga.core.plan.call import Call
 from celery_saga.core.state import Direction
@@ -179,7 +180,7 @@ class Commits:
     ``(0, 1)`` is at ``(3, 0, 1)``.
     """
 
-    name: str = "commit"
+    name: ClassVar[str] = "commit"
 
 
 Node = PlanStep | NestedSaga | Parallel | Choice | ForEach | Wait | Sleep | Commits
