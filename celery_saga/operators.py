@@ -21,7 +21,7 @@ from celery_saga.core.events import (
     SkipRequested,
 )
 from celery_saga.core.execution import TERMINAL, SagaExecution, SagaStatus
-from celery_saga.core.ports import Store
+from celery_saga.core.ports import Found, Store
 from celery_saga.errors import UnreadableCheckpoint
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
@@ -52,14 +52,16 @@ class Operators:
         saga: str | None = None,
         older_than: float | timedelta | None = None,
         limit: int = 100,
+        offset: int = 0,
     ) -> Executions:
-        """List the sagas of this app, the last changed one first.
+        """List the sagas of this app, those first whose status changed last.
 
         Args:
             status: one or several; by default all.
             saga: the saga's name.
             older_than: only those that have had their status for longer: seconds, or a timedelta.
             limit: how many at most.
+            offset: how many to leave out before them, for the next page.
 
         Returns:
             Their executions without their contexts, which ``get(saga_id).context`` reads. A saga
@@ -68,18 +70,26 @@ class Operators:
         Raises:
             ValueError: the status is unknown, or a number is out of range.
         """
-        if limit < 1:
-            raise ValueError(f"list: limit: expected 1 or more, found {limit!r}")
+        for name, number, least in (("limit", limit, 1), ("offset", offset, 0)):
+            if number < least:
+                raise ValueError(f"list: {name}: expected {least} or more, found {number!r}")
         store, until = self._runtime.store, None
         if older_than is not None:
             until = store.now() - _seconds(older_than)
-        found = {
-            saga_id: execution  # a saga that changes meanwhile, as it was found last
+        found = [
+            (each, known)
             for each in _statuses(status)
-            for saga_id in store.find(each, limit, saga, until)
-            if (execution := _read(store, saga_id)) is not None and execution.status is each
-        }
-        return sorted(found.values(), key=lambda execution: -execution.updated_at)[:limit]
+            for known in store.find(each, offset + limit, saga, until)
+        ]
+        found.sort(key=lambda pair: -pair[1].since)
+        return _read_all(store, found[offset : offset + limit])
+
+    def counts(self, *, saga: str | None = None) -> dict[SagaStatus, int]:
+        """How many sagas of this app (and of that name) are in each status.
+
+        Of those that have ended, some that have expired may still be counted.
+        """
+        return {each: self._runtime.store.count(each, saga) for each in SagaStatus}
 
     def retry(
         self, saga_id: SagaId, context: Mapping[str, Any] | None = None, *, by: str | None = None
@@ -179,6 +189,18 @@ def _who(by: str | None) -> str:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError, ImportError):  # the user of a container may have no name
         return socket.gethostname()
+
+
+def _read_all(store: Store, found: Iterable[tuple[SagaStatus, Found]]) -> Executions:
+    """The sagas that still have the status in which they were found, the last changed first."""
+    page = {
+        known.saga_id: (int(known.since), execution)  # as it was found last, if it changes
+        for status, known in found
+        if (execution := _read(store, known.saga_id)) is not None and execution.status is status
+    }
+    # The index has whole seconds.
+    ordered = sorted(page.values(), key=lambda pair: (-pair[0], -pair[1].updated_at))
+    return [execution for _, execution in ordered]
 
 
 def _read(store: Store, saga_id: str) -> SagaExecution | None:

@@ -90,6 +90,18 @@ class Envelope:
     payload: Any
 
 
+class Found(NamedTuple):
+    """A saga in the index of its status.
+
+    Args:
+        since: store time at which it got that status, seconds since the epoch, to a second.
+        saga_id: its id.
+    """
+
+    since: float
+    saga_id: str
+
+
 class Store(Protocol):
     """Keeps executions; every change names the revision that it read.
 
@@ -198,10 +210,17 @@ class Store(Protocol):
 
     def find(
         self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
-    ) -> list[str]:
-        """Return the ids of sagas in ``status`` (and of that name), the newest in it first.
+    ) -> list[Found]:
+        """Return the sagas in ``status`` (and of that name), the newest in it first.
 
         With ``until``: only those in that status since that store time or longer, to a second.
+        """
+        ...
+
+    def count(self, status: SagaStatus, name: str | None = None) -> int:
+        """Return how many sagas are in ``status`` (and of that name).
+
+        Of those that have ended, some that have expired may still be counted.
         """
         ...
 

@@ -14,6 +14,7 @@ from celery_saga.core.ports import (
     INSTANCE_RETENTION,
     UNKNOWN,
     Envelope,
+    Found,
     HeartbeatReply,
     Refused,
     Reserved,
@@ -144,16 +145,19 @@ class MemoryStore:
 
     def find(
         self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
-    ) -> list[str]:
+    ) -> list[Found]:
         with self._changed:
             found = [
-                (-self._entered[saga_id], saga_id)
+                Found(self._entered[saga_id], saga_id)
                 for saga_id, saga in self._sagas.items()
                 if saga.status is status
                 and name in (None, saga.name)
                 and (until is None or self._entered[saga_id] <= until)
             ]
-        return [saga_id for _, saga_id in sorted(found)[:limit]]
+        return sorted(found, key=lambda each: (-each.since, each.saga_id))[:limit]
+
+    def count(self, status: SagaStatus, name: str | None = None) -> int:
+        return len(self.find(status, len(self._sagas), name))
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
         def settled() -> bool:

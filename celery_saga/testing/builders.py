@@ -14,6 +14,11 @@ from celery_saga.core.plan import Call, Input, Plan, PlanStep
 from celery_saga.core.ports import Refused, Store
 
 
+def found_by(store: Store, *asked: Any) -> list[str]:
+    """The ids that ``store.find`` answers with."""
+    return [each.saga_id for each in store.find(*asked)]
+
+
 def make_plan(steps: int = 3, saga: str = "contract") -> Plan:
     """A plan of steps that all have a compensation."""
     return Plan(

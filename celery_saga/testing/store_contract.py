@@ -25,6 +25,7 @@ from celery_saga.testing.builders import (
     claim,
     claim_of_the_past,
     create,
+    found_by,
     granted,
     make_execution,
     save,
@@ -305,22 +306,39 @@ class StoreContract(InstanceContract, ExpiryContract):
 
     def test_sagas_are_found_by_status_and_name(self, store: Store) -> None:
         first = create(store)
-        assert first.saga_id in store.find(SagaStatus.RUNNING, 1000)
-        assert first.saga_id in store.find(SagaStatus.RUNNING, 1000, "contract")
-        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000, "another")
+        assert first.saga_id in found_by(store, SagaStatus.RUNNING, 1000)
+        assert first.saga_id in found_by(store, SagaStatus.RUNNING, 1000, "contract")
+        assert first.saga_id not in found_by(store, SagaStatus.RUNNING, 1000, "another")
         save(store, first, replace(first, status=SagaStatus.STUCK))
-        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
-        assert first.saga_id in store.find(SagaStatus.STUCK, 1000, "contract")
+        assert first.saga_id not in found_by(store, SagaStatus.RUNNING, 1000)
+        assert first.saga_id in found_by(store, SagaStatus.STUCK, 1000, "contract")
 
     def test_sagas_are_found_by_the_age_of_their_status(self, store: Store) -> None:
         first = create(store)
         save(store, first, replace(first, status=SagaStatus.STUCK))
         found = [
-            first.saga_id in store.find(SagaStatus.STUCK, 1000, name, until)
+            first.saga_id in found_by(store, SagaStatus.STUCK, 1000, name, until)
             for name in (None, "contract")
             for until in (None, store.now() + 2, store.now() - 3600)
         ]
         assert found == [True, True, False] * 2
+
+    def test_the_newest_in_a_status_is_found_first(self, store: Store) -> None:
+        one, two = create(store), create(store)
+        found = store.find(SagaStatus.RUNNING, 1000, "contract")
+        times = [each.since for each in found]
+        assert times == sorted(times, reverse=True)
+        assert {one.saga_id, two.saga_id} <= {each.saga_id for each in found}
+        assert abs(found[0].since - store.now()) < 60
+        assert len(store.find(SagaStatus.RUNNING, 1, "contract")) == 1
+
+    def test_sagas_are_counted(self, store: Store) -> None:
+        before = store.count(SagaStatus.STUCK), store.count(SagaStatus.STUCK, "contract")
+        first = create(store)
+        save(store, first, replace(first, status=SagaStatus.STUCK))
+        after = store.count(SagaStatus.STUCK), store.count(SagaStatus.STUCK, "contract")
+        assert after == (before[0] + 1, before[1] + 1)
+        assert store.count(SagaStatus.STUCK, "another") == 0
 
     def test_an_ended_saga_can_be_created(self, store: Store) -> None:
         """One that comes from another store."""
@@ -328,7 +346,7 @@ class StoreContract(InstanceContract, ExpiryContract):
         saved, created = store.create(ended, "token")
         assert created
         assert store.load(ended.saga_id) == saved
-        assert ended.saga_id in store.find(SagaStatus.COMPLETED, 1000)
+        assert ended.saga_id in found_by(store, SagaStatus.COMPLETED, 1000)
         assert ended.saga_id not in store.due(1000)
 
     def test_waiting_ends_with_the_saga(self, store: Store) -> None:

@@ -14,6 +14,7 @@ from celery_saga.testing.builders import (
     at_once,
     claim,
     create,
+    found_by,
     granted,
     make_execution,
     make_plan,
@@ -38,7 +39,7 @@ class ExpiryContract:
         first = create(store)
         assert store.delete(first.saga_id) is True
         assert store.load(first.saga_id) is None
-        assert first.saga_id not in store.find(SagaStatus.RUNNING, 1000)
+        assert first.saga_id not in found_by(store, SagaStatus.RUNNING, 1000)
         assert first.saga_id not in store.due(1000)
         assert save(store, first, replace(first, values={"n": 1})) is None
 
@@ -92,8 +93,8 @@ class ExpiryContract:
         saved, created = store.create(new, "new", replaces=first)
         assert (created, saved) == (True, replace(new, revision=1))
         assert store.load(first.saga_id) == saved
-        assert first.saga_id not in store.find(first.status, 1000)
-        assert first.saga_id in store.find(saved.status, 1000)
+        assert first.saga_id not in found_by(store, first.status, 1000)
+        assert first.saga_id in found_by(store, saved.status, 1000)
 
     def test_one_that_has_changed_since_is_not_replaced(self, store: Store) -> None:
         first = _compensated(store)

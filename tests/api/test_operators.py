@@ -78,7 +78,7 @@ class TestList:
         store = shop.manager._runtime.store
         find = store.find
 
-        def meanwhile(status: Any, *asked: Any) -> list[str]:
+        def meanwhile(status: Any, *asked: Any) -> Any:
             if status == "COMPENSATED":
                 result.cancel()
             return find(status, *asked)
@@ -87,6 +87,17 @@ class TestList:
 
         assert ids(shop.manager.list()) == [result.id]
         assert ids(shop.manager.list(["compensated", "COMPENSATED"])) == [result.id]
+
+    def test_page_after_page(self, shop: Shop) -> None:
+        started = []
+        for _ in range(5):
+            started.append(shop.stuck().id)
+            shop.time += 20
+        pages = [ids(shop.manager.list(limit=2, offset=offset)) for offset in (0, 2, 4, 6)]
+        newest = started[::-1]
+        assert pages == [newest[:2], newest[2:4], newest[4:], []]
+        assert shop.manager.counts()["STUCK"] == 5
+        assert shop.manager.counts(saga="another")["STUCK"] == 0
 
     def test_a_saga_is_as_old_as_its_status(self, shop: Shop) -> None:
         result = shop.stuck()

@@ -20,6 +20,7 @@ from celery_saga.core.ports import Reserved
 from celery_saga.messaging.message import header_of, mark_of
 from celery_saga.stores.memory import MemoryStore
 from celery_saga.stores.redis import RedisStore
+from celery_saga.testing.builders import found_by
 from celery_saga.testing.embedded import EmbeddedValkey
 from tests.core.test_codec import assert_same
 from tests.golden.reading import Golden, files, run_on
@@ -86,8 +87,8 @@ class TestCheckpoints:
         golden.restore(client)
         found = store.load(golden.name)
         assert found is not None
-        assert store.find(found.status, 10) == [golden.name]
-        assert store.find(found.status, 10, found.name) == [golden.name]
+        assert found_by(store, found.status, 10) == [golden.name]
+        assert found_by(store, found.status, 10, found.name) == [golden.name]
         claims = {
             ref for path, ref in ((r.path, r) for r in found.active) if found.steps[path].claim
         }

@@ -124,6 +124,11 @@ class TestList(Tab):
         ids = [each["id"] for each in [*found["sagas"], *more["sagas"]]]
         assert ids == ["approval-4", "order-3", "order-2", "order-1"]
         assert more["next"] is None
+        assert found["counts"] == {
+            "CREATED": 0, "RUNNING": 1, "PAUSED": 0, "COMPENSATING": 0, "COMPLETED": 1,
+            "COMPENSATED": 1, "STUCK": 1,
+        }  # fmt: skip
+        assert re.search(r">Stuck 1</a>", self.page("/sagas").body.decode())
 
     def test_an_id_leads_to_its_page(self) -> None:
         found = self.page("/sagas", id="order-2")

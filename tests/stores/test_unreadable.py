@@ -17,7 +17,7 @@ from celery_saga.core.execution import Claim, SagaStatus
 from celery_saga.core.ports import Reserved
 from celery_saga.errors import StoreError, UnreadableCheckpoint, UnsupportedCheckpoint
 from celery_saga.stores.redis import RedisStore
-from celery_saga.testing.builders import claim, create, granted, succeed
+from celery_saga.testing.builders import claim, create, found_by, granted, succeed
 from celery_saga.testing.embedded import EmbeddedValkey
 
 NEWER = json.dumps({"version": 99, "status": "RUNNING", "mood": "good"})
@@ -239,7 +239,7 @@ def test_it_can_be_deleted(client, store, field, text):
     assert store.delete(first.saga_id)
 
     assert store.load(first.saga_id) is None
-    assert first.saga_id not in store.find(SagaStatus.RUNNING, 10)
+    assert first.saga_id not in found_by(store, SagaStatus.RUNNING, 10)
     assert first.saga_id not in store.due(10)
 
 

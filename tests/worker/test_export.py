@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_saga import Saga, SagaAlreadyExists, SagaExecution, SagaManager, SagaStatus
+from celery_saga.testing.builders import found_by
 from tests.helpers import wait_for
 from tests.worker.apps.steps import compensation, early, late
 from tests.worker.harness import Site
@@ -95,7 +96,7 @@ def test_an_ended_saga_stays_ended_and_expires(shared, elsewhere, fail, status):
     assert 0 < elsewhere.client.ttl(f"saga:execution:{result.id}") <= 86400
     assert elsewhere.client.zscore("saga:due", result.id) is None
     store = SagaManager(elsewhere.app)._runtime.store
-    assert result.id in store.find(SagaStatus(status), 9)
+    assert result.id in found_by(store, SagaStatus(status), 9)
     assert store.find(SagaStatus.PAUSED, 9) == []
 
 

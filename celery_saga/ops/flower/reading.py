@@ -22,7 +22,7 @@ from celery_saga.ops.text import printable, span
 from celery_saga.ops.timeline import Scale, Span, scale_of, spans_of
 
 #: Sagas on one page, and pages; characters of a context value that a page shows.
-PAGE, PAGES, VALUE = 50, 20, 2_000
+PAGE, PAGES, VALUE = 50, 1_000, 2_000
 
 #: How Bootstrap shows a status.
 COLOURS: Mapping[str, str] = {
@@ -67,11 +67,12 @@ def sagas(
     Args:
         status: only those in it; empty: all.
         saga: only those of that name; empty: all.
-        page: which, from 1; those of before are read again, so at most :data:`PAGES`.
+        page: which, from 1 to :data:`PAGES`.
         limit: how many sagas a page has.
 
     Returns:
-        ``{"sagas": [...], "now": store time, "next": number of the next page, or None}``.
+        ``{"sagas": [...], "counts": {"RUNNING": 3, ...}, "now": store time, "next": number of the
+        next page, or None}``.
 
     Raises:
         ValueError: the status is unknown, or the page is out of range.
@@ -80,11 +81,12 @@ def sagas(
         raise ValueError(f"page: expected 1 to {PAGES}; narrow the search by status or name")
     manager = manager_of(app)
     now = manager._runtime.store.now()
-    last = page * limit
-    found = manager.list(status or None, saga=saga or None, limit=last + 1)
-    rows = [_row(execution, now) for execution in found[last - limit : last]]
-    more = page + 1 if len(found) > last and page < PAGES else None
-    return {"sagas": rows, "now": now, "next": more}
+    found = manager.list(status or None, saga=saga or None, limit=limit, offset=(page - 1) * limit)
+    rows = [_row(execution, now) for execution in found]
+    counts = {each.value: count for each, count in manager.counts(saga=saga or None).items()}
+    total = counts.get(status.upper(), 0) if status else sum(counts.values())
+    more = page + 1 if page * limit < total and page < PAGES else None
+    return {"sagas": rows, "now": now, "next": more, "counts": counts}
 
 
 def _row(execution: SagaExecution, now: float) -> dict[str, Any]:

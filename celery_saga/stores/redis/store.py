@@ -27,7 +27,7 @@ from celery_saga.core.execution import (
     StepRef,
 )
 from celery_saga.core.plan import Path, Plan, dotted
-from celery_saga.core.ports import Envelope, Refused
+from celery_saga.core.ports import Envelope, Found, Refused
 from celery_saga.core.state import replace
 from celery_saga.errors import (
     PublishRefused,
@@ -283,11 +283,20 @@ class RedisStore(RedisInstances):
 
     def find(
         self, status: SagaStatus, limit: int, name: str | None = None, until: float | None = None
-    ) -> list[str]:
+    ) -> list[Found]:
+        key, newest = self._index(status, name), "+inf" if until is None else until
+        found = self._ask(
+            lambda client: client.zrevrangebyscore(key, newest, "-inf", 0, limit, withscores=True)
+        )
+        return [Found(since, saga_id.decode()) for saga_id, since in found]
+
+    def count(self, status: SagaStatus, name: str | None = None) -> int:
+        key = self._index(status, name)
+        return int(self._ask(lambda client: client.zcard(key)))
+
+    def _index(self, status: SagaStatus, name: str | None) -> str:
         every, named = self._indexes(status, name or "")
-        key, newest = every if name is None else named, "+inf" if until is None else until
-        found = self._ask(lambda client: client.zrevrangebyscore(key, newest, "-inf", 0, limit))
-        return [saga_id.decode() for saga_id in found]
+        return every if name is None else named
 
     def wait(self, saga_id: str, timeout: float) -> SagaExecution | None:
         until, large = time.monotonic() + timeout, False

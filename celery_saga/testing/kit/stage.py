@@ -173,7 +173,7 @@ class Stage:
 
     def unsettled(self) -> list[SagaExecution]:
         """The sagas that have not ended."""
-        ids = [saga_id for status in _UNSETTLED for saga_id in self.store.find(status, 1000)]
+        ids = [saga_id for status in _UNSETTLED for _, saga_id in self.store.find(status, 1000)]
         return [self.orchestrator.load(saga_id) for saga_id in ids]
 
     def _waits_for_time(self, execution: SagaExecution) -> bool:

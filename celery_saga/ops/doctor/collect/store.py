@@ -26,9 +26,6 @@ from celery_saga.settings import Settings
 #: Seconds that the store has for all its replies.
 ANSWER_TIMEOUT = 15.0
 
-#: Stuck sagas that are counted.
-COUNTED = 10_000
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -79,7 +76,7 @@ def _gather(store: Store, facts: StoreFacts, limit: int, app: str) -> Stored:
             raise StoreError(f"the saga store failed: {error}") from error
     reader = _Reader(store)
     live, more = _live(reader, limit)
-    stuck, overdue = len(store.find(SagaStatus.STUCK, COUNTED)), _overdue(reader, limit)
+    stuck, overdue = store.count(SagaStatus.STUCK), _overdue(reader, limit)
     sagas = Sagas(len(live), more, stuck, overdue, reader.newer, reader.damaged)
     return Stored(facts, server, sagas, live)
 
@@ -114,7 +111,7 @@ def _live(reader: _Reader, limit: int) -> tuple[tuple[SagaExecution, ...], bool]
     for status in SagaStatus:
         if status in SETTLED:
             continue
-        for saga_id in reader.store.find(status, limit + 1 - len(found)):
+        for _, saga_id in reader.store.find(status, limit + 1 - len(found)):
             if len(found) >= limit:
                 return tuple(found), True
             execution = reader.load(saga_id)
