@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from celery_saga.definition.steps import ConditionalSagaStep as ConditionalSagaStep
     from celery_saga.definition.steps import LocalSagaStep as LocalSagaStep
     from celery_saga.definition.steps import NestedSagaStep as NestedSagaStep
+    from celery_saga.definition.steps import RemoteSagaStep as RemoteSagaStep
     from celery_saga.errors import *  # noqa: F403
     from celery_saga.manager import SagaManager as SagaManager
     from celery_saga.repository import SagaExecutionRepository as SagaExecutionRepository
     from celery_saga.result import SagaResult as SagaResult
     from celery_saga.saga import Saga as Saga
     from celery_saga.worker.current_step import saga_info as saga_info
+    from celery_saga.worker.remote.participants import saga_participant as saga_participant
 
 #: The module of each public name. All errors can be imported from here; those of the Minos
 #: framework are not listed.
@@ -44,18 +46,19 @@ _HOMES = {
     "core.state": "SagaStatus SagaStepExecution StepStatus",
     "definition.binding": "Const",
     "definition.operations": "SagaOperation saga_step",
-    "definition.steps": "ConditionalSagaStep LocalSagaStep NestedSagaStep",
+    "definition.steps": "ConditionalSagaStep LocalSagaStep NestedSagaStep RemoteSagaStep",
     "errors": (
         "AbortSaga BadStepResult BarrierPassedTwice BlockedByCompensation ContextTooLarge "
         "DefinitionError DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated "
-        "SagaError SagaNotActionable SagaNotFound SagaPastPivot SagaStuck SetupError StoreError "
-        "StoreUnavailable UnserializableValue UnsupportedCheckpoint"
+        "SagaError SagaNotActionable SagaNotFound SagaParticipantError SagaPastPivot SagaStuck "
+        "SetupError StoreError StoreUnavailable UnserializableValue UnsupportedCheckpoint"
     ),
     "manager": "SagaManager",
     "repository": "SagaExecutionRepository",
     "result": "SagaResult",
     "saga": "Saga",
     "worker.current_step": "saga_info",
+    "worker.remote.participants": "saga_participant",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from celery.exceptions import TimeoutError
@@ -50,34 +51,32 @@ async def run(
     definition: Any,
     context: Mapping[str, Any] | None,
     *,
+    respond: Callable[[Any], object],
     pause_on_disk: bool = False,
     raise_on_error: bool = True,
     timeout: float | None = None,
     response: Any = None,
-    user: Any = None,
-    autocommit: bool = True,
     **options: Any,
 ) -> SagaExecution:
     """Start a saga and wait for its end; see :meth:`celery_saga.SagaManager.run`.
 
     Args:
+        respond: takes ``response``.
         pause_on_disk: return, and raise nothing, as soon as the saga is saved. Until it is settled
             the returned execution shows as paused; the saga itself continues.
         raise_on_error: raise if the saga did not complete; else return how it ended.
         timeout: seconds to wait.
-        response: would continue a saga at a remote step, and there are none yet.
-        user: would be sent with the requests of remote steps.
-        autocommit: must be True; a second phase does not exist here.
-        options: those of :meth:`Saga.apply_async`.
+        response: a :class:`SagaResponse` with ``uuid`` and ``token``: it is the reply to a request
+            of that saga, which is waited for then; ``definition`` and ``context`` are not used. One
+            that is not awaited (any more), or has another token, changes nothing.
+        options: see :func:`_start_of`.
     """
-    saga = _runnable(runtime, definition, response, user, autocommit)
+    begin = _start_of(runtime, definition, context, response, **options)
     if not pause_on_disk:
         assert_will_not_block()
-
-    def start() -> SagaExecution:
-        return started(start_request(saga, runtime.app, context, **options)).execution
-
-    execution = await asyncio.to_thread(start)
+    if response is not None:
+        await asyncio.to_thread(respond, response)
+    execution = await asyncio.to_thread(begin)
     if pause_on_disk:
         return execution if execution.settled else replace(execution, status=SagaStatus.PAUSED)
     if not execution.settled:
@@ -87,26 +86,45 @@ async def run(
     return execution
 
 
-def _runnable(runtime: Runtime, definition: Any, response: Any, user: Any, autocommit: Any) -> Saga:
-    if response is not None:
-        raise NotImplementedError(
-            "run(response=): a response belongs to a remote step, and celery_saga has no remote "
-            "steps yet; a step that is a task of another service needs none, its result is reported"
-        )
-    if definition is None:
-        raise ValueError("run: expected definition= or response=, found neither")
-    if not isinstance(definition, Saga):
-        raise TypeError(f"definition: expected a Saga, found a {type(definition).__name__}")
-    if user is not None:
-        raise ValueError(
-            "user: it would be sent with the requests of remote steps, and celery_saga has none "
-            "yet: put it into the context, where every step finds it"
-        )
+def _start_of(
+    runtime: Runtime,
+    definition: Any,
+    context: Mapping[str, Any] | None,
+    response: Any,
+    *,
+    user: Any = None,
+    autocommit: bool = True,
+    **options: Any,
+) -> Callable[[], SagaExecution]:
+    """Return a function that starts a saga, or that loads the one of a response.
+
+    Args:
+        user: is sent as the header ``user`` with all messages of the saga.
+        autocommit: must be True; a second phase does not exist here.
+        options: those of :meth:`Saga.apply_async`.
+    """
     if autocommit is not True:
         raise ValueError(
             "autocommit: expected True: each step takes effect when it runs and is compensated if "
             "the saga fails, there is nothing left to commit or reject"
         )
+    if response is not None:
+        return partial(runtime.orchestrator.load, str(getattr(response, "uuid", "")))
+    saga = _runnable(runtime, definition)
+    if user is not None:
+        options["headers"] = {**(options.get("headers") or {}), "user": str(user)}
+
+    def begin() -> SagaExecution:
+        return started(start_request(saga, runtime.app, context, **options)).execution
+
+    return begin
+
+
+def _runnable(runtime: Runtime, definition: Any) -> Saga:
+    if definition is None:
+        raise ValueError("run: expected definition= or response=, found neither")
+    if not isinstance(definition, Saga):
+        raise TypeError(f"definition: expected a Saga, found a {type(definition).__name__}")
     own = definition.own_app()
     if own is not None and own is not runtime.app:
         raise DefinitionError(

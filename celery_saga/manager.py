@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, overload
 
 from celery import Celery
 
 from celery_saga.aio import run
 from celery_saga.core.execution import SagaExecution
+from celery_saga.core.remote import SagaResponse, SagaResponseStatus
 from celery_saga.definition import functions
 from celery_saga.errors import DefinitionError, SetupError
 from celery_saga.operators import Operators
@@ -18,6 +20,7 @@ from celery_saga.result import SagaResult
 from celery_saga.runtime import install
 from celery_saga.saga import Saga
 from celery_saga.worker.hook import verify
+from celery_saga.worker.remote.replies import reply_to, respond
 from celery_saga.worker.set_up import set_up
 
 
@@ -119,6 +122,7 @@ class SagaManager(Operators):
             ValueError, NotImplementedError: an option asks for something that is not supported.
             SagaError, TypeError: as :meth:`Saga.apply_async`.
         """
+        options["respond"] = partial(respond, self._runtime)
         execution = await run(self._runtime, definition, context, **options)
         return execution if return_execution else execution.uuid
 
@@ -131,6 +135,38 @@ class SagaManager(Operators):
         result = SagaResult(self._runtime, str(saga_id))
         result.execution  # noqa: B018 - raises if no saga has this id
         return result
+
+    def reply(
+        self,
+        saga_id: str | uuid.UUID,
+        step: str,
+        content: Any = None,
+        status: SagaResponseStatus | int = SagaResponseStatus.SUCCESS,
+        *,
+        token: str,
+        related_services: Iterable[str] = (),
+    ) -> bool:
+        """Reply to the request of a remote step, where no Celery task does so: an HTTP callback.
+
+        A reply that is not awaited (any more), or that has another token, changes nothing.
+
+        Args:
+            step: the step's name, or ``"ref"`` of the request's header ``saga_request``.
+            content: what its handler gets as ``response.content()``.
+            status: 200, 400 (it refuses, nothing happened) or 500 (its effect is not known).
+            token: that of the header.
+            related_services: names of the services that took part.
+
+        Returns:
+            Whether it was awaited.
+
+        Raises:
+            SagaExecutionNotFoundException: no saga has this id.
+            ValueError: the saga has no such remote step, or the status is none of the three.
+            UnserializableValue: the content is not JSON-serializable.
+        """
+        response = SagaResponse(content, related_services, status)
+        return reply_to(self._runtime, str(saga_id), step, token, response)
 
     def register(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Register a plain function for the workers that import this module; also a decorator.

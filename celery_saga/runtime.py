@@ -202,7 +202,7 @@ class Runtime:
 
     def inspector(self, orchestrator: Orchestrator, guard: Guard = _unguarded) -> BrokerInspector:
         """Make the inspector of the broker to which the orchestrator's steps are sent."""
-        return guard(CeleryInspector(self.app, orchestrator.publisher))
+        return guard(CeleryInspector(self.app, orchestrator.publisher, self.codec))
 
     @property
     def unfinished(self) -> deque[str]:
@@ -248,6 +248,7 @@ class Runtime:
                 step
                 for ref, step in sent.items()
                 if step.claim is None
+                and step.open_request is None
                 and step.republished == 0
                 and call_of(execution, ref.path, ref.direction).task in tasks
             ]

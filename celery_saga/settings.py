@@ -56,6 +56,10 @@ class Settings:
         context_inline_limit: int, 0 or more; characters of a context up to which a step that takes
             the whole context gets it in its message. A larger one is sent as a reference.
         store_step_results: bool; each step's result is stored as a Celery result too.
+        remote_timeout: seconds, more than 0; how long a remote step waits for the reply to its
+            request, unless the step says otherwise.
+        targets: a mapping of names that requests of remote steps may have as their target; each to
+            the name of a task, or to ``(task, queue)``.
         mask_keys: a word or a list of words, not empty; values under keys that contain one of them
             are masked wherever they are shown. None: the default words.
     """
@@ -73,6 +77,8 @@ class Settings:
     context_limit: int | None = 4 * 1024 * 1024
     context_inline_limit: int = 64 * 1024
     store_step_results: bool = False
+    remote_timeout: float = 3600.0
+    targets: Mapping[str, tuple[str, str]] | None = None
     mask_keys: tuple[str, ...] | None = None
 
     @classmethod
@@ -236,6 +242,21 @@ def _words(value: Any) -> tuple[str, ...] | None:
     return tuple(words)
 
 
+def _targets(value: Any) -> Mapping[str, tuple[str, str]]:
+    expected = "a mapping of names to tasks, each a task's name or (task, queue)"
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(expected)
+    found: dict[str, tuple[str, str]] = {}
+    for name, target in (value or {}).items():
+        parts = [target, ""] if isinstance(target, str) else target
+        if not isinstance(parts, (tuple, list)) or len(parts) != 2 or not parts[0]:
+            raise ValueError(expected)
+        if not all(isinstance(each, str) for each in (name, *parts)):
+            raise ValueError(expected)
+        found[name] = (parts[0], parts[1])
+    return found
+
+
 #: How each setting is checked: returns its value, or raises ValueError with what is expected.
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "store_url": _url,
@@ -251,5 +272,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "context_limit": _whole(1, optional=True),
     "context_inline_limit": _whole(0),
     "store_step_results": _flag,
+    "remote_timeout": _period,
+    "targets": _targets,
     "mask_keys": _words,
 }

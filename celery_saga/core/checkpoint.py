@@ -15,6 +15,7 @@ from celery_saga.core.state import (
     Direction,
     Failure,
     OperatorRequest,
+    Request,
     SagaStatus,
     SagaStepExecution,
     Signal,
@@ -40,6 +41,10 @@ def _failure(data: Mapping[str, Any]) -> Failure:
 
 def _claim(data: Mapping[str, Any]) -> Claim:
     return Claim(**data)
+
+
+def _request(data: Mapping[str, Any]) -> Request:
+    return Request(**data)
 
 
 def _attempts(rows: Sequence[Sequence[Any]]) -> tuple[Attempt, ...]:
@@ -104,6 +109,8 @@ _OF_STEP: Readers = {
     "effect_tokens": tuple,
     "returned": tuple,
     "log": _attempts,
+    "request": _request,
+    "requests": tuple,
     "error": _failure,
     "compensation_error": _failure,
 }

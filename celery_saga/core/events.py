@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from celery_saga.core.execution import Failure, SagaExecution, SagaStatus, StepRef
+from celery_saga.core.state import Request
 from celery_saga.errors import SagaError
 
 
@@ -44,6 +45,7 @@ class StepSucceeded:
 
     Args:
         answer: of a condition, whether it is true.
+        request: of a remote step, what its task has made.
         own: what else of its result its compensation reads, by the keys of its inputs.
     """
 
@@ -54,6 +56,7 @@ class StepSucceeded:
     remove: tuple[str, ...] = ()
     own: Mapping[str, Any] = field(default_factory=dict)
     answer: bool | None = None
+    request: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,31 @@ class SignalReceived:
     by: str = ""
 
 
+@dataclass(frozen=True)
+class RequestSent:
+    """The broker has taken the request of a remote step."""
+
+    at: float
+    ref: StepRef
+
+
+@dataclass(frozen=True)
+class ReplyReceived:
+    """Another service replied to a request, or it is known to have failed.
+
+    Args:
+        token: of the request.
+        reply: see :class:`Request`.
+        error: what is known of a failure, for people.
+    """
+
+    at: float
+    ref: StepRef
+    token: str = field(repr=False)
+    reply: Mapping[str, Any] = field(repr=False)
+    error: str = ""
+
+
 Event = (
     Started
     | StepSucceeded
@@ -272,6 +300,8 @@ Event = (
     | SkipRequested
     | ResolveRequested
     | SignalReceived
+    | RequestSent
+    | ReplyReceived
 )
 
 

@@ -235,10 +235,10 @@ class SagaExecution:
         return next(iter(self.active), None)
 
     def activity(self, place: Place) -> str:
-        """What a step's task does now: ``"queued"``, ``"running"``, or nothing (empty)."""
-        if self.ref(place) is None:
-            return ""
-        return "queued" if self.steps[place].claim is None else "running"
+        """What a step does now: ``"queued"``, ``"running"``, ``"requested"``; empty: nothing."""
+        step = self.steps[place]
+        sent = "queued" if step.open_request is None else "requested"
+        return "" if self.ref(place) is None else sent if step.claim is None else "running"
 
     @property
     def next_compensations(self) -> list[Path]:

@@ -28,6 +28,7 @@ from celery_saga.core.events import (
     Dispatch,
     Event,
     NotifyCallers,
+    RequestSent,
     ResultStored,
     Started,
     StepFailed,
@@ -59,8 +60,7 @@ T = TypeVar("T")
 #: The reference of a step, and its message.
 Unsent = tuple[StepRef, Message]
 
-#: An event that results from sending, and the saga at that time.
-FollowUp = tuple[Event, SagaExecution]
+FollowUp = tuple[Event, SagaExecution]  #: what results from sending, and the saga at that time
 
 
 class Applied(NamedTuple):
@@ -236,8 +236,7 @@ class Orchestrator:
             if pause:
                 self._pause(pause)
             execution = self._newest(saga_id, execution.run_id, timeout)
-        what = type(event).__name__
-        text = f"others saved saga {saga_id} first, at each attempt of {what}"
+        text = f"others saved saga {saga_id} first, at each attempt of {type(event).__name__}"
         raise retry.SavedByOthers(f"{text}; the sweep continues it")
 
     def _newest(self, saga_id: str, run_id: str | None, timeout: float) -> SagaExecution:
@@ -265,19 +264,19 @@ class Orchestrator:
         stored = decide(after, ResultStored(after.updated_at, after.status)).execution
         return replace(batch, after=stored, carried=(*batch.carried, result))
 
-    def _carried(self, after: SagaExecution, messages: Sequence[Unsent]) -> _Batch:
-        carried, left = [], []
+    def _carried(self, alone: SagaExecution, messages: Sequence[Unsent]) -> _Batch:
+        carried, left, after = [], [], alone
         for unsent in messages:
             envelope = self.publisher.encode(unsent[1])
             if envelope is not None and self._carries(envelope):
                 carried.append(envelope)
+                after = decide(after, RequestSent(after.updated_at, unsent[0])).execution
             else:
                 left.append(unsent)
-        return _Batch(after, messages, after, left, tuple(carried))
+        return _Batch(alone, messages, after, left, tuple(carried))
 
     def _carries(self, envelope: Envelope) -> bool:
-        endpoint = self.store.endpoint
-        return bool(endpoint) and envelope.endpoint == endpoint
+        return bool(self.store.endpoint) and envelope.endpoint == self.store.endpoint
 
     def _write(
         self, write: Callable[..., T], batch: _Batch, timeout: float = 0.0
@@ -300,9 +299,8 @@ class Orchestrator:
         """
         execution, events = saved.execution, deque(self._sent(saved))
         while events:
-            event, known = events.popleft()
             try:
-                saved = self._change(execution.saga_id, event, known)
+                saved = self._change(execution.saga_id, *events.popleft())
             except Exception as error:
                 _warn(execution, "the outcome of sending could not be saved", error)
                 continue
@@ -365,9 +363,8 @@ class Orchestrator:
             if not execution.result_pending:
                 return
             self.results.publish(execution)
-            status = execution.status
-            stuck = execution.stuck_count if status is SagaStatus.STUCK else None
-            stored = ResultStored(self.store.now(), status, stuck)
+            stuck = execution.stuck_count if execution.status is SagaStatus.STUCK else None
+            stored = ResultStored(self.store.now(), execution.status, stuck)
         except Exception as error:
             _warn(execution, "its result could not be published", error)
             return
@@ -379,12 +376,15 @@ class Orchestrator:
         try:
             self.publisher.publish(message)
         except UnsendableStep as error:
-            extra = fields_of(execution, ref)
-            log.error("saga %s: %s", execution.saga_id, error, exc_info=True, extra=extra)
+            text, extra = "saga %s: %s", fields_of(execution, ref)
+            log.error(text, execution.saga_id, error, exc_info=True, extra=extra)
             failure = recorded(error, error.step)
             yield StepFailed(execution.updated_at, ref, failure, final=True), execution
         except Exception as error:
             _warn(execution, "sending failed", error, ref)
+        else:
+            if execution.steps[ref.path].open_request is not None:
+                yield RequestSent(execution.updated_at, ref), execution
 
 
 def _warn(

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from celery_saga.core.events import Dispatch, MessageState, Transition
+from celery_saga.core.events import Dispatch, MessageState, ReplyReceived, Transition
 from celery_saga.core.execution import Claim, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.recovery.policy import POLICY
 
@@ -359,6 +359,13 @@ class BrokerInspector(Protocol):
         """The state of a message that no worker has: ``NOWHERE`` or ``UNSENT``, else ``None``.
 
         Only the process that has sent it last knows it.
+        """
+        ...
+
+    def reply_to(self, execution: SagaExecution, ref: StepRef) -> ReplyReceived | None:
+        """Return the reply to a remote step's request that a result backend has.
+
+        ``None``: the request's task has not ended, or its result is stored elsewhere.
         """
         ...
 

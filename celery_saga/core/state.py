@@ -148,6 +148,11 @@ class StepRef(NamedTuple):
         """``<saga>~<f|c><path>~<epoch>``, such as ``7f3a~f2~1``; a longer path has dots."""
         return f"{saga_id}~{self}"
 
+    def request_id(self, saga_id: str) -> str:
+        """The task id of a remote step's request: ``<saga>~<r|s><path>~<epoch>``."""
+        letter = "r" if self.direction is Direction.FORWARD else "s"
+        return f"{saga_id}~{letter}{str(self)[1:]}"
+
     @classmethod
     def parse(cls, task_id: str) -> tuple[str, StepRef] | None:
         """Saga id and reference from a task id; ``None`` for the id of an ordinary task."""
@@ -245,6 +250,26 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Request:
+    """The request of a remote step to another service.
+
+    Args:
+        token: known to the other service and to this record alone; a reply has it.
+        message: what is sent, as plain JSON: ``{"target": ..., "task": ..., "args": text,
+            "kwargs": text, "options": {...}}``.
+        sent: whether it is known that the broker has taken it.
+        until: store time at which it has failed without a reply; ``None``: it was not sent.
+        reply: ``{"status": int, "content": text, "related_services": [...]}``; ``None``: none came.
+    """
+
+    token: str = field(repr=False)
+    message: Mapping[str, Any] = field(repr=False)  # arguments
+    sent: bool = False
+    until: float | None = None
+    reply: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class SagaStepExecution:
     """What is known of one step of a run, or of another node of its plan.
 
@@ -281,6 +306,8 @@ class SagaStepExecution:
         asked: of a choice how many of its conditions were answered with a false value.
         left: of a group, and of a loop that runs its items at the same time, how many of its
             branches are not over.
+        request: of a remote step, until it has failed or its handler has ended.
+        requests: tokens of the step's own requests that have no final reply.
         started_at: first dispatch, store time.
         ended_at: end of the forward task, store time.
     """
@@ -312,6 +339,8 @@ class SagaStepExecution:
     chosen: int | None = None
     asked: int = 0
     left: int | None = None
+    request: Request | None = None
+    requests: tuple[str, ...] = field(default=(), repr=False)
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -321,6 +350,16 @@ class SagaStepExecution:
     def round_of(self, direction: Direction) -> int:
         """How often its action, or its compensation, began anew."""
         return self.round if direction is Direction.FORWARD else self.compensation_round
+
+    @property
+    def open_request(self) -> Request | None:
+        """The request that is to be sent, or to which no reply has come."""
+        return None if self.request is None or self.request.reply is not None else self.request
+
+    @property
+    def reply_status(self) -> int:
+        """The status of the reply that its handler is run with; 0: there is none."""
+        return (self.request and (self.request.reply or {}).get("status")) or 0
 
     @property
     def needs_compensation(self) -> bool:

@@ -47,6 +47,13 @@ def _unknown_effects(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
     for index, step in steps:
         if step.pivot:
             return  # from here on each step is run again
+        if step.is_remote and step.compensation is None and not step.read_only:
+            yield (
+                (index,),
+                f"remote step {step.name!r} has no compensation: if no reply comes to its request, "
+                f"its effect may remain, and the saga gets stuck. Give it a compensating request "
+                f"with .on_failure(), or set read_only=True if it changes nothing",
+            )
         if step.compensation is None and not step.action.rerun and not step.read_only:
             yield (
                 (index,),

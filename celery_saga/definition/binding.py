@@ -212,6 +212,29 @@ def _wants_context(params: list[inspect.Parameter], sources: Mapping[str, Any] |
     return sources is None and required == params[:1] and params[0].name in ("context", "ctx")
 
 
+def without_response(where: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the parameters of a handler, without that of the response.
+
+    Raises:
+        DefinitionError: it does not take the context and a response by position.
+    """
+    params = parameters_of(function) or []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = [param for param in params if param.kind in kinds][:2]
+    if len(taken) < 2 and not any(param.kind is param.VAR_POSITIONAL for param in params):
+        raise DefinitionError(
+            f"{where}: expected a function of two arguments, (context, response), found "
+            f"{inspect.Signature(params)}"
+        )
+
+    def handler() -> None:
+        pass
+
+    rest = [param for param in params if param not in taken[1:]]
+    handler.__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
+    return handler
+
+
 def _bind_context(
     where: str,
     params: list[inspect.Parameter] | None,

@@ -22,6 +22,7 @@ from celery_saga.definition.steps import (
     LocalSagaStep,
     NestedSagaStep,
     ParallelSagaStep,
+    RemoteSagaStep,
     SagaStep,
     SleepSagaStep,
     WaitSagaStep,
@@ -38,7 +39,7 @@ from celery_saga.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from celery_saga.definition.operations import LocalOptions
+    from celery_saga.definition.operations import LocalOptions, RemoteOptions
     from celery_saga.definition.steps import Step, StepOwner
 
 Self = TypeVar("Self", bound="SagaDefinition")
@@ -139,15 +140,42 @@ class SagaDefinition:
         target: Any = step
         if not issubclass(type(target), SagaStep):
             return self._add(LocalSagaStep(target, **options))
-        if not issubclass(type(target), LocalSagaStep):
-            raise TypeError(f"expected a LocalSagaStep, found a {type(target).__name__}")
+        if issubclass(type(target), RemoteSagaStep):
+            raise TypeError("expected a LocalSagaStep, found a RemoteSagaStep: use remote_step()")
+        return self._add_object(target, LocalSagaStep, options)
+
+    def _add_object(self, step: Any, kind: type[Added], options: Mapping[str, Any]) -> Added:
+        if not issubclass(type(step), kind):
+            raise TypeError(f"expected a {kind.__name__}, found a {type(step).__name__}")
         if options:
             raise DefinitionError(
                 f"a step object brings its own options: pass {', '.join(sorted(options))} to "
                 f"its class"
             )
-        added: LocalSagaStep = target
+        added: Added = step
         return self._add(added)
+
+    def remote_step(
+        self, step: Step | None = None, **options: Unpack[RemoteOptions]
+    ) -> RemoteSagaStep:
+        """Add a step of another service and return it.
+
+        Its request is sent to a Celery task, with or without this library, and its reply awaited;
+        no worker is occupied meanwhile.
+
+        Args:
+            step: what makes its request: a function or task that returns a
+                :class:`SagaRequest`, or a :class:`RemoteSagaStep`; nothing: ``.on_execute()``.
+            options: ``name``; ``timeout`` (seconds until a request without a reply has failed);
+                ``read_only`` (the request changes nothing at the other service); ``pivot``,
+                ``retriable``, ``on_exhausted`` and how its own tasks are called, as for
+                :meth:`local_step`.
+        """
+        self._check_open()
+        target: Any = step
+        if not issubclass(type(target), SagaStep):
+            return self._add(RemoteSagaStep(target, **options))
+        return self._add_object(target, RemoteSagaStep, options)
 
     def parallel_step(
         self, *branches: Step | StepOwner, **options: Unpack[ParallelOptions]

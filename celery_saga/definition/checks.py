@@ -104,7 +104,8 @@ def _check_kind(where: str, step: SagaStep) -> None:
 
 def _check_operations(where: str, step: SagaStep) -> None:
     for role, operation in step.operations():
-        named = "" if role == "action" else f", its {role.replace('_', ' number ')}"
+        words = role if role.startswith("on_") else role.replace("_", " number ")
+        named = "" if role == "action" else f", its {words}"
         check_message_options(f"{where}{named}", operation.options)
         if functions.is_plain(operation.callback):
             check_function(f"{where}{named}", operation.callback, operation.options.get("context"))

@@ -12,11 +12,11 @@ from typing import Any
 
 from celery import Celery
 
-from celery_saga.core.plan import Call, PlanStep
+from celery_saga.core.plan import Call, PlanStep, RemoteStep
 from celery_saga.definition import functions
 from celery_saga.definition.binding import UnknownParameters, bind
 from celery_saga.definition.operations import SagaOperation
-from celery_saga.definition.steps import LocalSagaStep, SagaStep, StepOwner
+from celery_saga.definition.steps import LocalSagaStep, RemoteSagaStep, SagaStep, StepOwner
 from celery_saga.definition.steps.tree import names_of, own_steps, result_keys
 from celery_saga.definition.tasks.declarations import (
     Declaration,
@@ -67,8 +67,9 @@ def check_known(steps: Sequence[SagaStep]) -> None:
 
 def _draft_step(step: LocalSagaStep, name: str, key: str, app: Celery | None) -> PlanStep | None:
     assert step.action is not None
-    read_only = bool(step.options.get("read_only"))
-    action = _draft_call(name, step.action, read_only or step.options.get("on_lost"), app)
+    read_only, remote = bool(step.options.get("read_only")), isinstance(step, RemoteSagaStep)
+    on_lost = read_only or remote or step.options.get("on_lost")
+    action = _draft_call(name, step.action, on_lost, app)
     if action is None:
         return None
     given = step.compensation
@@ -76,7 +77,8 @@ def _draft_step(step: LocalSagaStep, name: str, key: str, app: Celery | None) ->
     if compensation is None and given is not None:
         compensation = Call(given.label if functions.is_plain(given.callback) else "", "context")
     pivot = bool(step.options.get("pivot"))
-    return PlanStep(name, action, compensation, pivot=pivot, read_only=read_only, result_key=key)
+    kind = RemoteStep if remote else PlanStep
+    return kind(name, action, compensation, pivot=pivot, read_only=read_only, result_key=key)
 
 
 def _draft_call(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import CellType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, overload
 
@@ -97,6 +97,18 @@ class PairedOptions(StepOptions, total=False):
 
     compensation: Target | None
     on_commit: Target | None
+
+
+class RemoteOptions(CallOptions, total=False):
+    """The options of a remote step: see :meth:`Saga.remote_step`."""
+
+    name: str | None
+    timeout: float | timedelta | None
+    parameters: Mapping[str, Any] | None
+    pivot: bool | None
+    retriable: bool | None
+    on_exhausted: Literal["compensate", "pause"] | None
+    read_only: bool | None
 
 
 class LocalOptions(PairedOptions, total=False):

@@ -14,12 +14,17 @@
           AlreadyOnSagaException                      a step added twice
           MultipleOnExecuteException
           MultipleOnFailureException
+          MultipleOnSuccessException
+          MultipleOnErrorException
           MultipleElseThenException
       SetupError                                      the app or the store is not set up for sagas
       UnserializableValue (ValueError)                not JSON-serializable; names the key path
       ContextTooLarge (ValueError)                    more than saga_context_limit allows
       MissingInput (LookupError)                      a step needs a key that the context lacks
       BadStepResult (TypeError)                       a step returned what is not a valid result
+      UnknownTarget (LookupError)                     a remote step's request has an unknown target
+      SagaParticipantError                            a participant refuses a request
+      SagaResponseException                           another service refused a request, or failed
       UnsendableStep                                  Celery cannot make a message of a step
       JoinConflict (ValueError)                       branches wrote different values of a key
       BadItems (ValueError)                           a loop over what is not a list, or too long
@@ -86,10 +91,16 @@ from celery_saga.errors.definitions import (
     MultipleElseThenException as MultipleElseThenException,
 )
 from celery_saga.errors.definitions import (
+    MultipleOnErrorException as MultipleOnErrorException,
+)
+from celery_saga.errors.definitions import (
     MultipleOnExecuteException as MultipleOnExecuteException,
 )
 from celery_saga.errors.definitions import (
     MultipleOnFailureException as MultipleOnFailureException,
+)
+from celery_saga.errors.definitions import (
+    MultipleOnSuccessException as MultipleOnSuccessException,
 )
 from celery_saga.errors.definitions import (
     SagaNotCommittedException as SagaNotCommittedException,
@@ -167,7 +178,16 @@ from celery_saga.errors.steps import (
     MissingInput as MissingInput,
 )
 from celery_saga.errors.steps import (
+    SagaParticipantError as SagaParticipantError,
+)
+from celery_saga.errors.steps import (
+    SagaResponseException as SagaResponseException,
+)
+from celery_saga.errors.steps import (
     SignalTimeout as SignalTimeout,
+)
+from celery_saga.errors.steps import (
+    UnknownTarget as UnknownTarget,
 )
 from celery_saga.errors.steps import (
     UnsendableStep as UnsendableStep,

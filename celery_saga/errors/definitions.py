@@ -53,5 +53,13 @@ class MultipleOnFailureException(SagaStepException):
     """The step's compensation was given twice."""
 
 
+class MultipleOnSuccessException(SagaStepException):
+    """What handles a remote step's success was given twice."""
+
+
+class MultipleOnErrorException(SagaStepException):
+    """What handles a remote step's refusal was given twice."""
+
+
 class MultipleElseThenException(SagaStepException):
     """The last alternative of a choice was given twice."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery_saga.errors.base import AbortSaga, SagaError
 
 
@@ -85,6 +87,39 @@ class UnsendableStep(SagaError):
 
     def __str__(self) -> str:
         return f"step {self.step!r}: task {self.task!r} cannot be sent: {self.cause}"
+
+
+class SagaResponseException(SagaError):
+    """Another service refused the request of a remote step, or failed with it."""
+
+
+class SagaParticipantError(SagaError):
+    """Raise it in a task with ``@saga_participant`` to refuse the request: status ERROR.
+
+    Args:
+        content: what the handler gets as ``response.content()``: a text, or other JSON data.
+    """
+
+    @property
+    def content(self) -> Any:
+        """The first argument; without one an empty text."""
+        return self.args[0] if self.args else ""
+
+
+class UnknownTarget(SagaError, LookupError):
+    """A request of a remote step has a target that no setting and no route explains."""
+
+    def __init__(self, target: str, known: str) -> None:
+        super().__init__(target, known)
+        self.target, self.known = target, known
+
+    def __str__(self) -> str:
+        return (
+            f"SagaRequest: unknown target {self.target!r}: neither a task of this app nor a route "
+            f"in task_routes has that name, nor has saga_targets (names there: "
+            f"{self.known or 'none'}); add it, as in "
+            f"saga_targets = {{{self.target!r}: ('module.task', 'queue')}}"
+        )
 
 
 class JoinConflict(SagaError, ValueError):

@@ -21,6 +21,9 @@ log = logging.getLogger("celery_saga")
 #: The message header that marks a step of a saga.
 HEADER = "saga"
 
+#: The message header of a remote step's request: saga id, ref and token, with which it is replied.
+REQUEST = "saga_request"
+
 #: The two headers that Celery writes and that belong to the user nevertheless.
 STAMPS = frozenset({"stamped_headers", "stamps"})
 
@@ -28,7 +31,7 @@ STAMPS = frozenset({"stamped_headers", "stamps"})
 _CELERYS = (
     frozenset(name for name in vars(Context) if not name.startswith("_"))
     | {"lang", "task", "argsrepr", "kwargsrepr", "compression", "origin", "celery_beat_task"}
-    | {"x-death", HEADER}
+    | {"x-death", HEADER, REQUEST}
 ) - STAMPS
 
 _BROKERS = ("x-first-death-", "x-last-death-")

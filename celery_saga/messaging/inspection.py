@@ -8,18 +8,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from celery_saga.core.context.codec import JSON, Codec
 from celery_saga.core.decide.transitions import call_of
-from celery_saga.core.events import MessageState
+from celery_saga.core.events import MessageState, ReplyReceived
 from celery_saga.core.execution import SagaExecution, StepRef
 from celery_saga.core.ports import Backlog, Publisher
 from celery_saga.core.recovery.policy import POLICY
+from celery_saga.core.remote import Outcome
 from celery_saga.messaging.broker import backlog, lacks_exchange, open_connection
 from celery_saga.messaging.outcome import START
 from celery_saga.messaging.routing import exchange_of, queue_of
+from celery_saga.settings import Settings
 
 log = logging.getLogger("celery_saga")
 
@@ -109,16 +112,33 @@ def workers_without_plugin(app: Celery, queues: Collection[str]) -> Mapping[str,
     return found
 
 
+def stored_outcome(app: Celery, task_id: str) -> Outcome | None:
+    """Return how a task has ended, if the result backend of ``app`` has its result."""
+    if not app.conf.result_backend or app.conf.result_backend.startswith("rpc"):
+        return None  # that of RPC are messages, which are for one reader
+    try:
+        meta = app.backend.get_task_meta(task_id)
+    except Exception:
+        log.debug("the result of task %s cannot be read", task_id, exc_info=True)
+        return None
+    if meta.get("status") == states.SUCCESS:
+        return Outcome.of_result(meta.get("result"))
+    if meta.get("status") in states.EXCEPTION_STATES - {states.RETRY}:
+        return Outcome.of_failure(task_id, meta.get("result"))
+    return None
+
+
 class CeleryInspector:
     """Reads the state of one app's broker and its workers.
 
     Args:
         app: the Celery app.
         publisher: knows the state of the messages that this process has sent.
+        codec: encodes the contents of replies.
     """
 
-    def __init__(self, app: Celery, publisher: Publisher) -> None:
-        self._app, self._publisher = app, publisher
+    def __init__(self, app: Celery, publisher: Publisher, codec: Codec = JSON) -> None:
+        self._app, self._publisher, self._codec = app, publisher, codec
 
     def has_task(self, name: str) -> bool:
         return name in self._app.tasks
@@ -133,6 +153,14 @@ class CeleryInspector:
         exchange = exchange_of(self._app, call_of(execution, ref.path, ref.direction))
         lost = bool(exchange) and lacks_exchange(self._app, exchange)
         return MessageState.NOWHERE if lost else None
+
+    def reply_to(self, execution: SagaExecution, ref: StepRef) -> ReplyReceived | None:
+        request = execution.steps[ref.path].open_request
+        outcome = stored_outcome(self._app, ref.request_id(execution.saga_id))
+        if request is None or outcome is None:
+            return None
+        reply, error = outcome.reply(self._codec, Settings.of(self._app).context_limit)
+        return ReplyReceived(execution.updated_at, ref, request.token, reply, error)
 
     def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:
         return workers_without_plugin(self._app, queues)

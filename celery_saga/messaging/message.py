@@ -23,9 +23,14 @@ from celery_saga.core.events import Dispatch
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.plan import Call, Choice, NestedSaga, Path, Plan, PlanStep
 from celery_saga.core.ports import Message
+from celery_saga.core.state import Request
 from celery_saga.errors import UnreadableCheckpoint
-from celery_saga.messaging.headers import HEADER, as_sent
+from celery_saga.messaging.headers import HEADER, REQUEST, as_sent
+from celery_saga.messaging.routing import queue_of
 from celery_saga.settings import Settings
+
+#: The engine task that takes a reply to a request of a remote step.
+REPLY = "celery_saga.reply"
 
 #: Characters of one value's repr in a step's arguments, and of all of them together.
 VALUE_REPR, ARGUMENTS_REPR = 80, 800
@@ -45,11 +50,15 @@ class Messages:
     def made(self, execution: SagaExecution, command: Dispatch) -> Message:
         """Make one step's message as plain data; its arguments are JSON texts."""
         ref = command.ref
+        request = execution.steps[ref.path].open_request
+        if request is not None:
+            return self._request(execution, ref, request)
         call = call_of(execution, ref.path, ref.direction)
         name = execution.steps[ref.path].name
         values = execution.view(ref.path)
         kwargs = call.texts(execution.inputs_of(ref.path, ref.direction))
         args = [self._context(execution.saga_id, values)] if call.style == "context" else []
+        args += self._response(execution, ref)
         args += [self._codec.dumps(value) for value in call.args[len(args) :]]
         options: dict[str, Any] = {
             **call.options,
@@ -72,6 +81,43 @@ class Messages:
             "kwargs": kwargs,
             "options": options,
             "template": call.alike,
+        }
+
+    def _response(self, execution: SagaExecution, ref: StepRef) -> list[str]:
+        """The reply for the task that handles it; the worker reads it from the checkpoint."""
+        request = execution.steps[ref.path].request
+        if request is None or request.reply is None or ref.direction is Direction.COMPENSATION:
+            return []
+        return [JSON.dumps({"status": request.reply["status"]})]
+
+    def _request(self, execution: SagaExecution, ref: StepRef, request: Request) -> Message:
+        """Make the message of a remote step's request, whose callbacks bring the reply."""
+        made, saga_id, name = request.message, execution.saga_id, execution.steps[ref.path].name
+        mark = {"saga_id": saga_id, "ref": str(ref), "token": request.token}
+        before = StepRef(ref.path, ref.direction, ref.epoch - 1)
+        shown = {"saga": execution.name, "saga_id": saga_id, "step": name}
+        options: dict[str, Any] = {
+            **made["options"],
+            "task_id": ref.request_id(saga_id),
+            "root_id": execution.root,
+            "parent_id": before.task_id(saga_id),
+            "add_to_parent": False,
+            "serializer": "json",
+            "retries": 0,
+            "argsrepr": f"({', '.join(f'<{len(text)} bytes>' for text in made['args'])})",
+            "kwargsrepr": repr(shown),
+            "headers": {**as_sent(execution.headers), REQUEST: mark},
+            "link": [reply_signature(self._app, mark, shown)],
+            "link_error": [reply_signature(self._app, mark, shown, failed=True)],
+        }
+        return {
+            "saga_id": saga_id,
+            "step": name,
+            "task": made["task"],
+            "args": made["args"],
+            "kwargs": made["kwargs"],
+            "options": options,
+            "template": f"request {made['task']} {sorted(made['options'].items())}",
         }
 
     def _context(self, saga_id: str, values: Values) -> str:
@@ -124,6 +170,20 @@ class Messages:
         return DEFAULT_MASK_KEYS if keys is None else words_of(keys)
 
 
+def reply_signature(
+    app: Celery, mark: Mapping[str, str], shown: Mapping[str, str], *, failed: bool = False
+) -> dict[str, Any]:
+    """The callback by which a worker of another service replies; it needs no plugin for that."""
+    options = {
+        "queue": queue_of(app, Call(REPLY)) or app.conf.task_default_queue,
+        "serializer": "json",
+        "ignore_result": True,
+        "argsrepr": "(<reply>,)",
+        "kwargsrepr": repr(shown),
+    }
+    return dict(app.signature(REPLY, kwargs={**mark, "failed": failed}, options=options))
+
+
 def header_of(carrier: Any) -> Mapping[str, str] | None:
     """Return the engine's header of a step's message; ``carrier`` has the message's headers."""
     headers = getattr(carrier, "headers", None)
@@ -131,6 +191,14 @@ def header_of(carrier: Any) -> Mapping[str, str] | None:
         return None
     found = headers.get(HEADER)
     return found if isinstance(found, dict) else None
+
+
+def request_header_of(carrier: Any) -> Mapping[str, str] | None:
+    """Return the header of a remote step's request: ``saga_id``, ``ref`` and ``token``."""
+    headers = getattr(carrier, "headers", None)
+    found = headers.get(REQUEST) if isinstance(headers, Mapping) else None
+    names = {"saga_id", "ref", "token"}
+    return found if isinstance(found, dict) and found.keys() == names else None
 
 
 def _headers(execution: SagaExecution, path: Path) -> dict[str, Any]:

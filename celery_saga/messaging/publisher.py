@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import SerializationError
@@ -126,13 +127,23 @@ class CeleryPublisher:
         try:
             while steps:
                 step = steps.popleft()
-                if self._app.conf.task_always_eager:
+                if self._app.conf.task_always_eager and "link_error" not in step["options"]:
                     send(self._app, step)
                 else:
-                    args, kwargs = arguments(step)
-                    self._app.tasks[step["task"]].apply(args, kwargs, **step["options"])
+                    self._apply(step)
         finally:
             self._here.steps = None
+
+    def _apply(self, step: Message) -> None:
+        """Run one task here; a request's reply, which Celery would send, too."""
+        args, kwargs = arguments(step)
+        options = dict(step["options"])
+        links = options.pop("link", []), options.pop("link_error", [])
+        result: Any = self._app.tasks[step["task"]].apply(args, kwargs, **options)
+        failed = result.failed()
+        for callback in links[failed]:
+            outcome = result.id if failed else result.result
+            self._app.tasks[callback["task"]].apply((outcome,), callback["kwargs"])
 
     def undelivered(self, task_id: str) -> MessageState | None:
         if task_id in self._unsent:

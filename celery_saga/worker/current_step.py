@@ -1,8 +1,13 @@
-"""What a task body can read about itself, in a saga and outside of one."""
+"""The bodies of tasks: what they read about themselves, and how coroutines are run."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,3 +62,34 @@ def _requests() -> list[Any]:
         for task in reversed(tasks.stack or ())
         for request in reversed(task.request_stack.stack or ())
     ]
+
+
+def finished(result: Any) -> Any:
+    """Return the result; the result of a coroutine function is awaited here."""
+    if not inspect.isawaitable(result):
+        return result
+    context, coroutine = copy_context(), _awaited(result)
+
+    def run() -> Any:
+        return context.run(asyncio.run, coroutine)
+
+    if not _loop_is_running():
+        return run()
+    # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return sys.modules["gevent"].get_hub().threadpool.apply(run)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ from celery_saga.core.failures import recorded
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SAGAS, SagaDefinition
 from celery_saga.errors import AbortSaga, SagaExecutionNotFoundException, StoreUnavailable
-from celery_saga.messaging.message import header_of
+from celery_saga.messaging.message import header_of, request_header_of
 from celery_saga.runtime import installed, only_app
 
 log = logging.getLogger("celery_saga")
@@ -234,9 +234,22 @@ def _on_unknown(
     sender: Any = None, id: str | None = None, message: Any = None, name: Any = None, **kwargs: Any
 ) -> None:
     found = StepRef.parse(id or "") if header_of(message) else None
+    mark = request_header_of(message)
+    if mark is not None:
+        _report_unknown_target(sender.app, mark, str(name))
     if found is not None:
         _warn_of_unknown_task(found[0], str(name))
     _submit(sender.app, id, message, lambda at, ref, instance: TaskUnknown(at, ref))
+
+
+def _report_unknown_target(app: Celery, mark: Mapping[str, str], task: str) -> None:
+    """Fail the remote step whose request came here, where no service has its task."""
+    text = f"no worker of its queue has the task {task!r}: is its queue in saga_targets?"
+    failure, ref = Failure("NotRegistered", text), StepRef.of(mark["ref"])
+    runtime = installed(app)
+    if runtime is not None and runtime.heartbeat is not None:
+        report = partial(StepFailed, ref=ref, failure=failure, final=True)
+        runtime.heartbeat.submit(mark["saga_id"], report, None)
 
 
 def _on_shutdown(sender: Any = None, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from celery_saga.settings import DEFAULTS
 from celery_saga.worker import receivers, remote_control
 from celery_saga.worker.bootstep import RecoveryStep
 from celery_saga.worker.hook import hook, verify
+from celery_saga.worker.remote.requests import ASYNCHRONOUS
 from celery_saga.worker.tasks import declare_tasks
 
 
@@ -52,12 +54,13 @@ def _as_task(app: Celery, name: str, function: Callable[..., Any]) -> None:
     """Declare a plain function as a task of the app, under the name by which sagas call it."""
     wire_name, name = name, functions.task_name(name, app.main)
 
-    def run(context: Any, /, **parameters: Any) -> Any:
+    def run(context: Any, /, *response: Any, **parameters: Any) -> Any:
         # Looked up at each call: its module may have been imported a second time.
-        return (functions.known(wire_name) or function)(context, **parameters)
+        return (functions.known(wire_name) or function)(context, *response, **parameters)
 
     if function.__name__.isidentifier():  # Celery makes code from it; "<lambda>" is not a name
         run.__name__ = function.__name__
+    setattr(run, ASYNCHRONOUS, inspect.iscoroutinefunction(function))
     run.__doc__, run.__module__ = function.__doc__, function.__module__
     declare: Any = app.task
     declare(run, name=name, shared=False, typing=False)

@@ -6,13 +6,8 @@ here: a report goes through the orchestrator like any other event.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import sys
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -53,8 +48,10 @@ from celery_saga.messaging.message import header_of
 from celery_saga.messaging.results import track
 from celery_saga.messaging.retries import revision_of
 from celery_saga.runtime import Runtime
+from celery_saga.worker.current_step import finished
 from celery_saga.worker.eager import new_claim
 from celery_saga.worker.receivers import expected_at, worker_terminating, wrapper_reached
+from celery_saga.worker.remote.requests import new_request, raised, response_for
 
 log = logging.getLogger("celery_saga")
 
@@ -135,6 +132,9 @@ class _Delivery:
         self._name = execution.steps[ref.path].name
         self._is_condition = isinstance(execution.plan.at(ref.path), Choice)
         self._context: SagaContext | None = None
+        forward = ref.direction is Direction.FORWARD
+        #: Whether it is the handler of a remote step's reply.
+        self._handles = forward and execution.steps[ref.path].reply_status > 0
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._call.style == "context":
@@ -142,12 +142,16 @@ class _Delivery:
             self._context = SagaContext()
             self._context.update(self._execution.view(self._ref.path))
             args = (self._context, *args[1:])
+        if self._handles:
+            response = response_for(self._runtime, self._execution, self._ref, self._call)
+            args = (self._context, response, *args[2:])
         try:
             token = info.current.set(lambda: self._info)
             try:
                 result = finished(body(*args, **kwargs))
                 if self._is_condition:  # it raises for what is neither, such as an array
                     result = bool(result)
+                result = raised(result) if self._handles else result
             finally:
                 info.current.reset(token)
         except Retry as error:
@@ -197,11 +201,15 @@ class _Delivery:
         return self._orchestrator.store.now()
 
     def _succeed(self, result: Any) -> None:
+        token = self._claim.token
         if self._is_condition:
-            token = self._claim.token
             self._report(StepSucceeded(self._now(), self._ref, token, answer=result))
             return
         try:
+            if self._step.is_remote and not self._handles:
+                request = new_request(self._runtime, self._name, self._call.task, result)
+                self._report(StepSucceeded(self._now(), self._ref, token, request=request))
+                return
             update, remove = self._changes(result)
             own = self._own(result, update)
             self._check_size(update, remove)
@@ -211,9 +219,7 @@ class _Delivery:
             # The body ran: its effect exists, and only its result cannot be used.
             self._fail(error, effect=True)
             raise
-        self._report(
-            StepSucceeded(self._now(), self._ref, self._claim.token, update, tuple(remove), own)
-        )
+        self._report(StepSucceeded(self._now(), self._ref, token, update, tuple(remove), own))
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
         """The changes of the context by the result: new values, and deleted keys."""
@@ -350,37 +356,6 @@ class _Delivery:
 def _cause_of(execution: SagaExecution) -> info.Cause | None:
     failure = execution.rollback_reason or execution.error
     return None if failure is None else info.Cause(failure.step, str(failure), failure.attempt)
-
-
-def finished(result: Any) -> Any:
-    """Return the result; the result of a coroutine function is awaited here."""
-    if not inspect.isawaitable(result):
-        return result
-    context, coroutine = copy_context(), _awaited(result)
-
-    def run() -> Any:
-        return context.run(asyncio.run, coroutine)
-
-    if not _loop_is_running():
-        return run()
-    # A greenlet pool, whose greenlets share one thread, or an eager call from asynchronous code.
-    monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        return sys.modules["gevent"].get_hub().threadpool.apply(run)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run).result()
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
 
 
 def _warn_of_unknown_saga(runtime: Runtime, saga_id: str, ref: StepRef, task: str) -> None:

@@ -13,17 +13,19 @@ from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT, masked
 from celery_saga.core.decide.operators import awaited
 from celery_saga.core.decide.transitions import name_of_current
-from celery_saga.core.execution import SagaExecution, SagaStatus
+from celery_saga.core.execution import SagaExecution, SagaStatus, StepRef
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.messaging.callbacks import collect_callbacks
 from celery_saga.messaging.events import EndReportingRequest, started
 from celery_saga.messaging.headers import STAMPS
+from celery_saga.messaging.message import REPLY
 from celery_saga.messaging.outcome import START, failure_of
 from celery_saga.messaging.results import callbacks_of
 from celery_saga.runtime import Runtime, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, start
+from celery_saga.worker.remote.replies import receive
 
 
 def declare_tasks(app: Celery) -> None:
@@ -41,6 +43,33 @@ def declare_tasks(app: Celery) -> None:
         apply_async=_sent_without_secrets,
         Request=EndReportingRequest("celery.worker.request:Request"),
     )
+    declare(
+        reply_task,
+        bind=True,
+        name=REPLY,
+        shared=False,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        ignore_result=True,
+    )
+
+
+def reply_task(
+    self: Any, outcome: Any = None, *, saga_id: str, ref: str, token: str, failed: bool = False
+) -> None:
+    """Take the reply to a request of a remote step: the link callback of another service's task.
+
+    More positional parameters would make Celery call it inside of the other service's worker.
+
+    Args:
+        outcome: what that task returned; of one that failed, its id.
+        failed: whether it failed.
+    """
+    runtime = runtime_of(self.app)
+    try:
+        receive(runtime, saga_id, StepRef.of(ref), token, outcome, failed)
+    except StoreUnavailable as error:
+        raise Reject(error, requeue=True) from error
 
 
 def _sent_without_secrets(

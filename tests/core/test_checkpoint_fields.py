@@ -25,6 +25,7 @@ from celery_saga.core.state import (
     Direction,
     Failure,
     OperatorRequest,
+    Request,
     SagaStatus,
     SagaStepExecution,
     Signal,
@@ -92,6 +93,10 @@ OF_STEP: dict[str, Any] = {
     "chosen": 1,
     "asked": 2,
     "left": 3,
+    "request": Request(
+        "token", {"task": "a", "args": ["1"]}, True, 6.5, {"status": 200, "content": "null"}
+    ),
+    "requests": ("a", "b"),
     "started_at": 4.5,
     "ended_at": 5.5,
 }

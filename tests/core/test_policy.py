@@ -16,6 +16,7 @@ import pytest
 
 from celery_saga.core import events as ev
 from celery_saga.core.decide import decide, policy
+from celery_saga.core.decide.overdue import most_resends
 from celery_saga.core.decide.policy import (
     AfterFailure,
     FailedAttempt,
@@ -24,7 +25,6 @@ from celery_saga.core.decide.policy import (
     after_failure,
     place_of,
 )
-from celery_saga.core.decide.unclaimed import most_resends
 from celery_saga.core.execution import (
     Claim,
     Direction,

@@ -81,6 +81,8 @@ class Queue:
             raise LookupError("its queue is not known")
         return "queue"
 
+    def reply_to(self, *about: Any) -> None: ...
+
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> MessageState | None:
         return self.not_sent_of.get(execution.saga_id)
 

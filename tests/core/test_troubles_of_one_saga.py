@@ -80,6 +80,8 @@ class Broker:
     def has_task(self, name: str) -> bool:
         return True
 
+    def reply_to(self, *about: Any) -> None: ...
+
     def not_sent(self, *about: Any) -> None:
         return None
 

@@ -9,7 +9,16 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_saga import Const, LocalSagaStep, NestedSagaStep, Saga, SagaContext, SagaManager
+from celery_saga import (
+    Const,
+    LocalSagaStep,
+    NestedSagaStep,
+    RemoteSagaStep,
+    Saga,
+    SagaContext,
+    SagaManager,
+    SagaResponse,
+)
 
 app = Celery("golden", set_as_current=False)
 app.conf.update(
@@ -46,6 +55,11 @@ def whole(context: SagaContext) -> SagaContext:
     """A step that takes the whole context."""
     context.seen = sorted(context)
     return context
+
+
+@app.task(name="golden.handle", acks_late=True)
+def handle(context: SagaContext, response: SagaResponse) -> None:
+    """A handler of a reply."""
 
 
 @app.task(name="golden.large")
@@ -132,6 +146,13 @@ tree.for_each(
     compensate="parallel",
 )
 tree.commit()
+
+remote = Saga("golden-remote", app=app)
+remote.remote_step(
+    RemoteSagaStep(whole, handle, handle, whole, name="stock", timeout=timedelta(days=3650))
+)
+remote.local_step(step("ship", "order_id"))
+remote.commit()
 
 waiting = Saga("golden-waiting", app=app)
 waiting.local_step(step("ask", "order_id"))

@@ -13,6 +13,7 @@ from typing import Any
 from celery_saga import SagaStatus
 from celery_saga.core import events
 from celery_saga.core.ports import Reserved
+from celery_saga.core.state import Request, StepRef
 from tests.golden import app
 from tests.golden.stage import Stage
 from tests.golden.values import VALUES
@@ -262,7 +263,29 @@ def restarted(stage: Stage) -> Stage:
     return committing(stage, on_duplicate="restart_failed")
 
 
+def requested(stage: Stage) -> Stage:
+    """The reply to a request is awaited."""
+    message = {
+        "target": "golden-service",
+        "task": "golden.service",
+        "args": ['{"sku": "A", "price": {"__type__": "decimal", "__value__": "1.50"}}'],
+        "kwargs": {"urgent": "true"},
+        "options": {"queue": "golden"},
+    }
+    stage = stage.start(app.remote, ORDER)
+    return stage.ok("f0~1", request=Request("token-1", message))
+
+
+def replied(stage: Stage) -> Stage:
+    """The handler of the reply is sent."""
+    reply = {"status": 200, "content": '{"id": 7}', "related_services": ["stock"]}
+    ref = StepRef.of("f0~2")
+    return requested(stage).apply(events.ReplyReceived(stage.now, ref, "token-1", reply))
+
+
 CASES: dict[str, Case] = {
+    "remote-requested": requested,
+    "remote-replied": replied,
     "linear-created": created,
     "linear-sent": sent,
     "linear-claimed": claimed,

@@ -151,6 +151,9 @@ def _success(
     store: Store, execution: SagaExecution, ref: StepRef, at: float, token: str
 ) -> events.Event:
     step, call = execution.steps[ref.path], call_of(execution, ref.path, ref.direction)
+    if step.open_request is not None:
+        reply = {"status": 200, "content": "null", "related_services": []}
+        return events.ReplyReceived(at, ref, step.open_request.token, reply)
     claim = step.claim
     if claim is None:
         claim = Claim(token, "later", step.retries)

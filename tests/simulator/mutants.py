@@ -24,7 +24,12 @@ from celery_saga.core.decide.forward import begin, over
 from celery_saga.core.decide.late_effects import _compensate_again, late_effect
 from celery_saga.core.decide.operators import request_rollback
 from celery_saga.core.decide.outcomes import current
-from celery_saga.core.decide.overdue import _callbacks_left, _notified_again
+from celery_saga.core.decide.overdue import (
+    _callbacks_left,
+    _notified_again,
+    most_resends,
+    on_unclaimed,
+)
 from celery_saga.core.decide.policy import Place, place_of
 from celery_saga.core.decide.rollback import (
     compensation_failed,
@@ -39,7 +44,6 @@ from celery_saga.core.decide.transitions import (
     stuck,
     with_possible_effect,
 )
-from celery_saga.core.decide.unclaimed import most_resends, on_unclaimed
 from celery_saga.core.execution import (
     Claim,
     Direction,

@@ -186,6 +186,8 @@ class Broker:
     def queue_of(self, execution: SagaExecution, ref: StepRef) -> str:
         return "queue"
 
+    def reply_to(self, *about: Any) -> None: ...
+
     def not_sent(self, execution: SagaExecution, ref: StepRef) -> None: ...
 
     def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:

@@ -27,6 +27,8 @@ from celery_saga import (
     SagaFailedExecutionStepException,
     SagaManager,
     SagaNotCommittedException,
+    SagaNotFound,
+    SagaResponse,
     SagaRollbackExecutionException,
     SagaStatus,
     SagaStepExecutionException,
@@ -322,10 +324,19 @@ class TestRefused:
         with pytest.raises(ValueError, match="found neither"):
             run(manager, context=SagaContext(x=1))
 
-    def test_a_response(self, manager, original):
+    def test_what_is_not_a_response(self, manager, original):
         for definition in (None, original.place_order):
-            with pytest.raises(NotImplementedError, match=r"response=.* no remote steps yet"):
-                run(manager, definition, response=object())
+            with pytest.raises(TypeError, match="response: expected a SagaResponse, found a dict"):
+                run(manager, definition, response={"content": 7})
+
+    @pytest.mark.parametrize("about", [{}, {"uuid": uuid.uuid4()}, {"token": "t"}])
+    def test_a_response_without_the_id_of_its_saga_or_its_token(self, manager, about):
+        with pytest.raises(ValueError, match="the id of its saga and the token of its request"):
+            run(manager, response=SagaResponse(7, **about))
+
+    def test_a_response_to_an_unknown_saga(self, manager):
+        with pytest.raises(SagaNotFound):
+            run(manager, response=SagaResponse(7, uuid=uuid.uuid4(), token="t"))
 
     @pytest.mark.parametrize(
         "definition", ["original-note", 7, [late]], ids=["a name", "a number", "a list"]
@@ -333,10 +344,6 @@ class TestRefused:
     def test_what_is_not_a_saga(self, manager, definition):
         with pytest.raises(TypeError, match="definition: expected a Saga, found a"):
             run(manager, definition)
-
-    def test_a_user(self, manager, original):
-        with pytest.raises(ValueError, match=r"user: .* put it into the context"):
-            run(manager, original.place_order, ORDER, user=uuid.uuid4())
 
     def test_a_second_phase(self, manager, original):
         with pytest.raises(ValueError, match="autocommit: expected True"):

@@ -32,6 +32,9 @@ Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK
 ResolveRequested
 SignalReceived         the wait for it is over; or it is kept until one begins
+RequestSent            a request is not sent again
+ReplyReceived          what handles it is sent, or the step is over, or has failed; the same of a
+                       compensation; to a request that is closed: a late effect
 =====================  ============================================================================
 """
 
@@ -60,6 +63,7 @@ from celery_saga.core.decide.outcomes import (
     on_task_unknown,
 )
 from celery_saga.core.decide.overdue import on_overdue, on_result_stored, on_started
+from celery_saga.core.decide.remote import on_reply_received, on_request_sent
 from celery_saga.core.decide.transitions import stuck_if_held
 from celery_saga.core.events import Command, Decision, Dispatch, Event
 from celery_saga.core.execution import SagaExecution
@@ -84,6 +88,8 @@ _HANDLERS: dict[type, Callable[[SagaExecution, Any], Decision]] = {
     events.SkipRequested: on_skip_requested,
     events.ResolveRequested: on_resolve_requested,
     events.SignalReceived: on_signal_received,
+    events.RequestSent: on_request_sent,
+    events.ReplyReceived: on_reply_received,
 }
 
 

@@ -70,6 +70,17 @@ def _waits_for_operator(execution: SagaExecution, path: Path, kind: FailureKind)
     return kept and kind is not FailureKind.FINAL and execution.rollback_reason is None
 
 
+def compensation_attempt_failed(
+    execution: SagaExecution, ref: StepRef, failure: Failure, at: float, kind: FailureKind
+) -> Decision:
+    """An attempt of a compensation has failed: it is run again, or has failed for good."""
+    attempts = execution.steps[ref.path].attempts + 1
+    execution = execution.with_step(
+        ref.path, attempts=attempts, compensation_error=failure, revised=None, request=None
+    )
+    return follow_up(execution, ref, kind, failure, at)
+
+
 def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
     """The task was sent often enough; whoever took it may have run it."""
     if ref.direction is Direction.FORWARD:

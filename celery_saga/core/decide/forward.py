@@ -68,6 +68,7 @@ from celery_saga.core.plan import (
     Parallel,
     Path,
     PlanStep,
+    RemoteStep,
     Sleep,
     Wait,
     dotted,
@@ -201,6 +202,7 @@ def time_has_come(execution: SagaExecution, path: Path, at: float) -> Decision:
 
 _BEGIN: Mapping[type, Callable[..., Decision]] = {
     PlanStep: _begin_task,
+    RemoteStep: _begin_task,
     Choice: _begin_task,
     Wait: _begin_wait,
     Sleep: _begin_sleep,

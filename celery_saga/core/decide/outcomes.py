@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_saga.core.context.data import values_of
-from celery_saga.core.decide.failing import follow_up, never_sent
+from celery_saga.core.decide.failing import (
+    compensation_attempt_failed,
+    follow_up,
+    never_sent,
+)
 from celery_saga.core.decide.forward import answered, over
 from celery_saga.core.decide.late_effects import late_effect
 from celery_saga.core.decide.policy import FailureKind
-from celery_saga.core.decide.rollback import continue_rollback
+from celery_saga.core.decide.remote import request_failed, requested
+from celery_saga.core.decide.rollback import compensated, continue_rollback
 from celery_saga.core.decide.transitions import (
     call_of,
     check_at,
@@ -36,8 +41,8 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Path
 from celery_saga.core.recovery.policy import POLICY
+from celery_saga.core.remote import SagaResponseStatus
 from celery_saga.core.state import replace
 
 Report = StepSucceeded | StepFailed | StepReleased | ClaimVoided | StepRevoked | TaskUnknown
@@ -66,18 +71,20 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     """The step's task returned."""
     path, step = event.ref.path, current(execution, event)
     if step is None:
-        return late_effect(execution, event)
+        return _unawaited(execution, event)
     if event.answer is not None:
         return answered(execution, path, event.answer, event.at)
+    if event.request is not None:
+        return requested(execution, event)
     execution = with_result(execution, event)
     if event.ref.direction is Direction.COMPENSATION:
-        return _compensated(execution, path, step, event.at)
+        return compensated(execution, path, event.at)
     execution = execution.ended(
         path,
         status=StepStatus.SUCCEEDED,
         revised=None,
-        effect=True,
-        effect_tokens=(*step.effect_tokens, event.token),
+        request=None,
+        **_effect_of(execution, event, step),
         kept=values_of(event.own).texts() or None,
         returned=returned_keys(execution, event),
         expected_at=None,
@@ -86,51 +93,47 @@ def on_step_succeeded(execution: SagaExecution, event: StepSucceeded) -> Decisio
     return over(execution, path, event.at)
 
 
-def _compensated(
-    execution: SagaExecution, path: Path, step: SagaStepExecution, at: float
-) -> Decision:
-    """A compensation returned; an effect that was reported meanwhile needs another round."""
-    again = step.late_effect
-    execution = execution.ended(
-        path,
-        status=StepStatus.COMPENSATED,
-        revised=None,
-        effect=again,
-        late_effect=False,
-        compensation_round=step.compensation_round + again,
-        compensation_error=None,
-    )
-    return continue_rollback(execution, at)
+def _effect_of(
+    execution: SagaExecution, event: StepSucceeded, step: SagaStepExecution
+) -> dict[str, Any]:
+    """What a step that succeeded leaves behind; of a remote step its request has said it."""
+    if execution.plan.step(event.ref.path).is_remote:
+        return {}
+    return {"effect": True, "effect_tokens": (*step.effect_tokens, event.token)}
+
+
+def _unawaited(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
+    """A report of a task that has no claim any more: only its effect is of interest."""
+    step = execution.at_step(event.ref)
+    if step is None or execution.plan.step(event.ref.path).is_remote:
+        return Decision(execution)
+    return late_effect(execution, event)
 
 
 def on_step_failed(execution: SagaExecution, event: StepFailed) -> Decision:
     """The step's task raised, or was ended by a limit."""
     step = current(execution, event)
     if step is None:
-        return late_effect(execution, event) if event.effect else Decision(execution)
+        return _unawaited(execution, event) if event.effect else Decision(execution)
     if event.retries is not None and event.retries < step.retries:
         return Decision(execution)  # a copy of a message that was retried since
     if not event.failure.step:  # a worker's main process knows the task's id alone
         event = replace(event, failure=replace(event.failure, step=step.name))
+    if step.open_request is not None:  # it could not be sent, or no service has its task
+        kind = FailureKind.FINAL if event.final else FailureKind.FAILED
+        return request_failed(execution, event.ref, event.failure, event.at, kind, effect=False)
     kind = FailureKind.FINAL if event.final else FailureKind.FAILED
     if event.ref.direction is Direction.COMPENSATION:
-        return _compensation_attempt_failed(execution, event.ref, event.failure, event.at, kind)
+        return compensation_attempt_failed(execution, event.ref, event.failure, event.at, kind)
     return _forward_failed(execution, event, kind)
-
-
-def _compensation_attempt_failed(
-    execution: SagaExecution, ref: StepRef, failure: Failure, at: float, kind: FailureKind
-) -> Decision:
-    attempts = execution.steps[ref.path].attempts + 1
-    execution = execution.with_step(
-        ref.path, attempts=attempts, compensation_error=failure, revised=None
-    )
-    return follow_up(execution, ref, kind, failure, at)
 
 
 def _forward_failed(execution: SagaExecution, event: StepFailed, kind: FailureKind) -> Decision:
     path, plan = event.ref.path, execution.plan
-    step, possible = execution.steps[path], event.effect and not plan.step(path).read_only
+    step, possible = execution.steps[path], event.effect and not plan.step(path).tasks_read_only
+    refused = step.reply_status == SagaResponseStatus.ERROR
+    if refused and plan.step(path).compensation is not None:
+        possible = True  # what handles a refusal has failed: as in the Minos framework
     tokens = (event.token,) if possible and event.token else ()
     execution = execution.ended(
         path,
@@ -203,7 +206,7 @@ def _may_have_happened(execution: SagaExecution, ref: StepRef) -> SagaExecution:
     step = execution.at_step(ref)
     if step is None or step.effect or execution.ref(ref.path) != ref:
         return execution
-    if execution.plan.step(ref.path).read_only:
+    if execution.plan.step(ref.path).tasks_read_only:
         return execution
     return execution.with_step(ref.path, effect=True)
 

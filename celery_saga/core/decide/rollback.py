@@ -21,6 +21,7 @@ from celery_saga.core.execution import (
     StepStatus,
 )
 from celery_saga.core.plan import Path
+from celery_saga.core.remote import SagaResponseStatus
 from celery_saga.core.state import replace
 
 
@@ -65,8 +66,13 @@ def _without_unclaimed(execution: SagaExecution) -> SagaExecution:
 
 
 def cancelled_dispatch(execution: SagaExecution, path: Path) -> SagaExecution:
-    """The execution with the unclaimed message of a step made stale."""
+    """The execution with the unclaimed message of a step made stale.
+
+    A request without a reply is not waited for any longer: its outcome is unknown.
+    """
     step = execution.steps[path]
+    if step.reply_status == SagaResponseStatus.SUCCESS:  # only its handler is left out
+        return execution.ended(path, not_before=None, status=StepStatus.SUCCEEDED)
     status = StepStatus.FAILED if step.error else StepStatus.PENDING
     execution = execution.ended(path, not_before=None)
     return without_result(execution, path, StepStatus.UNKNOWN if step.effect else status)
@@ -103,7 +109,7 @@ def _compensate(execution: SagaExecution, path: Path, at: float) -> Decision:
     """Send a compensation; if it lacks an input, it has failed."""
     step = execution.steps[path]
     if step.status is not StepStatus.COMPENSATING:
-        execution = execution.with_step(path, attempts=0, lost=0, revised=None)
+        execution = execution.with_step(path, attempts=0, lost=0, revised=None, request=None)
     elif step.not_before is not None and at < step.not_before:
         return wait(execution, path, step.not_before)
     call = call_of(execution, path, Direction.COMPENSATION)
@@ -112,6 +118,23 @@ def _compensate(execution: SagaExecution, path: Path, at: float) -> Decision:
         return send(execution, path, Direction.COMPENSATION, at)
     failure = missing_input(execution, path, key, call)
     return Decision(_with_failed_compensation(execution, path, failure))
+
+
+def compensated(execution: SagaExecution, path: Path, at: float) -> Decision:
+    """A compensation returned; an effect that was reported meanwhile needs another round."""
+    step = execution.steps[path]
+    again = step.late_effect
+    execution = execution.ended(
+        path,
+        status=StepStatus.COMPENSATED,
+        revised=None,
+        request=None,
+        effect=again,
+        late_effect=False,
+        compensation_round=step.compensation_round + again,
+        compensation_error=None,
+    )
+    return continue_rollback(execution, at)
 
 
 def compensation_failed(

@@ -21,7 +21,7 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Call, Choice, Path, Plan
+from celery_saga.core.plan import Call, Choice, Path, Plan, RemoteStep
 from celery_saga.core.recovery.policy import POLICY
 from celery_saga.core.state import Signal, replace
 from celery_saga.errors import SagaError, needs
@@ -41,14 +41,17 @@ def call_of(execution: SagaExecution, path: Path, direction: Direction) -> Call:
     """The task of a step in ``direction``; a compensation is asked for only where there is one.
 
     As its retries have changed it, if it is that direction in which the step is being run. That of
-    a choice is the condition to which there is no answer yet.
+    a choice is the next condition that was not answered, and of a remote step with a reply what
+    handles it.
     """
     node, record = execution.plan.at(path), execution.steps[path]
     if isinstance(node, Choice):
         call: Call | None = node.cases[min(record.asked, len(node.cases) - 1)].condition
     else:
         step = execution.plan.step(path)
-        call = step.action if direction is Direction.FORWARD else step.compensation
+        call = step.compensation
+        if direction is Direction.FORWARD:
+            call = step.handler(record.reply_status) or step.action
     assert call is not None
     if record.revised is None or (record.forward_epoch > 0) is (direction is Direction.FORWARD):
         return call
@@ -221,13 +224,21 @@ def without_result(execution: SagaExecution, path: Path, status: StepStatus) -> 
 
 
 def send(execution: SagaExecution, path: Path, direction: Direction, at: float) -> Decision:
-    """Dispatch a step in a new epoch; its inputs are known to be there."""
+    """Dispatch a step in a new epoch; its inputs are known to be there.
+
+    Of a remote step that is its request, if that is known and has no reply.
+    """
     step = execution.steps[path]
     forward = direction is Direction.FORWARD
     ref = StepRef(path, direction, step.epoch + 1)
+    if step.open_request is not None:
+        execution = _with_request(execution, path, forward, at)
+        status = StepStatus.WAITING if forward else StepStatus.COMPENSATING
+    else:
+        status = StepStatus.RUNNING if forward else StepStatus.COMPENSATING
     execution = execution.sent(
         ref,
-        status=StepStatus.RUNNING if forward else StepStatus.COMPENSATING,
+        status=status,
         forward_epoch=0 if forward else step.forward_epoch or step.epoch,
         retries=0,
         expected_at=at,
@@ -238,6 +249,24 @@ def send(execution: SagaExecution, path: Path, direction: Direction, at: float) 
         started_at=step.started_at if step.started_at is not None else at,
     )
     return Decision(due_soon(execution, at), (Dispatch(ref),))
+
+
+def _with_request(execution: SagaExecution, path: Path, forward: bool, at: float) -> SagaExecution:
+    """The execution with a request that is sent: from now on its effect may be there."""
+    step, node = execution.steps[path], execution.plan.step(path)
+    request = step.open_request
+    assert request is not None
+    assert isinstance(node, RemoteStep)
+    until = at + node.timeout
+    request = replace(request, until=until)
+    execution = check_by(execution.with_step(path, request=request), until)
+    if not forward:
+        return execution
+    return execution.with_step(
+        path,
+        effect=step.effect or not node.read_only,
+        requests=(*step.requests, request.token),
+    )
 
 
 def run_again(
@@ -295,7 +324,7 @@ def missing_input(execution: SagaExecution, path: Path, key: str, call: Call) ->
 def with_possible_effect(execution: SagaExecution, path: Path, began: bool) -> SagaExecution:
     """The execution with a step whose effect may be there, if it ``began`` and leaves any."""
     step = execution.steps[path]
-    possible = began and not execution.plan.step(path).read_only
+    possible = began and not execution.plan.step(path).tasks_read_only
     return execution.with_step(path, effect=step.effect or possible)
 
 

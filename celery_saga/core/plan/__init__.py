@@ -12,6 +12,7 @@ from celery_saga.core.plan.nodes import (
     Node,
     Parallel,
     PlanStep,
+    RemoteStep,
     Sleep,
     Wait,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Path",
     "Plan",
     "PlanStep",
+    "RemoteStep",
     "Sleep",
     "Style",
     "Wait",

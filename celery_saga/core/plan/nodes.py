@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from celery_saga.core.plan.call import Call
 from celery_saga.core.state import Direction
@@ -41,6 +41,20 @@ class PlanStep:
         """
         return self.result_key or self.name
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether another service does its work."""
+        return False
+
+    @property
+    def tasks_read_only(self) -> bool:
+        """Whether its own tasks leave nothing behind, however they end."""
+        return self.read_only or self.is_remote
+
+    def handler(self, status: int) -> Call | None:
+        """What is run with a reply of that status."""
+        return None
+
     @cached_property
     def later_reads(self) -> frozenset[str]:
         """The context keys from which its compensation and commit task get inputs by name.
@@ -63,6 +77,33 @@ class PlanStep:
 
 def _keys_of(call: Call) -> frozenset[str]:
     return frozenset(str(item.path[0]) for item in call.inputs if item.path)
+
+
+@dataclass(frozen=True)
+class RemoteStep(PlanStep):
+    """A step of another service. Its action makes a request, which is sent, and its reply awaited.
+
+    The same holds for its compensation. Its own tasks leave nothing behind; its request does, even
+    if no reply comes.
+
+    Args:
+        on_success: is run with a reply of status SUCCESS; ``None``: nothing is done with it.
+        on_error: is run with a reply of status ERROR; ``None``: the step has failed then.
+        timeout: seconds from a request until it has failed without a reply.
+    """
+
+    on_success: Call | None = None
+    on_error: Call | None = None
+    timeout: float = 3600.0
+
+    @property
+    def is_remote(self) -> bool:
+        """It is."""
+        return True
+
+    def handler(self, status: int) -> Call | None:
+        """What is run with a reply of that status."""
+        return {200: self.on_success, 400: self.on_error}.get(status)
 
 
 @dataclass(frozen=True)
@@ -232,13 +273,18 @@ def calls_of(node: Node) -> Iterator[tuple[Call, Direction]]:
         yield node.action, Direction.FORWARD
         if node.compensation is not None:
             yield node.compensation, Direction.COMPENSATION
+        for handler in (node.on_success, node.on_error) if isinstance(node, RemoteStep) else ():
+            if handler is not None:
+                yield handler, Direction.FORWARD
 
 
 def with_calls(node: Node, changed: Callable[[Call], Call]) -> Node:
     """A node with each of its calls changed, and those of the nodes inside."""
     if isinstance(node, PlanStep):
-        compensation, commit = (each and changed(each) for each in (node.compensation, node.commit))
-        return replace(node, action=changed(node.action), compensation=compensation, commit=commit)
+        roles = ("action", "compensation", "commit", "on_success", "on_error")
+        known = {role: getattr(node, role, None) for role in roles}
+        calls: dict[str, Any] = {role: changed(call) for role, call in known.items() if call}
+        return replace(node, **calls)
     if isinstance(node, NestedSaga):
         return replace(node, steps=tuple(with_calls(each, changed) for each in node.steps))
     if isinstance(node, Parallel):

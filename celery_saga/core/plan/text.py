@@ -16,12 +16,14 @@ from celery_saga.core.plan.nodes import (
     Node,
     Parallel,
     PlanStep,
+    RemoteStep,
     Sleep,
     Wait,
 )
 
 #: The kinds of nodes by their names in the data; a step has none, most nodes are steps.
 _KINDS: dict[str, type[Any]] = {
+    "remote": RemoteStep,
     "nested": NestedSaga,
     "parallel": Parallel,
     "choice": Choice,
@@ -56,7 +58,8 @@ def shown(node: Node) -> str:
     """A node in one line: its name, and what it does."""
     if isinstance(node, PlanStep):
         arrow = f" <-> {node.compensation.task}" if node.compensation else ""
-        return f"{node.name}: {node.action.task}{arrow}{' (pivot)' if node.pivot else ''}"
+        what = "request of " if isinstance(node, RemoteStep) else ""
+        return f"{node.name}: {what}{node.action.task}{arrow}{' (pivot)' if node.pivot else ''}"
     if isinstance(node, Choice):
         rest = "" if node.otherwise is None else ", else the last"
         return f"{node.name}: by {', '.join(each.condition.task for each in node.cases)}{rest}"
@@ -81,6 +84,8 @@ def node_from_dict(data: dict[str, Any]) -> Node:
         "compensation": _call_from_dict,
         "commit": _call_from_dict,
         "condition": _call_from_dict,
+        "on_success": _call_from_dict,
+        "on_error": _call_from_dict,
         "node": node_from_dict,
         "otherwise": node_from_dict,
         "on_timeout": node_from_dict,

@@ -150,7 +150,7 @@ class Sweeper:
         messages = {}
         for ref in () if execution.settled else execution.active:
             step = execution.steps[ref.path]
-            if step.claim is None:
+            if step.claim is None and step.open_request is None:
                 queue = self._inspector.queue_of(execution, ref)
                 messages[ref] = Expected(ref.task_id(saga_id), queue, step.expected_at)
         return execution, messages
@@ -167,9 +167,20 @@ class Sweeper:
             ):
                 states[ref] = self._inspector.not_sent(execution, ref) or states[ref]
         try:
-            self._act(execution, replace(event, messages=states))
+            replied = self._with_replies(execution, event.at)
+            self._act(replied, replace(event, messages=states))
         except SagaExecutionNotFoundException:
             log.info("saga %s does not exist any more", execution.saga_id)
+
+    def _with_replies(self, execution: SagaExecution, at: float) -> SagaExecution:
+        """The saga with the replies that were lost, or never sent, and are in a result backend."""
+        for ref in execution.active:
+            request = execution.steps[ref.path].open_request
+            reply = self._inspector.reply_to(execution, ref) if request and request.sent else None
+            if reply is not None:
+                event = replace(reply, at=at)
+                execution, _ = self._orchestrator.apply(execution.saga_id, event, execution)
+        return execution
 
     def _act(self, execution: SagaExecution, event: Overdue, instance: str = "") -> None:
         after, _ = self._orchestrator.apply(execution.saga_id, event, execution)

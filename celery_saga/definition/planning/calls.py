@@ -12,7 +12,7 @@ from kombu.compression import get_encoder
 
 from celery_saga.core.plan import Call, Style
 from celery_saga.definition import functions
-from celery_saga.definition.binding import bind
+from celery_saga.definition.binding import bind, without_response
 from celery_saga.definition.operations import SagaOperation
 from celery_saga.definition.options import MESSAGE_OPTIONS
 from celery_saga.definition.steps.tree import Located
@@ -39,35 +39,42 @@ class Calls:
         self._app, self._found, self._step = app, found, step
 
     def of(
-        self, operation: SagaOperation, role: str, on_lost: Any, max_attempts: int | None
+        self,
+        operation: SagaOperation,
+        role: str,
+        on_lost: Any,
+        max_attempts: int | None,
+        response: bool = False,
     ) -> Call:
         """Make the call of ``operation``.
 
-        ``on_lost`` is True, ``"rerun"``, ``"compensate"`` or unset.
+        ``on_lost`` is True, ``"rerun"``, ``"compensate"`` or unset; ``response``: its second
+        argument is the response to a request.
         """
         name, task = self._task(operation, role)
         check(self._step, name, getattr(task, "Strategy", None))
-        plain = functions.is_plain(operation.callback)
-        options = dict(operation.options)
+        plain, options = functions.is_plain(operation.callback), operation.options
         function = operation.callback if plain else None if task is None else function_of(task)
+        if response and function is not None:
+            function = without_response(f"step {self._step!r}, task {name!r}", function)
         style, inputs = bind(
             self._step,
             name,
             function,
             plain=plain,
-            context=options.get("context"),
+            context=response or options.get("context"),
             inputs=options.get("inputs"),
             parameters=operation.parameters,
             accepts=None if plain or task is None else partial(accepts, task),
         )
-        late = bool(getattr(task, "acks_late", False))
+        late = getattr(task, "acks_late", False)
         return Call(
             name,
             style,
             inputs,
             returns=self._returns(options.get("returns"), name, task, style),
             options=self._message_options(options),
-            rerun=on_lost in (True, "rerun") or (on_lost is None and late),
+            rerun=on_lost in (True, "rerun") or bool(on_lost is None and late),
             max_attempts=max_attempts,
             **_backoff(self._step, options),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from celery import Celery
@@ -18,6 +18,7 @@ from celery_saga.core.plan import (
     Node,
     Parallel,
     PlanStep,
+    RemoteStep,
     Sleep,
     Wait,
 )
@@ -29,6 +30,7 @@ from celery_saga.definition.steps import (
     LocalSagaStep,
     NestedSagaStep,
     ParallelSagaStep,
+    RemoteSagaStep,
     SagaStep,
     SleepSagaStep,
     StepOwner,
@@ -120,12 +122,13 @@ class Nodes:
         calls = Calls(self._app, self._found[id(original)], name)
         attempts: int | None = 1
         read_only = bool(options.get("read_only"))
+        on_lost = read_only or isinstance(step, RemoteSagaStep) or options.get("on_lost")
         if self._past_pivot or options.get("retriable"):
             attempts = step.action.options.get("max_attempts")
         compensation, commit = self._compensation(step, calls), self._commit(step, calls)
         made = PlanStep(
             name,
-            calls.of(step.action, "action", read_only or options.get("on_lost"), attempts),
+            calls.of(step.action, "action", on_lost, attempts),
             compensation,
             pivot=bool(options.get("pivot")),
             compensate_on_failure=_class_names(
@@ -136,10 +139,22 @@ class Nodes:
             result_key=key if key != name else "",
             commit=commit,
         )
+        if isinstance(step, RemoteSagaStep):
+            made = self._remote(step, made, calls)
         self._past_pivot = self._past_pivot or made.pivot
         if not level.prefix:
             self.own.append(made)
         return made
+
+    def _remote(self, step: RemoteSagaStep, made: PlanStep, calls: Calls) -> RemoteStep:
+        known = {each.name: getattr(made, each.name) for each in fields(made)}
+        handlers: dict[str, Any] = {}
+        for role, operation in (("on_success", step.success), ("on_error", step.error)):
+            if operation is not None:
+                call = calls.of(operation, role, True, made.action.max_attempts, response=True)
+                handlers[role] = self._where(step, call)
+        timeout = Settings.of(self._app).remote_timeout if step.timeout is None else step.timeout
+        return RemoteStep(**known, **handlers, timeout=timeout)
 
     def _compensation(self, step: LocalSagaStep, calls: Calls) -> Call | None:
         if step.compensation is None:

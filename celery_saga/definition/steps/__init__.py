@@ -11,6 +11,7 @@ from celery_saga.definition.steps.groups import (
     NestedSagaStep,
     ParallelSagaStep,
 )
+from celery_saga.definition.steps.remote import RemoteSagaStep
 from celery_saga.definition.steps.waits import SleepSagaStep, WaitSagaStep
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "LocalSagaStep",
     "NestedSagaStep",
     "ParallelSagaStep",
+    "RemoteSagaStep",
     "SagaStep",
     "SleepSagaStep",
     "StepOwner",

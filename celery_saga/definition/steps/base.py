@@ -29,7 +29,7 @@ from celery_saga.errors import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from celery_saga.definition.operations import (
         CallOptions,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         NestedOptions,
         PairedOptions,
         ParallelOptions,
+        RemoteOptions,
         Target,
         WaitOptions,
     )
@@ -59,6 +60,8 @@ class StepOwner(Protocol):
     def steps(self) -> tuple[SagaStep, ...]: ...
 
     def local_step(self, step: Any = None, **options: Unpack[LocalOptions]) -> LocalSagaStep: ...
+
+    def remote_step(self, step: Any = None, **options: Unpack[RemoteOptions]) -> RemoteChain: ...
 
     def parallel_step(self, *branches: Any, **options: Unpack[ParallelOptions]) -> SagaStep: ...
 
@@ -151,6 +154,10 @@ class SagaStep(ABC):
         """Check this step and add the next one to its saga."""
         return self._complete().local_step(step, **options)
 
+    def remote_step(self, step: Any = None, **options: Unpack[RemoteOptions]) -> RemoteChain:
+        """Check this step and add one of another service to its saga."""
+        return self._complete().remote_step(step, **options)
+
     def parallel_step(self, *branches: Any, **options: Unpack[ParallelOptions]) -> SagaStep:
         """Check this step and add parallel branches to its saga."""
         return self._complete().parallel_step(*branches, **options)
@@ -239,7 +246,7 @@ class LocalSagaStep(SagaStep):
         callback: Target,
         parameters: Mapping[str, Any] | None = None,
         **options: Unpack[PairedOptions],
-    ) -> LocalSagaStep:
+    ) -> Self:
         """Set the action of the step; ``parameters`` are constants for it.
 
         Raises:
@@ -257,7 +264,7 @@ class LocalSagaStep(SagaStep):
         callback: Target,
         parameters: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> LocalSagaStep:
+    ) -> Self:
         """Set the compensation of the step; ``parameters`` are constants for it.
 
         Raises:
@@ -275,7 +282,7 @@ class LocalSagaStep(SagaStep):
         callback: Target,
         parameters: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> LocalSagaStep:
+    ) -> Self:
         """Set what is run for the step when all steps of the saga have ended.
 
         Nothing is rolled back any more then. It is tried until it succeeds; its result is dropped.
@@ -326,7 +333,7 @@ class LocalSagaStep(SagaStep):
                 raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")
         self.options = owned({**self.options, **options})
 
-    def completed(self, found: Callable[[Any], Any]) -> LocalSagaStep:
+    def completed(self, found: Callable[[Any], Any]) -> Self:
         """Return the step with what ``@saga_step`` declared about tasks that it names by a text.
 
         Args:
@@ -379,3 +386,15 @@ class LocalSagaStep(SagaStep):
         arrow += f", on commit {self.commit_task.label}" if self.commit_task else ""
         pivot = " (pivot)" if self.options.get("pivot") else ""
         return f"{self.name}{arrow}{pivot}"
+
+
+class RemoteChain(LocalSagaStep):
+    """What a remote step offers to the chain in which it is defined."""
+
+    @abstractmethod
+    def on_success(self, *args: Any, **options: Any) -> Self:
+        """Set what is run with a reply of status SUCCESS."""
+
+    @abstractmethod
+    def on_error(self, *args: Any, **options: Any) -> Self:
+        """Set what is run with a reply of status ERROR."""

@@ -48,7 +48,7 @@ class WaitSagaStep(SagaStep):
                 f"wait_for: returns: expected a context key or False, found {returns!r}"
             )
         self.signal = signal
-        self.timeout = None if timeout is None else _seconds("wait_for: timeout", timeout)
+        self.timeout = None if timeout is None else seconds_of("wait_for: timeout", timeout)
         self.on_timeout = None if on_timeout is None else branch_of(on_timeout)
         #: The context key of the payload; ``None``: it is dropped.
         self.key = None if returns is False else str(returns or signal)
@@ -88,7 +88,7 @@ class SleepSagaStep(SagaStep):
 
     def __init__(self, seconds: float | timedelta, *, name: str | None = None) -> None:
         super().__init__()
-        self.seconds = _seconds("sleep_step", seconds)
+        self.seconds = seconds_of("sleep_step", seconds)
         self.options = owned({"name": name})
 
     @property
@@ -103,7 +103,12 @@ class SleepSagaStep(SagaStep):
         return f"sleep({self.seconds:g} s)"
 
 
-def _seconds(what: str, given: Any) -> float:
+def seconds_of(what: str, given: Any) -> float:
+    """The seconds of an option.
+
+    Raises:
+        DefinitionError: they are neither a number above 0 nor a timedelta.
+    """
     seconds = given.total_seconds() if isinstance(given, timedelta) else given
     if type(seconds) not in (int, float) or not 0 < seconds < math.inf:
         raise DefinitionError(

@@ -160,7 +160,7 @@ class Part:
 def part_for(plan: Plan, ref: StepRef) -> Part | None:
     """What a step that succeeds needs, and its successor; ``None``: all of it is needed."""
     node = plan.at(ref.path)
-    if not isinstance(node, PlanStep):
+    if not isinstance(node, PlanStep) or node.is_remote:
         return None
     if ref.direction is Direction.FORWARD:
         return _part_forward(plan, ref.path, node)

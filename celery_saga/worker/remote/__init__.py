@@ -1,0 +1,1 @@
+"""Remote steps in a worker: requests, replies, and the tasks of participants."""

@@ -1,0 +1,1 @@
+"""Two services: ``orders`` runs sagas, and ``stock`` is a plain Celery app that serves requests."""
