@@ -48,9 +48,10 @@ _HOMES = {
     "definition.operations": "SagaOperation saga_step",
     "definition.steps": "ConditionalSagaStep LocalSagaStep NestedSagaStep RemoteSagaStep",
     "errors": (
-        "AbortSaga BadStepResult BarrierPassedTwice BlockedByCompensation ContextTooLarge "
-        "DefinitionError DefinitionWarning MissingInput SagaAlreadyExists SagaCompensated "
-        "SagaError SagaNotActionable SagaNotFound SagaParticipantError SagaPastPivot SagaStuck "
+        "AbortSaga BadStepResult BarrierPassedTwice BlockedByCompensation ContextInvalid "
+        "ContextTooLarge DefinitionError DefinitionWarning MissingInput SagaAlreadyExists "
+        "SagaCompensated SagaError SagaNotActionable SagaNotFound SagaParticipantError "
+        "SagaPastPivot SagaStuck "
         "SetupError StoreError StoreUnavailable UnserializableValue UnsupportedCheckpoint"
     ),
     "manager": "SagaManager",

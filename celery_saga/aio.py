@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ os.register_at_fork(after_in_child=_make_threads)  # a fork does not copy thread
 async def run(
     runtime: Runtime,
     definition: Any,
-    context: Mapping[str, Any] | None,
+    context: Any,
     *,
     respond: Callable[[Any], object],
     pause_on_disk: bool = False,
@@ -89,7 +89,7 @@ async def run(
 def _start_of(
     runtime: Runtime,
     definition: Any,
-    context: Mapping[str, Any] | None,
+    context: Any,
     response: Any,
     *,
     user: Any = None,
@@ -120,7 +120,7 @@ def _start_of(
     return begin
 
 
-def _runnable(runtime: Runtime, definition: Any) -> Saga:
+def _runnable(runtime: Runtime, definition: Any) -> Saga[Any]:
     if definition is None:
         raise ValueError("run: expected definition= or response=, found neither")
     if not isinstance(definition, Saga):

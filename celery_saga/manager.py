@@ -16,7 +16,7 @@ from celery_saga.definition import functions
 from celery_saga.errors import DefinitionError, SetupError
 from celery_saga.operators import Operators
 from celery_saga.repository import SagaExecutionRepository
-from celery_saga.result import SagaResult
+from celery_saga.result import C, SagaResult
 from celery_saga.runtime import install
 from celery_saga.saga import Saga
 from celery_saga.worker.hook import verify
@@ -75,8 +75,8 @@ class SagaManager(Operators):
     @overload
     async def run(
         self,
-        definition: Saga | None = None,
-        context: Mapping[str, Any] | None = None,
+        definition: Saga[C] | None = None,
+        context: Mapping[str, Any] | C | None = None,
         *,
         return_execution: Literal[True] = True,
         **options: Any,
@@ -84,16 +84,16 @@ class SagaManager(Operators):
     @overload
     async def run(
         self,
-        definition: Saga | None = None,
-        context: Mapping[str, Any] | None = None,
+        definition: Saga[C] | None = None,
+        context: Mapping[str, Any] | C | None = None,
         *,
         return_execution: bool,
         **options: Any,
     ) -> SagaExecution | uuid.UUID | str: ...
     async def run(
         self,
-        definition: Saga | None = None,
-        context: Mapping[str, Any] | None = None,
+        definition: Saga[C] | None = None,
+        context: Mapping[str, Any] | C | None = None,
         *,
         return_execution: bool = True,
         **options: Any,
@@ -126,13 +126,21 @@ class SagaManager(Operators):
         execution = await run(self._runtime, definition, context, **options)
         return execution if return_execution else execution.uuid
 
-    def get(self, saga_id: str | uuid.UUID) -> SagaResult:
+    @overload
+    def get(self, saga_id: str | uuid.UUID) -> SagaResult: ...
+    @overload
+    def get(self, saga_id: str | uuid.UUID, definition: Saga[C]) -> SagaResult[C]: ...
+    def get(self, saga_id: str | uuid.UUID, definition: Any = None) -> SagaResult[Any]:
         """Return the handle of a saga that was started before.
+
+        Args:
+            definition: the saga, if the handle shall return the context as its model.
 
         Raises:
             SagaExecutionNotFoundException: no saga has this id.
         """
-        result = SagaResult(self._runtime, str(saga_id))
+        model = definition.model if definition is not None else None
+        result: SagaResult[Any] = SagaResult(self._runtime, str(saga_id), model=model)
         result.execution  # noqa: B018 - raises if no saga has this id
         return result
 

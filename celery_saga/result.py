@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from celery import Celery, states
 from celery.exceptions import TimeoutError
@@ -31,7 +31,16 @@ from celery_saga.messaging.outcome import STATES, result_of
 from celery_saga.messaging.results import forget_result
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from celery_saga.runtime import Runtime
+
+    #: The class of a context: that of the saga's model, if it has one.
+    C = TypeVar("C", default=SagaContext)
+else:
+    from typing import TypeVar
+
+    C = TypeVar("C")
 
 #: Seconds of one wait in the store when no timeout is given; the wait is then repeated.
 FOREVER = 3600.0
@@ -40,17 +49,10 @@ FOREVER = 3600.0
 NOTICE_TIMEOUT = 10.0
 
 #: Of steps that a rollback concerns.
-_ROLLED_BACK = frozenset(
-    {
-        StepStatus.COMPENSATING,
-        StepStatus.COMPENSATED,
-        StepStatus.COMPENSATION_FAILED,
-        StepStatus.UNKNOWN,
-    }
-)
+_ROLLED_BACK = ("COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED", "UNKNOWN")
 
 
-class SagaResult(ResultBase):
+class SagaResult(ResultBase, Generic[C]):
     """Reads the state of one saga, and waits for its end.
 
     It has the methods of :class:`celery.result.AsyncResult`, and can be in a ``ResultSet``.
@@ -62,6 +64,7 @@ class SagaResult(ResultBase):
         saga_id: the saga.
         created: whether the call that returned this handle started the saga; ``False`` if the id
             was taken and the saga that has it was returned.
+        model: the :class:`ContextModel` of the context; this handle returns instances of it.
     """
 
     TimeoutError = TimeoutError
@@ -70,8 +73,10 @@ class SagaResult(ResultBase):
     #: A set of results polls each in turn; the store is not the result backend.
     supports_native_join = False
 
-    def __init__(self, runtime: Runtime, saga_id: str, *, created: bool = False) -> None:
-        self._runtime = runtime
+    def __init__(
+        self, runtime: Runtime, saga_id: str, *, created: bool = False, model: Any = None
+    ) -> None:
+        self._runtime, self._model = runtime, model
         self.id = saga_id
         self.created = created
         self._cache: dict[str, Any] | None = None  # as the backend reports it; for a ResultSet
@@ -141,9 +146,13 @@ class SagaResult(ResultBase):
         return self._without_context.status
 
     @property
-    def context(self) -> SagaContext:
-        """The current context."""
-        return self.execution.context
+    def context(self) -> C:
+        """The current context: a SagaContext, or an instance of the saga's model."""
+        found: C = self._typed(self.execution.context)
+        return found
+
+    def _typed(self, context: SagaContext) -> Any:
+        return context if self._model is None else self._model.instance(context)
 
     @property
     def progress(self) -> OrderedDict[str, StepStatus]:
@@ -187,26 +196,16 @@ class SagaResult(ResultBase):
         self,
         timeout: float | None = None,
         propagate: Literal[True] = True,
-        interval: float | None = None,
-        no_ack: bool = True,
-        follow_parents: bool = True,
-        callback: None = None,
-        on_message: None = None,
-        on_interval: Any = None,
-        disable_sync_subtasks: bool = True,
-    ) -> SagaContext: ...
+        *others: Any,
+        **options: Any,
+    ) -> C: ...
     @overload
     def get(
         self,
         timeout: float | None = None,
         propagate: bool = True,
-        interval: float | None = None,
-        no_ack: bool = True,
-        follow_parents: bool = True,
-        callback: Callable[[str, Any], object] | None = None,
-        on_message: None = None,
-        on_interval: Any = None,
-        disable_sync_subtasks: bool = True,
+        *others: Any,
+        **options: Any,
     ) -> Any: ...
     def get(
         self,
@@ -232,12 +231,13 @@ class SagaResult(ResultBase):
                 workers. As with Celery, False allows it at your own risk.
 
         Returns:
-            The final context, a :class:`SagaContext`.
+            The final context: a :class:`SagaContext`, or an instance of the saga's model.
 
         Raises:
             celery.exceptions.TimeoutError: it is not settled in time.
             SagaCompensated: it failed and was compensated.
             SagaStuck: it needs operator intervention.
+            ContextInvalid: it has completed, and its context does not fit its model.
             SagaExecutionNotFoundException: no saga has this id.
             RuntimeError: called inside a task.
         """
@@ -262,6 +262,8 @@ class SagaResult(ResultBase):
         result = result_of(execution)
         if propagate and isinstance(result, Exception):
             raise result
+        if isinstance(result, SagaContext):
+            result = self._typed(result)
         if callback is not None:
             callback(self.id, result)
         return result

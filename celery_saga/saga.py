@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
@@ -18,6 +18,7 @@ from celery_saga.core.plan import Plan
 from celery_saga.definition import functions
 from celery_saga.definition.advice import warn_of
 from celery_saga.definition.builder import SagaDefinition, Self
+from celery_saga.definition.contexts import ContextModel, beginning
 from celery_saga.definition.drafts import check_known, draft
 from celery_saga.definition.planner import build_plan
 from celery_saga.definition.steps import NestedSagaStep
@@ -27,18 +28,33 @@ from celery_saga.errors import DefinitionError, SagaAlreadyExists
 from celery_saga.messaging.callbacks import collect_callbacks, linked
 from celery_saga.messaging.headers import checked_headers
 from celery_saga.messaging.outcome import START
-from celery_saga.result import SagaResult
+from celery_saga.result import C, SagaResult
 from celery_saga.runtime import Runtime, only_app, runtime_of
 from celery_saga.start import StartRequest, checked_id, context_values, on_commit, start
 from celery_saga.worker import receivers
 
+if TYPE_CHECKING:
+    from celery_saga.definition.steps import Step
+
 receivers.connect_without_manager()
 
 
-class Saga(SagaDefinition):
+class Saga(SagaDefinition, Generic[C]):
     """A definition that is started like a task: ``saga.delay(order_id=7)``."""
 
     __doc__ = f"{__doc__}\n\n{SagaDefinition.__doc__}"
+
+    if TYPE_CHECKING:  # the class of its context is known by ``context=``
+
+        def __init__(
+            self,
+            name: str | None = None,
+            *,
+            steps: Iterable[Step] | None = None,
+            app: Any = None,
+            on_compensation_failure: Literal["continue", "stop"] = "continue",
+            context: type[C] | None = None,
+        ) -> None: ...
 
     def commit(self: Self) -> Self:
         """Make the saga immutable and register its functions; returns the saga.
@@ -118,13 +134,13 @@ class Saga(SagaDefinition):
                 if not functions.is_plain(target) and isinstance(target, Task):
                     yield target.app
 
-    def delay(self, /, **context: Any) -> SagaResult:
+    def delay(self, /, **context: Any) -> SagaResult[C]:
         """Start a run with this context."""
         return self.apply_async(context)
 
     def apply_async(
         self,
-        context: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | C | None = None,
         *,
         saga_id: str | None = None,
         countdown: float | None = None,
@@ -136,7 +152,7 @@ class Saga(SagaDefinition):
         link: Any = None,
         link_error: Any = None,
         on_duplicate: str = "return",
-    ) -> SagaResult:
+    ) -> SagaResult[C]:
         """Start a run with this context.
 
         Args:
@@ -153,7 +169,7 @@ class Saga(SagaDefinition):
         Raises:
             SetupError: the app has no SagaManager here, or no usable store.
             DefinitionError: the saga cannot be run.
-            MissingInput, UnserializableValue, ContextTooLarge: this context is not possible.
+            ContextInvalid, MissingInput, UnserializableValue, ContextTooLarge: of the context.
             SagaAlreadyExists: the id is taken, and ``on_duplicate`` does not allow that.
             StoreUnavailable: the store is unavailable; calling again with the same id is safe.
             ValueError: another argument is not valid.
@@ -161,7 +177,7 @@ class Saga(SagaDefinition):
         given: dict[str, Any] = {"countdown": countdown, "eta": eta, "deadline": deadline}
         given |= {"queue": queue, "priority": priority, "headers": headers, "saga_id": saga_id}
         given |= {"link": link, "link_error": link_error, "on_duplicate": on_duplicate}
-        return started(start_request(self, self.app, context, **given))
+        return started(start_request(self, self.app, context, **given), self.model)
 
     def delay_on_commit(self, /, *, using: str | None = None, **context: Any) -> None:
         """As :meth:`delay`, once Django's current transaction is committed; see below."""
@@ -169,7 +185,7 @@ class Saga(SagaDefinition):
 
     def apply_async_on_commit(
         self,
-        context: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | C | None = None,
         *,
         using: str | None = None,
         **options: Any,
@@ -213,7 +229,11 @@ class Saga(SagaDefinition):
         return self.signature(context, immutable=True)
 
     def signature(
-        self, context: Mapping[str, Any] | None = None, *, immutable: bool = False, **options: Any
+        self,
+        context: Mapping[str, Any] | C | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
     ) -> Signature[Any]:
         """As :meth:`s`, with the options of the message that starts the run.
 
@@ -229,19 +249,21 @@ class Saga(SagaDefinition):
                 "a saga without a name cannot be a signature, because a worker could not find it: "
                 "give it one with Saga('name')"
             )
-        values = context_values(context)
+        given: Any = context
+        whole = self.model is not None and isinstance(given, self.model.cls)
+        values = beginning(self.model, given, context_values)[0] if whole else context_values(given)
         check(values, "context")
-        given = {"saga": self._name, "context": values}
+        named = {"saga": self._name, "context": values}
         # As for a step that takes the whole context. The words to mask are not known yet:
         # signatures are made while modules are imported, and that must not read the configuration.
-        options = {"kwargsrepr": repr({**given, "context": CONTEXT}), **options}
-        return _Start(START, kwargs=given, options=options, immutable=immutable, app=self.app)
+        options = {"kwargsrepr": repr({**named, "context": CONTEXT}), **options}
+        return _Start(START, kwargs=named, options=options, immutable=immutable, app=self.app)
 
 
 def start_request(
-    saga: Saga,
+    saga: Saga[Any],
     app: Celery,
-    context: Mapping[str, Any] | None,
+    context: Any,
     *,
     saga_id: str | None = None,
     countdown: float | None = None,
@@ -256,25 +278,27 @@ def start_request(
 ) -> StartRequest:
     """Make the checked request for a run on ``app``; arguments as of :meth:`Saga.apply_async`."""
     runtime = runtime_of(app)
+    values, given = beginning(saga.model, context, context_values)
     return StartRequest(
         runtime,
         runtime.plans.of(saga, **_routing(queue, priority)),
-        encoded(context_values(context), runtime.codec),
+        encoded(values, runtime.codec),
         None if saga_id is None else checked_id("saga_id", saga_id),
         countdown,
         eta,
         deadline,
         on_duplicate,
         headers=checked_headers(headers),
+        opened_with=encoded(given, runtime.codec) if saga.model else None,
         callbacks=collect_callbacks(app, saga, linked(app, link, link_error) or None),
     )
 
 
-def started(request: StartRequest) -> SagaResult:
+def started(request: StartRequest, model: ContextModel | None = None) -> SagaResult[Any]:
     """Carry out a start, and return the handle of its run."""
     with _with_existing(request.runtime):
         saga_id, created = start(request)
-    return SagaResult(request.runtime, saga_id, created=created)
+    return SagaResult(request.runtime, saga_id, created=created, model=model)
 
 
 @contextmanager

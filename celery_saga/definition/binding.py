@@ -50,6 +50,7 @@ def bind(
     inputs: Inputs | None = None,
     parameters: Mapping[str, Any] | None = None,
     accepts: Callable[[Collection[str]], bool] | None = None,
+    model: type[Any] | None = None,
 ) -> tuple[Style, tuple[Input, ...]]:
     """Return the style and the inputs of one task.
 
@@ -58,23 +59,22 @@ def bind(
         plain: a plain function, which always gets the whole context.
         context, inputs, parameters: the user's options: style, mapping, constants sent by name.
         accepts: Celery's own check; a list of inputs that it accepts replaces the signature.
+        model: the class of the saga's context; a task annotated with it gets the whole context.
 
     Raises:
         DefinitionError: the task cannot be called that way, or its parameters are not known.
         UnserializableValue: a constant is not JSON-serializable.
     """
-    where = f"step {step!r}, task {task!r}"
+    where, given = f"step {step!r}, task {task!r}", frozenset(parameters or ())
     _check_style(where, plain, context)
     constants = tuple(_constant(where, name, value) for name, value in (parameters or {}).items())
-    given = frozenset(parameters or ())
     sources = _sources(where, inputs, given)
-    complete = inputs is not None and not isinstance(inputs, Mapping)
-    names = {*(sources or {}), *given}
+    names, complete = {*(sources or {}), *given}, not isinstance(inputs, Mapping | None)
     accepted = names if complete and accepts and accepts(names) else None
     params = parameters_of(function) if function is not None else None
     if params is not None:
         _check_parameters(where, params, given, plain, accepted)
-    if plain or context or (context is None and _wants_context(params or [], sources)):
+    if plain or context or (context is None and _wants_context(params or [], sources, model)):
         return "context", _bind_context(where, params, sources, constants)
     _check_known(where, function, params, sources)
     if params is not None and accepted is None:
@@ -82,12 +82,15 @@ def bind(
     return "inputs", _inputs(where, params or [], sources or {}) + constants
 
 
-def check_function(where: str, function: Callable[..., Any], context: Any) -> None:
+def check_function(
+    where: str, function: Callable[..., Any], context: Any, model: type[Any] | None = None
+) -> None:
     """Refuse a plain function whose first parameter does not look like the whole context.
 
     Args:
         where: how the error names the function.
         context: the user's option ``context=``; ``None`` if it was not set.
+        model: the class of the saga's context.
 
     Raises:
         DefinitionError: it names the two ways to fix the definition.
@@ -97,6 +100,8 @@ def check_function(where: str, function: Callable[..., Any], context: Any) -> No
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind not in (*_NAMED[:1], first.POSITIONAL_ONLY):
         return  # bind() reports what is wrong with it
+    if _names(first.annotation, model):
+        return
     name = first.name.lower()
     if len(name) == 1 or name.endswith(("context", "ctx")) or _is_mapping(first.annotation):
         return
@@ -198,14 +203,13 @@ def _check_known(
         )
 
 
-def _wants_context(params: list[inspect.Parameter], sources: Mapping[str, Any] | None) -> bool:
-    """Whether it is annotated with SagaContext, or requires only ``context`` or ``ctx``."""
+def _wants_context(
+    params: list[inspect.Parameter], sources: Mapping[str, Any] | None, model: type[Any] | None
+) -> bool:
+    """Whether it is annotated with a context's class, or requires only ``context`` or ``ctx``."""
     if not params:
         return False
-    annotation = params[0].annotation
-    if isinstance(annotation, str):
-        annotation = annotation.strip("'\" ").rpartition(".")[2]
-    if annotation is SagaContext or annotation == "SagaContext":
+    if any(_names(params[0].annotation, each) for each in (SagaContext, model)):
         return True
     kinds = (*_NAMED, inspect.Parameter.POSITIONAL_ONLY)
     required = [param for param in params if param.default is param.empty and param.kind in kinds]
@@ -233,6 +237,19 @@ def without_response(where: str, function: Callable[..., Any]) -> Callable[..., 
     rest = [param for param in params if param not in taken[1:]]
     handler.__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
     return handler
+
+
+def _names(annotation: Any, cls: type[Any] | None) -> bool:
+    """Whether an annotation, or its source text, is that class."""
+    if cls is None or not isinstance(annotation, str):
+        return cls is not None and annotation is cls
+    return annotation.strip("'\" ").rpartition(".")[2] == cls.__name__
+
+
+def takes_instance(function: Callable[..., Any] | None, model: type[Any]) -> bool:
+    """Whether the first parameter of a function is annotated with the class of a context."""
+    params = (parameters_of(function) if function is not None else None) or []
+    return any(_names(param.annotation, model) for param in params[:1])
 
 
 def _bind_context(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery_saga.definition import functions
 from celery_saga.definition.checks import check_steps
+from celery_saga.definition.contexts import ContextModel, model_of
 from celery_saga.definition.operations import (
     ForEachOptions,
     NestedOptions,
@@ -64,6 +65,8 @@ class SagaDefinition:
         on_compensation_failure: what follows when a compensation has failed for good:
             ``"continue"``: the others are run, and the saga is stuck at the end; ``"stop"``: it is
             stuck at once, and the others wait for the operator.
+        context: what its context holds: a dataclass, or a model of pydantic 2. It is validated at
+            the start, and after each step for what the step writes.
 
     Raises:
         DefinitionError: the name is not a text, or a step or an option is defined incorrectly.
@@ -76,6 +79,7 @@ class SagaDefinition:
         steps: Iterable[Step] | None = None,
         app: Any = None,
         on_compensation_failure: Literal["continue", "stop"] = "continue",
+        context: Any = None,
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name.strip()):
             hint = "; its steps are given with steps=" if isinstance(name, (list, tuple)) else ""
@@ -88,6 +92,7 @@ class SagaDefinition:
         self._name = name
         self.on_compensation_failure = on_compensation_failure
         self._app = app
+        self._model = model_of(name or ANONYMOUS, context)
         self._steps: list[SagaStep] = []
         self._callbacks: dict[str, list[Any]] = {}
         self._committed = False
@@ -108,6 +113,11 @@ class SagaDefinition:
     def own_name(self) -> str | None:
         """The name that it was given."""
         return self._name
+
+    @property
+    def model(self) -> ContextModel | None:
+        """What its context holds, if it says so."""
+        return self._model
 
     @property
     def steps(self) -> tuple[SagaStep, ...]:

@@ -103,12 +103,15 @@ def _check_kind(where: str, step: SagaStep) -> None:
 
 
 def _check_operations(where: str, step: SagaStep) -> None:
+    model = step.saga.model
+    cls = model.cls if model else None
     for role, operation in step.operations():
         words = role if role.startswith("on_") else role.replace("_", " number ")
         named = "" if role == "action" else f", its {words}"
         check_message_options(f"{where}{named}", operation.options)
         if functions.is_plain(operation.callback):
-            check_function(f"{where}{named}", operation.callback, operation.options.get("context"))
+            context = operation.options.get("context")
+            check_function(f"{where}{named}", operation.callback, context, cls)
         limit = operation.options.get("max_attempts")
         if limit is not None and (type(limit) is not int or limit < 1):
             raise DefinitionError(f"{where}: max_attempts: expected 1 or more, found {limit!r}")

@@ -15,6 +15,7 @@ from celery import Celery
 from celery_saga.core.plan import Call, PlanStep, RemoteStep
 from celery_saga.definition import functions
 from celery_saga.definition.binding import UnknownParameters, bind
+from celery_saga.definition.contexts import ContextModel
 from celery_saga.definition.operations import SagaOperation
 from celery_saga.definition.steps import LocalSagaStep, RemoteSagaStep, SagaStep, StepOwner
 from celery_saga.definition.steps.tree import names_of, own_steps, result_keys
@@ -62,18 +63,19 @@ def check_known(steps: Sequence[SagaStep]) -> None:
     """
     for step in steps:
         for _, operation in step.operations():
-            _draft_call(_label(step), operation, None, None)
+            _draft_call(_label(step), operation, None, None, step.saga.model)
 
 
 def _draft_step(step: LocalSagaStep, name: str, key: str, app: Celery | None) -> PlanStep | None:
     assert step.action is not None
     read_only, remote = bool(step.options.get("read_only")), isinstance(step, RemoteSagaStep)
+    model = step.saga.model
     on_lost = read_only or remote or step.options.get("on_lost")
-    action = _draft_call(name, step.action, on_lost, app)
+    action = _draft_call(name, step.action, on_lost, app, model)
     if action is None:
         return None
     given = step.compensation
-    compensation = None if given is None else _draft_call(name, given, True, app)
+    compensation = None if given is None else _draft_call(name, given, True, app, model)
     if compensation is None and given is not None:
         compensation = Call(given.label if functions.is_plain(given.callback) else "", "context")
     pivot = bool(step.options.get("pivot"))
@@ -82,7 +84,11 @@ def _draft_step(step: LocalSagaStep, name: str, key: str, app: Celery | None) ->
 
 
 def _draft_call(
-    step: str, operation: SagaOperation, on_lost: Any, app: Celery | None
+    step: str,
+    operation: SagaOperation,
+    on_lost: Any,
+    app: Celery | None,
+    model: ContextModel | None,
 ) -> Call | None:
     target, options = operation.callback, operation.options
     plain = functions.is_plain(target)
@@ -103,6 +109,7 @@ def _draft_call(
             context=options.get("context"),
             inputs=options.get("inputs"),
             parameters=operation.parameters,
+            model=model.cls if model else None,
         )
     except UnknownParameters:
         raise

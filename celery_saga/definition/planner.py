@@ -84,6 +84,7 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         max_redeliveries=settings.max_redeliveries,
         unknown_task_grace=settings.unknown_task_grace,
         on_compensation_failure=definition.on_compensation_failure,
+        model=definition.model.name_on(app.main) if definition.model else "",
     )
     check_names(plan)
     return plan

@@ -19,6 +19,7 @@
           MultipleElseThenException
       SetupError                                      the app or the store is not set up for sagas
       UnserializableValue (ValueError)                not JSON-serializable; names the key path
+      ContextInvalid (ValueError)                     it does not fit the model of the saga
       ContextTooLarge (ValueError)                    more than saga_context_limit allows
       MissingInput (LookupError)                      a step needs a key that the context lacks
       BadStepResult (TypeError)                       a step returned what is not a valid result
@@ -167,6 +168,9 @@ from celery_saga.errors.steps import (
 )
 from celery_saga.errors.steps import (
     BlockedByCompensation as BlockedByCompensation,
+)
+from celery_saga.errors.steps import (
+    ContextInvalid as ContextInvalid,
 )
 from celery_saga.errors.steps import (
     ContextTooLarge as ContextTooLarge,

@@ -24,6 +24,22 @@ class UnserializableValue(SagaError, ValueError):
         return f"{self.path}: {self.found}" + (f"; {self.advice}" if self.advice else "")
 
 
+class ContextInvalid(SagaError, ValueError):
+    """A context does not fit the model of its saga, or what a step wrote does not.
+
+    Args:
+        model: the model, as ``module.Class``.
+        problems: in words, each with its field; no values are in it.
+    """
+
+    def __init__(self, model: str, problems: str) -> None:
+        super().__init__(model, problems)
+        self.model, self.problems = model, problems
+
+    def __str__(self) -> str:
+        return f"the context does not fit {self.model}: {self.problems}"
+
+
 class ContextTooLarge(SagaError, ValueError):
     """A context is larger than the setting ``saga_context_limit`` allows.
 

@@ -25,7 +25,6 @@ from celery_saga.core import info
 from celery_saga.core.context.codec import returned_key
 from celery_saga.core.context.data import Values, returned, values_of
 from celery_saga.core.context.lazy import NotLoaded
-from celery_saga.core.context.saga_context import SagaContext
 from celery_saga.core.decide.observed import fields_of, log_fields
 from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.events import Alert, Event, StepFailed, StepReleased, StepSucceeded
@@ -34,6 +33,7 @@ from celery_saga.core.failures import class_names, recorded
 from celery_saga.core.plan import Choice, PlanStep
 from celery_saga.core.ports import UNKNOWN, Refused
 from celery_saga.core.retry import retry_while_unavailable
+from celery_saga.definition.contexts.running import argument_of, checked, whole_context
 from celery_saga.errors import (
     AbortSaga,
     BadStepResult,
@@ -131,21 +131,21 @@ class _Delivery:
         self._step: PlanStep = execution.plan.step(ref.path)
         self._name = execution.steps[ref.path].name
         self._is_condition = isinstance(execution.plan.at(ref.path), Choice)
-        self._context: SagaContext | None = None
+        self._context: Any = None
         forward = ref.direction is Direction.FORWARD
         #: Whether it is the handler of a remote step's reply.
         self._handles = forward and execution.steps[ref.path].reply_status > 0
 
     def run(self, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._call.style == "context":
-            # The checkpoint is authoritative: the copy in the message is not used.
-            self._context = SagaContext()
-            self._context.update(self._execution.view(self._ref.path))
-            args = (self._context, *args[1:])
-        if self._handles:
-            response = response_for(self._runtime, self._execution, self._ref, self._call)
-            args = (self._context, response, *args[2:])
         try:
+            if self._call.style == "context":
+                # The checkpoint is authoritative: the copy in the message is not used.
+                view = self._execution.view(self._ref.path)
+                self._context = argument_of(self._call, view, self._runtime.app.tasks)
+                args = (self._context, *args[1:])
+            if self._handles:
+                response = response_for(self._runtime, self._execution, self._ref, self._call)
+                args = (self._context, response, *args[2:])
             token = info.current.set(lambda: self._info)
             try:
                 result = finished(body(*args, **kwargs))
@@ -211,6 +211,7 @@ class _Delivery:
                 self._report(StepSucceeded(self._now(), self._ref, token, request=request))
                 return
             update, remove = self._changes(result)
+            update = checked(self._execution, self._ref, update, remove, self._load)
             own = self._own(result, update)
             self._check_size(update, remove)
         except StoreUnavailable as error:  # the same as in _report
@@ -225,7 +226,7 @@ class _Delivery:
         """The changes of the context by the result: new values, and deleted keys."""
         if self._context is not None and self._call.returns is not False:
             return self._context_changes(result)
-        # It refuses now what could not be saved later, and keeps no objects of the task.
+        # It refuses now what could not be saved later.
         return returned(self._merged(result), self._runtime.codec), []
 
     def _own(self, result: Any, update: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -256,9 +257,11 @@ class _Delivery:
             values.changed(update, remove).check_size(limit)
         except NotLoaded:
             # Close to the limit: the size of the replaced values must be known.
-            load = partial(self._orchestrator.load, self._execution.saga_id)
-            found = retry_while_unavailable(load, self._orchestrator.store_timeout)
-            values_of(found.values).changed(update, remove).check_size(limit)
+            values_of(self._load().values).changed(update, remove).check_size(limit)
+
+    def _load(self) -> SagaExecution:
+        load = partial(self._orchestrator.load, self._execution.saga_id)
+        return retry_while_unavailable(load, self._orchestrator.store_timeout)
 
     def _merged(self, result: Any) -> dict[str, Any]:
         returns = self._call.returns
@@ -273,6 +276,8 @@ class _Delivery:
     def _context_changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
         if result is None or result is True:
             result = self._context
+        view = self._execution.view(self._ref.path)
+        result = whole_context(self._call, view, result)
         if not isinstance(result, Mapping):
             raise BadStepResult(
                 self._step.name,
@@ -280,7 +285,7 @@ class _Delivery:
                 f"{type(result).__name__} from task {self._call.task!r}",
             )
         after = returned(result, self._runtime.codec)
-        texts, _, deleted = after.since(self._execution.view(self._ref.path))
+        texts, _, deleted = after.since(view)
         return Values(texts=texts, codec=after.codec), deleted
 
     def _fail(self, error: BaseException, effect: bool = False) -> None:

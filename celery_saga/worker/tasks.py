@@ -16,6 +16,7 @@ from celery_saga.core.decide.transitions import name_of_current
 from celery_saga.core.execution import SagaExecution, SagaStatus, StepRef
 from celery_saga.core.retry import retry_while_unavailable
 from celery_saga.definition.builder import SagaDefinition
+from celery_saga.definition.contexts import beginning
 from celery_saga.errors import DefinitionError, SagaExecutionException, StoreUnavailable
 from celery_saga.messaging.callbacks import collect_callbacks
 from celery_saga.messaging.events import EndReportingRequest, started
@@ -131,10 +132,12 @@ def _start_request(
     eager = bool(request.is_eager)
     definition = _find(runtime, name, eager)
     named = context_values(context)
+    merged = _merged(name, previous, named)
+    values, _ = beginning(definition.model, merged, context_values)
     return StartRequest(
         runtime,
         runtime.plans.of(definition),
-        encoded(_merged(name, previous, named), runtime.codec),
+        encoded(values, runtime.codec),
         saga_id,
         headers=_headers_of(request),
         callbacks=collect_callbacks(

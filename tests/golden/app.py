@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -168,3 +169,29 @@ committing.local_step(
 )
 committing.for_each("lines", step("part", "item").on_commit(do, inputs=["part_id"]), name="parts")
 committing.commit()
+
+
+@dataclass
+class Order:
+    """The model of a context."""
+
+    order_id: int
+    total: float
+    note: str = "none"
+
+
+@app.task(name="golden.typed", acks_late=True)
+def change(order: Order) -> Order:
+    """A step that gets an instance."""
+    return Order(order.order_id, order.total, "changed")
+
+
+part = Saga("golden-typed-part", app=app, context=Order)
+part.local_step(change)
+part.commit()
+
+typed = Saga("golden-typed", app=app, context=Order)
+typed.local_step(step("open", "order_id"))
+typed.local_step(change, name="change")
+typed.nested_step(part)
+typed.commit()

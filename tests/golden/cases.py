@@ -283,6 +283,11 @@ def replied(stage: Stage) -> Stage:
     return requested(stage).apply(events.ReplyReceived(stage.now, ref, "token-1", reply))
 
 
+def typed(stage: Stage) -> Stage:
+    """The context has a model, and so has that of the nested saga."""
+    return stage.start(app.typed, {"order_id": 7, "total": 9.5}).ok("f0~1", {"open_id": "o-1"})
+
+
 CASES: dict[str, Case] = {
     "remote-requested": requested,
     "remote-replied": replied,
@@ -320,6 +325,7 @@ CASES: dict[str, Case] = {
     "tree-items-in-turn": items_in_turn,
     "tree-rolling-back": tree_rolling_back,
     "tree-completed": tree_completed,
+    "typed": typed,
     "waits": waits,
     "waits-reminded": reminded,
     "waits-sleeps": sleeps,

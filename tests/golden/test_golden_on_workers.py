@@ -30,6 +30,7 @@ TAKEN_OVER = (
     "tree-branches",
     "tree-items",
     "tree-rolling-back",
+    "typed",
 )
 
 

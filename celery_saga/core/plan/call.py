@@ -69,6 +69,8 @@ class Call:
             ``None`` = without end.
         backoff: seconds before the second attempt; doubles with each further one.
         backoff_max: ceiling of that delay, in seconds.
+        model: of style ``context``: what the task gets instead of a SagaContext, as
+            ``module.Class``.
     """
 
     task: str
@@ -81,6 +83,7 @@ class Call:
     max_attempts: int | None = 1
     backoff: float = 1.0
     backoff_max: float = 300.0
+    model: str = ""
 
     @cached_property
     def alike(self) -> str:

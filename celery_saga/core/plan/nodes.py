@@ -115,12 +115,14 @@ class NestedSaga:
             outside. ``None``: all of it.
         returns: keys that the context around it gets when it is over: their name outside, their
             name inside. ``None``: all that its steps wrote.
+        model: of its context, as ``module.Class``; empty: there is none.
     """
 
     name: str
     steps: tuple[Node, ...]
     inputs: Mapping[str, str] | None = None
     returns: Mapping[str, str] | None = None
+    model: str = ""
 
     @property
     def scoped(self) -> bool:

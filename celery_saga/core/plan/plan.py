@@ -51,6 +51,7 @@ class Plan:
         unknown_task_grace: seconds for which a task that no worker knows is offered again.
         on_compensation_failure: ``continue``: the other compensations are run all the same;
             ``stop``: the saga is stuck at once.
+        model: of its context, as ``module.Class``; empty: there is none.
     """
 
     saga: str
@@ -58,11 +59,12 @@ class Plan:
     max_redeliveries: int = 3
     unknown_task_grace: float = 600.0
     on_compensation_failure: str = "continue"
+    model: str = ""
 
     @cached_property
     def root(self) -> NestedSaga:
         """All of it as one node, whose path is empty."""
-        return NestedSaga(self.saga, self.steps)
+        return NestedSaga(self.saga, self.steps, model=self.model)
 
     @cached_property
     def linear(self) -> bool:
@@ -207,6 +209,23 @@ class Plan:
             elif isinstance(node, Parallel | ForEach):
                 found.append(Scope(dotted(path[: depth + 1])))
         return tuple(reversed(found))
+
+    def models(self, path: Path) -> tuple[str, ...]:
+        """The models that describe what a step writes, the innermost saga's first.
+
+        Items of loops write values of which the context around them gets lists, and a nested saga
+        with ``inputs`` or ``returns`` has names of its own. So what is around them says nothing.
+        """
+        found = []
+        for depth in range(len(path) - 1, -1, -1):
+            node = self.at(path[:depth])
+            if isinstance(node, ForEach):
+                break
+            if isinstance(node, NestedSaga):
+                found += [node.model] if node.model else []
+                if node.scoped:
+                    break
+        return tuple(found)
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Path, ...]]:

@@ -12,7 +12,7 @@ from kombu.compression import get_encoder
 
 from celery_saga.core.plan import Call, Style
 from celery_saga.definition import functions
-from celery_saga.definition.binding import bind, without_response
+from celery_saga.definition.binding import bind, takes_instance, without_response
 from celery_saga.definition.operations import SagaOperation
 from celery_saga.definition.options import MESSAGE_OPTIONS
 from celery_saga.definition.steps.tree import Located
@@ -57,6 +57,7 @@ class Calls:
         function = operation.callback if plain else None if task is None else function_of(task)
         if response and function is not None:
             function = without_response(f"step {self._step!r}, task {name!r}", function)
+        model = self._found.step.saga.model
         style, inputs = bind(
             self._step,
             name,
@@ -66,8 +67,10 @@ class Calls:
             inputs=options.get("inputs"),
             parameters=operation.parameters,
             accepts=None if plain or task is None else partial(accepts, task),
+            model=model.cls if model else None,
         )
-        late = getattr(task, "acks_late", False)
+        instance = style == "context" and model and takes_instance(function, model.cls)
+        late = bool(getattr(task, "acks_late", False))
         return Call(
             name,
             style,
@@ -76,6 +79,7 @@ class Calls:
             options=self._message_options(options),
             rerun=on_lost in (True, "rerun") or bool(on_lost is None and late),
             max_attempts=max_attempts,
+            model=model.name_on(self._app.main) if model and instance else "",
             **_backoff(self._step, options),
         )
 

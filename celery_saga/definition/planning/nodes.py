@@ -102,7 +102,9 @@ class Nodes:
         return self._choice(step, level, name)
 
     def _nested(self, step: NestedSagaStep, name: str) -> NestedSaga:
-        made = NestedSaga(name, self.of(step.nested, f"{name}."), step.inputs, step.returns)
+        model, inner = step.nested.model, self.of(step.nested, f"{name}.")
+        named = model.name_on(self._app.main) if model else ""
+        made = NestedSaga(name, inner, step.inputs, step.returns, named)
         check_seen(made)
         return made
 

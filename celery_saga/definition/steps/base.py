@@ -31,6 +31,7 @@ from celery_saga.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from celery_saga.definition.contexts import ContextModel
     from celery_saga.definition.operations import (
         CallOptions,
         ForEachOptions,
@@ -55,6 +56,9 @@ class StepOwner(Protocol):
 
     @property
     def committed(self) -> bool: ...
+
+    @property
+    def model(self) -> ContextModel | None: ...
 
     @property
     def steps(self) -> tuple[SagaStep, ...]: ...

@@ -15,6 +15,7 @@ app = Celery(
         "tests.worker.apps.canvas",
         "tests.worker.apps.original",
         "tests.worker.apps.trees",
+        "tests.worker.apps.typed",
     ],
 )
 sagas = SagaManager(app)

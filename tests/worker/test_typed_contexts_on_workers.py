@@ -1,0 +1,42 @@
+"""Models of contexts on a real worker."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from celery_saga import ContextInvalid, SagaCompensated
+from tests.worker.apps.typed import Order, Trip, checkout, trip
+
+pytestmark = pytest.mark.worker
+
+
+def lines(*prices: str) -> list[dict[str, Any]]:
+    return [{"sku": "A", "price": Decimal(price)} for price in prices]
+
+
+def test_each_task_gets_what_the_model_says(flows: Any, journal: Any) -> None:
+    result = checkout.delay(order_id="7", lines=lines("10.50", "2"))
+    order = result.get(timeout=30)
+    assert order == Order(order_id=7, lines=lines("10.50", "2"), total="12.50", payment_id="p-1")
+    added, paid = journal.of(result.id)
+    assert added["kind"] == "Order"
+    assert (paid["kind"], paid["total"], paid["currency"]) == ("Decimal", "12.50", "EUR")
+
+
+def test_what_a_step_returns_and_does_not_fit_is_compensated(flows: Any, journal: Any) -> None:
+    result = checkout.delay(order_id=7, lines=lines("200"))
+    with pytest.raises(SagaCompensated) as caught:
+        result.get(timeout=30)
+    assert isinstance(caught.value.exception, ContextInvalid)
+    assert "payment_id: Input should be a valid string" in str(caught.value)
+    assert journal.began(result.id) == ["add_up/f", "pay/f", "pay/c"]
+
+
+def test_a_dataclass_and_a_start_by_message(flows: Any) -> None:
+    assert trip.delay(city="Rome").get(timeout=30) == Trip("Rome", 2, "Rome-hotel")
+    assert trip.s(city="Oslo").delay().get(timeout=30)["hotel_id"] == "Oslo-hotel"
+    with pytest.raises(ContextInvalid, match="nights: expected int, found str"):
+        trip.s(city="Oslo", nights="two").delay().get(timeout=30)
