@@ -365,3 +365,36 @@ def test_the_floors_are_those_of_the_architecture() -> None:
     listed = {int(number) - 1: set(names_in(units)) for number, units in rows}
     private = {"_version", "__init__"}
     assert listed == {number: units - private for number, units in enumerate(FLOORS)}
+
+
+#: All public names of ``minos.saga`` 0.7.0.
+MINOS = """
+SagaContext ConditionalSagaStep ElseThenAlternative IfThenAlternative LocalSagaStep
+RemoteSagaStep Saga SagaOperation SagaStep AlreadyCommittedException AlreadyOnSagaException
+EmptySagaException EmptySagaStepException MultipleElseThenException MultipleOnErrorException
+MultipleOnExecuteException MultipleOnFailureException MultipleOnSuccessException SagaException
+SagaExecutionAlreadyExecutedException SagaExecutionException SagaExecutionNotFoundException
+SagaFailedCommitCallbackException SagaFailedExecutionException
+SagaFailedExecutionStepException SagaNotCommittedException SagaNotDefinedException
+SagaPausedExecutionStepException SagaResponseException SagaRollbackExecutionException
+SagaRollbackExecutionStepException SagaStepException SagaStepExecutionException
+UndefinedOnExecuteException ConditionalSagaStepExecution DatabaseSagaExecutionRepository
+Executor LocalExecutor LocalSagaStepExecution RemoteSagaStepExecution RequestExecutor
+ResponseExecutor SagaExecution SagaExecutionDatabaseOperationFactory SagaExecutionRepository
+SagaStatus SagaStepExecution SagaStepStatus TransactionCommitter SagaManager SagaRequest
+SagaResponse SagaResponseStatus transactional_command SagaService get_service_name
+"""
+
+
+def test_every_name_of_the_original_is_here_or_has_a_line() -> None:
+    page = (ROOT / "docs" / "migrating-from-minos.md").read_text()
+    _, _, section = page.partition("## All names")
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
+    listed = [(name, here) for names, here in rows for name in re.findall(r"`(\w+)`", names)]
+    names = re.findall(r"\w+", MINOS)
+    assert len(names) == 56
+    assert sorted(name for name, _ in listed) == sorted(names)
+    same = [name for name, here in listed if here.startswith("the same")]
+    assert [name for name in same if not hasattr(celery_saga, name)] == []
+    absent = [name for name, here in listed if here.startswith("not available")]
+    assert [name for name in absent if hasattr(celery_saga, name)] == []

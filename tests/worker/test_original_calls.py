@@ -417,6 +417,49 @@ class TestSagasOfThePage:
         shot = json.loads(execution.context.snapshot)
         assert shot["processing"] == execution.context.processing == original.flow_of(context)
 
+    def test_a_context_in_a_step(self, manager, original, journal):
+        context = SagaContext(order_id=12345, customer_id="cust_456", discount=5, note="n")
+        context.temporary = [1]
+        context.order = {"lines": [{"sku": "A", "qty": 2, "price": 25.00}]}
+        execution = run(manager, original.basic, context)
+
+        found = execution.context
+        assert (found.status, found.priority, found.payment_method) == (
+            "paid",
+            "high",
+            "credit_card",
+        )
+        assert (found.shipping, found.taken, found.missing, found.has) == (
+            0.0,
+            [1],
+            "default",
+            False,
+        )
+        assert "discount" not in found
+        assert "note" not in found
+        assert found.order == {"lines": [{"sku": "A", "qty": 3, "price": 25.00}]}
+        assert found.size == len(found.pairs) - 1
+        (began,) = journal.of(execution.saga_id)
+        assert (began["customer"], began["order"]) == ("cust_456", 12345)
+        assert began["keys"] == [
+            "order_id",
+            "customer_id",
+            "discount",
+            "note",
+            "temporary",
+            "order",
+        ]
+
+    def test_a_context_is_saved_with_the_execution(self, manager, original):
+        context = SagaContext(process_id="proc_123", data={"key": "value"}, step_count=0)
+        options = {"pause_on_disk": True, "return_execution": False}
+        found = run(manager, definition=original.nothing_but_a_note, context=context, **options)
+        execution = asyncio.run(manager.repository.load(found))
+        recovered = execution.context
+        assert (recovered.process_id, recovered.step_count) == ("proc_123", 0)
+        assert recovered.data == {"key": "value"}
+        manager.get(found).get(timeout=30)
+
     def test_with_validation_and_lambdas(self, manager, original, functional_site):
         context = original.OrderContexts.create({"id": "o-1", "items": ORDER["items"]})
         context = original.OrderContexts.with_payment({"method": "card", "token": "t"}, context)

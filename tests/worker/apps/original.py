@@ -160,6 +160,26 @@ class OrderContexts:
         return context
 
 
+def every_way_to_read_and_write(context):
+    """What the page shows of a context, on a worker."""
+    note("began", customer=context.customer_id, order=context["order_id"], keys=list(context))
+    context["status"] = "processing"
+    context.payment_method = "credit_card"
+    context.update({"status": "paid"}, priority="high")
+    context.shipping = context.get("shipping_cost", 0.0)
+    context.taken = context.pop("temporary")
+    context.missing = context.pop("nowhere", "default")
+    del context.discount
+    del context["note"]
+    context.size = len(context)
+    context.pairs = sorted(key for key, _ in context.items())
+    context.order["lines"][0]["qty"] += 1
+    context.has = "discount" in context
+
+
+basic = Saga("original-basic", steps=[every_way_to_read_and_write]).commit()
+
+
 async def runs_another(context):
     """A step that runs a saga of its own: waiting for it is refused, starting it is not."""
     manager = SagaManager(app)
