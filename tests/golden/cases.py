@@ -61,6 +61,11 @@ def kept(stage: Stage) -> Stage:
     return stage.ok("f2~1", {"total": "mailed"})
 
 
+def repeated_task(stage: Stage) -> Stage:
+    """Each step that has succeeded knows which keys of its result its compensation reads."""
+    return kept(stage).claim("f3~1").void("f3~1")
+
+
 def rolling_back(stage: Stage) -> Stage:
     return kept(stage).fail("f3~1", 'a text with "quotes" and ü')
 
@@ -296,6 +301,7 @@ CASES: dict[str, Case] = {
     "linear-claimed": claimed,
     "linear-retried-by-celery": retried_by_celery,
     "linear-kept-values": kept,
+    "linear-repeated-task": repeated_task,
     "linear-rolling-back": rolling_back,
     "linear-compensation-claimed": compensation_claimed,
     "linear-late-effect": late_effect,
