@@ -170,6 +170,13 @@ committing.local_step(
 committing.for_each("lines", step("part", "item").on_commit(do, inputs=["part_id"]), name="parts")
 committing.commit()
 
+held = Saga("golden-held", app=app)
+held.parallel_step(
+    step("pay", "order_id", retriable=True, max_attempts=1, on_exhausted="pause"),
+    step("send", "order_id"),
+)
+held.commit()
+
 
 @dataclass
 class Order:

@@ -293,6 +293,11 @@ def typed(stage: Stage) -> Stage:
     return stage.start(app.typed, {"order_id": 7, "total": 9.5}).ok("f0~1", {"open_id": "o-1"})
 
 
+def held(stage: Stage) -> Stage:
+    """One branch waits for an operator; the saga is stuck once the other one has ended."""
+    return stage.start(app.held, {"order_id": 7}).claim("f0.1~1").fail("f0.0~1", "busy")
+
+
 CASES: dict[str, Case] = {
     "remote-requested": requested,
     "remote-replied": replied,
@@ -332,6 +337,7 @@ CASES: dict[str, Case] = {
     "tree-rolling-back": tree_rolling_back,
     "tree-completed": tree_completed,
     "typed": typed,
+    "tree-held": held,
     "waits": waits,
     "waits-reminded": reminded,
     "waits-sleeps": sleeps,

@@ -172,7 +172,6 @@ def test_the_heartbeats_of_workers(client: redis.Redis) -> None:
 
 #: Fields of which a file cannot have another value than the default one, and why.
 NOT_IN_FILES = {
-    "held": "it is read in one form alone, which is a defect of this version",
     "args": "of a call that a retry has changed; what was changed is in the step's record",
     "round": "nothing sets it yet",
     "root_id": "of sagas that a task starts",
