@@ -15,6 +15,7 @@ from celery import Celery
 from celery.worker.control import inspect_command
 
 from celery_saga import _version
+from celery_saga.definition.contexts import known_models
 from celery_saga.runtime import installed
 from celery_saga.settings import PREFIX, Settings
 
@@ -61,5 +62,6 @@ def report(state: Any, **kwargs: Any) -> dict[str, Any]:
         "pool": type(state.consumer.pool).__module__.rpartition(".")[2],
         "versions": versions(),
         "settings": reported_settings(state.app),
+        "models": sorted(known_models()),
         "clock": time.time(),
     }

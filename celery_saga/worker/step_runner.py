@@ -274,9 +274,8 @@ class _Delivery:
         return {self._step.key: result}
 
     def _context_changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
-        if result is None or result is True:
-            result = self._context
         view = self._execution.view(self._ref.path)
+        result = self._context if result is None or result is True else result
         result = whole_context(self._call, view, result)
         if not isinstance(result, Mapping):
             raise BadStepResult(

@@ -207,6 +207,7 @@ CHANGED = {
     "max_redeliveries": dataclasses.replace(FULL, max_redeliveries=4),
     "unknown_task_grace": dataclasses.replace(FULL, unknown_task_grace=31.0),
     "on_compensation_failure": dataclasses.replace(FULL, on_compensation_failure="stop"),
+    "model": dataclasses.replace(FULL, model="shop.Order"),
     "name": changed_step(name="paid"),
     "compensation": changed_step(compensation=None),
     "pivot": changed_step(pivot=False),
@@ -237,6 +238,7 @@ CHANGED = {
     "endless": changed_call(CALL, max_attempts=None),
     "backoff": changed_call(CALL, backoff=2.0),
     "backoff_max": changed_call(CALL, backoff_max=61.0),
+    "model of a call": changed_call(CALL, model="shop.Order"),
 }
 
 
@@ -250,7 +252,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 5), (PlanStep, 9), (Call, 10), (Input, 4)):
+        for cls, words in ((Plan, 6), (PlanStep, 9), (Call, 11), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

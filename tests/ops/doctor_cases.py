@@ -23,6 +23,7 @@ NO_REPLY = "the saga store does not answer: Connection refused"
 WRONG = {"saga_heartbeat": "saga_heartbeat: expected seconds, found the str '2'"}
 OFF = Offset(9.9, 10.1)
 READ = replace(CHARGE, step="read", task="shop.charge", needs_compensation=False, reruns=False)
+ORDERED = replace(CHARGE, models=("shop.Order",))
 
 #: Check, case, facts -> the level and the setting of each finding of that check.
 CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
@@ -350,6 +351,28 @@ CASES: list[tuple[str, str, Facts, list[tuple[str, str]]]] = [
     ),
     ("early-ack", "with a compensation", required(replace(READ, needs_compensation=True)), []),
     ("early-ack", "the compensation itself", required(replace(READ, is_compensation=True)), []),
+    (
+        "models",
+        "a worker that has not imported the saga",
+        workers(worker(reported={"models": frozenset()}), required=(ORDERED,)),
+        [("warning", "imports")],
+    ),
+    (
+        "models",
+        "a worker that has",
+        workers(worker(reported={"models": frozenset({"shop.Order"})}), required=(ORDERED,)),
+        [],
+    ),
+    ("models", "a worker that does not say", workers(worker(), required=(ORDERED,)), []),
+    (
+        "models",
+        "a worker of other queues",
+        workers(
+            worker(queues=frozenset({"mail"}), reported={"models": frozenset()}),
+            required=(ORDERED,),
+        ),
+        [],
+    ),
     (
         "limits",
         "threads",

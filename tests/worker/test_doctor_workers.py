@@ -207,7 +207,15 @@ def test_celerys_own_command_asks_the_same(fleet, report):
     )
 
     answer = answers[0]["well@test"]
-    assert set(answer) == {"instance", "heartbeat", "pool", "versions", "settings", "clock"}
+    assert set(answer) == {
+        "instance",
+        "heartbeat",
+        "pool",
+        "versions",
+        "settings",
+        "models",
+        "clock",
+    }
     assert answer["heartbeat"] is True
 
 

@@ -214,8 +214,11 @@ class Plan:
         """The models that describe what a step writes, the innermost saga's first.
 
         Items of loops write values of which the context around them gets lists, and a nested saga
-        with ``inputs`` or ``returns`` has names of its own. So what is around them says nothing.
+        with ``inputs`` or ``returns`` has names of its own. So what is around them says nothing. A
+        commit task writes nothing.
         """
+        if self.committed(path):
+            return ()
         found = []
         for depth in range(len(path) - 1, -1, -1):
             node = self.at(path[:depth])

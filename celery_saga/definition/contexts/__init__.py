@@ -70,6 +70,11 @@ def beginning(
     return mapping(values), {key: values[key] for key in values if key in keys}
 
 
+def known_models() -> frozenset[str]:
+    """Return the names of all models that this process knows."""
+    return frozenset(_known)
+
+
 def annotated_model(name: str, function: Any) -> ContextModel | None:
     """Return the model that a plan names, by the annotation of a task's first parameter."""
     try:

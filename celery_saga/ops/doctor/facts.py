@@ -115,7 +115,10 @@ class BrokerFacts:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a worker with the plugin reports of itself: :mod:`celery_saga.worker.remote_control`."""
+    """What a worker with the plugin reports of itself: :mod:`celery_saga.worker.remote_control`.
+
+    ``models``: the models of contexts that it knows; ``None``: it does not report them.
+    """
 
     instance: str
     heartbeat: bool
@@ -123,6 +126,7 @@ class Plugin:
     versions: Mapping[str, str]
     settings: Mapping[str, Any]
     clock: Offset
+    models: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ class RequiredTask:
         late: its messages are acknowledged when it has ended.
         soft_limit: seconds, as its message or the task says.
         hard_limit: the same.
+        models: of the contexts into which the step writes.
         live: how many of the sagas that were read still need it.
     """
 
@@ -174,6 +179,7 @@ class RequiredTask:
     late: bool = True
     soft_limit: float | None = None
     hard_limit: float | None = None
+    models: tuple[str, ...] = ()
     live: int = 0
 
 

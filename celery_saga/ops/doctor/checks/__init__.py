@@ -23,7 +23,14 @@ from celery_saga.ops.doctor.checks.servers import (
     replication,
     server_settings,
 )
-from celery_saga.ops.doctor.checks.steps import definitions, early_ack, limits, queues, tasks
+from celery_saga.ops.doctor.checks.steps import (
+    definitions,
+    early_ack,
+    limits,
+    models,
+    queues,
+    tasks,
+)
 from celery_saga.ops.doctor.checks.times import clocks, overdue, visibility_timeout
 from celery_saga.ops.doctor.facts import Facts
 from celery_saga.ops.doctor.findings import Finding
@@ -52,6 +59,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "shutdown": shutdown,
         "queues": queues,
         "tasks": tasks,
+        "models": models,
         "definitions": definitions,
         "early-ack": early_ack,
         "limits": limits,

@@ -95,6 +95,34 @@ def _unknown_task(
     )
 
 
+def models(facts: Facts) -> Iterator[Finding]:
+    """Models of contexts that workers do not have, so that they do not validate."""
+    found: dict[str, list[RequiredTask]] = {}
+    for needed in facts.required:
+        for model in needed.models:
+            found.setdefault(model, []).append(needed)
+    for model, required in found.items():
+        queues = {needed.queue for needed in required}
+        nodes = sorted(
+            worker.node
+            for worker in _plugged(facts)
+            if worker.plugin and worker.plugin.models is not None
+            if queues & worker.queues and model not in worker.plugin.models
+        )
+        if nodes:
+            sagas = sorted({needed.saga for needed in required})
+            yield Finding(
+                Level.WARNING,
+                f"{listed(nodes)} do not have {model!r}, the model of the context of "
+                f"{listed(sagas)}",
+                "what the steps write there is not validated",
+                Where.APP,
+                "imports",
+                f"the modules of these sagas, or sagas.py beside the tasks, on {listed(nodes)}",
+                (model, *nodes, *sagas),
+            )
+
+
 def limits(facts: Facts) -> Iterator[Finding]:
     """Time limits of steps in pools that do not enforce them."""
     for worker in _plugged(facts):

@@ -127,6 +127,7 @@ def _required_tasks(app: Celery, plan: Plan, needed: StillNeeded) -> Iterator[Re
             late=bool(task.acks_late if task is not None else call.rerun),
             soft_limit=_limit(app, task, call, "soft_time_limit"),
             hard_limit=_limit(app, task, call, "time_limit"),
+            models=() if is_compensation else plan.models(path),
         )
 
 

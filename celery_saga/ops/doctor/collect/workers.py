@@ -55,6 +55,7 @@ def _plugin(reply: Reply | None) -> Plugin | None:
     if reply is None or not isinstance(reply.value, Mapping) or "instance" not in reply.value:
         return None
     value = reply.value
+    models = value.get("models")
     return Plugin(
         instance=str(value["instance"]),
         heartbeat=bool(value.get("heartbeat")),
@@ -62,4 +63,5 @@ def _plugin(reply: Reply | None) -> Plugin | None:
         versions=dict(value.get("versions", {})),
         settings=dict(value.get("settings", {})),
         clock=Offset.measured(float(value["clock"]), reply.sent_at, reply.replied_at),
+        models=None if models is None else frozenset(models),
     )
