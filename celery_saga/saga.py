@@ -12,7 +12,6 @@ from celery import Celery, Signature, Task, current_app
 from celery.local import Proxy
 
 from celery_saga.core.context.codec import check
-from celery_saga.core.context.data import encoded
 from celery_saga.core.context.masking import CONTEXT
 from celery_saga.core.plan import Plan
 from celery_saga.definition import functions
@@ -251,7 +250,8 @@ class Saga(SagaDefinition, Generic[C]):
             )
         given: Any = context
         whole = self.model is not None and isinstance(given, self.model.cls)
-        values = beginning(self.model, given, context_values)[0] if whole else context_values(given)
+        begins = beginning(self.model, given, context_values) if whole else {"context": given}
+        values = context_values(begins["context"])
         check(values, "context")
         named = {"saga": self._name, "context": values}
         # As for a step that takes the whole context. The words to mask are not known yet:
@@ -278,19 +278,17 @@ def start_request(
 ) -> StartRequest:
     """Make the checked request for a run on ``app``; arguments as of :meth:`Saga.apply_async`."""
     runtime = runtime_of(app)
-    values, given = beginning(saga.model, context, context_values)
     return StartRequest(
         runtime,
         runtime.plans.of(saga, **_routing(queue, priority)),
-        encoded(values, runtime.codec),
-        None if saga_id is None else checked_id("saga_id", saga_id),
-        countdown,
-        eta,
-        deadline,
-        on_duplicate,
+        saga_id=None if saga_id is None else checked_id("saga_id", saga_id),
+        countdown=countdown,
+        eta=eta,
+        deadline=deadline,
+        on_duplicate=on_duplicate,
         headers=checked_headers(headers),
-        opened_with=encoded(given, runtime.codec) if saga.model else None,
         callbacks=collect_callbacks(app, saga, linked(app, link, link_error) or None),
+        **beginning(saga.model, context, context_values, runtime.codec),
     )
 
 

@@ -140,8 +140,7 @@ class _Delivery:
         try:
             if self._call.style == "context":
                 # The checkpoint is authoritative: the copy in the message is not used.
-                view = self._execution.view(self._ref.path)
-                self._context = argument_of(self._call, view, self._runtime.app.tasks)
+                self._context = argument_of(self._execution, self._ref, self._runtime.app.tasks)
                 args = (self._context, *args[1:])
             if self._handles:
                 response = response_for(self._runtime, self._execution, self._ref, self._call)

@@ -133,11 +133,11 @@ def _start_request(
     definition = _find(runtime, name, eager)
     named = context_values(context)
     merged = _merged(name, previous, named)
-    values, _ = beginning(definition.model, merged, context_values)
+    begins = beginning(definition.model, merged, context_values, runtime.codec)
     return StartRequest(
         runtime,
         runtime.plans.of(definition),
-        encoded(values, runtime.codec),
+        begins["context"],
         saga_id,
         headers=_headers_of(request),
         callbacks=collect_callbacks(

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from celery_saga.core.context.codec import JSON, Codec
+from celery_saga.core.context.data import encoded
 from celery_saga.definition.contexts.dataclass import DataclassModel
 from celery_saga.definition.contexts.model import ContextModel as ContextModel
 from celery_saga.definition.contexts.pydantic import PydanticModel
@@ -49,11 +51,15 @@ def known_model(name: str) -> ContextModel | None:
 
 
 def beginning(
-    model: ContextModel | None, context: Any, mapping: Callable[[Any], dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the context that a saga begins with, and what of it the caller has given.
+    model: ContextModel | None,
+    context: Any,
+    mapping: Callable[[Any], dict[str, Any]],
+    codec: Codec = JSON,
+) -> dict[str, Any]:
+    """Return the context of a start, and what of it identifies a second start as the same one.
 
-    A default may differ from call to call, and two starts with one context are the same one.
+    ``{"context": Values, "opened_with": Values or None}``, where None is all of it. Only what the
+    caller has given counts, because a default may differ from call to call.
 
     Args:
         context: a mapping, or an instance of the model.
@@ -61,13 +67,17 @@ def beginning(
 
     Raises:
         ContextInvalid: it does not fit the model.
+        UnserializableValue: it cannot be stored.
     """
     if model is None:
-        values = mapping(context)
-        return values, values
+        return {"context": encoded(mapping(context), codec), "opened_with": None}
     given = context if isinstance(context, model.cls) else mapping(context)
     values, keys = model.started(given)
-    return mapping(values), {key: values[key] for key in values if key in keys}
+    opened_with = {key: values[key] for key in values if key in keys}
+    return {
+        "context": encoded(mapping(values), codec),
+        "opened_with": encoded(opened_with, codec),
+    }
 
 
 def known_models() -> frozenset[str]:

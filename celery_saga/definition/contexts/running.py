@@ -10,6 +10,7 @@ from typing import Any
 from celery_saga.core.context.data import Values, returned, values_of
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.context.saga_context import SagaContext
+from celery_saga.core.decide.transitions import call_of
 from celery_saga.core.execution import Direction, SagaExecution, StepRef
 from celery_saga.core.plan import Call
 from celery_saga.definition.contexts import annotated_model, known_model
@@ -19,7 +20,7 @@ from celery_saga.errors import ContextInvalid
 log = logging.getLogger("celery_saga")
 
 
-def argument_of(call: Call, values: Values, tasks: Mapping[str, Any]) -> Any:
+def argument_of(execution: SagaExecution, ref: StepRef, tasks: Mapping[str, Any]) -> Any:
     """Return what a task in context style gets: a SagaContext, or an instance of the model.
 
     Args:
@@ -29,8 +30,8 @@ def argument_of(call: Call, values: Values, tasks: Mapping[str, Any]) -> Any:
     Raises:
         ContextInvalid: the context does not fit the model, or this worker does not have it.
     """
-    context = SagaContext()
-    context.update(values)
+    context, call = SagaContext(), call_of(execution, ref.path, ref.direction)
+    context.update(execution.view(ref.path))
     if not call.model:
         return context
     model = known_model(call.model) or annotated_model(call.model, function_of(tasks[call.task]))
