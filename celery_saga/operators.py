@@ -105,7 +105,8 @@ class Operators:
         handle, update = self._handle(saga_id), encoded(context or {}, self._runtime.codec)
         if update:
             after = handle.execution.with_values(update)
-            values_of(after.values).check_size(self._runtime.settings.context_limit)
+            limit = self._runtime.settings.context_limit
+            values_of(after.values).check_size(limit, after.plan.key_of)
         return self._settle(handle, RetryRequested(self._now(), _who(by), update))
 
     def skip(self, saga_id: SagaId, *, by: str | None = None) -> SagaResult:
@@ -154,10 +155,12 @@ class Operators:
 
         Args:
             name: the signal's; that of a wait in a loop has the item's number: ``approved[7]``.
+                :attr:`Plan.signals` has all of them.
             payload: what the wait puts into the context.
 
         Raises:
             ValueError: the name is not a text, or is empty.
+            UnknownSignal: the saga has no wait for it; it names the signals that there are.
             UnserializableValue, ContextTooLarge: the payload cannot be stored.
         """
         handle = self._handle(saga_id)

@@ -49,7 +49,7 @@ FOREVER = 3600.0
 NOTICE_TIMEOUT = 10.0
 
 #: Of steps that a rollback concerns.
-_ROLLED_BACK = ("COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED", "UNKNOWN")
+_ROLLED_BACK = ("COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED", "SKIPPED", "UNKNOWN")
 
 
 class SagaResult(ResultBase, Generic[C]):
@@ -163,14 +163,17 @@ class SagaResult(ResultBase, Generic[C]):
     def failure(self) -> Failure | None:
         """Why the saga is stuck or rolled back: step, error, attempt; ``None``: it is neither."""
         execution = self._without_context
+        if execution.status is SagaStatus.COMPLETED:
+            return None  # also where an operator has said so
         return execution.error or execution.rollback_reason
 
     @property
     def rollback(self) -> OrderedDict[str, StepStatus]:
         """How the rollback went: the statuses of the steps that it concerns, by name, in order.
 
-        ``COMPENSATED``, ``COMPENSATING`` or ``COMPENSATION_FAILED``; ``UNKNOWN`` of a step that may
-        have taken effect and has no compensation. Empty: nothing was rolled back.
+        ``COMPENSATED``, ``COMPENSATING`` or ``COMPENSATION_FAILED``; ``SKIPPED`` of a step that an
+        operator has handled; ``UNKNOWN`` of one that may have taken effect and has no compensation.
+        Empty: nothing was rolled back.
         """
         execution = self._without_context
         if execution.direction is Direction.FORWARD:

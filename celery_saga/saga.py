@@ -15,7 +15,7 @@ from celery_saga.core.context.codec import check
 from celery_saga.core.context.masking import CONTEXT
 from celery_saga.core.plan import Plan
 from celery_saga.definition import functions
-from celery_saga.definition.advice import warn_of
+from celery_saga.definition.advice import warn_of, warn_of_nested
 from celery_saga.definition.builder import SagaDefinition, Self
 from celery_saga.definition.contexts import ContextModel, beginning
 from celery_saga.definition.drafts import check_known, draft
@@ -69,6 +69,7 @@ class Saga(SagaDefinition, Generic[C]):
         check_declared(steps)
         check_known(steps)
         super().commit()
+        warn_of_nested(self)
         if all(step.action is not None for step in local_steps(steps)):
             warn_of(self, draft(self, only_app()))
         return self

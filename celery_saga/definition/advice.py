@@ -12,6 +12,7 @@ from typing import Any
 from celery_saga.core.plan import PlanStep
 from celery_saga.definition.builder import SagaDefinition
 from celery_saga.definition.source_lines import Line, warn
+from celery_saga.definition.steps import NestedSagaStep
 from celery_saga.definition.steps.tree import local_steps, own_steps
 
 #: The subject of a warning, and its text.
@@ -36,6 +37,21 @@ def warn_of(definition: SagaDefinition, steps: Sequence[PlanStep | None]) -> Non
             if key not in definition.warned:
                 definition.warned.add(key)
                 _warn(definition.name, text, lines[index])
+
+
+def warn_of_nested(definition: SagaDefinition) -> None:
+    """Warn of an option of nested sagas that has no effect: a rollback is that of the whole run."""
+    for step in own_steps(definition):
+        inner = step.nested if isinstance(step, NestedSagaStep) else None
+        given = getattr(inner, "on_compensation_failure", "continue")
+        if given == "stop" != definition.on_compensation_failure:
+            _warn(
+                definition.name,
+                f"step {step.name!r} is a saga with on_compensation_failure='stop', which holds "
+                f"only where it is started by itself: give it to Saga({definition.name!r}, ...) "
+                f"too",
+                step.line,
+            )
 
 
 def _warn(saga: str, text: str, line: Line) -> None:

@@ -29,7 +29,7 @@ from celery_saga.definition.steps import (
     WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import check_nesting, located
-from celery_saga.definition.steps.waits import check_signals
+from celery_saga.definition.steps.waits import shared_signals
 from celery_saga.errors import (
     AlreadyCommittedException,
     DefinitionError,
@@ -345,7 +345,7 @@ class SagaDefinition:
         if self._committed:
             raise AlreadyCommittedException(f"saga {self.name!r} is committed already")
         check_nesting(self)
-        check_signals(self)
+        shared_signals(self)
         check_steps(self.name, list(located(self)))
         importing = functions.importing()
         if importing:

@@ -85,6 +85,7 @@ def build_plan(definition: SagaDefinition, app: Celery) -> Plan:
         unknown_task_grace=settings.unknown_task_grace,
         on_compensation_failure=definition.on_compensation_failure,
         model=definition.model.name_on(app.main) if definition.model else "",
+        context_limit=settings.context_limit,
     )
     check_names(plan)
     return plan

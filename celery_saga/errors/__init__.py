@@ -44,6 +44,7 @@
         IllegalSagaId (ValueError)                    not a text that can be an id
         SagaPastPivot                                 too late to cancel
         SagaNotActionable                             a request that the saga's status rules out
+        UnknownSignal (ValueError)                    the saga has no wait for it
         SagaStepExecutionException                    one step of a run
         SagaRollbackExecutionException                the rollback does not end by itself
         SagaFailedExecutionException                  raised by SagaResult.get(), manager.run()
@@ -156,6 +157,9 @@ from celery_saga.errors.runs import (
 )
 from celery_saga.errors.runs import (
     SagaStuck as SagaStuck,
+)
+from celery_saga.errors.runs import (
+    UnknownSignal as UnknownSignal,
 )
 from celery_saga.errors.steps import (
     BadItems as BadItems,

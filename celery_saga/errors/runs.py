@@ -89,6 +89,22 @@ class SagaNotActionable(SagaExecutionException):
         return f"saga {self.saga_id!r} is {self.status}: {self.verb} does not apply"
 
 
+class UnknownSignal(SagaExecutionException, ValueError):
+    """A saga has no wait for a signal of this name; nothing changed.
+
+    Args:
+        signal: the name that was given.
+        known: the names of the signals for which it has waits, in words.
+    """
+
+    def __init__(self, saga_id: str, signal: str, known: str) -> None:
+        super().__init__(saga_id, signal, known)
+        self.saga_id, self.signal, self.known = saga_id, signal, known
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id!r} does not wait for a signal {self.signal!r}: {self.known}"
+
+
 class SagaStepExecutionException(SagaExecutionException):
     """Base of errors that concern one step of a run."""
 

@@ -252,11 +252,14 @@ class _Delivery:
         limit, values = self._runtime.settings.context_limit, values_of(self._execution.values)
         if limit is None or values.size + values_of(update).size <= limit:
             return  # whatever it replaces
+        path, shown = self._ref.path, self._execution.plan.key_of
         try:
-            values.changed(update, remove).check_size(limit)
+            after = self._execution.with_values(update, remove, path)
+            values_of(after.values).check_size(limit, shown)
         except NotLoaded:
             # Close to the limit: the size of the replaced values must be known.
-            values_of(self._load().values).changed(update, remove).check_size(limit)
+            after = self._load().with_values(update, remove, path)
+            values_of(after.values).check_size(limit, shown)
 
     def _load(self) -> SagaExecution:
         load = partial(self._orchestrator.load, self._execution.saga_id)

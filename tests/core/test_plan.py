@@ -208,6 +208,7 @@ CHANGED = {
     "unknown_task_grace": dataclasses.replace(FULL, unknown_task_grace=31.0),
     "on_compensation_failure": dataclasses.replace(FULL, on_compensation_failure="stop"),
     "model": dataclasses.replace(FULL, model="shop.Order"),
+    "context_limit": dataclasses.replace(FULL, context_limit=None),
     "name": changed_step(name="paid"),
     "compensation": changed_step(compensation=None),
     "pivot": changed_step(pivot=False),
@@ -252,7 +253,7 @@ class TestHash:
         assert len({plan.hash for plan in CHANGED.values()}) == len(CHANGED)
 
     def test_every_field_is_among_the_changes(self) -> None:
-        for cls, words in ((Plan, 6), (PlanStep, 9), (Call, 11), (Input, 4)):
+        for cls, words in ((Plan, 7), (PlanStep, 9), (Call, 11), (Input, 4)):
             assert len(dataclasses.fields(cls)) == words, f"{cls.__name__}: add to CHANGED"
 
     def test_is_short(self) -> None:

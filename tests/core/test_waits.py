@@ -153,10 +153,43 @@ def test_a_signal_that_was_used_changes_nothing_when_it_comes_again(token: str) 
     assert run.refusal == ""
 
 
-def test_a_signal_that_no_step_waits_for_is_kept_until_the_saga_is_over() -> None:
-    run = Run.of(step("a")).signal("other", "1")
-    assert [(each.name, each.payload) for each in run.execution.signals] == [("other", "1")]
-    assert run.done().status is SagaStatus.COMPLETED
+NESTED = NestedSaga("order", (Wait("order.paid", "paid"),))
+LINES = ForEach("lines", ("items",), "item", Wait("picked", "picked"), parallel=True)
+GRID = ForEach("rows", ("rows",), "row", LINES)
+
+#: The waits of a saga, and a name that is sent -> whether there is a wait for it.
+NAMES: dict[str, tuple[tuple[Node, ...], str, bool]] = {
+    "its name": ((APPROVED,), "approved", True),
+    "misspelt": ((APPROVED,), "aproved", False),
+    "in capitals": ((APPROVED,), "Approved", False),
+    "the name of the step": ((APPROVED,), "approval", False),
+    "with an item's number": ((APPROVED,), "approved[0]", False),
+    "in a saga without waits": ((), "approved", False),
+    "behind a branch": ((step("b"), Parallel("p", (APPROVED, NESTED))), "paid", True),
+    "behind a timeout": ((REMINDED,), "approved", True),
+    "of an item": ((LINES,), "picked[7]", True),
+    "of a loop without a number": ((LINES,), "picked", False),
+    "of a loop with something else": ((LINES,), "picked[a]", False),
+    "of a loop in a loop": ((GRID,), "picked[1][2]", True),
+    "of a loop in a loop with one number": ((GRID,), "picked[1]", False),
+}
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_a_signal_that_no_step_waits_for_is_refused(what: str) -> None:
+    waits, name, known = NAMES[what]
+    run = Run.of(step("a"), *waits, step("z")).signal(name, "1")
+    assert run.refusal == ("" if known else "UnknownSignal")
+    assert [each.name for each in run.execution.signals] == ([name] if known else [])
+
+
+def test_the_text_names_the_signals_that_there_are() -> None:
+    run = Run.of(step("a"), APPROVED, GRID)
+    refusal = decide(run.execution, ev.SignalReceived(run.now, "aproved", "1", "t")).refusal
+    assert str(refusal) == (
+        "saga 's' does not wait for a signal 'aproved': expected 'approved' or "
+        "'picked[number of the item][number of the item]'"
+    )
 
 
 def test_a_saga_that_is_over_refuses_a_signal() -> None:

@@ -249,11 +249,11 @@ class TestSignal:
         assert waiting.execution.history[-1].by == "ann"
 
     def test_as_json(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
-        ran = cli_shop.command("signal", "s", "other", "--json")
+        ran = cli_shop.command("signal", "s", "is it ok?", "--json")
         assert json.loads(ran.output) == {
             "schema": 1,
             "verb": "signal",
-            "sagas": [{"id": "s", "status": "RUNNING", "error": ""}],
+            "sagas": [{"id": "s", "status": "COMPLETED", "error": ""}],
         }
 
     def test_a_payload_that_is_not_json(self, cli_shop: CommandShop, waiting: SagaResult) -> None:

@@ -136,11 +136,12 @@ class Values(Mapping[str, Any]):
         texts = {key: _canonical(text) for key, text in self.texts().items()}
         return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def check_size(self, limit: int | None) -> None:
+    def check_size(self, limit: int | None, shown: Callable[[str], str] = repr) -> None:
         """Refuse a context that is too large.
 
         Args:
             limit: characters of all values as JSON text; ``None``: no limit.
+            shown: what a key is called in the error.
 
         Raises:
             ContextTooLarge: names the largest keys.
@@ -149,8 +150,8 @@ class Values(Mapping[str, Any]):
             return
         sizes = {key: len(text) for key, text in self.texts().items()}
         largest = sorted(sizes, key=lambda key: -sizes[key])[:3]
-        shown = ", ".join(f"{key!r} ({sizes[key]})" for key in largest)
-        raise ContextTooLarge(self.size, limit, shown)
+        named = ", ".join(f"{shown(key)} ({sizes[key]})" for key in largest)
+        raise ContextTooLarge(self.size, limit, named)
 
     def changed(self, update: Mapping[str, Any], remove: Iterable[str] = ()) -> Values:
         """Return these with keys set and deleted; an update that is Values keeps its texts."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from celery_saga.core.context.data import Values
+from celery_saga.core.context.data import Values, values_of
 from celery_saga.core.context.joins import (
     items_at,
     joined,
@@ -74,7 +74,7 @@ from celery_saga.core.plan import (
     dotted,
 )
 from celery_saga.core.state import replace
-from celery_saga.errors import BadItems, JoinConflict, SignalTimeout
+from celery_saga.errors import BadItems, ContextTooLarge, JoinConflict, SignalTimeout
 
 
 def begin(execution: SagaExecution, path: Path, at: float) -> Decision:
@@ -122,6 +122,12 @@ def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: flo
     execution = _begun(execution, path, at, chosen=len(items), left=left)
     for place, item in enumerate(items):
         execution = execution.with_values({node.item: item}, path=(*path, place))
+    try:
+        values_of(execution.values).check_size(execution.plan.context_limit, execution.plan.key_of)
+    except ContextTooLarge as error:
+        name = execution.plan.name_of(path)
+        failure = Failure("celery_saga.errors.ContextTooLarge", str(error), name)
+        return fail(execution, path, failure, at)
     if not items:
         return _end_of_loop(execution, path, node, at)
     if node.parallel:

@@ -5,6 +5,7 @@ Each leaves a line of history.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,9 +54,9 @@ from celery_saga.core.execution import (
     SagaStepExecution,
     StepStatus,
 )
-from celery_saga.core.plan import Choice, Parallel, Path, PlanStep, Wait, dotted
+from celery_saga.core.plan import Choice, Parallel, Path, Plan, PlanStep, Wait, dotted
 from celery_saga.core.state import Signal, replace
-from celery_saga.errors import SagaNotActionable, SagaPastPivot
+from celery_saga.errors import SagaNotActionable, SagaPastPivot, UnknownSignal
 
 OfStuckSagas = RetryRequested | SkipRequested | ResolveRequested
 Request = PauseRequested | ResumeRequested | OfStuckSagas
@@ -64,6 +65,9 @@ Request = PauseRequested | ResumeRequested | OfStuckSagas
 #: A request is handed in again when its save was not confirmed, and something else has changed the
 #: saga since. So many requests of others may have come in between.
 KEPT_REQUESTS = 8
+
+#: The numbers of items behind the name of a signal: ``[7]``.
+_ITEMS = re.compile(r"(\[\d+\])+$")
 
 
 def _was_done(execution: SagaExecution, verb: str, event: Request) -> bool:
@@ -152,6 +156,9 @@ def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decis
     rolling_back = execution.direction is Direction.COMPENSATION
     if execution.status in TERMINAL or rolling_back or execution.rollback_reason is not None:
         return _refused(execution, "signal")
+    if not _is_waited_for(execution.plan, event.name):
+        unknown = UnknownSignal(execution.saga_id, event.name, _expected(execution.plan))
+        return Decision(execution, refusal=unknown)
     over = _passed(execution, event)
     if over is not None:
         decision = over.then(on_signal_received, event)  # an alternative may wait for it again
@@ -164,6 +171,18 @@ def on_signal_received(execution: SagaExecution, event: SignalReceived) -> Decis
     if path is None or execution.status is not SagaStatus.RUNNING:
         return Decision(execution)
     return received(execution, path, event.at)
+
+
+def _is_waited_for(plan: Plan, name: str) -> bool:
+    """Whether a wait of the plan is for a signal; in a loop its name has the item's number."""
+    base = _ITEMS.sub("", name)
+    return plan.signals.get(base) == name.count("[")
+
+
+def _expected(plan: Plan) -> str:
+    numbers = ((name, "[number of the item]" * loops) for name, loops in plan.signals.items())
+    names = " or ".join(repr(f"{name}{items}") for name, items in numbers)
+    return f"expected {names}" if names else "it has no wait_for()"
 
 
 def _passed(execution: SagaExecution, event: SignalReceived) -> Decision | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from celery_saga.core.context.codec import JSON
-from celery_saga.core.context.scoped import Scope, lookups
+from celery_saga.core.context.scoped import Scope, lookups, split
 from celery_saga.core.plan.call import Call
 from celery_saga.core.plan.nodes import (
     Choice,
@@ -49,6 +49,7 @@ class Plan:
         steps: what is run one after the other: steps, and nodes that have others inside.
         max_redeliveries: how often a step whose outcome is unknown is run again.
         unknown_task_grace: seconds for which a task that no worker knows is offered again.
+        context_limit: characters of all values of the context as JSON; ``None``: no limit.
         on_compensation_failure: ``continue``: the other compensations are run all the same;
             ``stop``: the saga is stuck at once.
         model: of its context, as ``module.Class``; empty: there is none.
@@ -60,6 +61,7 @@ class Plan:
     unknown_task_grace: float = 600.0
     on_compensation_failure: str = "continue"
     model: str = ""
+    context_limit: int | None = 4 * 1024 * 1024
 
     @cached_property
     def root(self) -> NestedSaga:
@@ -133,6 +135,24 @@ class Plan:
     def name_of(self, path: Path) -> str:
         """The name of a node; in loops with the numbers of the items: ``ship[7]``."""
         return self.at(path).name + self._items_of(path)
+
+    def key_of(self, stored: str) -> str:
+        """A stored key of the context in words; of a branch, an item or a nested saga with that."""
+        scope, key = split(stored)
+        if not scope:
+            return repr(key)
+        path = tuple(map(int, scope.removesuffix("s").split(".")))
+        return f"{key!r} of {self.name_of(path)!r}"
+
+    @cached_property
+    def signals(self) -> Mapping[str, int]:
+        """The signals for which its waits are, and the numbers of the loops around each."""
+        found = {}
+        for path, node in self.walk():
+            if isinstance(node, Wait):
+                parents = [self.at(path[:depth]) for depth in range(len(path))]
+                found[node.signal] = sum(isinstance(each, ForEach) for each in parents)
+        return found
 
     def signal_of(self, path: Path) -> str:
         """The name of the signal that a wait is for, in loops with the numbers of the items."""

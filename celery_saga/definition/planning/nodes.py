@@ -37,6 +37,7 @@ from celery_saga.definition.steps import (
     WaitSagaStep,
 )
 from celery_saga.definition.steps.tree import Located, names_of, own_steps, result_keys
+from celery_saga.definition.steps.waits import shared_signals
 from celery_saga.definition.tasks.routes import filled
 from celery_saga.errors import DefinitionError
 from celery_saga.settings import Settings
@@ -66,11 +67,14 @@ class Nodes:
         self._app, self._completed = app, completed
         self._found = {id(each.step): each for each in found}
         self._past_pivot = False
+        self._shared_signals: frozenset[str] = frozenset()
         #: The steps of the saga itself, without those of sagas nested in it.
         self.own: list[PlanStep] = []
 
     def of(self, saga: StepOwner, prefix: str = "") -> tuple[Node, ...]:
         """Return the nodes of a saga's steps; their names begin with ``prefix``."""
+        if not prefix:
+            self._shared_signals = shared_signals(saga)
         steps = own_steps(saga)
         known = [self._completed.get(id(step), step) for step in steps]
         labels = [step.name for step in known]
@@ -97,7 +101,8 @@ class Nodes:
             return Sleep(name, step.seconds)
         if isinstance(step, WaitSagaStep):
             after = None if step.on_timeout is None else self._node(step.on_timeout, level)
-            return Wait(name, step.signal, step.timeout, after, step.key)
+            front = level.prefix if step.signal in self._shared_signals else ""
+            return Wait(name, front + step.signal, step.timeout, after, step.key)
         assert isinstance(step, ConditionalSagaStep)
         return self._choice(step, level, name)
 

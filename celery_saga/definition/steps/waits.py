@@ -117,35 +117,55 @@ def seconds_of(what: str, given: Any) -> float:
     return float(seconds)
 
 
-def check_signals(saga: StepOwner) -> None:
-    """Refuse two waits for one signal in one run: the first of them would take it.
+#: The nested sagas around a wait, by the identities of their steps.
+Level = tuple[int, ...]
+
+
+def shared_signals(saga: StepOwner) -> frozenset[str]:
+    """The signals for which several sagas of one run wait, of which all but one are nested.
+
+    In a nested saga such a signal has the name of that in front: ``deposit.approved``.
 
     Raises:
-        DefinitionError: the text names the signal.
+        DefinitionError: one saga waits twice for a signal in one run: the first wait would take it.
     """
-    _signals_of(saga.steps, saga.name)
+    shared: set[str] = set()
+    _signals_of(saga.steps, saga, (), shared)
+    return frozenset(shared)
 
 
-def _signals_of(steps: Iterable[SagaStep], saga: str) -> set[str]:
-    found: set[str] = set()
+def _signals_of(
+    steps: Iterable[SagaStep], saga: StepOwner, level: Level, shared: set[str]
+) -> dict[str, set[Level]]:
+    found: dict[str, set[Level]] = {}
     for step in steps:
-        own = _of_step(step, saga)
-        for signal in sorted(found & own):
-            raise DefinitionError(
-                f"saga {saga!r}: two of its steps wait for the signal {signal!r}: give each wait a "
-                f"name of its own; two alternatives of a choice may have the same"
-            )
-        found |= own
+        for signal, levels in _of_step(step, saga, level, shared).items():
+            known = found.setdefault(signal, set())
+            if known & levels:
+                raise DefinitionError(
+                    f"saga {saga.name!r}: two of its steps wait for the signal {signal!r}: give "
+                    f"each wait a name of its own; two alternatives of a choice may have the same"
+                )
+            if known:
+                shared.add(signal.removesuffix("[]"))
+            known |= levels
     return found
 
 
-def _of_step(step: SagaStep, saga: str) -> set[str]:
+def _of_step(
+    step: SagaStep, saga: StepOwner, level: Level, shared: set[str]
+) -> dict[str, set[Level]]:
     """The signals for which a step may wait in a run; each once."""
     if isinstance(step, NestedSagaStep):
-        return _signals_of(step.nested.steps, saga)
+        inner = step.nested
+        return _signals_of(inner.steps, inner, (*level, id(step)), shared)
     if isinstance(step, WaitSagaStep | ConditionalSagaStep):  # no run waits in all of these
-        each = [_of_step(child, saga) for child in step.children]
-        own = {step.signal} if isinstance(step, WaitSagaStep) else set()
-        return own.union(*each)
-    found = _signals_of(step.children, saga)
-    return {f"{signal}[]" for signal in found} if isinstance(step, ForEachSagaStep) else found
+        found = {step.signal: {level}} if isinstance(step, WaitSagaStep) else {}
+        for child in step.children:
+            for signal, levels in _of_step(child, saga, level, shared).items():
+                found[signal] = found.get(signal, set()) | levels
+        return found
+    inside = _signals_of(step.children, saga, level, shared)
+    if isinstance(step, ForEachSagaStep):
+        return {f"{signal}[]": levels for signal, levels in inside.items()}
+    return inside
