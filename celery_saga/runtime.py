@@ -221,15 +221,22 @@ class Runtime:
         """
         return Settings.of(self.app)
 
-    def finish_eagerly(self, saga_id: str) -> None:
+    def finish_eagerly(self, saga_id: str, at_once: bool = False) -> None:
         """Run an eager saga to its end, and the sagas that its steps have started.
 
         A saga that a step starts begins when the step has ended, as it would on a worker. The call
         that runs the step continues it then.
+
+        Args:
+            at_once: run it also inside a step, whose body needs its result in this call.
         """
-        self.unfinished.append(saga_id)
         if info.current.get() is not None:
+            if at_once:
+                self._advance(saga_id)
+            else:
+                self.unfinished.append(saga_id)
             return
+        self.unfinished.append(saga_id)
         while self.unfinished:
             self._advance(self.unfinished.popleft())
 

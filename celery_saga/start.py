@@ -192,12 +192,12 @@ def _created(
         runtime.verify(runtime.app)  # no worker starts here that would have checked it
     if request.eager:
         remember(runtime.run_here, saga_id, True)
-    with run_here(saga_id if request.eager else ""):
+    with run_here(saga_id if request.eager else "", at_once=request.eager):
         execution, created = runtime.orchestrator.start(
             request.plan, saga_id, request.context, token=uuid.uuid4().hex, **fields
         )
         if created and here:
-            runtime.finish_eagerly(saga_id)
+            runtime.finish_eagerly(saga_id, at_once=request.eager)
     return execution, created
 
 

@@ -31,14 +31,26 @@ log = logging.getLogger("celery_saga")
 _run_here: ContextVar[str] = ContextVar("celery_saga_run_here", default="")
 
 
+#: The steps that a loop of this thread is to run, one after the other.
+_loop = threading.local()
+
+
 @contextmanager
-def run_here(saga_id: str) -> Iterator[None]:
-    """Run the saga's steps in this process and call, whatever ``task_always_eager`` is."""
-    token = _run_here.set(saga_id)
+def run_here(saga_id: str, at_once: bool = False) -> Iterator[None]:
+    """Run the saga's steps in this process and call, whatever ``task_always_eager`` is.
+
+    Args:
+        at_once: also inside a step that a loop of this thread runs; otherwise they are run when
+            that step has ended.
+    """
+    token, steps = _run_here.set(saga_id), getattr(_loop, "steps", None)
+    if at_once:
+        _loop.steps = None
     try:
         yield
     finally:
         _run_here.reset(token)
+        _loop.steps = steps
 
 
 class CeleryPublisher:
@@ -55,7 +67,6 @@ class CeleryPublisher:
     ) -> None:
         self._app, self._messages = app, Messages(app, codec)
         self._outbox = outbox
-        self._here = threading.local()
         #: Task ids of messages that this process failed to send at the last attempt.
         self._unsent: set[str] = set()
 
@@ -119,11 +130,11 @@ class CeleryPublisher:
 
     def _run_eagerly(self, message: Message) -> None:
         """Run the steps one after the other in a loop, so that they are not nested."""
-        steps: deque[Message] | None = getattr(self._here, "steps", None)
+        steps: deque[Message] | None = getattr(_loop, "steps", None)
         if steps is not None:
             steps.append(message)
             return
-        self._here.steps = steps = deque([message])
+        _loop.steps = steps = deque([message])
         try:
             while steps:
                 step = steps.popleft()
@@ -132,7 +143,7 @@ class CeleryPublisher:
                 else:
                     self._apply(step)
         finally:
-            self._here.steps = None
+            _loop.steps = None
 
     def _apply(self, step: Message) -> None:
         """Run one task here; a request's reply, which Celery would send, too."""

@@ -249,17 +249,16 @@ class _Delivery:
             return {}
 
     def _check_size(self, update: Mapping[str, Any], remove: Collection[str]) -> None:
-        limit, values = self._runtime.settings.context_limit, values_of(self._execution.values)
-        if limit is None or values.size + values_of(update).size <= limit:
+        limit, known = self._runtime.settings.context_limit, self._execution
+        if limit is None or values_of(known.values).size + values_of(update).size <= limit:
             return  # whatever it replaces
-        path, shown = self._ref.path, self._execution.plan.key_of
+        path, shown = self._ref.path, known.plan.key_of
         try:
-            after = self._execution.with_values(update, remove, path)
-            values_of(after.values).check_size(limit, shown)
+            values_of(known.with_values(update, remove, path).values).check_size(limit, shown)
         except NotLoaded:
             # Close to the limit: the size of the replaced values must be known.
-            after = self._load().with_values(update, remove, path)
-            values_of(after.values).check_size(limit, shown)
+            found = self._load().with_values(update, remove, path)
+            values_of(found.values).check_size(limit, shown)
 
     def _load(self) -> SagaExecution:
         load = partial(self._orchestrator.load, self._execution.saga_id)

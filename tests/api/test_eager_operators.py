@@ -10,6 +10,8 @@ import pytest
 from celery import Celery
 
 from celery_saga import Saga, SagaManager, SagaResult, saga_info
+from celery_saga.core import info
+from celery_saga.core.info import SagaInfo
 from celery_saga.errors import SagaExecutionException
 from celery_saga.stores.memory import MemoryStore
 
@@ -204,3 +206,66 @@ class TestInACanvas:
         saga = shop.new().local_step("elsewhere.pay", inputs=[], read_only=True).commit()
         done = saga.s().apply()
         assert "step 'pay' was sent to the broker" in str(done.result)
+
+
+class TestInsideAStep:
+    """A body that calls ``.apply()`` of another saga needs its result in that call."""
+
+    def inner(self, shop: Shop) -> Any:
+        """A saga with a delay of each kind, which nothing but the call itself would end."""
+        shop.fails["pay"] = 2
+        saga = Saga(f"inner-{next(numbers)}", app=shop.app).sleep_step(60)
+        saga = saga.local_step(shop.pay, retriable=True, max_attempts=3, retry_backoff=60)
+        return saga.local_step(shop.ship, read_only=True).commit()
+
+    def outer(self, shop: Shop, body: Callable[[], Any]) -> Any:
+        task = shop.app.task(body, name="shop.outer", shared=False, acks_late=True)
+        return shop.new().local_step(task, name="outer")
+
+    def test_the_body_gets_the_result(self, shop: Shop) -> None:
+        inner = self.inner(shop)
+
+        def body() -> Any:
+            shop.ran.append("begun")
+            result = inner.s(order_id=7).apply().get(disable_sync_subtasks=False)
+            shop.ran.append("ended")
+            return result
+
+        result = shop.started(self.outer(shop, body).local_step(shop.ship, name="last"))
+
+        assert (result.status, result.context["order_id"]) == ("COMPLETED", 7)
+        assert shop.ran == ["take", "begun", "pay", "pay", "pay", "ship", "ended", "ship"]
+
+    def test_an_error_of_the_inner_saga_is_the_bodys(self, shop: Shop) -> None:
+        inner = self.inner(shop)
+        shop.fails["pay"] = 3
+
+        def body() -> Any:
+            return inner.s().apply().get(disable_sync_subtasks=False)
+
+        result = shop.started(self.outer(shop, body))
+        assert result.status == "COMPENSATED"
+        assert result.failure is not None
+        assert result.failure.type == "celery_saga.errors.SagaCompensated"
+        assert shop.ran == ["take", "pay", "pay", "pay", "give_back"]
+
+    def test_in_a_body_that_a_worker_would_run(self, shop: Shop) -> None:
+        inner = self.inner(shop)
+        shop.app.conf.task_always_eager = False
+        token = info.current.set(lambda: SagaInfo())
+        try:
+            done = inner.s().apply()
+        finally:
+            info.current.reset(token)
+        assert (done.state, shop.ran) == ("SUCCESS", ["pay", "pay", "pay", "ship"])
+
+    def test_delay_in_a_body_starts_it_behind_the_step(self, shop: Shop) -> None:
+        inner = self.inner(shop)
+        shop.app.conf.task_always_eager = True
+
+        def body() -> None:
+            inner.delay()
+            shop.ran.append("ended")
+
+        shop.started(self.outer(shop, body))
+        assert shop.ran == ["take", "ended", "pay", "pay", "pay", "ship"]

@@ -130,7 +130,11 @@ ENDS: dict[str, Row] = {
         End(
             SagaCompensated,
             "SignalTimeout",
-            ("SignalTimeout", "signal 'approved' was not sent within 60 s", "approved"),
+            (
+                "celery_saga.errors.SignalTimeout",
+                "signal 'approved' was not sent within 60 s",
+                "approved",
+            ),
             COMPENSATED,
         ),
     ),

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -255,7 +255,10 @@ REFUSED = [
     ),
     (Order, "a type cannot be stored; store what it returns, not the callable"),
     (SimpleNamespace(), "a SimpleNamespace cannot be stored; use a dict of its data"),
-    (Fraction(1, 2), "a Fraction cannot be stored; use a dict of its data"),
+    (Fraction(1, 2), "a Fraction cannot be stored; use float(value)"),
+    (range(3), "a range cannot be stored; use list(value)"),
+    (deque([1]), "a deque cannot be stored; use list(value)"),
+    ({1: 2}.values(), "a dict_values cannot be stored; use list(value)"),
     (1j, "a complex cannot be stored; use a dict of its data"),
     (float("nan"), "the float nan cannot be stored, JSON has no such number; use None"),
     (float("inf"), "the float inf cannot be stored, JSON has no such number; use None"),

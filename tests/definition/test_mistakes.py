@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from kombu import Queue
 
 from celery_saga import LocalSagaStep, Saga, SagaManager, SagaOperation, saga_step
@@ -365,3 +366,40 @@ class TestResultsInChoices:
         saga.conditional_step().if_then(large, pay).else_then(pay).local_step(ship).commit()
         for total in (7, 700):
             assert saga.delay(total=total).get()["ship"] == f"shipped, paid {total}"
+
+
+class Gateway:
+    """A client of a service, as projects have them."""
+
+    def charge(self, context: Any) -> None: ...
+
+    @classmethod
+    def book(cls, context: Any) -> None: ...
+
+    def __call__(self, context: Any) -> None: ...
+
+
+class Booking(Task):  # type: ignore[type-arg]
+    name = "mistakes.booking"
+
+    def run(self, order_id: int) -> None: ...
+
+
+#: What can be called, but not found by a worker -> the way to write it.
+NOT_FOUND: dict[str, tuple[Any, str]] = {
+    "a method": (Gateway().charge, "call it in a task, or in a function of a module"),
+    "a method of a class": (Gateway.book, "call it in a task, or in a function of a module"),
+    "an object": (Gateway(), "call it in a task, or in a function of a module"),
+    "a function of C": (print, "call it in a task, or in a function of a module"),
+    "a partial": (partial(charge, order_id=7), "its constants go into parameters={...}"),
+    "a task's class": (Booking, "app.register_task(...)"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_FOUND)
+def test_what_a_worker_could_not_find(what: str) -> None:
+    target, meant = NOT_FOUND[what]
+    saga = new().local_step(target).commit()
+    with pytest.raises(DefinitionError, match="expected a Celery task, a task's name") as caught:
+        plan_of(saga, app)
+    assert meant in str(caught.value)

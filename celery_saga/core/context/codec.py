@@ -27,11 +27,12 @@ import dataclasses
 import json
 import math
 import reprlib
-from collections.abc import Callable, Iterator, KeysView, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, KeysView, Mapping, Set
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -352,6 +353,9 @@ _ADVICE: tuple[tuple[type, str], ...] = (
     (timedelta, "use value.total_seconds()"),
     (PurePath, "use str(value)"),
     (BaseException, "use str(value)"),
+    (Collection, "use list(value)"),
+    (Integral, "use int(value)"),
+    (Real, "use float(value)"),
 )
 
 

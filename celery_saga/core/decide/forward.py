@@ -125,9 +125,7 @@ def _begin_for_each(execution: SagaExecution, path: Path, node: ForEach, at: flo
     try:
         values_of(execution.values).check_size(execution.plan.context_limit, execution.plan.key_of)
     except ContextTooLarge as error:
-        name = execution.plan.name_of(path)
-        failure = Failure("celery_saga.errors.ContextTooLarge", str(error), name)
-        return fail(execution, path, failure, at)
+        return fail(execution, path, failure_of(error, execution, path), at)
     if not items:
         return _end_of_loop(execution, path, node, at)
     if node.parallel:

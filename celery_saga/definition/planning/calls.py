@@ -119,10 +119,9 @@ class Calls:
         if isinstance(target, str) and target.strip():
             return target, self._app.tasks.get(target)
         if not isinstance(target, Task):
-            hint = "; its constants go into parameters={...}" if callable(target) else ""
             raise DefinitionError(
                 f"step {self._step!r}: expected a Celery task, a task's name or a function, found "
-                f"{target!r}{hint}"
+                f"{target!r}{_instead_of(target)}"
             )
         if target.name not in self._app.tasks:
             raise DefinitionError(
@@ -152,6 +151,15 @@ class Calls:
                 f"manager.register() at import"
             )
         return functions.task_name(name, self._app.main)
+
+
+def _instead_of(target: Any) -> str:
+    """What to give in the place of another callable."""
+    if isinstance(target, type):
+        return "; give an object of it that the app has, app.register_task(...)"
+    if isinstance(target, partial):
+        return "; give the task or function itself, its constants go into parameters={...}"
+    return "; a worker could not find it: call it in a task, or in a function of a module"
 
 
 def _backoff(step: str, options: Mapping[str, Any]) -> dict[str, Any]:
