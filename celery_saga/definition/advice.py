@@ -30,7 +30,12 @@ def warn_of(definition: SagaDefinition, steps: Sequence[PlanStep | None]) -> Non
     lines, spine = [step.line for step in local], {id(step) for step in definition.steps}
     known = [(i, step) for i, step in enumerate(steps) if step is not None]
     ordered = [(i, step) for i, step in known if id(local[i]) in spine]
-    checks = ((_unknown_effects, known), (_lost_inputs, known), (_replaced_keys, ordered))
+    checks = (
+        (_unknown_effects, known),
+        (_lost_inputs, known),
+        (_replaced_keys, ordered),
+        (_dotted_keys, known),
+    )
     for check, looked_at in checks:
         for (index, *about), text in check(looked_at):
             key = (check.__name__, index, *about)
@@ -122,6 +127,22 @@ def _replaced_keys(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
             )
         for name in [*own, *([key] if key else ())]:
             there.setdefault(name, step)
+
+
+def _dotted_keys(steps: list[tuple[int, PlanStep]]) -> Iterator[Warned]:
+    """Inputs from a key with a dot, which is not a path: its parameter's default would apply."""
+    written = {result_key(step) for _, step in steps}
+    for index, step in steps:
+        for call in (step.action, step.compensation):
+            for item in call.inputs if call is not None else ():
+                key = str(item.path[0]) if len(item.path) == 1 else ""
+                if "." in key and key not in written and not item.required:
+                    yield (
+                        (index, item.param),
+                        f"step {step.name!r}: inputs[{item.param!r}] is the context key {key!r}, "
+                        f"and the default of the parameter if there is none: a path into a value "
+                        f"is a tuple, {tuple(key.split('.'))!r}",
+                    )
 
 
 def _reads(step: PlanStep) -> set[str | int]:

@@ -53,7 +53,9 @@ def _check_names(saga: str, steps: list[SagaStep]) -> None:
                 f"{name!r}"
             )
         if name in seen:
-            raise DefinitionError(f"saga {saga!r}: two steps are named {name!r}")
+            raise DefinitionError(
+                f"saga {saga!r}: two steps are named {name!r}: give one of them another name="
+            )
         seen.add(name)
     for place, step in enumerate(nested):
         for other in nested[:place]:

@@ -110,6 +110,17 @@ class TestEagerTime:
         shop.manager.signal(result.id, "approved")
         assert (result.status, shop.ran) == ("COMPLETED", ["take", "pay"])
 
+    def test_a_signal_behind_the_timeout_ends_the_saga_by_the_timeout(self, shop: Shop) -> None:
+        result = waiting(shop, timeout=5.0)
+        shop.time += 5
+
+        with pytest.raises(SagaNotActionable, match="COMPENSATED: signal does not apply"):
+            result.signal("approved")
+
+        assert (result.status, shop.ran) == ("COMPENSATED", ["take"])
+        assert result.failure is not None
+        assert result.failure.type == "celery_saga.errors.SignalTimeout"
+
     def test_a_wait_does_not_time_out_by_itself(self, shop: Shop) -> None:
         result = waiting(shop, timeout=5.0)
         assert result.status == "RUNNING"

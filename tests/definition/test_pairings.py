@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from celery import Celery, Task, shared_task
 
-from celery_saga import DefinitionError, DefinitionWarning, Saga, saga_step
+from celery_saga import DefinitionError, DefinitionWarning, LocalSagaStep, Saga, saga_step
 from celery_saga.core.plan import Input, PlanStep
+from celery_saga.errors import MultipleOnFailureException
 from tests.definition.building import new_app, plan_of
 
 _numbers = itertools.count(1)
@@ -223,6 +224,33 @@ class TestByName:
         assert step.compensation is not None
         assert (step.compensation.task, step.action.returns) == (cancel.name, "paid")
         assert shop.step(charge.name, compensation=None).compensation is None
+
+    def test_on_failure_replaces_the_compensation_that_is_declared(self, shop: Shop) -> None:
+        @shop.app.task(shared=False)
+        def void(payment: Any = None) -> None: ...
+
+        @shop.pairing
+        @shop.app.task(shared=False)
+        def task(total: int) -> None: ...
+
+        builders = (
+            lambda saga: saga.local_step(task).on_failure(void),
+            lambda saga: saga.local_step(LocalSagaStep(task, void)),
+            lambda saga: saga.local_step().on_failure(void).on_execute(task),
+            lambda saga: saga.local_step(task, compensation=void),
+            lambda saga: saga.local_step(task.name).on_failure(void),
+        )
+        for build in builders:
+            saga = Saga(app=shop.app)
+            build(saga)
+            (step,) = plan_of(saga).steps
+            assert isinstance(step, PlanStep)
+            assert step.compensation is not None
+            assert step.compensation.task == void.name
+
+        step = Saga(app=shop.app).local_step(task).on_failure(void)
+        with pytest.raises(MultipleOnFailureException):
+            step.on_failure(shop.refund)
 
     def test_a_compensation_is_called_as_its_task_says(self, shop: Shop) -> None:
         saga_step(inputs={"payment": "paid"}, max_attempts=9, compensation=shop.refund)(shop.refund)

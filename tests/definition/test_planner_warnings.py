@@ -234,3 +234,32 @@ class TestKeysThatAreReplaced:
     )
     def test_not_what_is_meant_so(self, steps: list[Any]) -> None:
         assert warned(Saga("order", steps=[_again(one) for one in steps])) == []
+
+
+class TestDottedKeys:
+    """A key with a dot is not a path: the parameter's default would apply in each run."""
+
+    @pytest.mark.parametrize(
+        "made",
+        [step(ship, inputs={"address": "order.address"}), step(charge, find, returns="x")],
+        ids=["of a step", "none"],
+    )
+    def test_of_a_step(self, made: LocalSagaStep) -> None:
+        texts = warned(Saga("order", steps=[made]))
+        if made.name == "charge":
+            assert texts == []
+            return
+        (text,) = texts
+        assert "step 'ship': inputs['address'] is the context key 'order.address'" in text
+        assert "a path into a value is a tuple, ('order', 'address')" in text
+
+    def test_of_a_compensation(self) -> None:
+        made = step(charge).on_failure(find, inputs={"payment": "payment.id"})
+        (text,) = warned(Saga("order", steps=[made]))
+        assert "inputs['payment'] is the context key 'payment.id'" in text
+
+    def test_not_if_a_step_writes_that_key_or_the_parameter_is_required(self) -> None:
+        written = step(charge, returns="order.address")
+        read = step(ship, inputs={"address": "order.address"})
+        required = step(charge, name="again", inputs={"total": "order.total"})
+        assert warned(Saga("order", steps=[written, read, required])) == []

@@ -248,6 +248,12 @@ class TestSignal:
         assert waiting.context["answer"] == {"limit": 5}
         assert waiting.execution.history[-1].by == "ann"
 
+    def test_a_misspelt_name(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
+        ran = cli_shop.command("signal", "s", "is it OK?")
+        assert ran.exit_code == 1
+        assert "does not wait for a signal 'is it OK?': expected 'is it ok?'" in ran.output
+        assert waiting.status == "RUNNING"
+
     def test_as_json(self, cli_shop: CommandShop, waiting: SagaResult) -> None:
         ran = cli_shop.command("signal", "s", "is it ok?", "--json")
         assert json.loads(ran.output) == {

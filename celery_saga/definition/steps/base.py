@@ -237,6 +237,8 @@ class LocalSagaStep(SagaStep):
         self.options = MappingProxyType({})
         #: What it does not take of the tasks that are declared with its own.
         self._declined: set[str] = set()
+        #: What it has of them: a task that the step gives itself replaces it.
+        self._declared: set[str] = set()
         if on_execute is not None:
             given: dict[str, Any] = dict(options)
             self._execute(on_execute, given.pop("parameters", None), given)
@@ -271,13 +273,16 @@ class LocalSagaStep(SagaStep):
     ) -> Self:
         """Set the compensation of the step; ``parameters`` are constants for it.
 
+        It replaces the one that is declared with the step's task.
+
         Raises:
             MultipleOnFailureException: it was set before.
             AlreadyCommittedException: the saga is committed.
         """
         self._check_open()
-        if self.compensation is not None:
+        if self.compensation is not None and "compensation" not in self._declared:
             raise MultipleOnFailureException("the step has a compensation already")
+        self._declared.discard("compensation")
         self.compensation, _ = operation_of(callback, parameters, dict(options))
         return self
 
@@ -296,10 +301,11 @@ class LocalSagaStep(SagaStep):
             AlreadyCommittedException: the saga is committed.
         """
         self._check_open()
-        if self.commit_task is not None:
+        if self.commit_task is not None and "on_commit" not in self._declared:
             raise DefinitionError("the step has an on_commit() already")
         if "returns" in options:
             raise DefinitionError("on_commit: what it returns is not stored: remove returns=")
+        self._declared.discard("on_commit")
         self.commit_task, _ = operation_of(callback, parameters, dict(options))
         return self
 
@@ -312,10 +318,11 @@ class LocalSagaStep(SagaStep):
         self._declined = {key for key in later if key in options and options[key] is None}
         self._set_options(about)
         self.action = action
-        if later["compensation"] is not None:
-            self.on_failure(later["compensation"])
-        if later["on_commit"] is not None:
-            self.on_commit(later["on_commit"])
+        known = {"compensation": self.compensation, "on_commit": self.commit_task}
+        for key, add in (("compensation", self.on_failure), ("on_commit", self.on_commit)):
+            if later[key] is not None and (known[key] is None or key in options):
+                add(later[key])
+                self._declared |= {key} - options.keys()
 
     def _set_options(self, options: Mapping[str, Any]) -> None:
         for key in options:
