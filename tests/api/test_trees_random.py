@@ -1,4 +1,4 @@
-"""Random definitions, run eagerly: all that ran is compensated, in the reverse order."""
+"""Random definitions, run eagerly: what ran is compensated in reverse order, or committed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ class Bench:
         def condition(number: int) -> bool:
             return number % 2 == 0
 
-        self.act, self.back, self.condition = act, back, condition
+        @app.task(name="confirm", shared=False)
+        def confirm() -> None:
+            ran.append(("commit", saga_info().step))
+
+        self.act, self.back, self.condition, self.confirm = act, back, condition, confirm
 
     def bodies(self, direction: str) -> list[str]:
         return [step for way, step in self.ran if way == direction]
@@ -60,7 +64,8 @@ class Builder:
 
     def step(self) -> LocalSagaStep:
         back = self.bench.back if self.random.random() < 0.8 else None
-        return LocalSagaStep(self.bench.act, back, name=self.name("s"))
+        confirm = self.bench.confirm if self.random.random() < 0.3 else None
+        return LocalSagaStep(self.bench.act, back, name=self.name("s"), on_commit=confirm)
 
     def branch(self, depth: int) -> Any:
         if depth == 0 or self.random.random() < 0.4:
@@ -108,6 +113,7 @@ def test_what_ran_is_compensated_in_reverse_order(bench: Bench, seed: int) -> No
     assert Plan.from_text(plan.text) == plan
     steps = [node for _, node in plan.walk() if isinstance(node, PlanStep)]
     compensated = {node.name for node in steps if node.compensation is not None}
+    committed = {node.name for node in steps if node.commit is not None}
     items = [1, 2, 3][: builder.random.randint(0, 3)]
     context = {"number": builder.random.randint(0, 1), "items": items, "bad": ""}
 
@@ -117,11 +123,22 @@ def test_what_ran_is_compensated_in_reverse_order(bench: Bench, seed: int) -> No
     ran = bench.bodies("f")
     assert result.status == "COMPLETED"
     assert bench.bodies("c") == []
+    assert bench.bodies("commit") == [commit_of(step) for step in ran if base(step) in committed]
     assert len({*ran}) == len(ran)
     assert {*ran} <= {*result.progress}
     for bad in builder.random.sample(ran, min(2, len(ran))):
         bench.ran.clear()
         assert saga.delay(**{**context, "bad": bad}).status == "COMPENSATED"
         done = [step for step in bench.bodies("f") if step != bad]
-        wanted = [step for step in done if re.sub(r"(\[\d+\])+$", "", step) in compensated]
+        wanted = [step for step in done if base(step) in compensated]
         assert bench.bodies("c") == wanted[::-1]
+        assert bench.bodies("commit") == []
+
+
+def base(step: str) -> str:
+    """The name of a step without the numbers of its items."""
+    return re.sub(r"(\[\d+\])+$", "", step)
+
+
+def commit_of(step: str) -> str:
+    return f"{base(step)}.commit{step.removeprefix(base(step))}"

@@ -9,9 +9,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery.result import AsyncResult
 
 from celery_saga import SagaAlreadyExists
-from tests.worker.apps.steps import late
+from tests.worker.apps.steps import compensation, late
 from tests.worker.harness import ROOT
 
 pytestmark = pytest.mark.worker
@@ -49,6 +50,25 @@ class TestOneId:
         assert site.queued() == 1
         number = results[0].context.number
         assert results[number].created
+
+    def test_twenty_threads_at_once_start_a_compensated_one_anew_once(self, shared):
+        saga = shared.saga(("a", late, compensation), ("b", late), name="anew")
+        given = {"saga_id": "order-anew", "on_duplicate": "restart_failed"}
+        failed = saga.apply_async({"fail": ["b/f"]}, **given)
+        assert shared.settled(failed) == "COMPENSATED"
+        start = threading.Barrier(20)
+
+        def begin(_):
+            start.wait()
+            return saga.apply_async({"fail": []}, **given)
+
+        with ThreadPoolExecutor(20) as pool:
+            results = list(pool.map(begin, range(20)))
+
+        assert [result.created for result in results].count(True) == 1
+        assert shared.settled(results[0]) == "COMPLETED"
+        assert AsyncResult("order-anew", app=shared.app).get(timeout=20) == {"fail": []}
+        assert shared.journal.began("order-anew") == ["a/f", "b/f", "a/c", "a/f", "b/f"]
 
     def test_several_processes_at_once_start_one_saga(self, site):
         script = (

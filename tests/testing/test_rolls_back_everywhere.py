@@ -250,6 +250,25 @@ class TestSagasOfOtherShapes:
         found = assert_rolls_back_everywhere(saga.commit(), CONTEXT, state=shop.state)
         assert found.steps == ("reserve", "charge", "look")
 
+    def test_commit_tasks_run_when_nothing_is_rolled_back_any_more(self, shop: Shop) -> None:
+        tasks, saga = shop.tasks, Saga("commits", app=shop.app)
+        step = saga.local_step(tasks["reserve"]).on_failure(tasks["release"])
+        step.on_commit(tasks["charge"])
+        saga.local_step(tasks["look"], read_only=True)
+        found = assert_rolls_back_everywhere(saga.commit(), CONTEXT, state=shop.state)
+        assert found.steps == ("reserve", "look", "reserve.commit")
+
+    def test_a_commit_task_that_counts_each_time_is_found(self, shop: Shop) -> None:
+        @shop.app.task(shared=False)
+        def count() -> None:
+            shop.cash += 1
+
+        saga = Saga("counts", app=shop.app)
+        step = saga.local_step(shop.tasks["reserve"]).on_failure(shop.tasks["release"])
+        step.on_commit(count)
+        with pytest.raises(AssertionError, match=r"reserve\.commit"):
+            assert_rolls_back_everywhere(saga.commit(), CONTEXT, state=shop.state)
+
     def test_a_step_that_runs_again(self, shop: Shop) -> None:
         tasks, saga = shop.tasks, Saga("again", app=shop.app)
         saga.local_step(tasks["reserve"], on_lost="rerun").on_failure(tasks["release"])

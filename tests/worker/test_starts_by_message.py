@@ -211,7 +211,7 @@ class TestEager:
         saga = Saga("elsewhere", app=app)
         saga.local_step("elsewhere.task", inputs=[])
         saga.commit()
-        with pytest.raises(SagaExecutionException, match="cannot be run to its end in this proc"):
+        with pytest.raises(SagaExecutionException, match="cannot be run to its end in this call"):
             self.run(app, saga.s()).get()
 
     def test_an_unknown_name(self, app):
