@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from celery import Celery
 
-from celery_saga import AbortSaga, Saga, SagaManager, SagaResult
+from celery_saga import AbortSaga, LocalSagaStep, Saga, SagaManager, SagaResult
 
 pytest.importorskip("flower")
 
@@ -26,6 +26,7 @@ from tornado.options import options
 from tornado.testing import AsyncHTTPTestCase
 
 from celery_saga.ops.flower import install
+from celery_saga.ops.flower.reading import one
 
 assert install()
 assert install(), "a second call finds it there"
@@ -141,6 +142,24 @@ class TestList(Tab):
     def test_the_style_and_the_script_are_served(self) -> None:
         for name in ("saga.css", "saga.js"):
             assert self.page(f"/saga-static/{name}").code == 200
+
+
+def test_commit_tasks_of_branches_are_below_one_row() -> None:
+    app = Celery("commits", set_as_current=False, broker="memory://")
+    app.conf.update(task_always_eager=True, saga_store_url="memory://", task_acks_late=True)
+    SagaManager(app)
+
+    @app.task(name="do", shared=False)
+    def do() -> None: ...
+
+    saga = Saga("commits", app=app)
+    saga.parallel_step(LocalSagaStep(do, name="a"), LocalSagaStep(do, name="b", on_commit=do))
+    saga.for_each("items", LocalSagaStep(do, name="c", on_commit=do))
+    saga.commit().apply_async({"items": [1]}, saga_id="order-1")
+
+    rows = [(row["depth"], row["name"]) for row in one(app, "order-1")["rows"]]
+    tasks = [(0, "parallel"), (1, "a"), (1, "b"), (0, "for_each"), (1, "c[0]")]
+    assert rows == [*tasks, (0, "commit"), (1, "b.commit"), (1, "c.commit[0]")]
 
 
 class TestSaga(Tab):

@@ -13,7 +13,7 @@ from celery_saga.core.context.masking import masked
 from celery_saga.core.decide.repair import repairs_of
 from celery_saga.core.decide.transitions import past_pivot
 from celery_saga.core.execution import Direction, SagaExecution, SagaStatus
-from celery_saga.core.plan import ForEach, NestedSaga, Parallel, Path, dotted
+from celery_saga.core.plan import Commits, ForEach, NestedSaga, Parallel, Path, Plan, dotted
 from celery_saga.core.plan.nodes import Choice, Node, Sleep, Wait
 from celery_saga.core.state import StepRef
 from celery_saga.manager import SagaManager
@@ -46,6 +46,7 @@ _KINDS: Mapping[type[Node], str] = {
     Choice: "choice",
     Wait: "wait",
     Sleep: "sleep",
+    Commits: "commit",
 }
 
 
@@ -137,9 +138,11 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The nodes that were touched or come next, as a tree: each with its depth."""
     steps, plan = execution.steps, execution.plan
-    for found in sorted({each[: depth + 1] for each in spans for depth in range(len(each))}):
+    shown = {found for each in spans for found in _with_outer(plan, each)}
+    for found in sorted(shown):
         node, name = plan.at(found), printable(plan.name_of(found))
-        row = {"path": dotted(found), "depth": len(found) - 1, "name": name}
+        depth = len(list(_with_outer(plan, found))) - 1
+        row = {"path": dotted(found), "depth": depth, "name": name}
         kind = _KINDS.get(type(node), "")
         if found not in spans:
             known = None if isinstance(node, NestedSaga) else steps[found]
@@ -148,6 +151,13 @@ def _rows(
             continue
         bars = [_bar(each, scale) for each in spans[found]]
         yield {**row, "kind": kind, "group": False, "bars": bars, **_step(execution, found)}
+
+
+def _with_outer(plan: Plan, path: Path) -> Iterator[Path]:
+    """A node, and the nodes that it is inside of."""
+    while path:
+        yield path
+        path = plan.above(path)
 
 
 def _step(execution: SagaExecution, path: Path) -> dict[str, Any]:
