@@ -39,6 +39,14 @@ class Invariant(Enum):
     CAPS = "I25"
     SETTLES = "I26"
     ONE_SAGA = "I27"
+    JOINED_ONCE = "I28"
+    BRANCHES_STOP = "I29"
+    JOURNAL = "I30"
+    ONE_ANSWER = "I31"
+    ITEMS_FIXED = "I32"
+    SCOPES = "I33"
+    INPUTS_AS_OF_STEP = "I34"
+    WAITS = "I35"
 
     def __str__(self) -> str:
         return self.value

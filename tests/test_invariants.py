@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.core import promises, walk
+from tests.core import promises, tree_promises, walk, walk_trees
 from tests.core.scenario import plan_of
 from tests.core.worlds import Bounds
 from tests.invariants import Invariant
@@ -22,7 +22,7 @@ from tests.test_docs import ROOT, defined_in
 
 #: What each checker is made of.
 CHECKERS: dict[str, tuple[ModuleType, ...]] = {
-    "walk": (promises, walk),
+    "walk": (promises, tree_promises, walk),
     "simulator": (ledger, world),
 }
 
@@ -82,6 +82,9 @@ def test_the_walk_looks_at_each_of_its_invariants() -> None:
     looked_at = set[Invariant]()
     for shape in ("a b", "a!", "a*"):
         found = walk.Walk(plan_of(shape, max_redeliveries=1), bounds, result=True).run()
+        looked_at |= found.checked
+    for shape in ("limited", ("par", ("each", "."), ("if", ".")), ("seq", ".", ".")):
+        found = walk_trees.Tree(shape, items=1).walk(walk_trees.HAPPENS["failure"]).run()
         looked_at |= found.checked
     assert {row.number for row in ROWS if "walk" in row.checkers} == {i.value for i in looked_at}
 

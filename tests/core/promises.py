@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from celery_saga.core import events as ev
 from celery_saga.core.context.data import PartialValues
@@ -20,8 +21,9 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Choice, Path, Plan, PlanStep, Wait
 from celery_saga.core.steps import Steps
+from tests.core.tree_promises import SHARED, TreePromises, leaves_of, seen_at, update_of
 from tests.core.worlds import COMPENSATION, FORWARD, Body, World, key_of_record, told
 from tests.invariants import Invariant
 
@@ -62,12 +64,19 @@ class Promises:
 
     Args:
         plan: of the saga.
+        values: its context at the start.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, values: Mapping[str, Any] | None = None) -> None:
         self._plan = plan
-        self._undoable = [step.compensation is not None for step in plan.steps]
-        self._read_only = [step.read_only for step in plan.steps]
+        #: Paths of the steps and conditions.
+        leaves = list(leaves_of(plan, values))
+        self.tasks = tuple(path for path in leaves if isinstance(plan.at(path), PlanStep | Choice))
+        steps = {path: plan.step(path) for path in self.tasks}
+        self._undoable = {path: step.compensation is not None for path, step in steps.items()}
+        self._read_only = {path: step.read_only for path, step in steps.items()}
+        self.waits = tuple(path for path in leaves if isinstance(plan.at(path), Wait))
+        self._in_tree = None if plan.linear else TreePromises(plan, self.require)
         self._probed: set[object] = set()
         self.found = Found()
         #: Invariants that were found broken, with what was seen, and not noted yet.
@@ -93,20 +102,36 @@ class Promises:
         if body is not None:
             self._check_parts(before, body.ref, event, decision)
         then = self._in_debt(world, then, event, body)
+        if self._in_tree is not None:
+            then = self._in_tree.after(world, then, event, body, decision.commands)
         self._check_announced(before, event, decision)
         if isinstance(event, ev.ClaimVoided) and body is not None and body.ref.direction is FORWARD:
-            self._check_once(decision.execution, event.ref.path[0])
+            self._check_once(decision.execution, event.ref.path)
         for command in decision.commands:
             if isinstance(command, ev.Dispatch):
                 then = self._sent(before, then, command.ref)
         self.check(world, then, event)
         return then
 
-    def _check_once(self, after: SagaExecution, index: int) -> None:
+    def begins(self, world: World, then: World, ref: StepRef) -> None:
+        """A body has the claim, and is about to run."""
+        self.check(world, then, None)
+        if self._in_tree is not None:
+            self._in_tree.begins(then.execution, ref)
+
+    def result_of(self, execution: SagaExecution, ref: StepRef) -> Mapping[str, Any]:
+        """What the task of ``ref`` returns."""
+        if self._in_tree is None:
+            return {}
+        if ref.direction is COMPENSATION:
+            return {SHARED: "compensated"}
+        return update_of(execution, ref.path, seen_at(execution, ref.path))
+
+    def _check_once(self, after: SagaExecution, path: Path) -> None:
         """What became of a step whose claim is void."""
-        again = after.steps[index].status in (StepStatus.RUNNING, StepStatus.WAITING)
-        once = not (self._plan.steps[index].action.rerun or self._read_only[index])
-        before_pivot = self._plan.pivot is None or (index,) < self._plan.pivot
+        again = after.steps[path].status in (StepStatus.RUNNING, StepStatus.WAITING)
+        once = not (self._plan.step(path).action.rerun or self._read_only[path])
+        before_pivot = self._plan.pivot is None or path < self._plan.pivot
         text = "an early-ack step is run again"
         self.require(Invariant.AT_MOST_ONCE, not (again and once and before_pivot), text)
 
@@ -117,19 +142,23 @@ class Promises:
             early = pivot is None or before.steps[pivot].epoch == 0
             self.require(Invariant.PIVOT, early, "a saga was cancelled after its pivot was sent")
         elif isinstance(event, ev.StepFailed) and event.final and after is not before:
-            over = after.settled or after.direction is COMPENSATION
+            turned = after.rollback_reason is not None or after.held is not None
+            branch = turned and after.ref(event.ref.path) is None  # others may still be claimed
+            over = after.settled or after.direction is COMPENSATION or branch
             self.require(Invariant.CAPS, over, "a final failure was not final")
-        elif isinstance(event, ev.Overdue) and event.message is ev.MessageState.MISSING:
-            ref = before.first_active
-            step = before.steps[ref.path[0] if ref else 0]
-            waits = ref is not None and step.claim is None and after.ref(ref.path[0]) == ref
-            if ref and waits and after.deadline == before.deadline and event.at > LONG:
-                again = ev.Dispatch(ref, step.retries)
-                self.require(
-                    Invariant.SENT_AGAIN,
-                    again in decision.commands,
-                    "a message that is gone stays so",
-                )
+        elif isinstance(event, ev.Overdue):
+            for ref in before.active:
+                self._check_sent_again(before, event, decision, ref)
+
+    def _check_sent_again(
+        self, before: SagaExecution, event: ev.Overdue, decision: ev.Decision, ref: StepRef
+    ) -> None:
+        step, after = before.steps[ref.path], decision.execution
+        missing = event.state_of(ref) is ev.MessageState.MISSING
+        waits = missing and step.claim is None and after.ref(ref.path) == ref
+        if waits and after.deadline == before.deadline and event.at >= before.updated_at + LONG:
+            again = ev.Dispatch(ref, step.retries) in decision.commands
+            self.require(Invariant.SENT_AGAIN, again, "a message that is gone stays so")
 
     def _check_announced(
         self, before: SagaExecution, event: ev.Event, decision: ev.Decision
@@ -160,12 +189,13 @@ class Promises:
         self, before: SagaExecution, ref: StepRef, event: ev.Event, decision: ev.Decision
     ) -> None:
         """A worker that has read only its own step and the one after it decides the same."""
-        if before.ref(ref.path[0]) != ref:
-            return
-        places = [ref.path[0], ref.path[0] + 1][: len(before.steps) - ref.path[0]]
+        if before.ref(ref.path) != ref or not before.plan.linear:
+            return  # of a tree a worker reads more
+        index = ref.path[0]
+        places = [index, index + 1][: len(before.steps) - index]
         if ref.direction is COMPENSATION:
-            below = [index for index in range(ref.path[0]) if self._undoable[index]]
-            places = [ref.path[0], *below[-1:]]
+            below = [place for place in range(index) if self._undoable[(place,)]]
+            places = [index, *below[-1:]]
         steps = Steps(before.plan, {(place,): before.steps[place] for place in places}, whole=False)
         nothing = PartialValues({}, frozenset())
         try:
@@ -190,7 +220,7 @@ class Promises:
         """What the state machine has to know now: an effect, reported or unknown, or an undo."""
         if body is None:
             return then
-        index, truth = body.ref.path[0], then.truth[body.ref.path[0]]
+        path, truth = body.ref.path, then.truth[body.ref.path]
         if body.ref.direction is COMPENSATION:
             done = isinstance(event, ev.StepSucceeded) and truth.debt is not None
             if (
@@ -198,28 +228,30 @@ class Promises:
                 and then.execution is not world.execution
                 and body.compensation_round >= truth.debt
             ):
-                return told(then, index, truth._replace(debt=None, late=False))
+                return told(then, path, truth._replace(debt=None, late=False))
             return then
+        if isinstance(self._plan.at(path), Choice):
+            return then  # what a condition answers has no effect
         report = isinstance(event, ev.StepSucceeded) or getattr(event, "effect", False)
         if report:
             failed = isinstance(event, ev.StepFailed)
             then = then._replace(heard=then.heard | {(body.ref, body.retries, failed)})
         if report or isinstance(event, ev.ClaimVoided):
             late = world.execution.direction is COMPENSATION
-            then = told(then, index, truth._replace(debt=truth.sent + 1, late=late))
+            then = told(then, path, truth._replace(debt=truth.sent + 1, late=late))
         return then
 
     def _sent(self, before: SagaExecution, then: World, ref: StepRef) -> World:
-        old, step = before.steps[ref.path[0]], then.execution.steps[ref.path[0]]
+        old, step = before.steps[ref.path], then.execution.steps[ref.path]
         self.require(
             Invariant.SAVED_BEFORE_SENT,
-            then.execution.ref(ref.path[0]) == ref,
+            then.execution.ref(ref.path) == ref,
             "what was sent is not outstanding",
         )
-        again = before.ref(ref.path[0]) == ref
+        again = before.ref(ref.path) == ref
         self.require(
             Invariant.NEW_EPOCH,
-            again or ref.epoch == old.epoch + 1,
+            again or ref.epoch == old.epoch + 1 or (ref.epoch > old.epoch and self._in_tree),
             "a dispatch without a new epoch",
         )
         paused = then.execution.status is SagaStatus.PAUSED
@@ -238,49 +270,57 @@ class Promises:
             not running,
             f"an undo was sent while {running} had the claim",
         )
-        truth = then.truth[ref.path[0]]
+        truth = then.truth[ref.path]
         if not again:
-            self._check_order(then, ref.path[0])
+            self._check_order(then, ref.path)
             never_claimed = step.error is not None and step.error.type == "NeverClaimed"
             reason = truth.debt is not None or never_claimed
-            text = f"step {ref.path[0]} left nothing behind and is undone"
+            text = f"step {ref.path} left nothing behind and is undone"
             self.require(Invariant.COMPENSATED_FOR_A_REASON, reason, text)
-        return told(
-            then, ref.path[0], truth._replace(sent=max(truth.sent, step.compensation_round))
-        )
+        return told(then, ref.path, truth._replace(sent=max(truth.sent, step.compensation_round)))
 
-    def _check_order(self, world: World, index: int) -> None:
-        for above in range(index + 1, len(self._plan.steps)):
-            truth, step = world.truth[above], world.execution.steps[above]
+    def _check_order(self, world: World, path: Path) -> None:
+        for other in self.tasks:
+            truth, step = world.truth[other], world.execution.steps[other]
             left_out = step.status is StepStatus.COMPENSATION_FAILED
-            owed = self._undoable[above] and truth.debt is not None and not left_out
-            self.require(
-                Invariant.REVERSE_ORDER, not owed, f"step {index} was undone before step {above}"
-            )
+            owed = self._undoable[other] and truth.debt is not None and not left_out
+            if other != path and self._comes_first(world, other, path):
+                text = f"step {path} was undone before step {other}"
+                self.require(Invariant.REVERSE_ORDER, not owed, text)
+
+    def _comes_first(self, world: World, other: Path, path: Path) -> bool:
+        """Whether ``other`` has to be compensated before ``path``."""
+        if self._in_tree is None:
+            return other > path
+        return self._in_tree.compensated_first(world, other, path)
 
     def check(self, world: World, then: World, event: ev.Event | None) -> None:
         before, after = world.execution, then.execution
         self.found.checks += 1
-        self.require(Invariant.ONE_ACTIVE_STEP, len(after.active) <= 1, "two steps are outstanding")
+        if self._in_tree is None:
+            alone = len(after.active) <= 1
+            self.require(Invariant.ONE_ACTIVE_STEP, alone, "two steps are outstanding")
+        else:
+            self._in_tree.check(before, after)
         for ref in after.active:
-            newest = ref.epoch == after.steps[ref.path[0]].epoch
+            newest = ref.epoch == after.steps[ref.path].epoch
             self.require(
                 Invariant.ONE_ACTIVE_STEP, newest, "an older dispatch of a step is outstanding"
             )
             self.require(
                 Invariant.SETTLED_STAYS, not after.settled, "a settled saga has an outstanding step"
             )
-        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
+        for path, new in after.steps.items():
+            old, now = before.steps[path], after.ref(path)
             self.require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
-            now = after.ref(index)
             if new.epoch == old.epoch and now is not None:
-                same = now == before.ref(index)
+                same = now == before.ref(path)
                 self.require(Invariant.NEW_EPOCH, same, "two dispatches under one epoch")
         self._check_counts(world, then)
         if before.direction is FORWARD and after.direction is COMPENSATION:
             self._check_turn(then)
         elif after.direction is FORWARD and after.rollback_reason is not None:
-            awaited = any(after.steps[ref.path[0]].claim is not None for ref in after.active)
+            awaited = any(after.steps[ref.path].claim is not None for ref in after.active)
             self.require(
                 Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
             )
@@ -309,11 +349,13 @@ class Promises:
     def _check_counts(self, world: World, then: World) -> None:
         """How often a step is run and sent again, and in how many rounds it is undone."""
         most = self._plan.max_redeliveries
-        for index, step in enumerate(then.execution.steps):
+        for path, step in then.execution.steps.items():
             self.require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
             sent = step.unclaimed <= 2 * (most + 1)
             self.require(Invariant.CAPS, sent, "a message was sent too often")
-            old, new = world.truth[index], then.truth[index]
+            if path not in then.truth:
+                continue
+            old, new = world.truth[path], then.truth[path]
             late = step.compensation_round <= max(old.sent, old.debt or 0, new.debt or 0)
             self.require(Invariant.LATE_EFFECT, late, "a new round without a late effect")
 
@@ -321,7 +363,7 @@ class Promises:
         """No way back from a pivot that has taken effect, or may have."""
         pivot = self._plan.pivot
         if pivot is not None and not world.by_hand:
-            owed = [truth.debt is not None for truth in world.truth[pivot[0] :]]
+            owed = [truth.debt is not None for path, truth in world.truth.items() if path >= pivot]
             self.require(Invariant.PIVOT, not any(owed), "the saga went back after its pivot")
 
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
@@ -341,9 +383,12 @@ class Promises:
                 f"STUCK became {execution.status} by itself",
             )
         if execution.status is SagaStatus.COMPLETED and not world.by_hand:
-            for step, truth in zip(execution.steps, world.truth, strict=True):
-                done = step.status is StepStatus.SUCCEEDED and truth.standing
-                skipped = step.status is StepStatus.SKIPPED
+            for path in execution.steps.paths():
+                step, truth = execution.steps[path], world.truth.get(path)
+                no_effect = truth is None or isinstance(self._plan.at(path), Choice)
+                done = step.status is StepStatus.SUCCEEDED and (no_effect or truth.standing)
+                around = (execution.steps.known(path[:depth]) for depth in range(1, len(path) + 1))
+                skipped = any(each and each.status is StepStatus.SKIPPED for each in around)
                 self.require(Invariant.COMPLETED, done or skipped, "COMPLETED, but not all of it")
         elif execution.status is SagaStatus.COMPENSATED:
             self._check_compensated(world)
@@ -351,22 +396,22 @@ class Promises:
             self._check_stuck(world)
 
     def _check_compensated(self, world: World) -> None:
-        loose = {body.ref.path[0] for body in world.bodies if body.state == "loose"}
-        for index, truth in enumerate(world.truth):
-            if self._undoable[index]:
+        loose = {body.ref.path for body in world.bodies if body.state == "loose"}
+        for path, truth in world.truth.items():
+            if self._undoable[path]:
                 broken = Invariant.LATE_EFFECT if truth.late else Invariant.COMPENSATED
                 undone = truth.debt is None
-                self.require(broken, undone, f"COMPENSATED, but step {index} was not undone")
-                hidden = index in loose
+                self.require(broken, undone, f"COMPENSATED, but step {path} was not undone")
+                hidden = path in loose
                 self.require(
                     Invariant.COMPENSATED,
                     not truth.standing or hidden,
-                    f"COMPENSATED, but step {index} stands",
+                    f"COMPENSATED, but step {path} stands",
                 )
-            elif world.execution.steps[index].status in _UNSUCCESSFUL:
-                owed = truth.debt is not None and not truth.late and not self._read_only[index]
+            elif world.execution.steps[path].status in _UNSUCCESSFUL:
+                owed = truth.debt is not None and not truth.late and not self._read_only[path]
                 self.require(
-                    Invariant.COMPENSATED, not owed, f"COMPENSATED, but step {index} may stand"
+                    Invariant.COMPENSATED, not owed, f"COMPENSATED, but step {path} may stand"
                 )
 
     def _check_stuck(self, world: World) -> None:
@@ -374,13 +419,14 @@ class Promises:
         steps = world.execution.steps
         failed = any(step.status is StepStatus.COMPENSATION_FAILED for step in steps)
         self.require(Invariant.STUCK, failed or world.execution.unresolved(), "STUCK for nothing")
-        for index, step in enumerate(world.execution.steps):
-            owed = self._undoable[index] and world.truth[index].debt is not None
+        for path, truth in world.truth.items():
+            step = steps[path]
+            owed = self._undoable[path] and truth.debt is not None
             failed = step.status is StepStatus.COMPENSATION_FAILED
             self.require(
                 Invariant.STUCK,
                 failed or not owed,
-                f"STUCK, but the undo of step {index} was not tried",
+                f"STUCK, but the undo of step {path} was not tried",
             )
 
     def probe(self, world: World) -> None:
@@ -399,17 +445,17 @@ class Promises:
                 f"a report of {token} that was counted did something",
             )
         head = key_of_record(execution)
-        for index, step in enumerate(execution.steps):
-            here, claimed_by = (index,) == execution.current, step.claim and step.claim.token
-            key = (head, here, index, step.epoch, claimed_by, key_of_record(step))
+        for path, step in execution.steps.items():
+            here, claimed_by = path == execution.current, step.claim and step.claim.token
+            key = (head, here, path, step.epoch, claimed_by, key_of_record(step))
             if key not in self._probed:
                 self._probed.add(key)
                 for epoch in range(1, step.epoch + 1):
-                    self._probe_ref(execution, StepRef((index,), FORWARD, epoch), at)
-                    self._probe_ref(execution, StepRef((index,), COMPENSATION, epoch), at)
+                    self._probe_ref(execution, StepRef(path, FORWARD, epoch), at)
+                    self._probe_ref(execution, StepRef(path, COMPENSATION, epoch), at)
 
     def _probe_ref(self, execution: SagaExecution, ref: StepRef, at: float) -> None:
-        newest = execution.ref(ref.path[0]) == ref
+        newest = execution.ref(ref.path) == ref
         events: list[ev.Event] = [
             ev.StepFailed(at, ref, BOOM, "stranger"),
             ev.StepFailed(at, ref, BOOM, retries=9),
@@ -421,7 +467,7 @@ class Promises:
         ]
         if ref.direction is COMPENSATION:
             events.append(ev.StepSucceeded(at, ref, "stranger"))
-        if newest and execution.steps[ref.path[0]].claim is None:
+        if newest and execution.steps[ref.path].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
             invariant = Invariant.CLAIM_FOR_REPORT
@@ -429,7 +475,7 @@ class Promises:
                 invariant = Invariant.CLAIM_KEPT
             text = f"a stale {type(event).__name__} did something"
             self._same(execution, event, invariant, text)
-        step = execution.steps[ref.path[0]]
+        step = execution.steps[ref.path]
         if not newest or step.claim is not None:
             retries = step.retries if newest else 9
             taken = claimed(execution, ref, Claim("stranger", "w", retries, at))
@@ -455,6 +501,7 @@ class Promises:
 
 def time_after(execution: SagaExecution, later: float = 1.0) -> float:
     """A time after all that is in the execution; ``later`` in seconds."""
-    index = execution.current
-    not_before = None if index is None else execution.steps[index].not_before
-    return later + max(execution.updated_at, not_before or 0.0 if later > 1 else 0.0)
+    times = [execution.updated_at]
+    if later > 1:
+        times += [it.not_before for _, it in execution.steps.items() if it.not_before is not None]
+    return later + max(times)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from celery_saga.core.decide.operators import held_up_by
 from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepRef
+from celery_saga.core.plan import Path
 
 FORWARD, COMPENSATION = Direction.FORWARD, Direction.COMPENSATION
 
@@ -18,6 +19,11 @@ class Bounds(NamedTuple):
     """How often each thing may happen in one saga; also the counters of a world, which count down.
 
     Bounded by the plan: void claims of one step, attempts of an undo and after the pivot.
+
+    Args:
+        failures: tasks that raise; the default is: no bound.
+        signals: that are sent before their wait has begun, or after its end.
+        looks: whether looks find messages elsewhere than lost; it has no end.
     """
 
     voids: int = 2
@@ -28,6 +34,9 @@ class Bounds(NamedTuple):
     verbs: int = 0
     unknown: int = 0
     losses: int = 0
+    failures: int = 1_000
+    signals: int = 0
+    looks: int = 1
 
     def less(self, **fewer: int) -> Bounds:
         """These bounds after something happened."""
@@ -69,7 +78,8 @@ class World(NamedTuple):
     """A state of the walk."""
 
     execution: SagaExecution
-    truth: tuple[Truth, ...]
+    #: By the paths of the steps and conditions, those of all alternatives and items.
+    truth: Mapping[Path, Truth]
     left: Bounds
     bodies: tuple[Body, ...] = ()
     #: StepRef, Celery retries and whether it was a failure, of effect_tokens effects.
@@ -78,35 +88,39 @@ class World(NamedTuple):
     retried: StepRef | None = None
     #: An operator has said how it ended.
     by_hand: bool = False
+    #: With branches: paths of the steps that have ended, in that order.
+    ended: tuple[Path, ...] = ()
 
 
 def without(world: World, body: Body) -> World:
     return world._replace(bodies=tuple(each for each in world.bodies if each is not body))
 
 
-def told(world: World, index: int, truth: Truth) -> World:
-    return world._replace(truth=(*world.truth[:index], truth, *world.truth[index + 1 :]))
+def told(world: World, path: Path, truth: Truth) -> World:
+    return world._replace(truth={**world.truth, path: truth})
 
 
 def took_effect(world: World, body: Body) -> World:
     """The body does what it is for; an undo whose round was carried out before does nothing."""
-    truth = world.truth[body.ref.path[0]]
+    path = body.ref.path
+    truth = world.truth[path]
     if body.ref.direction is FORWARD:
-        return told(world, body.ref.path[0], truth._replace(standing=True))
+        return told(world, path, truth._replace(standing=True))
     if body.compensation_round <= truth.undone:
         return world
-    return told(
-        world, body.ref.path[0], truth._replace(standing=False, undone=body.compensation_round)
-    )
+    return told(world, path, truth._replace(standing=False, undone=body.compensation_round))
 
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
     """An operator answers for what holds the saga up, or for all of it."""
     resolved, obstacle = status is not None, held_up_by(world.execution)
-    truth = tuple(
-        each._replace(debt=None, standing=False) if resolved or step is obstacle else each
-        for step, each in zip(world.execution.steps, world.truth, strict=True)
-    )
+    steps = world.execution.steps
+    truth = {
+        path: each._replace(debt=None, standing=False)
+        if resolved or steps[path] is obstacle
+        else each
+        for path, each in world.truth.items()
+    }
     return world._replace(truth=truth, by_hand=resolved)
 
 
@@ -134,6 +148,8 @@ _IGNORED = frozenset(
         "name",
         "epoch",
         "effect_tokens",
+        "kept",
+        "log",
     }
     | {"saga_id", "plan", "values", "revision", "history", "created_at", "updated_at", "steps"}
     | {"active", "stuck_count", "last_requests"}
@@ -153,12 +169,13 @@ def key_of(world: World) -> object:
     epochs = _renumbered(world)
     return (
         _key_of_execution(execution, epochs),
-        world.truth,
+        tuple(world.truth.values()),
         _usable(world.left, execution.direction is COMPENSATION, over),
-        tuple((*_ref_key(body.ref, epochs), *body[1:]) for body in world.bodies),
+        tuple(sorted((*_ref_key(body.ref, epochs), *body[1:]) for body in world.bodies)),
         frozenset((*_ref_key(ref, epochs), *rest) for ref, *rest in world.heard),
-        world.retried is not None and world.retried == execution.first_active,
+        world.retried if world.retried in execution.active else None,
         world.by_hand,
+        world.ended,
     )
 
 
@@ -169,36 +186,44 @@ def _usable(left: Bounds, backward: bool, over: bool) -> Bounds:
     return left._replace(cancels=0, zombies=0) if backward else left
 
 
-def _renumbered(world: World) -> list[dict[int, int]]:
-    """For each step, the epochs that are in use, to their ranks."""
-    epochs = [{0, step.epoch} for step in world.execution.steps]
+def _renumbered(world: World) -> dict[Path, dict[int, int]]:
+    """For each node that was touched, the epochs that are in use, to their ranks."""
+    epochs = {path: {0, step.epoch} for path, step in world.execution.steps.items()}
     known = [ref for ref, *_ in (*world.bodies, *world.heard)]
     for ref in (*known, *world.execution.active):
-        epochs[ref.path[0]].add(ref.epoch)
-    for used, step in zip(epochs, world.execution.steps, strict=True):
-        used.update(_parts_of(token)[0] for token in step.effect_tokens)
-    return [{epoch: rank for rank, epoch in enumerate(sorted(used))} for used in epochs]
+        epochs[ref.path].add(ref.epoch)
+    for path, step in world.execution.steps.items():
+        epochs[path].update(_parts_of(token)[0] for token in step.effect_tokens)
+    return {
+        path: {epoch: rank for rank, epoch in enumerate(sorted(used))}
+        for path, used in epochs.items()
+    }
 
 
-def _ref_key(ref: StepRef, epochs: list[dict[int, int]]) -> tuple[int, str, int]:
-    return ref.path[0], ref.direction.value, epochs[ref.path[0]][ref.epoch]
+def _ref_key(ref: StepRef, epochs: dict[Path, dict[int, int]]) -> tuple[Path, str, int]:
+    return ref.path, ref.direction.value, epochs[ref.path][ref.epoch]
 
 
-def _key_of_execution(execution: SagaExecution, epochs: list[dict[int, int]]) -> object:
+def _key_of_execution(execution: SagaExecution, epochs: dict[Path, dict[int, int]]) -> object:
     """The execution without its times and texts."""
     return (
         key_of_record(execution),
-        tuple(_ref_key(ref, epochs) for ref in execution.active),
+        frozenset(_ref_key(ref, epochs) for ref in execution.active),
         tuple(
             (
+                path,
                 key_of_record(step),
-                epochs[index][step.epoch],
+                frozenset((step.kept or {}).items()),
+                epochs[path][step.epoch],
                 step.claim is not None,
-                frozenset(_token_key(token, epochs[index]) for token in step.effect_tokens),
+                frozenset(_token_key(token, epochs[path]) for token in step.effect_tokens),
             )
-            for index, step in enumerate(execution.steps)
+            for path, step in sorted(execution.steps.items(), key=_path_of)
         ),
     )
+
+
+_path_of = itemgetter(0)
 
 
 def _token_key(token: str, epochs: dict[int, int]) -> tuple[int, str]:

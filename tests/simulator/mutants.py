@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from celery_saga.core import events as ev
+from celery_saga.core.context.joins import items_at
 from celery_saga.core.context.lazy import NotLoaded
+from celery_saga.core.context.scoped import Scope
 from celery_saga.core.decide import _HANDLERS
 from celery_saga.core.decide.claims import claimed
 from celery_saga.core.decide.failing import follow_up
-from celery_saga.core.decide.forward import begin, over
+from celery_saga.core.decide.forward import _OVER, _one_less, _until, begin, over
 from celery_saga.core.decide.late_effects import _compensate_again, late_effect
 from celery_saga.core.decide.operators import request_rollback
 from celery_saga.core.decide.outcomes import current
@@ -32,6 +34,7 @@ from celery_saga.core.decide.overdue import (
 )
 from celery_saga.core.decide.policy import Place, place_of
 from celery_saga.core.decide.rollback import (
+    _without_unclaimed,
     compensation_failed,
     continue_rollback,
     start_rollback,
@@ -43,6 +46,7 @@ from celery_saga.core.decide.transitions import (
     send,
     stuck,
     with_possible_effect,
+    with_signal,
 )
 from celery_saga.core.execution import (
     Claim,
@@ -55,11 +59,13 @@ from celery_saga.core.execution import (
     StepStatus,
 )
 from celery_saga.core.orchestrator import Orchestrator
-from celery_saga.core.plan import Path
+from celery_saga.core.plan import Choice, ForEach, Path, Plan
 from celery_saga.core.recovery.failure_detector import Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
+from celery_saga.core.state import Signal
 from celery_saga.core.steps import Steps
 from celery_saga.stores.memory import MemoryStore
+from tests.core.tree_shapes import Shape
 from tests.core.worlds import Bounds
 from tests.invariants import Invariant
 
@@ -72,9 +78,13 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Way:
-    """A walk through all states of one saga."""
+    """A walk through all states of one saga.
 
-    shape: str
+    Args:
+        shape: a text of :mod:`tests.core.scenario`, or a tree of :mod:`tests.core.tree_shapes`.
+    """
+
+    shape: Shape
     bounds: Mapping[str, int] = field(default_factory=dict)
     result: bool = False
 
@@ -112,7 +122,7 @@ def mutant(
     return note
 
 
-def way(shape: str, *, result: bool = False, **bounds: int) -> Way:
+def way(shape: Shape, *, result: bool = False, **bounds: int) -> Way:
     """A walk with nothing but what is named."""
     return Way(shape, bounds, result)
 
@@ -526,3 +536,97 @@ def a_second_start_makes_a_second_saga(patch: Patch) -> None:
         return create(self, execution, *args, **kwargs)
 
     patch.setattr(MemoryStore, "create", overwrite)
+
+
+# Trees.
+
+
+@mutant(Invariant.JOINED_ONCE, way=way(("seq", ("par", ".", "."), ".")))
+def the_first_branch_joins(patch: Patch) -> None:
+    def last(execution: SagaExecution, path: Path) -> tuple[SagaExecution, bool]:
+        return _one_less(execution, path)[0], True
+
+    instead(patch, _one_less, last)
+
+
+@mutant(Invariant.BRANCHES_STOP, way=way(("par", ".", ".")))
+def an_unclaimed_message_of_a_branch_stays_valid(patch: Patch) -> None:
+    instead(patch, _without_unclaimed, lambda execution: execution)
+
+
+@mutant(Invariant.BRANCHES_STOP, way=way(("par", ("seq", ".", "."), ".")))
+def a_branch_continues_when_another_has_failed(patch: Patch) -> None:
+    def onwards(execution: SagaExecution, path: Path, at: float) -> ev.Decision:
+        wanted = execution.rollback_reason
+        if wanted is None or len(path) < 2:
+            return over(execution, path, at)
+        decision = over(replace(execution, rollback_reason=None), path, at)
+        return replace(decision, execution=replace(decision.execution, rollback_reason=wanted))
+
+    instead(patch, over, onwards)
+
+
+@mutant(Invariant.JOURNAL, way=way(("par", ".", ".")))
+def an_entry_leaves_the_journal_when_its_compensation_is_sent(patch: Patch) -> None:
+    def forget(
+        execution: SagaExecution, path: Path, direction: Direction, at: float
+    ) -> ev.Decision:
+        decision = send(execution, path, direction, at)
+        if direction is FORWARD:
+            return decision
+        journal = tuple(each for each in execution.journal if each != path)
+        return replace(decision, execution=replace(decision.execution, journal=journal))
+
+    instead(patch, send, forget)
+
+
+@mutant(Invariant.REVERSE_ORDER, way=way(("seq", ("par", ".", "."), ".")))
+def compensations_in_the_order_of_the_plan(patch: Patch) -> None:
+    def last(execution: SagaExecution) -> list[Path]:
+        left = [path for path in execution.journal if execution.steps[path].needs_compensation]
+        return [] if execution.active else sorted(left)[-1:]
+
+    patch.setattr(SagaExecution, "next_compensations", property(last))
+
+
+@mutant(Invariant.ONE_ANSWER, way=way(("if", ".")))
+def a_condition_is_asked_after_its_alternative(patch: Patch) -> None:
+    def ask(execution: SagaExecution, path: Path, node: Any, place: int, at: float) -> ev.Decision:
+        return begin(execution, path, at)
+
+    patch.setitem(_OVER, Choice, ask)  # type: ignore[index]
+
+
+@mutant(Invariant.ITEMS_FIXED, way=way(("each", ".")))
+def the_list_of_a_loop_is_read_at_each_item(patch: Patch) -> None:
+    def read(execution: SagaExecution, path: Path, at: float) -> ev.Decision:
+        loop = execution.plan.at(path[:-1])
+        if isinstance(loop, ForEach):
+            items = items_at(execution.view(path[:-1]), loop.over)
+            execution = execution.with_values({loop.item: items[path[-1]]}, path=path)
+        return begin(execution, path, at)
+
+    instead(patch, begin, read)
+
+
+@mutant(Invariant.SCOPES, way=way(("par", ("seq", ".", "."), ".")))
+def branches_write_into_the_context_around_them(patch: Patch) -> None:
+    patch.setattr(Plan, "_scopes_of", lambda self, path: (Scope(""),))
+
+
+@mutant(Invariant.INPUTS_AS_OF_STEP, way=way(("par", ("seq", ".", "."), ".")))
+def a_compensation_reads_the_context_as_it_is_now(patch: Patch) -> None:
+    patch.setattr(SagaExecution, "inputs_of", lambda self, path, direction: self.view(path))
+
+
+@mutant(Invariant.WAITS, way=way(("par", "sleep", ".")))
+def a_sleep_ends_at_the_first_check(patch: Patch) -> None:
+    instead(patch, _until, lambda execution, path, at: None)
+
+
+@mutant(Invariant.WAITS, way=way("limited"))
+def a_signal_is_not_used_up(patch: Patch) -> None:
+    def keep(execution: SagaExecution, signal: Signal) -> SagaExecution:
+        return with_signal(execution, signal) if signal.payload else execution
+
+    instead(patch, with_signal, keep)

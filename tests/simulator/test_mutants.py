@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.scenario import plan_of
+from tests.core.tree_shapes import ITEMS, WAITS, plan_of_shape
 from tests.core.walk import Violation, Walk
 from tests.invariants import Invariant
 from tests.simulator.mutants import MUTANTS, NOTHING, Mutant
@@ -45,8 +46,10 @@ def test_the_walk_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> No
 def walk_of(mutant: Mutant) -> Walk:
     assert mutant.way is not None
     shape, bounds, result = mutant.way.shape, mutant.way.bounds, mutant.way.result
-    plan = plan_of(shape, max_redeliveries=1)
-    return Walk(plan, NOTHING._replace(**bounds), result=result)
+    of_steps = isinstance(shape, str) and shape not in WAITS
+    plan = (plan_of if of_steps else plan_of_shape)(shape, max_redeliveries=1)
+    values = {"input": 1, ITEMS: ["one", "two"]}
+    return Walk(plan, NOTHING._replace(**bounds), result=result, values=values)
 
 
 @pytest.mark.parametrize("mutant", WALKED, ids=lambda mutant: mutant.name)
