@@ -97,7 +97,7 @@ class TreePromises:
     def check(self, before: SagaExecution, after: SagaExecution) -> None:
         """What holds in each state, and of each change."""
         for one, other in itertools.combinations(after.active, 2):
-            apart = one.path != other.path and self._together(one, other)
+            apart = one.path != other.path and may_be_together(self._plan, one, other)
             text = f"{one} and {other} are outstanding"
             self._require(Invariant.ONE_ACTIVE_STEP, apart, text)
         self._check_journal(after)
@@ -116,14 +116,6 @@ class TreePromises:
         settled = after.status is SagaStatus.COMPLETED and not before.settled
         if settled and after.resolved_at is None:
             self._check_seen(after, ())
-
-    def _together(self, one: StepRef, other: StepRef) -> bool:
-        if one.direction is not other.direction:
-            return False
-        if one.direction is COMPENSATION:
-            return self._plan.independent(one.path, other.path)
-        depth = _parting(one.path, other.path)
-        return depth is not None and runs_together(self._plan.at(one.path[:depth]))
 
     def _check_journal(self, after: SagaExecution) -> None:
         journal = after.journal
@@ -294,6 +286,16 @@ class TreePromises:
             and other != path
             and (path[: len(other)] == other or not path or self._plan.ends_before(other, path))
         )
+
+
+def may_be_together(plan: Plan, one: StepRef, other: StepRef) -> bool:
+    """Whether two dispatches may be active at the same time."""
+    if one.direction is not other.direction:
+        return False
+    if one.direction is COMPENSATION:
+        return plan.independent(one.path, other.path)
+    depth = _parting(one.path, other.path)
+    return depth is not None and runs_together(plan.at(one.path[:depth]))
 
 
 def _parting(one: Path, other: Path) -> int | None:

@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from celery_saga.core.plan import Plan
 from tests.core import tree_shapes
 from tests.core.tree_shapes import (
     AT_ONCE,
@@ -75,6 +76,18 @@ class Tree(NamedTuple):
     items: int = 2
     pivot: int | None = None
 
+    @classmethod
+    def drawn(cls, generator: random.Random, steps: int) -> Tree:
+        """A random tree with so many leaves."""
+        shape = drawn(generator, steps)
+        places = pivots_of(shape)
+        pivot = generator.choice(places) if places and generator.random() < 0.5 else None
+        return cls(shape, generator.choice((0, 1, 2, 2, 3)), pivot)
+
+    def plan(self, **limits: Any) -> Plan:
+        """Its plan."""
+        return plan_of_shape(self.shape, self.pivot, **limits)
+
     @property
     def values(self) -> Mapping[str, Any]:
         """Its context at the start."""
@@ -82,8 +95,7 @@ class Tree(NamedTuple):
 
     def walk(self, bounds: Bounds, **how: Any) -> Walk:
         """A walk through its states."""
-        plan = plan_of_shape(self.shape, self.pivot)
-        return Walk(plan, bounds, values=self.values, **how)
+        return Walk(self.plan(), bounds, values=self.values, **how)
 
 
 def _one() -> Iterator[Tree]:
@@ -157,14 +169,11 @@ def wandered(seed: int) -> int:
         Violation: see :meth:`Walk.wander`.
     """
     generator = random.Random(seed)
-    shape = drawn(generator, generator.randint(2, 7))
-    places = pivots_of(shape)
-    pivot = generator.choice(places) if places and generator.random() < 0.5 else None
+    tree = Tree.drawn(generator, generator.randint(2, 7))
     much = Bounds(4, 2, 3, 1, pauses=2, verbs=2, unknown=2, losses=9, signals=2, failures=3)
     little = NOTHING._replace(voids=1, zombies=1, failures=1)
     bounds = much if generator.random() < 0.7 else little
     how = {"deadline": generator.random() < 0.2, "result": generator.random() < 0.5}
-    tree = Tree(shape, generator.choice((0, 1, 2, 2, 3)), pivot)
     return tree.walk(bounds, **how).wander(generator)
 
 

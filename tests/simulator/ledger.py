@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from celery_saga.core.execution import (
@@ -15,7 +16,8 @@ from celery_saga.core.execution import (
     StepRef,
     StepStatus,
 )
-from celery_saga.core.plan import Plan
+from celery_saga.core.plan import Path, Plan, PlanStep
+from tests.core.tree_promises import may_be_together
 from tests.invariants import Invariant
 from tests.simulator.network import Message
 
@@ -92,10 +94,9 @@ class Ledger:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._undoable = [step.compensation is not None for step in plan.steps]
-        self._read_only = [step.read_only for step in plan.steps]
-        self._pivot = len(plan.steps) if plan.pivot is None else plan.pivot[0]
-        self.steps = [StepTruth() for _ in plan.steps]
+        self._pivot = (len(plan.steps),) if plan.pivot is None else plan.pivot
+        #: Of the steps and conditions of which something was heard.
+        self.steps: defaultdict[Path, StepTruth] = defaultdict(StepTruth)
         self.seen: SagaExecution | None = None
         #: Statuses in which it was settled, in a checkpoint that was saved.
         self.ends: set[SagaStatus] = set()
@@ -112,6 +113,8 @@ class Ledger:
             same: whether it is that start which made it, repeated.
         """
         execution, created = answer
+        if created and execution.settled:  # there was nothing to do
+            self.ends.add(execution.status)
         taken = before is not None and not same
         text = "a second start made a second saga"
         self._require(Invariant.ONE_SAGA, not (taken and created), text)
@@ -120,12 +123,12 @@ class Ledger:
     def claimed(self, ref: StepRef, token: str) -> None:
         """The store has given a claim."""
         if ref.direction is Direction.FORWARD:
-            self.steps[ref.path[0]].claims.add(token)
+            self.steps[ref.path].claims.add(token)
 
     def sends(self, message: Message, now: SagaExecution | None) -> None:
         """A message goes out; ``now`` is the saga's checkpoint at that moment."""
         ref = message.ref
-        saved = now is not None and now.steps[ref.path[0]].epoch >= ref.epoch
+        saved = now is not None and now.steps[ref.path].epoch >= ref.epoch
         self._require(Invariant.SAVED_BEFORE_SENT, saved, "a message went out before its save")
 
     def publishes(self, status: SagaStatus) -> None:
@@ -134,24 +137,24 @@ class Ledger:
 
     def begins(self, body: Body, now: SagaExecution) -> None:
         """A body is about to run; ``now`` is the saga's checkpoint at that moment."""
-        ref, truth = body.ref, self.steps[body.ref.path[0]]
-        held = now.steps[ref.path[0]].claim
+        ref, truth = body.ref, self.steps[body.ref.path]
+        held = now.steps[ref.path].claim
         has_claim = held is not None and held.token == body.claim.token
-        newest = now.ref(ref.path[0]) == ref
+        newest = now.ref(ref.path) == ref
         self._require(Invariant.CLAIM_BEFORE_BODY, has_claim and newest, "a body has no claim")
         self._check_key(body, now)
         if ref.direction is Direction.FORWARD:
-            self._check_rerun(ref.path[0])
+            self._check_rerun(ref.path)
             truth.begun.append(body)
             return
-        error = now.steps[ref.path[0]].error
+        error = now.steps[ref.path].error
         never_claimed = error is not None and error.type == "NeverClaimed"
         possible = never_claimed or truth.claims - truth.clean
         text = "a step that left nothing behind is undone"
         self._require(Invariant.COMPENSATED_FOR_A_REASON, possible, text)
 
     def _check_key(self, body: Body, now: SagaExecution) -> None:
-        truth, step = self.steps[body.ref.path[0]], now.steps[body.ref.path[0]]
+        truth, step = self.steps[body.ref.path], now.steps[body.ref.path]
         forward = body.ref.direction is Direction.FORWARD
         turn = body.ref.direction, step.round if forward else step.compensation_round
         same = truth.keys.setdefault(turn, body.key) == body.key
@@ -159,45 +162,47 @@ class Ledger:
         only = truth.rounds.setdefault(body.key, turn) == turn
         self._require(Invariant.IDEMPOTENCY_KEY, only, "two rounds have one key")
 
-    def _check_rerun(self, index: int) -> None:
+    def _undoable(self, path: Path) -> bool:
+        return self._plan.step(path).compensation is not None
+
+    def _check_rerun(self, path: Path) -> None:
         """A step that is promised to run at most once ran before, and nobody knows how it ended."""
-        once = not (self._plan.steps[index].action.rerun or self._read_only[index])
-        if once and index < self._pivot:
-            known = all(body.retried or body.in_time for body in self.steps[index].begun)
+        step = self._plan.step(path)
+        if not (step.action.rerun or step.read_only) and path < self._pivot:
+            known = all(body.retried or body.in_time for body in self.steps[path].begun)
             self._require(Invariant.AT_MOST_ONCE, known, "an early-ack step was run again")
 
     def happens(self, body: Body, now: SagaExecution) -> None:
         """A body does what it is for; ``now`` is the saga's checkpoint at that moment."""
-        claim = now.steps[body.ref.path[0]].claim
+        claim = now.steps[body.ref.path].claim
         body.happened = True
         body.with_claim = claim is not None and claim.token == body.claim.token
-        truth = self.steps[body.ref.path[0]]
+        truth = self.steps[body.ref.path]
         if body.ref.direction is Direction.FORWARD:
             truth.standing = body
         elif body.key not in truth.undone:
             truth.undone.add(body.key)
             truth.standing = None
-            self._check_order(body.ref.path[0], now)
+            self._check_order(body.ref.path, now)
 
-    def _check_order(self, index: int, now: SagaExecution) -> None:
+    def _check_order(self, path: Path, now: SagaExecution) -> None:
         """Effects that came after their claim was void may be undone out of order."""
         left = (StepStatus.COMPENSATION_FAILED, StepStatus.SKIPPED)
-        for above in range(index + 1, len(self.steps)):
-            body = self.steps[above].standing
-            late = body is None or not body.with_claim or now.steps[above].status in left
-            self._require(
-                Invariant.REVERSE_ORDER,
-                late or not self._undoable[above],
-                "an undo ran before a later step's",
-            )
-            self._require(
-                Invariant.PIVOT, late or above < self._pivot, "an undo ran after the pivot"
-            )
+        for other, truth in list(self.steps.items()):
+            body = truth.standing
+            late = body is None or not body.with_claim or now.steps[other].status in left
+            later = self._plan.ends_before(path, other)
+            if later and not self._plan.independent(path, other):
+                text = "an undo ran before a later step's"
+                self._require(Invariant.REVERSE_ORDER, late or not self._undoable(other), text)
+            if later:
+                text = "an undo ran after the pivot"
+                self._require(Invariant.PIVOT, late or other < self._pivot, text)
 
     def told(self, body: Body, before: SagaExecution, after: SagaExecution, effect: bool) -> None:
         """A body's report has changed ``before``; ``effect`` is whether it told of one."""
         body.heard = True
-        truth, claim = self.steps[body.ref.path[0]], before.steps[body.ref.path[0]].claim
+        truth, claim = self.steps[body.ref.path], before.steps[body.ref.path].claim
         if body.in_time is None:
             body.in_time = claim is not None and claim.token == body.claim.token
             if effect and not body.in_time:
@@ -205,7 +210,7 @@ class Ledger:
             if body.in_time and not effect and body.ref.direction is Direction.FORWARD:
                 truth.clean.add(body.claim.token)
         others = claim is not None and claim.token != body.claim.token
-        kept = after.steps[body.ref.path[0]].claim == claim
+        kept = after.steps[body.ref.path].claim == claim
         text = "a report ended the claim of another"
         self._require(Invariant.CLAIM_FOR_REPORT, kept or not others, text)
 
@@ -224,7 +229,7 @@ class Ledger:
         if after.settled:
             self.ends.add(after.status)
         if by_hand:
-            for truth in self.steps:
+            for truth in self.steps.values():
                 truth.begun.clear()
         self._check_form(after)
         if before is not None:
@@ -233,13 +238,13 @@ class Ledger:
             self.check_status(after)
 
     def _check_form(self, after: SagaExecution) -> None:
-        self._require(
-            Invariant.ONE_ACTIVE_STEP, len(after.active) <= 1, "two steps are outstanding"
-        )
+        for one, other in itertools.combinations(after.active, 2):
+            apart = may_be_together(self._plan, one, other)
+            self._require(Invariant.ONE_ACTIVE_STEP, apart, "two steps are outstanding")
         for ref in after.active:
             self._require(
                 Invariant.ONE_ACTIVE_STEP,
-                ref.epoch == after.steps[ref.path[0]].epoch,
+                ref.epoch == after.steps[ref.path].epoch,
                 "an older dispatch of a step is outstanding",
             )
         if after.status in SETTLED:
@@ -257,7 +262,8 @@ class Ledger:
                 Invariant.SETTLES, after.due_at is not None, "nobody will look at it again"
             )
         most = self._plan.max_redeliveries
-        for step, truth in zip(after.steps, self.steps, strict=True):
+        for path, step in after.steps.items():
+            truth = self.steps[path]
             self._require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
             sent = step.unclaimed <= 2 * (most + 1)
             self._require(Invariant.CAPS, sent, "a message was sent too often")
@@ -270,9 +276,10 @@ class Ledger:
         self._require(
             Invariant.REVISION, after.revision > before.revision, "the revision did not rise"
         )
-        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
+        for path, new in after.steps.items():
+            old = before.steps[path]
             self._require(Invariant.NEW_EPOCH, new.epoch >= old.epoch, "an epoch went down")
-            was, now = before.ref(index), after.ref(index)
+            was, now = before.ref(path), after.ref(path)
             same = was is None or now is None or was.direction is now.direction
             self._require(
                 Invariant.NEW_EPOCH,
@@ -293,9 +300,10 @@ class Ledger:
         if before.status is SagaStatus.STUCK:
             self._require(Invariant.SETTLED_STAYS, False, "a stuck saga went on by itself")
         if before.status in TERMINAL:
-            told = [step.effect_tokens for step in before.steps] != [
-                s.effect_tokens for s in after.steps
-            ]
+            told = any(
+                step.effect_tokens != before.steps[path].effect_tokens
+                for path, step in after.steps.items()
+            )
             back = before.status is SagaStatus.COMPENSATED and told
             self._require(
                 Invariant.SETTLED_STAYS, back, "a terminal saga went on without a late effect"
@@ -309,26 +317,33 @@ class Ledger:
             self._require(
                 Invariant.COMPLETED, execution.rollback_reason is None, "COMPLETED after a cancel"
             )
-            for step, truth in zip(execution.steps, self.steps, strict=True):
-                there = step.status is StepStatus.SUCCEEDED and truth.standing is not None
-                skipped = step.status is StepStatus.SKIPPED
+            for path in execution.steps.paths():
+                around = (execution.steps.known(path[:depth]) for depth in range(1, len(path) + 1))
+                skipped = any(each and each.status is StepStatus.SKIPPED for each in around)
+                there = execution.steps[path].status is StepStatus.SUCCEEDED
+                if self._has_effect(path):
+                    there = there and self.steps[path].standing is not None
                 self._require(
                     Invariant.COMPLETED, there or skipped, "COMPLETED, and an effect is not there"
                 )
         elif execution.status is SagaStatus.COMPENSATED:
-            for index, step in enumerate(execution.steps):
-                body = self.steps[index].standing
+            for path, truth in list(self.steps.items()):
+                step, body = execution.steps[path], truth.standing
                 late = body is not None and not body.with_claim
                 invariant = Invariant.LATE_EFFECT if late else Invariant.COMPENSATED
-                gone = step.status is StepStatus.SKIPPED or not self._stands(execution, index)
-                self._require(invariant, gone, "COMPENSATED, and an effect is there", index)
+                gone = step.status is StepStatus.SKIPPED or not self._stands(execution, path)
+                self._require(invariant, gone, "COMPENSATED, and an effect is there", path)
         elif execution.status is SagaStatus.STUCK and execution.direction is Direction.COMPENSATION:
-            for index, step in enumerate(execution.steps):
-                failed = step.status is StepStatus.COMPENSATION_FAILED
-                tried = failed or not self._undoable[index] or not self._stands(execution, index)
-                self._require(Invariant.STUCK, tried, "STUCK, and an undo was not tried", index)
+            for path in list(self.steps):
+                failed = execution.steps[path].status is StepStatus.COMPENSATION_FAILED
+                tried = failed or not self._stands(execution, path) or not self._undoable(path)
+                self._require(Invariant.STUCK, tried, "STUCK, and an undo was not tried", path)
 
-    def _stands(self, execution: SagaExecution, index: int) -> bool:
+    def _has_effect(self, path: Path) -> bool:
+        node = self._plan.at(path)
+        return isinstance(node, PlanStep)
+
+    def _stands(self, execution: SagaExecution, path: Path) -> bool:
         """Whether a step's effect is there, and should not be, and the engine could know of it.
 
         One that succeeded and has no undo needs none.
@@ -336,14 +351,16 @@ class Ledger:
         It cannot know of an effect that came when the claim was void already, from a body that
         never told.
         """
-        body = self.steps[index].standing
-        if body is None or not (body.with_claim or (body.heard and self._undoable[index])):
+        body = self.steps[path].standing
+        if body is None or not self._has_effect(path):
             return False
-        succeeded = execution.steps[index].status is StepStatus.SUCCEEDED
-        return self._undoable[index] or not (succeeded or self._read_only[index])
+        if not (body.with_claim or (body.heard and self._undoable(path))):
+            return False
+        succeeded = execution.steps[path].status is StepStatus.SUCCEEDED
+        return self._undoable(path) or not (succeeded or self._plan.step(path).read_only)
 
     def _require(
-        self, invariant: Invariant, condition: object, text: str, step: int | None = None
+        self, invariant: Invariant, condition: object, text: str, step: Path | None = None
     ) -> None:
         self.checks[invariant] += 1
         if not condition:

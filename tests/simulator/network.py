@@ -142,7 +142,7 @@ class Broker:
 
     def message(self, execution: SagaExecution, command: Dispatch) -> Mapping[str, Any]:
         message = Message(execution.saga_id, command.ref, command.retries)
-        return {"message": message, "step": execution.steps[command.ref.path[0]].name}
+        return {"message": message, "step": execution.steps[command.ref.path].name}
 
     def publish(self, message: Mapping[str, Any]) -> None:
         unavailable = ConnectionError("the broker is unavailable")

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tests.core.walk_trees import Tree
+
 #: Kind of event -> how often it is drawn. The first ones are the ordinary course of things.
 ORDINARY = {
     "start": 1.0,
@@ -105,17 +107,18 @@ class Schedule:
     """One run.
 
     Args:
-        shapes: of the sagas, in the words of :mod:`tests.core.scenario`.
+        shapes: of the sagas, in the words of :mod:`tests.core.scenario`, or trees.
         deadline: of all of them, in seconds.
         outbox: whether store and broker share a server.
         result: whether the sagas have results, and callbacks.
         standstill: whether all workers stop for a while in the midst of it.
         silent_die: whether workers without a heartbeat are killed at the end, or send them again.
         events: in order.
+        trees: whether :func:`draw_trees` made it.
     """
 
     seed: int
-    shapes: tuple[str, ...]
+    shapes: tuple[str | Tree, ...]
     deadline: float | None
     countdown: float | None
     outbox: bool
@@ -123,6 +126,18 @@ class Schedule:
     standstill: bool
     silent_die: bool
     events: tuple[Event, ...]
+    trees: bool = False
+
+
+def draw_trees(seed: int) -> Schedule:
+    """The schedule of a seed, for sagas with branches, choices, loops and waits."""
+    schedule, generator = draw(seed), random.Random(f"trees {seed}")
+    shapes = tuple(Tree.drawn(generator, generator.randint(2, 6)) for _ in schedule.shapes)
+    events = list(schedule.events)
+    for _ in range(len(events) // 20):
+        place = generator.randrange(len(shapes), len(events) + 1)
+        events.insert(place, Event("signal", generator.randrange(60)))
+    return replace(schedule, shapes=shapes, events=tuple(events), trees=True)
 
 
 def draw(seed: int) -> Schedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -95,15 +95,18 @@ def outcome_of(schedule: Schedule) -> Outcome:
     return Outcome(world)
 
 
-def run(seeds: Iterable[int]) -> str:
+def run(seeds: Iterable[int], of: Callable[[int], Schedule] = draw) -> str:
     """Run seeds until one fails.
+
+    Args:
+        of: the schedule of a seed.
 
     Returns:
         The short history of the one that failed, and how to repeat it; empty if none did.
     """
     with quiet():
         for seed in seeds:
-            schedule = draw(seed)
+            schedule = of(seed)
             world, broken, _ = outcome_of(schedule)
             TOTALS.add(1, int(bool(broken)), world.counts, world.longest)
             if broken:
@@ -126,7 +129,8 @@ def _explained(schedule: Schedule, broken: str) -> str:
         [
             f"seed {schedule.seed}, sagas {shapes}: {error}",
             *history[:100],
-            f"repeat it with: python -m tests.simulator --seeds 1 --start {schedule.seed}",
+            f"repeat it with: python -m tests.simulator --seeds 1 --start {schedule.seed}"
+            + " --trees" * schedule.trees,
         ]
     )
 

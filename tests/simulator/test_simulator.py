@@ -1,4 +1,4 @@
-"""Seeds of the simulator; ``SAGA_SIMULATOR_SEEDS`` says how many."""
+"""Seeds of the simulator; ``SAGA_SIMULATOR_SEEDS`` says how many: a quarter of them of trees."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 
 import pytest
 
+from tests.simulator.schedule import draw_trees
 from tests.simulator.simulator import TOTALS, run
 
 SEEDS = int(os.environ.get("SAGA_SIMULATOR_SEEDS", "300"))
+
+#: How many of them are of trees: one takes three times as long.
+TREES = SEEDS // 4
 
 #: Seeds that failed once, beyond those that are run each time.
 FAILED_ONCE = (15_114, 53_949)
@@ -21,8 +25,19 @@ PARTS = 8
 @pytest.mark.timeout(120 + SEEDS // 50)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_seed_breaks_a_promise(part: int) -> None:
-    seeds, before = range(part, SEEDS, PARTS), TOTALS.seeds
+    seeds, before = range(part, SEEDS - TREES, PARTS), TOTALS.seeds
     failure = run(seeds)
+    if failure:
+        pytest.fail(failure, pytrace=False)
+    assert TOTALS.seeds - before == len(seeds) > 0
+
+
+@pytest.mark.timeout(120 + SEEDS // 50)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_seed_of_trees_does(part: int) -> None:
+    """Of sagas with branches, choices, loops and waits."""
+    seeds, before = range(part, TREES, PARTS), TOTALS.seeds
+    failure = run(seeds, draw_trees)
     if failure:
         pytest.fail(failure, pytrace=False)
     assert TOTALS.seeds - before == len(seeds) > 0

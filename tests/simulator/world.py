@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from celery_saga.core import events as ev
+from celery_saga.core.decide.operators import awaited
 from celery_saga.core.execution import Claim, Direction, Failure, SagaExecution, SagaStatus, StepRef
 from celery_saga.core.orchestrator import Orchestrator
+from celery_saga.core.plan import Choice, Plan, Wait
 from celery_saga.core.ports import HeartbeatReply, Refused, Reserved
 from celery_saga.core.recovery.failure_detector import OwnClaims, Steadiness
 from celery_saga.core.recovery.policy import RecoveryPolicy
 from celery_saga.core.recovery.sweep import Sweeper
 from celery_saga.errors import SagaError, StoreUnavailable
 from tests.core.scenario import plan_of
+from tests.core.tree_promises import may_be_together
+from tests.core.walk_trees import Tree
 from tests.invariants import Invariant
 from tests.simulator.ledger import Body, Broken, Ledger
 from tests.simulator.network import Broker, Died, FaultPlan, FaultyStore, Message, Results
@@ -89,10 +93,7 @@ class World:
             pause=lambda seconds: None,
         )
         self.workers: list[Worker] = []
-        self.ledgers = {
-            f"s{i}": Ledger(plan_of(shape, max_redeliveries=2))
-            for i, shape in enumerate(schedule.shapes)
-        }
+        self.ledgers = {f"s{i}": Ledger(_plan_of(shape)) for i, shape in enumerate(schedule.shapes)}
         self._shapes = dict(zip(self.ledgers, schedule.shapes, strict=True))
         self._moved: dict[str, tuple[object, float]] = {}
         #: Seconds for which a saga waited for recovery at most, once nothing bad happened.
@@ -221,8 +222,8 @@ class World:
 
     def _check_compensation(self, before: SagaExecution, after: SagaExecution) -> None:
         """None is sent while a step runs on a worker that is alive."""
-        for index, (old, new) in enumerate(zip(before.steps, after.steps, strict=True)):
-            ref = after.ref(index)
+        for path, new in after.steps.items():
+            old, ref = before.steps[path], after.ref(path)
             sent = ref is not None and ref.direction is Direction.COMPENSATION
             if sent and new.epoch > old.epoch:
                 runs = self._runs(after.saga_id, Direction.FORWARD)
@@ -277,7 +278,7 @@ class World:
             self._require(Invariant.CLAIM_KEPT, kept, text)
 
     def _has_claim(self, body: Body) -> bool:
-        claim = self._now(body.message.saga_id).steps[body.ref.path[0]].claim
+        claim = self._now(body.message.saga_id).steps[body.ref.path].claim
         return claim is not None and claim.token == body.claim.token
 
     def _now(self, saga_id: str) -> SagaExecution:
@@ -292,9 +293,9 @@ class World:
         self._starts += 1
         self.say(f"a client starts {saga_id}: {self._shapes[saga_id]!r}")
         self.orchestrator.start(
-            plan_of(self._shapes[saga_id], max_redeliveries=2),
+            _plan_of(self._shapes[saga_id]),
             saga_id,
-            {},
+            _values_of(self._shapes[saga_id]),
             token=f"client-{self._starts}",
             countdown=self.schedule.countdown,
             deadline=self.schedule.deadline,
@@ -314,6 +315,29 @@ class World:
                 raise
             except SagaError as refusal:
                 self.say(f"  refused: {refusal}")
+
+    def _signal(self, pick: int) -> bool | None:
+        """A signal for one of the waits of a saga, begun or not."""
+        saga_id = list(self.ledgers)[pick % len(self.ledgers)]
+        execution = self.store.load(saga_id)
+        plan = _plan_of(self._shapes[saga_id])
+        waits = [path for path in plan.leaves if isinstance(plan.at(path), Wait)]
+        if execution is None or not waits:
+            return False
+        name = plan.signal_of(waits[pick // 4 % len(waits)])
+        self._send_signal(saga_id, name, str(pick))
+        return None
+
+    def _send_signal(self, saga_id: str, name: str, token: str) -> None:
+        self.say(f"signal {name} for {saga_id}")
+        try:
+            self.orchestrator.apply(
+                saga_id, ev.SignalReceived(self.clock, name, "true", token, "ann")
+            )
+        except StoreUnavailable:
+            raise
+        except SagaError as refusal:
+            self.say(f"  refused: {refusal}")
 
     def _asked_for(self, pick: int, verb: type) -> str:
         """A saga for which that makes sense, if there is one; now and then any."""
@@ -451,13 +475,25 @@ class World:
             self.say(f"{worker.instance} drops {message}: {taken.reason}")
             return None
         self.say(f"{worker.instance} begins {message}")
-        key = taken.idempotency_key(message.ref.path[0], message.ref.direction)
+        key = taken.idempotency_key(message.ref.path, message.ref.direction)
         body = Body(message, claim, taken, key)
-        alone = not self._runs(message.saga_id)
+        alone = self._is_alone(taken, message.ref)
         self._require(Invariant.CLAIM_BEFORE_BODY, alone, "two bodies of a saga run at once")
         self.ledgers[message.saga_id].begins(body, self._now(message.saga_id))
         worker.bodies.append(body)
         return None
+
+    def _is_alone(self, execution: SagaExecution, ref: StepRef) -> bool:
+        """Whether no other body of the saga runs on a live worker, but in other branches."""
+        alive = self.store.alive()
+        others = [
+            body.ref
+            for worker, body in self._bodies()
+            if body.message.saga_id == execution.saga_id
+            and not worker.suspected
+            and worker.instance in alive
+        ]
+        return all(may_be_together(execution.plan, ref, other) for other in others)
 
     def _forget_task(self, pick: int) -> bool | None:
         found = self._waiting(pick)
@@ -528,6 +564,8 @@ class World:
         at, ref, token = self.clock, body.ref, body.claim.token
         if how in ("retry", "requeue"):
             return ev.StepReleased(at, ref, token, retries, at + 1)
+        if how == "ok" and isinstance(body.execution.plan.at(ref.path), Choice):
+            return ev.StepSucceeded(at, ref, token, answer=len(body.claim.token) % 2 == 0)
         if how == "ok":
             return ev.StepSucceeded(at, ref, token, {f"{ref}": at})
         failed = partial(ev.StepFailed, at, ref, BOOM, token)
@@ -670,7 +708,9 @@ class World:
                 self.orchestrator.apply(saga_id, ev.ResumeRequested(self.clock))
                 self._look()
             elif execution is not None and not execution.settled:
-                self._check_still(execution)
+                for _, name in list(awaited(execution)):
+                    self._send_signal(saga_id, name, "at the end")
+                self._check_still(self._now(saga_id))
 
     def _check_still(self, execution: SagaExecution) -> None:
         """A saga that only recovery can move is moved soon."""
@@ -679,15 +719,19 @@ class World:
         if state != before:
             self._moved[execution.saga_id] = state, self.clock
             return
-        if execution.current is not None:
-            step = execution.steps[execution.current]
+        paths = [] if execution.current is None else [execution.current]
+        if not execution.plan.linear:
+            paths = [path for path, _ in execution.steps.items()]
+        steps = [execution.steps[path] for path in paths]
+        for step in steps:
             since = max(since, step.not_before or 0.0, step.expected_at or 0.0)
         if execution.status is SagaStatus.CREATED:
             since = max(since, execution.due_at or 0.0)
         still = self.clock - since - self._set_back
         self.longest = max(self.longest, still)
         # A message that was missed again and again is sent more seldom, found at the next look.
-        pause = min(60.0, 4.0 * 2.0 ** max(0, step.unclaimed - 1))
+        missed = max((step.unclaimed for step in steps), default=0)
+        pause = min(60.0, 4.0 * 2.0 ** max(0, missed - 1))
         moves = still <= max(STILL, pause + LOOKS)
         self._require(Invariant.SENT_AGAIN, moves, "a saga does not move")
 
@@ -696,6 +740,16 @@ class World:
         happened = _EVENTS[kind](self, pick) is not False
         self._look()
         return happened
+
+
+def _plan_of(shape: str | Tree) -> Plan:
+    if isinstance(shape, Tree):
+        return shape.plan(max_redeliveries=2)
+    return plan_of(shape, max_redeliveries=2)
+
+
+def _values_of(shape: str | Tree) -> Mapping[str, object]:
+    return shape.values if isinstance(shape, Tree) else {}
 
 
 def _same_ref(message: Message, others: Sequence[Message]) -> bool:
@@ -735,6 +789,7 @@ _EVENTS: dict[str, Callable[[World, int], bool | None]] = {
     "stop_heartbeat": World._silence,
     "resume_heartbeat": lambda world, pick: world._silence(pick, silent=False),
     "jump": World._jump,
+    "signal": World._signal,
     "jump_back": World._jump_back,
     "forget_task": World._forget_task,
     "revoke": World._revoke,
