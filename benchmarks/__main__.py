@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import barrier, recovery, report
+from benchmarks import barrier, recovery, report, siblings
 from benchmarks.chaos import report as chaos_report
 from benchmarks.fleet import BenchmarkError, Fleet
 from benchmarks.results import Options, Section
@@ -25,7 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    others = {"barrier": _barrier, "chaos": chaos_report.main, "recovery": recovery.main}
+    others = {
+        "barrier": _barrier,
+        "chaos": chaos_report.main,
+        "recovery": recovery.main,
+        "siblings": siblings.main,
+    }
     if given.command in others:
         return others[given.command](given)
     options = _options(given)
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write the medians of all rounds there")
     add("--markdown", action="store_true", help="print Markdown, for benchmarks/README.md")
     recovery.add_to(commands)
+    siblings.add_to(commands)
     return parser
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import redis
-from celery import Celery, chain
+from celery import Celery, chain, chord
 
-from celery_saga import Saga, SagaManager
+from celery_saga import LocalSagaStep, Saga, SagaManager
 
 #: Environment variables by which a worker process learns what it is: this and a field of Place.
 PREFIX = "SAGA_BENCHMARK_"
@@ -126,6 +126,18 @@ class Bench:
             self._note(order, "done")
             return {**order, "done": order["done"] + 1}
 
+        @task(name="bench.branch", shared=False)
+        def branch(order: dict[str, Any]) -> int:
+            return int(order["done"]) + 1
+
+        @task(name="bench.joined", shared=False)
+        def joined(values: list[int], order: dict[str, Any]) -> None:
+            self._note(order, "done")
+
+        @task(name="bench.after", shared=False)
+        def after(order: dict[str, Any]) -> None:
+            self._note(order, "done")
+
         @task(name="bench.failing", shared=False, throws=(Failing,))
         def failing(order: dict[str, Any]) -> None:
             self._note(order, "failing")
@@ -139,6 +151,7 @@ class Bench:
         def compensate_and_note(order: dict[str, Any] | None = None) -> None:
             self._note(order or {}, "compensated")
 
+        self.branch, self.joined, self.after = branch, joined, after
         self.step, self.note, self.failing = step, note, failing
         self.compensate, self.compensate_and_note = compensate, compensate_and_note
 
@@ -176,6 +189,33 @@ class Bench:
         first = self.step.s(*args).set(**quiet)
         middle = (self.step.s().set(**quiet) for _ in range(steps - 2))
         return chain(first, *middle, self.note.s())
+
+    def start_group(self, branches: int, order: dict[str, Any]) -> Any:
+        """Start so many tasks that run at the same time, and one after them that records its end.
+
+        Returns:
+            The handle that ``delay`` gives.
+        """
+        if not self.variant.saga:
+            header = [self.branch.s(order) for _ in range(branches)]
+            return chord(header)(self.joined.s(order))
+        found = self._sagas.get((-branches, False))
+        if found is None:
+            found = self._sagas[-branches, False] = self._build_group(branches)
+        return found.delay(order=order)
+
+    def _build_group(self, branches: int) -> Saga:
+        saga = Saga(f"bench-group-{branches}")
+        saga.parallel_step(
+            *(
+                LocalSagaStep(self.branch, name=f"b{number}", returns=f"b{number}").on_failure(
+                    self.compensate
+                )
+                for number in range(branches)
+            )
+        )
+        saga.local_step(self.after, returns=False)
+        return saga.commit()
 
     def saga(self, steps: int, failing: bool = False) -> Saga:
         """The saga of so many steps, each with a compensation, as a module would hold it.

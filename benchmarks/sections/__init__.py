@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from benchmarks.fleet import Fleet
 from benchmarks.results import Options, Section
-from benchmarks.sections import context, failure, idle, latency, start, throughput
+from benchmarks.sections import context, failure, groups, idle, latency, start, throughput
 
 SECTIONS: dict[str, Callable[[Fleet, Options], Section]] = {
     "throughput": throughput.run,
     "context": context.run,
     "failure": failure.run,
+    "groups": groups.run,
     "latency": latency.run,
     "start": start.run,
     "idle": idle.run,
