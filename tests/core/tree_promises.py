@@ -265,17 +265,19 @@ class TreePromises:
         start = self._views.get((path, self._answers(after, path)))
         if start is None:
             return  # the step was never begun: its message was lost without end
-        reads = self._plan.step(path).compensation_reads
+        reads = self._plan.step(path).later_reads
         if after.steps[path].compensation_round:
             reads -= {SHARED}  # its own compensation has written it
         inputs = after.inputs_of(path, COMPENSATION)
-        found = {key: inputs.text(key) for key in reads if key in inputs}
-        at_end = {**start, **_texts(Values(update_of(before, path, start)))}
+        own = _texts(Values(update_of(before, path, start)))
         succeeded = before.steps[path].status is StepStatus.SUCCEEDED
-        allwanted = [at_end] if succeeded else [start, at_end]
-        some = [{key: texts[key] for key in reads if key in texts} for texts in allwanted]
-        text = f"the compensation of {path} reads {found}, not {some[-1]}"
-        self._require(Invariant.INPUTS_AS_OF_STEP, found in some, text)
+        for key in reads:
+            found = inputs.text(key) if key in inputs else None
+            allowed = {own.get(key, start.get(key))}
+            if not succeeded:  # its result may not be known
+                allowed |= {start.get(key), *([None] if key in own else [])}
+            text = f"the compensation of {path} reads {found} as {key}, not {allowed}"
+            self._require(Invariant.INPUTS_AS_OF_STEP, found in allowed, text)
 
     def _answers(self, execution: SagaExecution, path: Path) -> Answers:
         """What was chosen before the node at ``path`` and around it; at the end, all of it."""
