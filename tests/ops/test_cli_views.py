@@ -211,6 +211,16 @@ class TestCommands:
 
         assert (ran.exit_code, ran.output) == (0, f"{saga_id}: COMPENSATED\n")
 
+    def test_a_graph_of_a_definition_and_of_a_run(self, cli_shop: CommandShop) -> None:
+        result = cli_shop.orders.apply_async({"fail": ["pay", "give_back"]}, saga_id="order-7")
+        defined = cli_shop.command("graph", result.name)
+        ran = cli_shop.command("graph", "order-7")
+        assert defined.output.startswith("flowchart TD\n")
+        assert "COMPENSATION_FAILED" in ran.output
+        assert "COMPENSATION_FAILED" not in defined.output
+        unknown = cli_shop.command("graph", "order-8")
+        assert (unknown.exit_code, "order-8" in unknown.output) == (1, True)
+
     @pytest.mark.parametrize("verb", [("list",), ("show", "one")])
     def test_an_unavailable_store_is_reported_in_a_line(
         self, cli_shop: CommandShop, verb: tuple[str, ...]

@@ -115,3 +115,29 @@ def show(ctx: click.Context, saga_id: str, as_json: bool) -> None:
         return
     for line in lines_of(seen, now):
         ctx.obj.echo(line)
+
+
+@click.command(cls=CeleryCommand)
+@click.argument("saga")
+@click.pass_context
+def graph(ctx: click.Context, saga: str) -> None:
+    """Print a saga as a Mermaid flowchart, by the name of a definition or by the id of a run.
+
+    Of a run the statuses of its steps are in it. Where a definition has the name of an id, the
+    definition is printed. Exit code: 1 if there is neither.
+    """
+    from celery_saga.definition.builder import SAGAS
+    from celery_saga.ops.graph import mermaid
+    from celery_saga.saga import Saga
+
+    manager = manager_of(ctx)
+    with report_errors():
+        named = SAGAS.named(saga, importable=False)
+        mine = (None, manager.app)
+        defined = [each for each in named if isinstance(each, Saga) and each.own_app() in mine]
+        if defined:
+            text = mermaid(manager._runtime.plans.of(defined[-1]))
+        else:
+            execution = manager.get(saga).execution
+            text = mermaid(execution.plan, execution)
+    ctx.obj.echo(text)
