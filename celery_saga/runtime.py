@@ -102,10 +102,7 @@ class Runtime:
     """
 
     def __init__(
-        self,
-        app: Celery,
-        storage: str | Store | None,
-        verify: Callable[[Celery], None],
+        self, app: Celery, storage: str | Store | None, verify: Callable[[Celery], None]
     ) -> None:
         self.app = app
         self.storage = storage

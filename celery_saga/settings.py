@@ -242,12 +242,14 @@ def _words(value: Any) -> tuple[str, ...] | None:
     return tuple(words)
 
 
-def _targets(value: Any) -> Mapping[str, tuple[str, str]]:
-    expected = "a mapping of names to tasks, each a task's name or (task, queue)"
-    if value is not None and not isinstance(value, Mapping):
+def _targets(value: Any) -> Mapping[str, tuple[str, str]] | None:
+    expected = "a mapping of names to tasks, each a task's name or (task, queue), or None"
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
         raise ValueError(expected)
     found: dict[str, tuple[str, str]] = {}
-    for name, target in (value or {}).items():
+    for name, target in value.items():
         parts = [target, ""] if isinstance(target, str) else target
         if not isinstance(parts, (tuple, list)) or len(parts) != 2 or not parts[0]:
             raise ValueError(expected)

@@ -363,10 +363,7 @@ class BrokerInspector(Protocol):
         ...
 
     def reply_to(self, execution: SagaExecution, ref: StepRef) -> ReplyReceived | None:
-        """Return the reply to a remote step's request that a result backend has.
-
-        ``None``: the request's task has not ended, or its result is stored elsewhere.
-        """
+        """Return the reply to a remote step's request, if a result backend has it."""
         ...
 
     def workers_without_plugin(self, queues: Collection[str]) -> Mapping[str, Collection[str]]:

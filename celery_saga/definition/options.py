@@ -40,6 +40,9 @@ _MESSAGE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 MESSAGE_OPTIONS = frozenset(_MESSAGE)
 
+#: Options of steps that are one of two words.
+_WORDS = {"on_lost": ("rerun", "compensate"), "on_exhausted": ("compensate", "pause")}
+
 #: Options that projects know from elsewhere -> what a saga has for them.
 _INSTEAD = {
     "args": "inputs= and parameters={...} give a step its arguments",
@@ -95,3 +98,18 @@ def hint(option: str, known: Iterable[str]) -> str:
         return f" ({_INSTEAD[option]})"
     found = get_close_matches(option, sorted(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def check_step_options(options: Mapping[str, Any]) -> None:
+    """Refuse values of a step's own options that mean nothing.
+
+    Raises:
+        DefinitionError: it names the option, and what is expected.
+    """
+    for key, (one, other) in _WORDS.items():
+        if options.get(key) not in (None, one, other):
+            found = f"found {options[key]!r}"
+            raise DefinitionError(f"{key}: expected {one!r} or {other!r}, {found}")
+    for key in ("pivot", "retriable", "read_only"):
+        if options.get(key) not in (None, True, False):
+            raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")

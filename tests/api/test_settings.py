@@ -68,6 +68,20 @@ SHAPES: dict[str, tuple[list[tuple[object, object]], list[object]]] = {
     "context_limit": ([(None, None), (100, 100)], ["100", 0, -1, 1e6, True]),
     "context_inline_limit": ([(0, 0), (100, 100)], [None, "0", -1, 1.5, False]),
     "store_step_results": ([(True, True), (0, False), (1, True)], [None, "true", "", 2, 1.5]),
+    "remote_timeout": (
+        [(5, 5.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)],
+        [None, 0, -1, "60", True, float("inf")],
+    ),
+    "targets": (
+        [
+            (None, None),
+            ({}, {}),
+            ({"stock": "stock.reserve"}, {"stock": ("stock.reserve", "")}),
+            ({"stock": ("stock.reserve", "q")}, {"stock": ("stock.reserve", "q")}),
+            ({"stock": ["stock.reserve", "q"]}, {"stock": ("stock.reserve", "q")}),
+        ],
+        ["stock", [("a", "b")], {1: "a"}, {"a": 1}, {"a": ""}, {"a": ("b",)}, {"a": ("b", 1)}],
+    ),
     "mask_keys": (
         [(None, None), ("iban", ("iban",)), (["a", "b"], ("a", "b")), (("a",), ("a",)), ([], ())],
         ["", 7, [""], [None], ["a", 1], {"a": 1}],

@@ -28,6 +28,7 @@ app.conf.update(
     saga_context_inline_limit=4000,
     saga_max_redeliveries=2,
     saga_unknown_task_grace=700.0,
+    saga_context_limit=5_000_000,
     saga_heartbeat=0.2,
     saga_heartbeat_ttl=2.0,
 )

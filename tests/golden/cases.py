@@ -302,6 +302,7 @@ CASES: dict[str, Case] = {
     "remote-requested": requested,
     "remote-replied": replied,
     "linear-created": created,
+    "linear-limited": created,
     "linear-sent": sent,
     "linear-claimed": claimed,
     "linear-retried-by-celery": retried_by_celery,

@@ -52,13 +52,7 @@ from celery_saga.core.decide.transitions import (
     with_signal,
 )
 from celery_saga.core.events import Decision
-from celery_saga.core.execution import (
-    Direction,
-    Failure,
-    SagaExecution,
-    SagaStatus,
-    StepStatus,
-)
+from celery_saga.core.execution import Direction, Failure, SagaExecution, SagaStatus, StepStatus
 from celery_saga.core.plan import (
     Choice,
     Commits,

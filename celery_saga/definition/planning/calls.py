@@ -46,18 +46,15 @@ class Calls:
         max_attempts: int | None,
         response: bool = False,
     ) -> Call:
-        """Make the call of ``operation``.
+        """Make a call; ``on_lost`` is True, ``"rerun"``, ``"compensate"`` or unset.
 
-        ``on_lost`` is True, ``"rerun"``, ``"compensate"`` or unset; ``response``: its second
-        argument is the response to a request.
+        ``response``: its second argument is the response to a request.
         """
         name, task = self._task(operation, role)
         check(self._step, name, getattr(task, "Strategy", None))
         plain, options = functions.is_plain(operation.callback), operation.options
-        function = operation.callback if plain else None if task is None else function_of(task)
-        if response and function is not None:
-            function = without_response(f"step {self._step!r}, task {name!r}", function)
-        model = self._found.step.saga.model
+        function = self._function(operation.callback, task, name, response)
+        model, late = self._found.step.saga.model, getattr(task, "acks_late", False)
         style, inputs = bind(
             self._step,
             name,
@@ -70,7 +67,6 @@ class Calls:
             model=model.cls if model else None,
         )
         instance = style == "context" and model and takes_instance(function, model.cls)
-        late = bool(getattr(task, "acks_late", False))
         return Call(
             name,
             style,
@@ -82,6 +78,13 @@ class Calls:
             model=model.name_on(self._app.main) if model and instance else "",
             **_backoff(self._step, options),
         )
+
+    def _function(self, target: Any, task: Any, name: str, response: bool) -> Any:
+        """The function of a call, as it is bound; ``None``: only its task's name is known."""
+        function = target if functions.is_plain(target) else task and function_of(task)
+        if function is None or not response:
+            return function
+        return without_response(f"step {self._step!r}, task {name!r}", function)
 
     def _message_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Celery's own options of the message; one that is None is not set."""

@@ -16,6 +16,7 @@ from celery_saga.definition.operations import (
     owned,
     with_declared,
 )
+from celery_saga.definition.options import check_step_options
 from celery_saga.definition.source_lines import users_line
 from celery_saga.errors import (
     AlreadyCommittedException,
@@ -331,17 +332,7 @@ class LocalSagaStep(SagaStep):
                     f"unknown option {key!r} of a step without an action: expected one of "
                     f"{sorted(STEP_OPTIONS)}"
                 )
-        on_lost = options.get("on_lost")
-        if on_lost not in (None, "rerun", "compensate"):
-            raise DefinitionError(f"on_lost: expected 'rerun' or 'compensate', found {on_lost!r}")
-        exhausted = options.get("on_exhausted")
-        if exhausted not in (None, "compensate", "pause"):
-            raise DefinitionError(
-                f"on_exhausted: expected 'compensate' or 'pause', found {exhausted!r}"
-            )
-        for key in ("pivot", "retriable", "read_only"):
-            if options.get(key) not in (None, True, False):
-                raise DefinitionError(f"{key}: expected True or False, found {options[key]!r}")
+        check_step_options(options)
         self.options = owned({**self.options, **options})
 
     def completed(self, found: Callable[[Any], Any]) -> Self:
@@ -402,10 +393,5 @@ class LocalSagaStep(SagaStep):
 class RemoteChain(LocalSagaStep):
     """What a remote step offers to the chain in which it is defined."""
 
-    @abstractmethod
-    def on_success(self, *args: Any, **options: Any) -> Self:
-        """Set what is run with a reply of status SUCCESS."""
-
-    @abstractmethod
-    def on_error(self, *args: Any, **options: Any) -> Self:
-        """Set what is run with a reply of status ERROR."""
+    on_success: Callable[..., RemoteChain]
+    on_error: Callable[..., RemoteChain]
