@@ -1,7 +1,7 @@
 """The language of the state machine: events (what happened) and commands (what to do).
 
 In Chassaing's decider pattern the two words are used the other way round for the input; here an
-event is a fact that somebody reports, and a command is what the shell shall do after the save.
+event is a fact that is reported, and a command is what the shell shall do after the save.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery_saga.errors import SagaError
 
 
 class MessageState(str, Enum):
-    """What the shell could find out about the message of a ref that nobody claimed."""
+    """What the shell could find out about the message of a ref that was not claimed."""
 
     LOST_WITH_WORKER = "lost_with_worker"  #: the worker that had reserved it is dead
     WAITING = "waiting"  #: it is in its queue, or a live worker keeps it for later
@@ -111,7 +111,7 @@ class ClaimVoided:
     Args:
         token: of the void claim; empty when a worker's main process lost the ref's request.
         instance: the worker instance that held it.
-        started: a process that had taken the message is gone. Without a claim it died before the
+        started: a process that had taken the message was lost. Without a claim it died before the
             body began.
     """
 
@@ -166,7 +166,7 @@ class Overdue:
 
 @dataclass(frozen=True)
 class ResultStored:
-    """That the saga settled in ``status`` is stored as its result, and its callers are told.
+    """That the saga settled in ``status`` is stored as its result, and its callers are notified.
 
     Args:
         stuck: of a stuck saga how often it had been stuck by then; ``None``: as often as it has.
@@ -179,7 +179,7 @@ class ResultStored:
 
 @dataclass(frozen=True)
 class CancelRequested:
-    """Somebody wants the saga undone."""
+    """A caller or an operator wants the saga rolled back."""
 
     at: float
     by: str = ""
@@ -204,7 +204,7 @@ class ResumeRequested:
 
 @dataclass(frozen=True)
 class RetryRequested:
-    """An operator wants a stuck saga to go on where it is, with changes to the context.
+    """An operator wants a stuck saga to continue where it is, with changes to the context.
 
     ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
     """
@@ -217,7 +217,7 @@ class RetryRequested:
 
 @dataclass(frozen=True)
 class SkipRequested:
-    """An operator has dealt with the step that holds a stuck saga up; go on behind it.
+    """An operator has dealt with the step that holds a stuck saga up; it continues behind it.
 
     ``stuck``: how often it had been stuck when the operator asked; ``None``: whenever it was.
     """
@@ -273,7 +273,7 @@ class ReplyReceived:
     Args:
         token: of the request.
         reply: see :class:`Request`.
-        error: what is known of a failure, for people.
+        error: what is known of a failure, to be read.
     """
 
     at: float
@@ -315,7 +315,7 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class NotifyCallers:
-    """The saga is settled: tell whoever waits; ``again`` if that was tried before."""
+    """The saga is settled: notify its callers; ``again`` if that was tried before."""
 
     status: SagaStatus
     again: bool = False
@@ -323,7 +323,7 @@ class NotifyCallers:
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that a person should know, by its name and a line of text."""
+    """Something that an operator should know, by its name and a line of text."""
 
     name: str
     text: str
@@ -342,7 +342,7 @@ class Subject(str, Enum):
 
 
 class Transition(NamedTuple):
-    """One thing that became of a run, as observers are told of it once it is saved.
+    """One thing that became of a run, as observers get it once it is saved.
 
     Args:
         subject: what it is of.

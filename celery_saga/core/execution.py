@@ -72,13 +72,13 @@ class SagaExecution:
         revision: raised by every saved change; a save names the one that it read.
         rollback_reason: why the saga is rolled back as soon as no forward claim is alive.
         error: why it failed.
-        deadline: store time at which the way forward is given up, unless the pivot was sent.
+        deadline: store time at which the way forward ends, unless the pivot was sent.
         due_at: when the sweep looks next, store time; ``None``: never.
         wants_result: its end is to be stored as the Celery result of its id.
-        result_pending: it is settled, and that is not stored, or its callers are not told.
+        result_pending: it is settled, and that is not stored, or its callers are not notified.
         callbacks: what its end is to call, as JSON (:mod:`celery_saga.messaging.callbacks`).
         headers: of the message that started it (:mod:`celery_saga.messaging.headers`).
-        history: what operators and exceptional events did; it is for people, and only appended to.
+        history: what operators and exceptional events did, to be read; it is only appended to.
         stuck_count: how often it has got stuck.
         last_requests: of operators, the newest last; no more than a few.
         signals: that were sent to it.
@@ -331,7 +331,7 @@ class SagaExecution:
         return replace(self, values=values.changed(update, remove))
 
     def unresolved(self) -> SagaStepExecution | None:
-        """The last step whose effect may stand and which no compensation can undo.
+        """The last step whose effect may stand and which no compensation can take back.
 
         One that succeeded is not meant: that it has no compensation says that it needs none.
         """

@@ -59,10 +59,10 @@ class SagaStatus(str, Enum):
     CREATED = "CREATED"  #: saved, its first step is not sent yet
     RUNNING = "RUNNING"  #: on its way forward
     PAUSED = "PAUSED"  #: stopped between two steps by an operator
-    COMPENSATING = "COMPENSATING"  #: on its way back
-    COMPLETED = "COMPLETED"  #: every step's effect stands
-    COMPENSATED = "COMPENSATED"  #: every known or possible effect was undone
-    STUCK = "STUCK"  #: a person is needed; never expires
+    COMPENSATING = "COMPENSATING"  #: it is rolled back
+    COMPLETED = "COMPLETED"  #: every step's effect exists
+    COMPENSATED = "COMPENSATED"  #: every known or possible effect was compensated
+    STUCK = "STUCK"  #: an operator is needed; never expires
 
     # The Minos framework's names.
     Created = "CREATED"
@@ -137,7 +137,7 @@ class StepRef(NamedTuple):
         """The reverse of ``str()``.
 
         Raises:
-            ValueError: it is no reference's text.
+            ValueError: it is not a reference's text.
         """
         found = cls.parse(f"saga~{text}")
         if found is None:
@@ -279,7 +279,7 @@ class SagaStepExecution:
         epoch: of the newest dispatch, over both directions; 0 before the first.
         forward_epoch: of the newest forward dispatch, once the compensation was dispatched.
         claim: who runs it.
-        effect: an effect was reported, or may exist, and is not undone.
+        effect: an effect was reported, or may exist, and is not compensated.
         retries: the highest Celery retry count seen; a message that is sent again carries it.
         attempts: failed attempts in the engine's own retries, this direction.
         lost: attempts whose outcome stayed unknown, this direction.
@@ -289,7 +289,7 @@ class SagaStepExecution:
         effect_tokens: claims of the effects that were counted; a second report says nothing new.
         expected_at: when the newest message could be taken at the earliest, store time.
         republished: how often that message was sent again.
-        unclaimed: how often of these because nobody had it.
+        unclaimed: how often of these because no worker had it.
         not_before: no dispatch before this store time (the engine's own delays).
         task_unknown_since: since when workers say that they do not know the task.
         error: why the forward task failed.
@@ -363,7 +363,7 @@ class SagaStepExecution:
 
     @property
     def needs_compensation(self) -> bool:
-        """Whether its effect stands, and its compensation has not failed for good."""
+        """Whether its effect exists, and its compensation has not failed for good."""
         return self.effect and self.status is not StepStatus.COMPENSATION_FAILED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -323,8 +324,14 @@ class TestAnotherApp(AsyncHTTPTestCase):
         assert self.fetch("/sagas").code == 404
 
 
-def test_a_flower_that_is_built_otherwise_runs_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flower_that_is_built_otherwise_runs_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("celery_saga")
+    monkeypatch.setattr(log, "disabled", False)  # by what another test has configured
+    monkeypatch.setattr(log, "propagate", True)
     with (
+        caplog.at_level(logging.WARNING, log.name),
         mock.patch.object(flower.urls, "handlers", []),
         mock.patch.object(flower.urls, "settings", {"template_path": "/nowhere"}),
     ):

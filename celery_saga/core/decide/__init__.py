@@ -11,22 +11,23 @@ event                  what it does
 =====================  ============================================================================
 Started                CREATED -> RUNNING, first step sent; or waits for its time
 StepSucceeded          forward: next step, or COMPLETED, or the requested rollback;
-                       backward: next lower undo, or COMPENSATED, or STUCK if an undo had failed;
-                       without the claim: a late effect, undone again if its undo began
+                       rollback: the next compensation, or COMPENSATED, or STUCK if one had failed;
+                       without the claim: a late effect, compensated again if that had begun
 StepFailed             forward: engine retry (retriable, after the pivot) or rollback, with its own
-                       undo if the effect may have happened; after the pivot, when final: STUCK;
-                       backward: engine retry, then COMPENSATION_FAILED and on to the next undo
-StepReleased           claim given back, Celery sends the task again
+                       compensation if the effect may have happened; after the pivot, when
+                       final: STUCK;
+                       rollback: engine retry, then COMPENSATION_FAILED and the next compensation
+StepReleased           the claim ends, Celery sends the task again
 ClaimVoided            sent again in a new epoch, slower from the second time on, or UNKNOWN and
-                       rollback; from the pivot on and for undos always sent again; after the cap
-                       rollback, or STUCK
-StepRevoked            as StepFailed; clean if nobody had claimed it
+                       rollback; from the pivot on, and compensations, always sent again; after
+                       the cap rollback, or STUCK
+StepRevoked            as StepFailed; clean if no worker had claimed it
 TaskUnknown            offered again, slower; after the grace STUCK
 Overdue                deadline; delays that are over; messages that are lost, sent again ever
-                       slower, and given up as of an unknown outcome, or STUCK where no queue has
-                       them; settled: the result is announced again until it is stored
-ResultStored           settled: nobody looks at it any more; if it is an older end that was stored,
-                       the newer is announced again
+                       slower, and at last of an unknown outcome, or STUCK where no queue has
+                       them; settled: the result is published again until it is stored
+ResultStored           settled: it is not checked any more; if it is an older end that was stored,
+                       the newer is published again
 CancelRequested        rollback, at once or when the claimed step has ended
 Pause-, Resume-        RUNNING or COMPENSATING <-> PAUSED
 Retry-, Skip-,         the ways out of STUCK

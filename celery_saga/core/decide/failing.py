@@ -81,8 +81,10 @@ def compensation_attempt_failed(
     return follow_up(execution, ref, kind, failure, at)
 
 
-def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
-    """The task was sent often enough; whoever took it may have run it."""
+def ended_unclaimed(
+    execution: SagaExecution, ref: StepRef, failure: Failure, at: float
+) -> Decision:
+    """The task was sent often enough; a worker that took it may have run it."""
     if ref.direction is Direction.FORWARD:
         execution = with_possible_effect(execution, ref.path, True)
         execution = execution.ended(ref.path, error=failure)
@@ -90,7 +92,7 @@ def given_up(execution: SagaExecution, ref: StepRef, failure: Failure, at: float
 
 
 def never_sent(execution: SagaExecution, ref: StepRef, failure: Failure, at: float) -> Decision:
-    """The task cannot be had from any worker: a person has to see to that."""
+    """The task cannot be had from any worker: an operator has to see to that."""
     if ref.direction is Direction.FORWARD:
         execution = execution.ended(ref.path, not_before=None, error=failure)
     return follow_up(execution, ref, FailureKind.UNSENDABLE, failure, at, unknown=False)

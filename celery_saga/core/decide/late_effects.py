@@ -1,8 +1,8 @@
 """The late effect: a forward task reports success, or a possible effect, without having the say.
 
-It changes nothing, except that its effect is now known. If the step was undone, or is being undone,
-it is undone again in a new round. This is the only edge out of a terminal status besides an
-operator's verb.
+It changes nothing, except that its effect is now known. If the step was compensated, or is being
+compensated, that is done again in a new round. This is the only edge out of a terminal status
+besides an operator's verb.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMPENSATION_BEGAN = frozenset(
 
 
 def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
-    """Take note of an effect, known or possible, whose report nobody waits for."""
+    """Take note of an effect, known or possible, whose report is not waited for."""
     ref = event.ref
     step = execution.at_step(ref)
     if step is None or ref.direction is Direction.COMPENSATION or ref.epoch > step.epoch:
@@ -38,12 +38,12 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
     by_hand = step.status is StepStatus.SKIPPED or not unsettled
     if execution.direction is Direction.FORWARD and not by_hand:
         # The step will be run again, or has been, under the same key. Should the new attempt
-        # decline cleanly, this effect still has to be undone.
+        # decline cleanly, this effect still has to be compensated.
         return Decision(_counted(execution, event)) if unsettled else Decision(execution)
     if by_hand:
         return _after_an_operator(execution, event)
     if execution.plan.step(ref.path).compensation is None:
-        # Nothing can be undone, and that the effect may stand is known: a copy says nothing new.
+        # Nothing can be compensated, and the possible effect is known: a copy says nothing new.
         return Decision(
             execution.with_step(ref.path, effect_tokens=(*step.effect_tokens, event.token))
         )
@@ -51,7 +51,7 @@ def late_effect(execution: SagaExecution, event: StepSucceeded | StepFailed) -> 
     if isinstance(event, StepSucceeded) and step.status is not StepStatus.SUCCEEDED:
         execution = _with_own_result(execution, event)
     if step.effect and step.status not in _COMPENSATION_BEGAN:
-        return Decision(execution)  # its undo is still to come
+        return Decision(execution)  # its compensation is still to come
     return _compensate_again(execution, event)
 
 
@@ -69,7 +69,7 @@ def _counted(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Sag
 
 
 def _after_an_operator(execution: SagaExecution, event: StepSucceeded | StepFailed) -> Decision:
-    """A person has said how the step or the saga ended: tell one, and change nothing else."""
+    """An operator has said how the step or the saga ended: alert one, change nothing else."""
     step = execution.steps[event.ref.path]
     if step.status is not StepStatus.SKIPPED and execution.resolved_at is None:
         return Decision(execution)  # it completed by itself
@@ -96,6 +96,6 @@ def _compensate_again(execution: SagaExecution, event: StepSucceeded | StepFaile
     )
     execution = noted(execution, event.at, "late effect", detail=step.name)
     if execution.status is not SagaStatus.COMPENSATED:
-        return Decision(execution)  # the rollback comes by, or the saga is stuck and stays so
+        return Decision(execution)  # the rollback comes to it, or the saga is stuck and stays so
     execution = replace(execution, status=SagaStatus.COMPENSATING)
     return continue_rollback(check_at(execution, event.at + CHECK_INTERVAL), event.at)

@@ -33,7 +33,7 @@ def fields_of(execution: SagaExecution, ref: StepRef | None = None) -> dict[str,
 
 
 def alerted(execution: SagaExecution, alert: Alert, ref: StepRef | None = None) -> Transition:
-    """An alert as observers are told of it."""
+    """An alert, in the form that observers get."""
     step = None if ref is None else execution.steps[ref.path]
     attempt = 0 if step is None else attempt_of(step)
     name = "" if step is None else step.name
@@ -41,7 +41,7 @@ def alerted(execution: SagaExecution, alert: Alert, ref: StepRef | None = None) 
 
 
 def claimed_by(execution: SagaExecution, ref: StepRef) -> Transition:
-    """A claim that was granted, as observers are told of it."""
+    """A claim that was granted, in the form that observers get."""
     step = execution.steps[ref.path]
     return Transition(Subject.ATTEMPT, execution, step.name, attempt_of(step), after=CLAIMED)
 

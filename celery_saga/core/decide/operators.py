@@ -95,7 +95,7 @@ def _is_stuck(execution: SagaExecution, event: OfStuckSagas) -> bool:
 
 
 def on_cancel_requested(execution: SagaExecution, event: CancelRequested) -> Decision:
-    """Go back, unless the outcome stands already or the pivot forbids it."""
+    """Roll back, unless the outcome is final already or the pivot forbids it."""
     if execution.status in TERMINAL or execution.direction is Direction.COMPENSATION:
         return Decision(execution)
     if execution.rollback_reason is not None:
@@ -240,7 +240,7 @@ def on_retry_requested(execution: SagaExecution, event: RetryRequested) -> Decis
 
 
 def retryable(execution: SagaExecution) -> bool:
-    """Whether there is a task to try again: nothing undoes a step without a compensation."""
+    """Whether there is a task to try again: a step without a compensation cannot be compensated."""
     failed = [step.status is StepStatus.COMPENSATION_FAILED for step in execution.steps]
     return execution.direction is Direction.FORWARD or any(failed)
 
@@ -281,7 +281,7 @@ def _edited_around(execution: SagaExecution, path: Path, update: Values) -> Saga
 
 
 def on_skip_requested(execution: SagaExecution, event: SkipRequested) -> Decision:
-    """A person has done by hand what holds a stuck saga up; go on behind it."""
+    """An operator has done by hand what holds a stuck saga up; it continues behind it."""
     if _was_done(execution, "skip", event):
         return Decision(execution)
     if not _is_stuck(execution, event):
@@ -335,7 +335,7 @@ def held_up_by(execution: SagaExecution) -> SagaStepExecution | None:
 
 
 def on_resolve_requested(execution: SagaExecution, event: ResolveRequested) -> Decision:
-    """A person has settled a stuck saga by hand and says how it ended."""
+    """An operator has settled a stuck saga by hand and says how it ended."""
     if _was_done(execution, "resolve", event):
         return Decision(execution)
     if not _is_stuck(execution, event) or event.status not in TERMINAL:

@@ -52,7 +52,7 @@ def current(execution: SagaExecution, event: Report) -> SagaStepExecution | None
     """The step that a report is about, if the report comes from the owner of the claim.
 
     A report with a token needs that claim. An unclaimed ref of the same epoch accepts one too: the
-    store lost the claim (it came back from an older state), and nobody else has taken the step.
+    store lost the claim (it came back from an older state), and no other delivery has it.
     A report without a token comes from the main process of the worker that held the message; it
     counts for a claim of that worker and for no claim at all.
     """
@@ -151,7 +151,7 @@ def _forward_failed(execution: SagaExecution, event: StepFailed, kind: FailureKi
 
 
 def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
-    """Celery sends the task again; until then nobody holds the step."""
+    """Celery sends the task again; until then the step has no claim."""
     if event.lost:
         execution = _may_have_happened(execution, event.ref)
     step = current(execution, event)
@@ -160,7 +160,7 @@ def on_step_released(execution: SagaExecution, event: StepReleased) -> Decision:
     if event.retries < step.retries:
         return Decision(execution)
     if step.claim is None and event.retries == step.retries:
-        return Decision(execution)  # it was given back before
+        return Decision(execution)  # it was released before
     if event.lost and event.retries == step.retries:
         return Decision(execution)  # the next delivery has claimed it already
     if execution.rollback_reason is not None and event.ref.direction is Direction.FORWARD:
@@ -212,7 +212,7 @@ def _may_have_happened(execution: SagaExecution, ref: StepRef) -> SagaExecution:
 
 
 def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
-    """The holder is gone: run the step again under the same key, or undo it, as the plan says."""
+    """The holder is lost: run the step again under the same key, or compensate it, as planned."""
     step = current(execution, event)
     if step is None or (step.claim is None and not event.started):
         return Decision(execution)
@@ -228,7 +228,7 @@ def on_claim_voided(execution: SagaExecution, event: ClaimVoided) -> Decision:
 
 def _lost(step: SagaStepExecution, began: bool) -> Failure:
     if began:
-        return Failure("OutcomeUnknown", "the process that ran the task is gone", step.name)
+        return Failure("OutcomeUnknown", "the process that ran the task was lost", step.name)
     return Failure("ProcessLost", "the process died before the task began", step.name)
 
 
@@ -248,7 +248,7 @@ def on_step_revoked(execution: SagaExecution, event: StepRevoked) -> Decision:
 
 
 def on_task_unknown(execution: SagaExecution, event: TaskUnknown) -> Decision:
-    """Offer the task again, slower each time; after the grace a person is needed."""
+    """Offer the task again, slower each time; after the grace an operator is needed."""
     path, step = event.ref.path, current(execution, event)
     if step is None or step.claim is not None:
         return Decision(execution)

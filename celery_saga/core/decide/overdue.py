@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from celery_saga.core.decide.failing import given_up, never_sent
+from celery_saga.core.decide.failing import ended_unclaimed, never_sent
 from celery_saga.core.decide.forward import begin, send_what_waited
 from celery_saga.core.decide.operators import request_rollback
 from celery_saga.core.decide.remote import check_request
@@ -52,7 +52,7 @@ _DELAYS = {
     MessageState.BACKLOGGED: (POLICY.backlogged_delay, POLICY.backlogged_delay_max),
 }
 
-#: A message that nobody has, and of these the ones of which resends are counted: a broker that
+#: A message that no worker has, and of these the ones of which resends are counted: a broker that
 #: takes nothing is waited for.
 _COUNTED = frozenset({MessageState.LOST_WITH_WORKER, MessageState.MISSING, MessageState.NOWHERE})
 _MISSED = _COUNTED | {MessageState.UNSENT}
@@ -105,7 +105,7 @@ def _notified_again(execution: SagaExecution, at: float) -> Decision:
 
 
 def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
-    """The end is told; callers are told of the first one only."""
+    """The end is published; callers are notified of the first one only."""
     same = event.stuck in (None, execution.stuck_count)
     if execution.status is event.status and same:
         if not execution.result_pending:
@@ -114,7 +114,7 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
         stored = replace(execution, result_pending=False, callbacks=callbacks, due_at=None)
         return Decision(stored)
     if execution.callbacks is not None:
-        # It has gone on since, and they are told.
+        # It has continued since, and they are notified.
         execution = replace(execution, callbacks=_callbacks_left(execution, event.status))
     if not (execution.settled and execution.wants_result):
         return Decision(execution)
@@ -124,10 +124,10 @@ def on_result_stored(execution: SagaExecution, event: ResultStored) -> Decision:
 
 
 def _callbacks_left(execution: SagaExecution, status: SagaStatus) -> Mapping[str, Any] | None:
-    """Callers are told of the first end alone, as of a task's; the saga's own callbacks of each.
+    """Callers are notified of the first end alone, as of a task's; the saga's own of each.
 
-    One that is stuck has another when an operator has seen to it, and so has one that is undone
-    when a late effect reopens it.
+    One that is stuck has another when an operator has seen to it, and so has one that a late
+    effect reopens after its rollback.
     """
     own = (execution.callbacks or {}).get("on")
     return {"on": own} if own and status is not SagaStatus.COMPLETED else None
@@ -143,7 +143,7 @@ def _deadline_passed(execution: SagaExecution, at: float) -> Decision:
 
 
 def most_resends(plan: Plan) -> int:
-    """How often a message that nobody has is sent again before that is given up.
+    """How often a message that no worker has is sent again before that ends.
 
     Twice as often as a step is run whose outcome is unknown: servers and workers may lose some of
     them that were never taken.
@@ -172,7 +172,7 @@ def on_unclaimed(
         if event.state_of(ref) not in _COUNTED:
             return _send_again(execution, step, ref, at)
         if step.unclaimed >= most_resends(execution.plan):
-            return _give_up(execution, step, ref, event)
+            return _end_resends(execution, step, ref, event)
         return _send_again(execution, step, ref, at, missed=1)
     if event.state_of(ref) in _DELAYS:
         first, most = _DELAYS[event.state_of(ref)]
@@ -182,7 +182,7 @@ def on_unclaimed(
 
 
 def resend_delay(missed: int) -> float:
-    """Seconds from one sending of a message that nobody has to the next."""
+    """Seconds from one sending of a message that no worker has to the next."""
     often = missed - POLICY.missing_at_once
     if often < 0:
         return CHECK_INTERVAL
@@ -202,13 +202,13 @@ def _send_again(
     return Decision(check_by(execution, at + CHECK_INTERVAL), (Dispatch(ref, step.retries),))
 
 
-def _give_up(
+def _end_resends(
     execution: SagaExecution, step: SagaStepExecution, ref: StepRef, event: Overdue
 ) -> Decision:
-    """Somebody took it each time, and may have run the task; or it never reached anybody."""
+    """A worker took it each time, and may have run the task; or it never reached one."""
     sent = f"its message was sent {step.unclaimed + 1} times"
     if event.state_of(ref) is MessageState.NOWHERE:
         text = f"{sent} and reached no queue: look at the task's routes and its apply_async()"
         return never_sent(execution, ref, Failure("NotSent", text, step.name), event.at)
     text = f"{sent} and no worker claimed the step: do all workers of its queue know the saga?"
-    return given_up(execution, ref, Failure("NeverClaimed", text, step.name), event.at)
+    return ended_unclaimed(execution, ref, Failure("NeverClaimed", text, step.name), event.at)

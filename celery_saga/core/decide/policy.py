@@ -21,7 +21,7 @@ LOST       forward      -      -       -              yes          -      no    
 
 In words: the pivot whose effect may stand has no compensation, so that only its own report settles
 it, and it is run again until the limit of redeliveries. From there on nothing is compensated: what
-cannot continue needs a person. A compensation that is not tried again is kept as failed, and the
+cannot continue needs an operator. A compensation that is not tried again is kept as failed, and the
 others are run; the saga is stuck at the end.
 """
 
@@ -39,7 +39,7 @@ class FailureKind(Enum):
 
     FAILED = "its task raised, or was ended by a limit"
     FINAL = "as FAILED, and another attempt would not help"
-    LOST = "the process that ran it is gone"
+    LOST = "the process that ran it was lost"
     UNCLAIMED = "its message was sent often enough, and no worker has claimed it"
     UNSENDABLE = "no worker knows its task, or its message reaches no queue"
 
@@ -58,7 +58,7 @@ class AfterFailure(Enum):
     RETRY_NOW = "the step is sent again, under a new epoch"
     RETRY_LATER = "the same, after the delay of its retries"
     COMPENSATE = "the rollback begins, or continues with the next compensation"
-    STUCK = "a person is needed"
+    STUCK = "an operator is needed"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def after_failure(attempt: FailedAttempt) -> AfterFailure:
             return AfterFailure.RETRY_LATER if attempt.reruns_left else AfterFailure.STUCK
         if attempt.attempts_left and not attempt.rolling_back:
             return AfterFailure.RETRY_LATER
-    # From the pivot on there is no other way than to run it again.
+    # From the pivot on it can only be run again.
     again = attempt.rerun or not attempt.effect or attempt.place is not Place.BEFORE
     left = attempt.reruns_left and not attempt.rolling_back
     if attempt.kind is FailureKind.LOST and again and left:

@@ -1,4 +1,4 @@
-"""What holds a saga up, and what a person on call can do about it. Pure."""
+"""What holds a saga up, and what an operator can do about it. Pure."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def repairs_of(execution: SagaExecution) -> tuple[Repair, ...]:
     again = (("retry", f"run the {what} again; --set KEY=JSON corrects the context first"),)
     return (
         *(again if retryable(execution) else ()),
-        ("skip", "it was dealt with by hand: go on behind it"),
+        ("skip", "it was dealt with by hand: continue behind it"),
         ("resolve --as COMPLETED", "all was done by hand"),
-        ("resolve --as COMPENSATED", "all was undone by hand"),
+        ("resolve --as COMPENSATED", "all was compensated by hand"),
         *_back(execution),
     )
 
@@ -75,7 +75,7 @@ def repairs_of(execution: SagaExecution) -> tuple[Repair, ...]:
 def _back(execution: SagaExecution) -> tuple[Repair, ...]:
     if execution.direction is not Direction.FORWARD or past_pivot(execution):
         return ()
-    return (("cancel", "undo what was done"),)
+    return (("cancel", "compensate what was done"),)
 
 
 def command_of(verb: str, saga_id: str, app: str = "proj") -> str:
