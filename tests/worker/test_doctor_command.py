@@ -194,6 +194,7 @@ class TestTheCommandLine:
             "celery_saga",
             "celery_saga._version",
             "celery_saga.ops",
+            "celery_saga.ops.text",
         }
 
     def test_preload_options_of_an_app(self, site):
