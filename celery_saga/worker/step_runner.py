@@ -200,26 +200,28 @@ class _Delivery:
         return self._orchestrator.store.now()
 
     def _succeed(self, result: Any) -> None:
-        token = self._claim.token
-        if self._is_condition:
-            self._report(StepSucceeded(self._now(), self._ref, token, answer=result))
-            return
         try:
-            if self._step.is_remote and not self._handles:
-                request = new_request(self._runtime, self._name, self._call.task, result)
-                self._report(StepSucceeded(self._now(), self._ref, token, request=request))
-                return
-            update, remove = self._changes(result)
-            update = checked(self._execution, self._ref, update, remove, self._load)
-            own = self._own(result, update)
-            self._check_size(update, remove)
+            event = self._success(result)
         except StoreUnavailable as error:  # the same as in _report
             raise Reject(error, requeue=True) from error
         except Exception as error:
             # The body ran: its effect exists, and only its result cannot be used.
             self._fail(error, effect=True)
             raise
-        self._report(StepSucceeded(self._now(), self._ref, token, update, tuple(remove), own))
+        self._report(event)
+
+    def _success(self, result: Any) -> StepSucceeded:
+        ref, token = self._ref, self._claim.token
+        if self._is_condition:
+            return StepSucceeded(self._now(), ref, token, answer=result)
+        if self._step.is_remote and not self._handles:
+            request = new_request(self._runtime, self._name, self._call.task, result)
+            return StepSucceeded(self._now(), ref, token, request=request)
+        update, remove = self._changes(result)
+        update = checked(self._execution, ref, update, remove, self._load)
+        own = self._own(result, update)
+        self._check_size(update, remove)
+        return StepSucceeded(self._now(), ref, token, update, tuple(remove), own)
 
     def _changes(self, result: Any) -> tuple[Mapping[str, Any], list[str]]:
         """The changes of the context by the result: new values, and deleted keys."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+from unittest import mock
 
 import pytest
 from celery import Celery
+from celery.exceptions import Reject
 
 from celery_saga import RemoteSagaStep, Saga, SagaManager, SagaRequest, SagaResult, saga_step
+from celery_saga.core.events import StepFailed
+from celery_saga.errors import StoreUnavailable
+from celery_saga.runtime import runtime_of
 
 #: A start by a signature finds its saga by the name.
 _numbers = itertools.count()
@@ -103,3 +109,20 @@ def test_a_refusal_with_a_handler(app: Celery) -> None:
 def test_a_rollback(app: Any, context: Any, released: list[int]) -> None:
     result = run(app, step(), **context)
     assert (result.status, app.released) == ("COMPENSATED", released)
+
+
+def test_a_store_that_does_not_take_the_request_fails_no_step(app: Celery) -> None:
+    """The delivery is returned to the broker, and the step's outcome counts as unknown."""
+    orchestrator, seen = runtime_of(app).orchestrator, list[Any]()
+    apply = orchestrator.apply
+
+    def unavailable_once(saga_id: str, event: Any, *args: Any, **options: Any) -> Any:
+        seen.append(event)
+        if getattr(event, "request", None) is not None and seen.count(event) == 1:
+            raise StoreUnavailable("no answer")
+        return apply(saga_id, event, *args, **options)
+
+    with mock.patch.object(orchestrator, "apply", unavailable_once), suppress(Reject):
+        run(app, step(), n=1)
+    assert any(getattr(event, "request", None) is not None for event in seen)
+    assert not [event for event in seen if isinstance(event, StepFailed)]
