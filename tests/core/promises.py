@@ -24,7 +24,7 @@ from celery_saga.core.execution import (
 from celery_saga.core.plan import Choice, Path, Plan, PlanStep, Wait
 from celery_saga.core.steps import Steps
 from tests.core.tree_promises import SHARED, TreePromises, leaves_of, seen_at, update_of
-from tests.core.worlds import COMPENSATION, FORWARD, Body, World, key_of_record, told
+from tests.core.worlds import COMPENSATION, FORWARD, Body, World, key_of_record, with_truth
 from tests.invariants import Invariant
 
 BOOM = Failure("Boom", "it broke")
@@ -83,7 +83,7 @@ class Promises:
         self.complaints: list[Complaint] = []
 
     def after(self, world: World, event: ev.Event, body: Body | None = None) -> World:
-        """The world after the state machine has been told of ``event``, checked."""
+        """The world after the state machine has got ``event``, checked."""
         before = world.execution
         try:
             decision = decide(before, event)
@@ -104,7 +104,7 @@ class Promises:
         then = self._in_debt(world, then, event, body)
         if self._in_tree is not None:
             then = self._in_tree.after(world, then, event, body, decision.commands)
-        self._check_announced(before, event, decision)
+        self._check_published(before, event, decision)
         if isinstance(event, ev.ClaimVoided) and body is not None and body.ref.direction is FORWARD:
             self._check_once(decision.execution, event.ref.path)
         for command in decision.commands:
@@ -158,12 +158,12 @@ class Promises:
         waits = missing and step.claim is None and after.ref(ref.path) == ref
         if waits and after.deadline == before.deadline and event.at >= before.updated_at + LONG:
             again = ev.Dispatch(ref, step.retries) in decision.commands
-            self.require(Invariant.SENT_AGAIN, again, "a message that is gone stays so")
+            self.require(Invariant.SENT_AGAIN, again, "a message that is lost stays so")
 
-    def _check_announced(
+    def _check_published(
         self, before: SagaExecution, event: ev.Event, decision: ev.Decision
     ) -> None:
-        """Who settles, or is looked at with a result that is not stored, is announced."""
+        """What settles, or is checked with a result that is not stored, is published."""
         after = decision.execution
         said = [command for command in decision.commands if isinstance(command, ev.NotifyCallers)]
         again_stuck = after.stuck_count > before.stuck_count  # at another step, by a skip
@@ -183,7 +183,7 @@ class Promises:
             again = ev.NotifyCallers(after.status, again=True)
             older = isinstance(event, ev.ResultStored) and event.status is not after.status
             reason = before.result_pending or older
-            self.require(Invariant.RESULT, said == [again] and reason, "announced for nothing")
+            self.require(Invariant.RESULT, said == [again] and reason, "published for nothing")
 
     def _check_parts(
         self, before: SagaExecution, ref: StepRef, event: ev.Event, decision: ev.Decision
@@ -217,7 +217,7 @@ class Promises:
         )
 
     def _in_debt(self, world: World, then: World, event: ev.Event, body: Body | None) -> World:
-        """What the state machine has to know now: an effect, reported or unknown, or an undo."""
+        """What the state machine has to know now: an effect, sure or possible, or its reversal."""
         if body is None:
             return then
         path, truth = body.ref.path, then.truth[body.ref.path]
@@ -228,7 +228,7 @@ class Promises:
                 and then.execution is not world.execution
                 and body.compensation_round >= truth.debt
             ):
-                return told(then, path, truth._replace(debt=None, late=False))
+                return with_truth(then, path, truth._replace(debt=None, late=False))
             return then
         if isinstance(self._plan.at(path), Choice):
             return then  # what a condition answers has no effect
@@ -238,7 +238,7 @@ class Promises:
             then = then._replace(heard=then.heard | {(body.ref, body.retries, failed)})
         if report or isinstance(event, ev.ClaimVoided):
             late = world.execution.direction is COMPENSATION
-            then = told(then, path, truth._replace(debt=truth.sent + 1, late=late))
+            then = with_truth(then, path, truth._replace(debt=truth.sent + 1, late=late))
         return then
 
     def _sent(self, before: SagaExecution, then: World, ref: StepRef) -> World:
@@ -268,25 +268,27 @@ class Promises:
         self.require(
             Invariant.NO_COMPENSATION_UNDER_CLAIM,
             not running,
-            f"an undo was sent while {running} had the claim",
+            f"a compensation was sent while {running} had the claim",
         )
         truth = then.truth[ref.path]
         if not again:
             self._check_order(then, ref.path)
             never_claimed = step.error is not None and step.error.type == "NeverClaimed"
             reason = truth.debt is not None or never_claimed
-            text = f"step {ref.path} left nothing behind and is undone"
+            text = f"step {ref.path} left nothing behind and is compensated"
             self.require(Invariant.COMPENSATED_FOR_A_REASON, reason, text)
-        return told(then, ref.path, truth._replace(sent=max(truth.sent, step.compensation_round)))
+        return with_truth(
+            then, ref.path, truth._replace(sent=max(truth.sent, step.compensation_round))
+        )
 
     def _check_order(self, world: World, path: Path) -> None:
         for other in self.tasks:
             truth, step = world.truth[other], world.execution.steps[other]
             left_out = step.status is StepStatus.COMPENSATION_FAILED
-            owed = self._undoable[other] and truth.debt is not None and not left_out
+            due = self._undoable[other] and truth.debt is not None and not left_out
             if other != path and self._comes_first(world, other, path):
-                text = f"step {path} was undone before step {other}"
-                self.require(Invariant.REVERSE_ORDER, not owed, text)
+                text = f"step {path} was compensated before step {other}"
+                self.require(Invariant.REVERSE_ORDER, not due, text)
 
     def _comes_first(self, world: World, other: Path, path: Path) -> bool:
         """Whether ``other`` has to be compensated before ``path``."""
@@ -322,12 +324,12 @@ class Promises:
         elif after.direction is FORWARD and after.rollback_reason is not None:
             awaited = any(after.steps[ref.path].claim is not None for ref in after.active)
             self.require(
-                Invariant.CANCEL, awaited, "nobody has the claim, and the saga does not go back"
+                Invariant.CANCEL,
+                awaited,
+                "no worker has the claim, and the saga is not rolled back",
             )
         if after.status not in SETTLED:
-            self.require(
-                Invariant.SETTLES, after.due_at is not None, "nobody will look at it again"
-            )
+            self.require(Invariant.SETTLES, after.due_at is not None, "it is not checked again")
         else:
             looked_at = after.due_at is not None
             self.require(
@@ -341,13 +343,13 @@ class Promises:
         if before.callbacks is not None and after.callbacks is None:
             stored = isinstance(event, ev.ResultStored)
             self.require(
-                Invariant.CALLERS, stored, "the callers were forgotten before they were told"
+                Invariant.CALLERS, stored, "the callers were forgotten before they were notified"
             )
         if before.status is not after.status:
             self._check_status(then, before.status, event)
 
     def _check_counts(self, world: World, then: World) -> None:
-        """How often a step is run and sent again, and in how many rounds it is undone."""
+        """How often a step is run and sent again, and in how many rounds it is compensated."""
         most = self._plan.max_redeliveries
         for path, step in then.execution.steps.items():
             self.require(Invariant.CAPS, step.lost <= most + 1, "a step was run too often")
@@ -360,11 +362,11 @@ class Promises:
             self.require(Invariant.LATE_EFFECT, late, "a new round without a late effect")
 
     def _check_turn(self, world: World) -> None:
-        """No way back from a pivot that has taken effect, or may have."""
+        """No rollback from a pivot that has taken effect, or may have."""
         pivot = self._plan.pivot
         if pivot is not None and not world.by_hand:
-            owed = [truth.debt is not None for path, truth in world.truth.items() if path >= pivot]
-            self.require(Invariant.PIVOT, not any(owed), "the saga went back after its pivot")
+            due = [truth.debt is not None for path, truth in world.truth.items() if path >= pivot]
+            self.require(Invariant.PIVOT, not any(due), "the saga was rolled back after its pivot")
 
     def _check_status(self, world: World, was: SagaStatus, event: ev.Event | None) -> None:
         execution = world.execution
@@ -400,33 +402,37 @@ class Promises:
         for path, truth in world.truth.items():
             if self._undoable[path]:
                 broken = Invariant.LATE_EFFECT if truth.late else Invariant.COMPENSATED
-                undone = truth.debt is None
-                self.require(broken, undone, f"COMPENSATED, but step {path} was not undone")
+                compensated = truth.debt is None
+                self.require(
+                    broken, compensated, f"COMPENSATED, but step {path} was not compensated"
+                )
                 hidden = path in loose
                 self.require(
                     Invariant.COMPENSATED,
                     not truth.standing or hidden,
-                    f"COMPENSATED, but step {path} stands",
+                    f"COMPENSATED, but the effect of step {path} exists",
                 )
             elif world.execution.steps[path].status in _UNSUCCESSFUL:
-                owed = truth.debt is not None and not truth.late and not self._read_only[path]
+                due = truth.debt is not None and not truth.late and not self._read_only[path]
                 self.require(
-                    Invariant.COMPENSATED, not owed, f"COMPENSATED, but step {path} may stand"
+                    Invariant.COMPENSATED,
+                    not due,
+                    f"COMPENSATED, but the effect of step {path} may exist",
                 )
 
     def _check_stuck(self, world: World) -> None:
-        """Only undos that failed are left out, and steps that have none."""
+        """Only compensations that failed are left out, and steps that have none."""
         steps = world.execution.steps
         failed = any(step.status is StepStatus.COMPENSATION_FAILED for step in steps)
         self.require(Invariant.STUCK, failed or world.execution.unresolved(), "STUCK for nothing")
         for path, truth in world.truth.items():
             step = steps[path]
-            owed = self._undoable[path] and truth.debt is not None
+            due = self._undoable[path] and truth.debt is not None
             failed = step.status is StepStatus.COMPENSATION_FAILED
             self.require(
                 Invariant.STUCK,
-                failed or not owed,
-                f"STUCK, but the undo of step {path} was not tried",
+                failed or not due,
+                f"STUCK, but the compensation of step {path} was not tried",
             )
 
     def probe(self, world: World) -> None:
@@ -457,16 +463,16 @@ class Promises:
     def _probe_ref(self, execution: SagaExecution, ref: StepRef, at: float) -> None:
         newest = execution.ref(ref.path) == ref
         events: list[ev.Event] = [
-            ev.StepFailed(at, ref, BOOM, "stranger"),
+            ev.StepFailed(at, ref, BOOM, "foreign"),
             ev.StepFailed(at, ref, BOOM, retries=9),
-            ev.StepReleased(at, ref, "stranger", 0, at),
-            ev.ClaimVoided(at, ref, "stranger"),
+            ev.StepReleased(at, ref, "foreign", 0, at),
+            ev.ClaimVoided(at, ref, "foreign"),
             ev.ClaimVoided(at, ref, instance="elsewhere"),
             ev.StepRevoked(at, ref, BOOM, "elsewhere"),
             ev.TaskUnknown(at, ref),
         ]
         if ref.direction is COMPENSATION:
-            events.append(ev.StepSucceeded(at, ref, "stranger"))
+            events.append(ev.StepSucceeded(at, ref, "foreign"))
         if newest and execution.steps[ref.path].claim is None:
             events = [event for event in events if isinstance(event, ev.ClaimVoided)]
         for event in events:
@@ -478,7 +484,7 @@ class Promises:
         step = execution.steps[ref.path]
         if not newest or step.claim is not None:
             retries = step.retries if newest else 9
-            taken = claimed(execution, ref, Claim("stranger", "w", retries, at))
+            taken = claimed(execution, ref, Claim("foreign", "w", retries, at))
             self.require(
                 Invariant.CLAIM_BEFORE_BODY,
                 taken is None,

@@ -3,22 +3,22 @@
 A shape is a text such as ``"a b! c* d^"``: one word a step, its name and then flags.
 
 =======  =======================================================================
-``-``    has no undo (so have all steps from the pivot on)
+``-``    has no compensation (so have all steps from the pivot on)
 ``*``    is the pivot
 ``!``    is not run again when its outcome is unknown
-``?``    is read-only, and has no undo
+``?``    is read-only, and has no compensation
 ``%3``   is retried by the engine, three attempts in all
 ``^``    is retried by the engine without end
 ``<k``   needs the context key ``k``
-``>k``   its undo needs the context key ``k``
+``>k``   its compensation needs the context key ``k``
 ``&``    has a commit task
 ``+k``   has one that needs the context key ``k``
 =======  =======================================================================
 
 A script is a text such as ``"start, f0 ok, f1 claimed, cancel, f1 fails"``. A ref is written as
-in message ids, ``f1`` forward and ``c1`` backward (``f1.0`` in a tree), with the newest epoch
+in message ids, ``f1`` forward, ``c1`` in the rollback (``f1.0`` in a tree), with the newest epoch
 unless ``~2`` names one, and with the newest claim unless ``/1`` names that of Celery's first retry.
-Whoever reports an outcome of the outstanding ref has claimed it before, so a script need not say
+A report of the outstanding ref comes from its claim, so a script need not say
 it; ``#`` behind the ref leaves that claim out. ``true`` and ``false`` are answers of conditions.
 """
 
@@ -44,17 +44,17 @@ _REF = re.compile(r"([fc])(\d+(?:\.\d+)*)(?:~(\d+))?(?:/(\d+))?(#?)")
 
 
 def plan_of(shape: str, **limits: Any) -> Plan:
-    """The plan that a shape describes; ``undo_tries`` is for all undos."""
-    how = {key: limits.pop(key) for key in ("undo_tries", "backoff") if key in limits}
+    """The plan that a shape describes; ``compensation_tries`` is for all compensations."""
+    how = {key: limits.pop(key) for key in ("compensation_tries", "backoff") if key in limits}
     return Plan("shape", steps_of(shape, **how), **limits)
 
 
-def steps_of(shape: str, undo_tries: int = 2, backoff: float = 8.0) -> tuple[PlanStep, ...]:
+def steps_of(shape: str, compensation_tries: int = 2, backoff: float = 8.0) -> tuple[PlanStep, ...]:
     """The steps that a shape describes."""
     steps, past = [], False
     for word in shape.split():
         match = _STEP.fullmatch(word)
-        assert match, f"{word!r} is no step"
+        assert match, f"{word!r} is not a step"
         flags = _FLAG.findall(match["flags"])
         past = past or "*" in flags
         tries = next((int(flag[1:]) for flag in flags if flag[0] == "%"), 1)
@@ -65,14 +65,14 @@ def steps_of(shape: str, undo_tries: int = 2, backoff: float = 8.0) -> tuple[Pla
             max_attempts=None if "^" in flags else tries,
             backoff=backoff,
         )
-        undo = Call(
-            f"undo.{match['name']}",
+        compensation = Call(
+            f"compensation.{match['name']}",
             inputs=_inputs(flags, ">"),
-            max_attempts=undo_tries,
+            max_attempts=compensation_tries,
             backoff=backoff,
         )
         needs_compensation = not past and not {"-", "?"} & set(flags)
-        compensation = undo if needs_compensation else None
+        compensation = compensation if needs_compensation else None
         about = {"pivot": "*" in flags, "read_only": "?" in flags}
         commit = _commit(match["name"], flags, backoff)
         steps.append(PlanStep(match["name"], action, compensation, **about, commit=commit))
@@ -97,7 +97,7 @@ class Scenario:
 
     execution: SagaExecution
     now: float = START
-    #: What the last word led to; a claim is no event and leads to nothing.
+    #: What the last word led to; a claim is not an event and leads to nothing.
     commands: tuple[ev.Command, ...] = ()
     refusal: str = ""
     unchanged: bool = False
@@ -216,7 +216,7 @@ def _voided(at: float, ref: StepRef, claim: Claim) -> ev.Event:
     return ev.ClaimVoided(at, ref, claim.token)
 
 
-def _process_gone(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
+def _process_dead(at: float, ref: StepRef, claim: Claim, instance: str = "worker") -> ev.Event:
     return ev.ClaimVoided(at, ref, instance=instance)
 
 
@@ -238,7 +238,7 @@ def _unknown(at: float, ref: StepRef, claim: Claim) -> ev.Event:
 
 #: Words of one who has claimed the ref.
 _BY_CLAIM = frozenset(
-    {"ok", "true", "false", "fails", "released", "resent", "void", "killed", "gone"}
+    {"ok", "true", "false", "fails", "released", "resent", "void", "killed", "dead"}
 )
 
 _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
@@ -251,7 +251,7 @@ _SLOT_WORDS: dict[str, Callable[..., ev.Event]] = {
     "released": _released,
     "resent": _resent,
     "void": _voided,
-    "gone": _process_gone,
+    "dead": _process_dead,
     "died": _process_lost,
     "revoked": _revoked,
     "dropped": _dropped,

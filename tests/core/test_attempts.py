@@ -57,7 +57,7 @@ def test_what_an_attempt_says() -> None:
     assert attempt.error == "Boom: it broke"
 
 
-def test_a_second_report_is_no_second_attempt() -> None:
+def test_a_second_report_is_not_a_second_attempt() -> None:
     scenario = Scenario.of("a b").play("start, f0 ok, f0~1 ok")
 
     assert attempts(scenario.execution, 0) == ["1f worker SUCCEEDED"]

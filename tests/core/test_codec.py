@@ -318,7 +318,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("key", "segment", "kind"), BAD_KEYS, ids=[name for _, name, _ in BAD_KEYS]
     )
-    def test_a_key_that_is_no_str(self, key: Any, segment: str, kind: str) -> None:
+    def test_a_key_that_is_not_a_str(self, key: Any, segment: str, kind: str) -> None:
         expected = f"{kind} cannot be stored as a key; use a plain str"
 
         assert refusal({key: 1}) == f"context{segment}: {expected}"

@@ -192,7 +192,7 @@ class TestNames:
         assert not hasattr(context, "_y")
 
     @pytest.mark.parametrize("key", [1, None, b"bytes", ("a",), 1.5])
-    def test_a_key_that_is_no_str_is_refused_by_name(self, key: Any) -> None:
+    def test_a_key_that_is_not_a_str_is_refused_by_name(self, key: Any) -> None:
         context = SagaContext(one=1)
 
         with pytest.raises(TypeError, match=rf"not {type(key).__name__}: "):

@@ -23,7 +23,7 @@ from celery_saga.core.plan import Plan
 from celery_saga.errors import UnsupportedCheckpoint
 from tests.core.scenario import Scenario, spoken
 
-#: Step b ran twice, as epoch 1 (void) and epoch 2; epoch 3 is its undo.
+#: Step b ran twice, as epoch 1 (void) and epoch 2; epoch 3 is its compensation.
 ZOMBIE = "start, f0 ok, f1 void, f1 ok, f2 fails"
 
 
@@ -78,8 +78,8 @@ def _row(title: str, setting: str, expected: str, where: str) -> Row:
 
 TABLE = list(read_table(Path(__file__).with_name("transitions.txt")))
 
-#: A script's last word, if it is what somebody reports of a task.
-_REPORT = re.compile(r"[fc]\d\S* (ok|fails|killed|released|void|gone|revoked)\b[^,]*")
+#: A script's last word, if it is a report of a task.
+_REPORT = re.compile(r"[fc]\d\S* (ok|fails|killed|released|void|dead|revoked)\b[^,]*")
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
@@ -207,7 +207,7 @@ def test_the_history_is_not_read_to_decide(row: Row) -> None:
     assert (unread.commands, unread.refusal) == (whole.commands, whole.refusal)
 
 
-def test_a_request_whose_answer_was_lost_is_done_once_whoever_has_asked_for_more_since() -> None:
+def test_a_request_whose_answer_was_lost_is_done_once_also_after_other_requests() -> None:
     scenario = Scenario.of("a b").play("start, pause, resume, pause, resume")
     execution, (_, paused, *_) = scenario.execution, scenario.events
     scenario.decide(paused)
@@ -222,13 +222,13 @@ def test_no_more_than_a_few_requests_are_kept() -> None:
     assert kept[-1].at == scenario.now
 
 
-def test_an_end_is_told_of_a_saga_whose_history_was_not_read() -> None:
+def test_an_end_is_published_of_a_saga_whose_history_was_not_read() -> None:
     """A worker has read no more than its own step, and stores the result with the last save."""
     execution = replace(Scenario.of("a", result=1).play("start, f0 ok").execution, history=UNREAD)
 
-    told = decide(execution, ResultStored(1_010.0, SagaStatus.COMPLETED)).execution
+    published = decide(execution, ResultStored(1_010.0, SagaStatus.COMPLETED)).execution
 
-    assert (execution.result_pending, told.result_pending) == (True, False)
+    assert (execution.result_pending, published.result_pending) == (True, False)
 
 
 def test_a_transition_notes_its_time() -> None:
@@ -248,7 +248,7 @@ def test_the_idempotency_key_outlives_redeliveries_and_changes_with_a_new_compen
     assert scenario.execution.idempotency_key(1, Direction.COMPENSATION) == "s/b/c/1"
 
 
-def test_a_long_saga_of_which_no_undo_has_its_input_ends_stuck() -> None:
+def test_a_long_saga_of_which_no_compensation_has_its_input_ends_stuck() -> None:
     length = 800
     scenario = Scenario.of(" ".join(["a>k"] * length))
     scenario.play("start")

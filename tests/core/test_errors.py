@@ -26,7 +26,7 @@ def drawn_tree() -> dict[str, tuple[str, str]]:
         found = ROW.fullmatch(line)
         assert found is not None, f"cannot read {line!r}"
         depth = len(found[1]) // 2 - 2
-        assert depth <= len(above), f"{line!r} stands too deep"
+        assert depth <= len(above), f"{line!r} is too deep"
         del above[depth:]
         assert found[2] not in tree, f"{found[2]} is drawn twice"
         tree[found[2]] = (above[-1] if above else "", found[3] or "")

@@ -109,14 +109,14 @@ def test_simple_ones_are_equal_in_their_arguments() -> None:
 @pytest.mark.parametrize(
     ("name", "base"),
     [
-        ("shop.errors.Gone", Exception),
+        ("shop.errors.Removed", Exception),
         (f"{__name__}.NoSuchClass", Exception),
         (f"{__name__}.function.<locals>.Local", Exception),
         ("Cancelled", SagaError),
         ("", SagaError),
         (f"{__name__}.Hostile", Hostile),
         (f"{__name__}.NoHeirs", Exception),
-        # What is no exception is never called.
+        # What is not an exception is never called.
         ("builtins.print", Exception),
         ("builtins.SystemExit", Exception),
         ("os.system", Exception),
@@ -140,19 +140,19 @@ def test_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "never_imported" not in sys.modules
 
 
-def settled(status: SagaStatus, undo: Failure | None = None) -> SagaExecution:
-    plan = Plan("s", (PlanStep("a", Call("do"), Call("undo")), PlanStep("b", Call("do"))))
+def settled(status: SagaStatus, compensation: Failure | None = None) -> SagaExecution:
+    plan = Plan("s", (PlanStep("a", Call("do"), Call("compensation")), PlanStep("b", Call("do"))))
     execution = SagaExecution.create("id", plan, {}, at=0.0)
     execution = replace(execution, status=status, error=recorded(Declined("no"), "b"))
-    if undo is not None:
+    if compensation is not None:
         execution = execution.with_step(
-            0, status=StepStatus.COMPENSATION_FAILED, compensation_error=undo
+            0, status=StepStatus.COMPENSATION_FAILED, compensation_error=compensation
         )
     return execution
 
 
 class TestOfASaga:
-    def test_that_was_undone(self) -> None:
+    def test_that_was_compensated(self) -> None:
         error = failure_of(settled(SagaStatus.COMPENSATED))
         assert type(error) is SagaCompensated
         assert isinstance(error, SagaFailedExecutionStepException)
@@ -160,7 +160,7 @@ class TestOfASaga:
         assert isinstance(error.exception, Declined)
         assert error.exception is error.__cause__
 
-    def test_of_which_an_undo_failed(self) -> None:
+    def test_of_which_an_compensation_failed(self) -> None:
         error = failure_of(settled(SagaStatus.STUCK, recorded(KeyError("k"), "a")))
         assert type(error) is SagaStuck
         assert isinstance(error, SagaFailedExecutionStepException)
@@ -197,7 +197,7 @@ def test_who_reports_a_failure_does_not_matter_to_the_name_of_its_step(
     script: str, status: str
 ) -> None:
     """A worker's main process knows the id of the task and nothing else."""
-    played = Scenario.of("a b! c-", undo_tries=1).play(script)
+    played = Scenario.of("a b! c-", compensation_tries=1).play(script)
     error = failure_of(played.execution)
     assert (played.execution.status, error.step) == (status, "b")
     assert "step 'b'" in str(error)

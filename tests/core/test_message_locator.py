@@ -49,14 +49,14 @@ class TestOneSnapshot:
             pytest.param({"one": DEFERRED}, WAITING, id="deferred by a live worker"),
             pytest.param({"dead": RESERVED}, LOST, id="a dead worker"),
             pytest.param({"dead": DEFERRED}, LOST, id="deferred by a dead worker"),
-            pytest.param({"dead": RESERVED, "gone": RESERVED}, LOST, id="two dead workers"),
+            pytest.param({"dead": RESERVED, "lost": RESERVED}, LOST, id="two dead workers"),
             pytest.param({"dead": RESERVED, "one": RESERVED}, POSSIBLY, id="dead and then live"),
             pytest.param({"one": RESERVED, "dead": RESERVED}, POSSIBLY, id="live and then dead"),
             pytest.param({"one": DEFERRED, "dead": RESERVED}, WAITING, id="deferred and a dead"),
             pytest.param({"one": RESERVED, "two": DEFERRED}, WAITING, id="a copy is deferred"),
         ],
     )
-    def test_what_a_worker_tells_counts_more_than_its_queue(self, reserved, state, broker):
+    def test_what_a_worker_reports_counts_more_than_its_queue(self, reserved, state, broker):
         copied = state is LOST and broker is THERE  # a copy that a live worker may take
         assert located(reserved, broker).states == {MESSAGE: WAITING if copied else state}
 
@@ -153,12 +153,12 @@ class TestDeliveries:
     @pytest.mark.parametrize(
         ("reserved", "unowned"),
         [
-            pytest.param({}, (TASK, "other"), id="no worker tells of them"),
+            pytest.param({}, (TASK, "other"), id="no worker reports them"),
             pytest.param({"one": RESERVED}, ("other",), id="a live worker has one"),
             pytest.param({"dead": RESERVED}, ("other",), id="a dead worker has one"),
         ],
     )
-    def test_those_that_no_worker_tells_of(self, reserved, unowned):
+    def test_those_that_no_worker_reports(self, reserved, unowned):
         assert located(reserved, self.TAKEN).unowned == unowned
 
     def test_each_is_named_once(self):

@@ -21,7 +21,7 @@ SHORT = 2 * FAILURE_TEXT
 odd = pytest.mark.parametrize("what", ODD)
 
 
-def expect_told(failure: Failure, what: str) -> None:
+def expect_recorded(failure: Failure, what: str) -> None:
     _, kind, text = ODD[what]
     assert kind in failure.type
     assert text in failure.message
@@ -34,7 +34,7 @@ def expect_told(failure: Failure, what: str) -> None:
 @odd
 def test_it_is_recorded(what: str) -> None:
     failure = recorded(ODD[what][0](), "pay")
-    expect_told(failure, what)
+    expect_recorded(failure, what)
     assert failure.step == "pay"
 
 
@@ -86,29 +86,29 @@ def app() -> Iterator[Celery]:
 
 @odd
 def test_a_step_that_raises_it_ends_its_saga(app: Celery, what: str) -> None:
-    undone: list[str] = []
+    compensated: list[str] = []
 
     @app.task(name="odd.do", shared=False)
     def do() -> None: ...
 
-    @app.task(name="odd.undo", shared=False)
-    def undo() -> None:
-        undone.append("do")
+    @app.task(name="odd.compensation", shared=False)
+    def compensation() -> None:
+        compensated.append("do")
 
     @app.task(name="odd.raises", shared=False)
     def raises() -> None:
         raise ODD[what][0]()
 
     saga = Saga("odd", app=app)
-    saga.local_step(do).on_failure(undo)
+    saga.local_step(do).on_failure(compensation)
     saga.local_step(raises)
     result = saga.commit().delay()
 
     assert result.status.value == "COMPENSATED"
-    assert undone == ["do"]
+    assert compensated == ["do"]
     error = result.execution.error
     assert error is not None
-    expect_told(error, what)
+    expect_recorded(error, what)
     with pytest.raises(SagaCompensated) as caught:
         result.get()
     assert caught.value.step == "raises"
@@ -121,8 +121,8 @@ def test_a_compensation_that_raises_it_leaves_its_saga_stuck(app: Celery, what: 
     @app.task(name="odd.do", shared=False)
     def do() -> None: ...
 
-    @app.task(name="odd.undo", shared=False)
-    def undo() -> None:
+    @app.task(name="odd.compensation", shared=False)
+    def compensation() -> None:
         raise ODD[what][0]()
 
     @app.task(name="odd.raises", shared=False)
@@ -130,14 +130,14 @@ def test_a_compensation_that_raises_it_leaves_its_saga_stuck(app: Celery, what: 
         raise ValueError("declined")
 
     saga = Saga("odd", app=app)
-    saga.local_step(do).on_failure(undo, max_attempts=2, retry_backoff=0)
+    saga.local_step(do).on_failure(compensation, max_attempts=2, retry_backoff=0)
     saga.local_step(raises)
     result = saga.commit().delay()
 
     assert result.status.value == "STUCK"
     error = result.execution.steps[0].compensation_error
     assert error is not None
-    expect_told(error, what)
+    expect_recorded(error, what)
     with pytest.raises(SagaStuck) as caught:
         result.get()
     assert caught.value.step == "do"

@@ -1,4 +1,4 @@
-"""Plans as data: they come back equal from text, and their hash tells them apart."""
+"""Plans as data: they come back equal from text, and their hash distinguishes them."""
 
 from __future__ import annotations
 

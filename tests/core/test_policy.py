@@ -99,13 +99,13 @@ def _takes_effect(case: FailedAttempt, event: ev.Event, began: bool) -> bool:
 
 def _saga(case: FailedAttempt, *, earlier: bool, began: bool, read_only: bool) -> SagaExecution:
     forward = case.direction is FORWARD
-    undo = Call("undo", max_attempts=2 if case.attempts_left else 1)
+    compensation = Call("compensation", max_attempts=2 if case.attempts_left else 1)
     action = Call("do", rerun=case.rerun, max_attempts=None if case.attempts_left else 1)
-    undone = undo if case.place is Place.BEFORE or not forward else None
+    compensated = compensation if case.place is Place.BEFORE or not forward else None
     pivot = {Place.BEFORE: 2, Place.PIVOT: 1, Place.AFTER: 0}[case.place]
     steps = (
-        PlanStep("a", action, undo, pivot == 0),
-        PlanStep("b", action, undone, pivot == 1, read_only=read_only),
+        PlanStep("a", action, compensation, pivot == 0),
+        PlanStep("b", action, compensated, pivot == 1, read_only=read_only),
         PlanStep("c", action, None, pivot == 2),
     )
     plan = Plan("failing", steps, max_redeliveries=3 if case.reruns_left else 0)
@@ -216,7 +216,7 @@ def test_the_function_is_its_table() -> None:
 
 @pytest.mark.parametrize("kind", FailureKind, ids=lambda kind: kind.name)
 def test_the_state_machine_carries_it_out(kind: FailureKind) -> None:
-    """However the effect came about, and whichever event tells of the failure."""
+    """However the effect came about, and whichever event reports the failure."""
     was = recorded()
     for case in (case for case in ALL if case.kind is kind):
         done = {answer_of(case, decide(saga, event)) for saga, event in ways_to(case)}

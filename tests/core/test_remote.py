@@ -142,7 +142,7 @@ class TestResponse:
     def test_ok_is_success_only(self, status: int | None, ok: bool) -> None:
         assert SagaResponse(status=status).ok is ok
 
-    def test_related_services_is_no_single_name(self) -> None:
+    def test_related_services_is_not_a_single_name(self) -> None:
         with pytest.raises(TypeError, match="not one str"):
             SagaResponse(related_services="stock")
 

@@ -1,4 +1,4 @@
-"""What a failed assertion shows of an execution: ten lines that a person can read."""
+"""What a failed assertion shows of an execution: ten lines that an operator can read."""
 
 from __future__ import annotations
 

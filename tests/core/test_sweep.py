@@ -21,11 +21,11 @@ from celery_saga.errors import StoreUnavailable, UnsupportedCheckpoint
 from celery_saga.stores.memory import MemoryStore
 from tests.core.scenario import plan_of
 
-#: Seconds after which a message that nobody has is missed.
+#: Seconds after which a message that no worker has is missed.
 MISSED = 5.0
 
-#: Seconds within which a worker's heartbeat tells of what it has received.
-TOLD = POLICY.known_after
+#: Seconds within which a worker's heartbeat reports what it has received.
+KNOWN = POLICY.known_after
 
 
 class Results:
@@ -232,7 +232,7 @@ class TestSeveralApps:
             heartbeat()
         assert lost.queue.messages == []
 
-    def test_our_own_are_not_whoever_sweeps(self, lost, heartbeat):
+    def test_our_own_are_not_reclaimed_by_any_sweep(self, lost, heartbeat):
         lost.store.register_app("mail")
         lost.queue.tasks = {"do.a"}
         heartbeat()
@@ -240,7 +240,7 @@ class TestSeveralApps:
 
     def test_a_compensations_task_is_enough(self, lost, heartbeat):
         lost.store.register_app("mail")
-        lost.queue.tasks = {"undo.b"}
+        lost.queue.tasks = {"compensation.b"}
         heartbeat()
         assert set(lost.queue.messages) == lost.ids
 
@@ -279,7 +279,7 @@ class TestSeveralApps:
         heartbeat()
         assert lost.store.load("s0").steps[0].lost == 1
 
-    def test_the_clash_is_told_once(self, lost, heartbeat, caplog):
+    def test_the_clash_is_logged_once(self, lost, heartbeat, caplog):
         lost.store.register_app("mail")
         with caplog.at_level("WARNING", "celery_saga"):
             heartbeat()
@@ -309,11 +309,11 @@ def test_what_is_sent_for_a_dead_worker_does_not_hide_lost_messages(lost: Fixtur
 def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, verb: str) -> None:
     back = getattr(lost.store, verb)
 
-    def away(*args: Any, **kwargs: Any) -> Any:
-        raise StoreUnavailable("away")
+    def unavailable(*args: Any, **kwargs: Any) -> Any:
+        raise StoreUnavailable("unavailable")
 
-    setattr(lost.store, verb, away)
-    with suppress(StoreUnavailable):  # whether it is told of the outage is the sweep's affair
+    setattr(lost.store, verb, unavailable)
+    with suppress(StoreUnavailable):  # whether it raises is the sweep's affair
         lost.sweep(later=MISSED)
     setattr(lost.store, verb, back)
     lost.sweep(later=MISSED)
@@ -321,7 +321,7 @@ def test_an_outage_during_a_look_is_over_when_the_store_is_back(lost: Fixture, v
 
 
 def test_an_unacknowledged_message_does_not_wait_in_its_queue(lost: Fixture) -> None:
-    """Nobody has it, and other messages are in the queue."""
+    """No worker has it, and other messages are in the queue."""
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1", "tag 2": "s3~f0~1", "old": "s2~f0~0", "x": "no step"}
     lost.sweep(later=MISSED)
@@ -329,7 +329,7 @@ def test_an_unacknowledged_message_does_not_wait_in_its_queue(lost: Fixture) -> 
 
 
 def test_a_delivery_is_looked_for_once(lost: Fixture) -> None:
-    """Its message may wait in the queue by now; one that was given away again is another matter."""
+    """Its message may wait in the queue by now; one that was taken again is another matter."""
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}
     for _ in range(3):
@@ -344,10 +344,10 @@ def test_a_delivery_is_recovered_after_an_outage_of_the_store(lost: Fixture) -> 
     """It was found lost, and then nothing could be saved."""
     save = lost.store.save
 
-    def away(*args: Any, **kwargs: Any) -> Any:
-        raise StoreUnavailable("away")
+    def unavailable(*args: Any, **kwargs: Any) -> Any:
+        raise StoreUnavailable("unavailable")
 
-    lost.store.save = away
+    lost.store.save = unavailable
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}
     with pytest.raises(StoreUnavailable):
@@ -357,7 +357,7 @@ def test_a_delivery_is_recovered_after_an_outage_of_the_store(lost: Fixture) -> 
     assert lost.queue.messages == ["another", "s1"]
 
 
-def test_a_delivery_that_a_worker_tells_of_is_not_lost(lost: Fixture) -> None:
+def test_a_delivery_that_a_worker_reports_is_not_lost(lost: Fixture) -> None:
     lost.queue.messages = ["another"]
     lost.queue.taken = {"tag 1": "s1~f0~1"}
     lost.now += MISSED
@@ -418,13 +418,13 @@ class TestDeferred:
 
 
 def test_a_message_that_is_not_among_those_of_its_queue_is_sent_again(lost: Fixture) -> None:
-    """At the second look: a worker may have received it whose heartbeat has not told of it yet."""
+    """At the second look: a worker may have received it whose heartbeat has not reported it yet."""
     lost.queue.messages = ["another"]
     lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1", "s1~f0~1"})}
     lost.sweep(later=MISSED)
     assert lost.queue.messages == ["another"]
     lost.queue.waiting = {"queue": frozenset({"another", "s0~f0~1"})}
-    lost.sweep(later=TOLD)
+    lost.sweep(later=KNOWN)
     assert lost.queue.messages == ["another", "s2", "s3", "s4"]
 
 
@@ -452,30 +452,30 @@ def test_a_message_that_was_missed_once_may_be_found(lost: Fixture) -> None:
     lost.queue.waiting = {"queue": frozenset()}
     lost.sweep(later=MISSED)
     lost.store.heartbeat("instance", 5.0, [Reserved(f"{saga_id}~f0~1") for saga_id in lost.ids])
-    lost.sweep(later=TOLD)
+    lost.sweep(later=KNOWN)
     lost.store.heartbeat("instance", 9_999.0, ())
-    lost.sweep(later=TOLD)
+    lost.sweep(later=KNOWN)
     assert lost.queue.messages == ["another"]
 
 
-class TestNobodyClaims:
-    """Messages that are gone each time: some worker takes them, or they reach no queue."""
+class TestUnclaimed:
+    """Messages that are missing each time: some worker takes them, or they reach no queue."""
 
     #: Seconds after which a message is sent again, the longest time.
     SLOW = 61.0
 
     def until_settled(self, lost: Fixture, looks: int = 12) -> list[str]:
         for _ in range(looks):
-            lost.queue.messages.clear()  # a stranger has taken them
+            lost.queue.messages.clear()  # a worker without the plugin has taken them
             lost.sweep(later=self.SLOW)
         executions = [lost.store.load(saga_id) for saga_id in sorted(lost.ids)]
         return [each.status.value for each in executions if each is not None]
 
-    def test_they_are_given_up_in_the_end(self, lost):
+    def test_resends_have_an_end(self, lost):
         assert set(self.until_settled(lost, 8)) == {"RUNNING"}
         assert set(self.until_settled(lost, 1)) == {"COMPENSATING"}
 
-    def test_what_was_sent_nowhere_needs_a_person(self, lost):
+    def test_what_was_sent_nowhere_needs_an_operator(self, lost):
         lost.queue.not_sent_of = {"s1": MessageState.NOWHERE}
         statuses = self.until_settled(lost, 9)
         assert statuses == ["COMPENSATING", "STUCK", *["COMPENSATING"] * 3]
@@ -487,7 +487,7 @@ class TestNobodyClaims:
         lost.sweep(later=2 * MISSED)
         assert set(lost.queue.messages) == lost.ids
 
-    def test_it_is_told_from_the_second_time_on(self, lost, caplog):
+    def test_it_is_logged_from_the_second_time_on(self, lost, caplog):
         lost.queue.consumers = {"queue": ["old@host"]}
         with caplog.at_level("WARNING", "celery_saga"):
             self.until_settled(lost, 1)
@@ -511,9 +511,9 @@ class TestNobodyClaims:
         self.until_settled(lost, 1)
         assert len(lost.queue.asked_for) == 2
 
-    def test_the_recovery_goes_on_if_they_cannot_be_asked(self, lost, caplog):
+    def test_the_recovery_continues_if_they_cannot_be_asked(self, lost, caplog):
         def asks(queues: Collection[str]) -> Mapping[str, Collection[str]]:
-            raise OSError("the broker is away")
+            raise OSError("the broker is unavailable")
 
         lost.queue.workers_without_plugin = asks
         with caplog.at_level("WARNING", "celery_saga"):
@@ -530,7 +530,7 @@ class TestNobodyClaims:
         assert "worker: instance1)" in caplog.text
         assert "the worker that had it is lost" in caplog.text
 
-    def test_what_may_wait_is_never_given_up(self, lost):
+    def test_what_may_wait_is_resent_without_end(self, lost):
         lost.queue.messages = ["another"]
         for _ in range(50):
             lost.sweep(later=9_999)

@@ -1,4 +1,4 @@
-"""What is wrong with one saga keeps no other from being recovered, nor has it given up."""
+"""What is wrong with one saga keeps no other from being recovered, nor from being sent again."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.errors import UnserializableValue
 from tests.core.test_codec import assert_same, text, values
 
-#: A text that raises when it is decoded: where it stands, nobody may look.
+#: A text that raises when it is decoded: where it is, nothing may look.
 NEVER = "{"
 
 
@@ -100,11 +100,11 @@ class TestChanges:
     def test_the_difference(self) -> None:
         before = Values({"a": 1, "b": 2, "c": 3})
 
-        texts, new, gone = before.changed({"b": 20, "d": 4}, ["a"]).since(before)
+        texts, new, removed = before.changed({"b": 20, "d": 4}, ["a"]).since(before)
 
-        assert (texts, new, gone) == ({"b": "20", "d": "4"}, ["d"], ["a"])
+        assert (texts, new, removed) == ({"b": "20", "d": "4"}, ["d"], ["a"])
 
-    def test_what_was_set_to_the_same_is_no_difference(self) -> None:
+    def test_what_was_set_to_the_same_is_not_a_difference(self) -> None:
         before = Values(texts={"a": '{"x":1}'})
         update = Values({"a": {"x": 1}})
         update.texts()
@@ -165,6 +165,6 @@ class TestParts:
     def test_the_difference(self) -> None:
         before = PartialValues({"a": "1", "b": "2"}, ["x"])
 
-        texts, new, gone = before.changed({"b": 20, "x": 4}, ["a", "y"]).since(before)
+        texts, new, removed = before.changed({"b": 20, "x": 4}, ["a", "y"]).since(before)
 
-        assert (texts, new, sorted(gone)) == ({"b": "20", "x": "4"}, ["x"], ["a", "y"])
+        assert (texts, new, sorted(removed)) == ({"b": "20", "x": "4"}, ["x"], ["a", "y"])

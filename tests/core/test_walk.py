@@ -8,21 +8,21 @@ profile     steps    how often, in one saga
 crashes     1, 2     a void claim, which may leave a zombie, and a cancel
 celery      1        a void claim, which may leave a zombie, and a Celery retry
 retries     2        a Celery retry and a cancel
-people      1        a void claim, a cancel, a pause and an operator's verb
+requests    1        a void claim, a cancel, a pause and an operator's verb
 operators   2        a pause and an operator's verb
 unknown     1        two reports of an unknown task, a cancel and an operator's verb
 unclaimed   1        ten losses of messages, a cancel and an operator's verb
 deadline    1, 2     a deadline and a pause
-results     1, 2     a result and callers, late news of them, a cancel and an operator's verb
+results     1, 2     a result and callers, late reports of them, a cancel and an operator's verb
 long        3        a void claim
-longer      4        none of these: failures, undos that fail, duplicates, stale reports
+longer      4        none of these: failures, compensations that fail, duplicates, stale reports
 ==========  =======  =====================================================================
 
-each for all sagas of so many steps: every pattern of undos, no pivot or one at each place where it
-may be, and (where claims may be void) steps that are run again when they are lost and steps that
-are not. Undos have two attempts, so have the steps after a pivot, and a claim may be lost once for
-each. Five steps are sampled by random ways with all of this and more. ``SAGA_WALK=full`` raises the
-bounds, and takes many minutes.
+each for all sagas of so many steps: every pattern of compensations, no pivot or one at each place
+where it may be, and (where claims may be void) steps that are run again when they are lost and
+steps that are not. Compensations have two attempts, so have the steps after a pivot, and a claim
+may be lost once for each. Five steps are sampled by random ways with all of this and more.
+``SAGA_WALK=full`` raises the bounds, and takes many minutes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PROFILES = {
     "crashes": Profile((1, 2), NOTHING._replace(voids=1, zombies=1, cancels=1)),
     "celery": Profile((1,), NOTHING._replace(voids=1, zombies=1, retries=1)),
     "retries": Profile((2,), NOTHING._replace(cancels=1, retries=1)),
-    "people": Profile((1,), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
+    "requests": Profile((1,), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
     "operators": Profile((2,), NOTHING._replace(pauses=1, verbs=1)),
     "unknown": Profile((1,), NOTHING._replace(unknown=2, cancels=1, verbs=1)),
     "unclaimed": Profile((1,), NOTHING._replace(losses=10, cancels=1, verbs=1)),
@@ -76,7 +76,7 @@ FULL_PROFILES = {
     "crashes": Profile((1, 2, 3), NOTHING._replace(voids=2, zombies=1, cancels=1)),
     "celery": Profile((1, 2), NOTHING._replace(voids=1, zombies=1, cancels=1, retries=1)),
     "two zombies": Profile((1, 2), NOTHING._replace(voids=2, zombies=2)),
-    "people": Profile((1, 2), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
+    "requests": Profile((1, 2), NOTHING._replace(voids=1, cancels=1, pauses=1, verbs=1)),
     "unknown": Profile((2,), NOTHING._replace(voids=1, unknown=2, cancels=1, verbs=1)),
     "unclaimed": Profile((2,), NOTHING._replace(voids=1, losses=10, cancels=1, verbs=1)),
     "deadline": Profile((2, 3), NOTHING._replace(voids=1, pauses=1), deadline=True),
@@ -89,13 +89,13 @@ if FULL:
 
 
 def shapes(length: int, lost: tuple[str, ...] = ("", "!")) -> Iterator[str]:
-    """All sagas of so many steps, without those that nobody could define."""
+    """All sagas of so many steps, without those that cannot be defined."""
     for pivot in (None, *range(length)):
         free = length if pivot is None else pivot
         after = () if pivot is None else ("*", *["%2"] * (length - pivot - 1))
-        for undos in itertools.product(("", "-"), repeat=free):
+        for compensations in itertools.product(("", "-"), repeat=free):
             for flag in lost:
-                names = zip("abcde", (*undos, *after), strict=False)
+                names = zip("abcde", (*compensations, *after), strict=False)
                 yield " ".join(f"{name}{flags}{flag}" for name, flags in names)
 
 

@@ -10,8 +10,8 @@ it. In each world an adversary may
 - let a body live on after its claim was declared void (a zombie): it takes effect later, reports
   late, and may report success or a possible effect;
 - let reports come twice, at once and at any later time, and reports of stale refs at any time;
-- let a message be lost each time that it is sent, or be run by a stranger who claims nothing;
-- let the news come that the result of a settled saga is stored, or of one that has gone on since;
+- let a message be lost each time that it is sent, or be run by a worker that claims nothing;
+- let the report come that the result of a settled saga is stored, or of one that continued since;
 - cancel, pause and resume, let time pass (which includes a deadline), let workers not know a task,
   and use an operator's verbs on a stuck saga.
 
@@ -49,8 +49,8 @@ from tests.core.worlds import (
     World,
     forgiven,
     key_of,
-    told,
     took_effect,
+    with_truth,
     without,
 )
 from tests.invariants import Invariant
@@ -80,7 +80,7 @@ class Walk:
         plan: of the saga.
         bounds: how often the adversary may do what would not end otherwise.
         deadline: whether the saga has one; any look at it may come after it then.
-        result: whether its result is to be stored, and callers are to be told.
+        result: whether its result is to be stored, and callers are to be notified.
         values: its context at the start.
     """
 
@@ -200,7 +200,7 @@ class Walk:
         return self._promises.after(world, event, body)
 
     # What may happen. Each move is a label, the world after it, and whether it is the one with
-    # which the world goes on if nothing bad happens any more.
+    # which the world continues if nothing bad happens any more.
 
     def _moves(self, world: World) -> Iterator[tuple[str, World, bool]]:
         execution = world.execution
@@ -257,7 +257,7 @@ class Walk:
         elif body.ref.direction is FORWARD:
             yield from self._forward_ends(world, body)
         else:
-            yield from self._undo_ends(world, body)
+            yield from self._compensation_ends(world, body)
         alive = world.execution.steps[body.ref.path].claim
         if body.state == "running" and body.retries == 0 and world.left.retries:
             changed = body._replace(state="retried")
@@ -295,7 +295,7 @@ class Walk:
             spent = after._replace(left=after.left.less(failures=1))
             yield f"{body.token} fails", self._after(spent, failed, body), False
 
-    def _undo_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
+    def _compensation_ends(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         at, after = time_after(world.execution), without(world, body)
         update = self._promises.result_of(world.execution, body.ref)
         event = ev.StepSucceeded(at, body.ref, body.token, update)
@@ -316,15 +316,15 @@ class Walk:
     def _voided(self, world: World, body: Body) -> Iterator[tuple[str, World, bool]]:
         event = ev.ClaimVoided(time_after(world.execution), body.ref, body.token)
         spent = world._replace(left=world.left.less(voids=1))
-        gone = without(spent, body)
-        yield f"{body.token} is void", self._after(gone, event, body), False
+        rest = without(spent, body)
+        yield f"{body.token} is void", self._after(rest, event, body), False
         if body.state == "retried":
             return
-        done = self._after(took_effect(gone, body), event, body)
+        done = self._after(took_effect(rest, body), event, body)
         yield f"{body.token} is void, it took effect", done, False
         if body.ref.direction is FORWARD and world.left.zombies:
-            zombie = (*gone.bodies, body._replace(state="zombie"))
-            then = gone._replace(bodies=zombie, left=gone.left.less(zombies=1))
+            zombie = (*rest.bodies, body._replace(state="zombie"))
+            then = rest._replace(bodies=zombie, left=rest.left.less(zombies=1))
             yield (
                 f"{body.token} is void and lives on",
                 self._after(then, event, body),
@@ -384,7 +384,7 @@ class Walk:
         return then._replace(execution=found)
 
     def _missed(self, world: World, ref: StepRef) -> Iterator[tuple[str, World, bool]]:
-        """A message that nobody has, up to the last time; a stranger may have run it then."""
+        """A message that no worker has, up to the last time; one without the plugin may run it."""
         spent = world._replace(left=world.left.less(losses=1))
         at = time_after(world.execution, LONG)
         for state in (ev.MessageState.MISSING, ev.MessageState.NOWHERE):
@@ -392,15 +392,15 @@ class Walk:
             then = self._after(spent, event)
             yield f"{ref} is {state.value}", then, False
             error = then.execution.steps[ref.path].error
-            given_up = error is not None and error.type == "NeverClaimed"
-            if given_up and ref.direction is FORWARD and state is ev.MessageState.MISSING:
+            ended = error is not None and error.type == "NeverClaimed"
+            if ended and ref.direction is FORWARD and state is ev.MessageState.MISSING:
                 truth = spent.truth[ref.path]._replace(standing=True)
                 truth = truth._replace(debt=truth.sent + 1)
-                ran = told(spent, ref.path, truth)
-                yield f"a stranger runs {ref}", self._after(ran, event), False
+                ran = with_truth(spent, ref.path, truth)
+                yield f"a worker without the plugin runs {ref}", self._after(ran, event), False
 
     def _result_stored(self, world: World) -> Iterator[tuple[str, World, bool]]:
-        """The news that the result is stored may be older than what the saga has become since."""
+        """The report that the result is stored may be older than what the saga has become since."""
         execution, at = world.execution, time_after(world.execution)
         if execution.result_pending:
             yield "overdue", self._after(world, ev.Overdue(at)), False

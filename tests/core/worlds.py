@@ -18,7 +18,7 @@ FORWARD, COMPENSATION = Direction.FORWARD, Direction.COMPENSATION
 class Bounds(NamedTuple):
     """How often each thing may happen in one saga; also the counters of a world, which count down.
 
-    Bounded by the plan: void claims of one step, attempts of an undo and after the pivot.
+    Bounded by the plan: void claims of one step, attempts of a compensation and after the pivot.
 
     Args:
         failures: tasks that raise; the default is: no bound.
@@ -64,13 +64,13 @@ class Truth(NamedTuple):
 
     #: The effect is there.
     standing: bool = False
-    #: The highest undo round that was carried out; an undo of the same round does nothing.
-    undone: int = -1
-    #: The highest undo round that was sent.
+    #: The highest compensation round that was carried out; another one of that round does nothing.
+    compensated: int = -1
+    #: The highest compensation round that was sent.
     sent: int = -1
-    #: An effect was effect_tokens or may exist: an undo of this round or a later one settles it.
+    #: An effect was reported or may exist: a compensation of this round or a later one settles it.
     debt: int | None = None
-    #: The debt arose on the way back.
+    #: The debt arose in the rollback.
     late: bool = False
 
 
@@ -96,19 +96,21 @@ def without(world: World, body: Body) -> World:
     return world._replace(bodies=tuple(each for each in world.bodies if each is not body))
 
 
-def told(world: World, path: Path, truth: Truth) -> World:
+def with_truth(world: World, path: Path, truth: Truth) -> World:
     return world._replace(truth={**world.truth, path: truth})
 
 
 def took_effect(world: World, body: Body) -> World:
-    """The body does what it is for; an undo whose round was carried out before does nothing."""
+    """The body does what it is for; a compensation whose round was carried out does nothing."""
     path = body.ref.path
     truth = world.truth[path]
     if body.ref.direction is FORWARD:
-        return told(world, path, truth._replace(standing=True))
-    if body.compensation_round <= truth.undone:
+        return with_truth(world, path, truth._replace(standing=True))
+    if body.compensation_round <= truth.compensated:
         return world
-    return told(world, path, truth._replace(standing=False, undone=body.compensation_round))
+    return with_truth(
+        world, path, truth._replace(standing=False, compensated=body.compensation_round)
+    )
 
 
 def forgiven(world: World, status: SagaStatus | None = None) -> World:
@@ -162,7 +164,7 @@ def key_of(world: World) -> object:
     """What makes a world differ from others.
 
     Epochs are only ever compared, so they are numbered anew: worlds in which a step was sent more
-    often differ no further. What cannot be used any more is no longer left.
+    often differ no further. What cannot be used any more is not left any more.
     """
     execution = world.execution
     over = execution.status in TERMINAL and not world.bodies
@@ -180,10 +182,10 @@ def key_of(world: World) -> object:
 
 
 @cache
-def _usable(left: Bounds, backward: bool, over: bool) -> Bounds:
+def _usable(left: Bounds, rolling_back: bool, over: bool) -> Bounds:
     if over:
         return Bounds(*[0] * len(left))
-    return left._replace(cancels=0, zombies=0) if backward else left
+    return left._replace(cancels=0, zombies=0) if rolling_back else left
 
 
 def _renumbered(world: World) -> dict[Path, dict[int, int]]:

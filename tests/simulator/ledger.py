@@ -1,4 +1,4 @@
-"""What has taken effect in the simulated world: written by task bodies, and by nobody else."""
+"""What has taken effect in the simulated world: written by task bodies, and by nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.simulator.network import Message
 class Broken(BaseException):
     """An invariant was broken; the text says how, without details that differ between runs.
 
-    The engine goes on after errors of all kinds, but not after this one.
+    The engine continues after errors of all kinds, but not after this one.
     """
 
     def __init__(self, invariant: Invariant, text: str) -> None:
@@ -70,13 +70,13 @@ class StepTruth:
 
     #: Whose effect is there.
     standing: Body | None = None
-    #: Keys of the undos that were carried out; a second one of the same key does nothing.
-    undone: set[str] = field(default_factory=set)
-    #: How many bodies told of an effect when their claim was void already.
+    #: Keys of the compensations that were carried out; a second one of the same key does nothing.
+    compensated: set[str] = field(default_factory=set)
+    #: How many bodies reported an effect when their claim was void already.
     late: int = 0
     #: Bodies of the step itself that were begun since an operator had a hand in it.
     begun: list[Body] = field(default_factory=list)
-    #: Tokens of claims on the step itself, and of those the ones that were given back with the
+    #: Tokens of claims on the step itself, and of those the ones that were released with the
     #: word that nothing was left behind.
     claims: set[str] = field(default_factory=set)
     clean: set[str] = field(default_factory=set)
@@ -132,7 +132,7 @@ class Ledger:
         self._require(Invariant.SAVED_BEFORE_SENT, saved, "a message went out before its save")
 
     def publishes(self, status: SagaStatus) -> None:
-        """A result is stored, and callers are told."""
+        """A result is stored, and callers are notified."""
         self._require(Invariant.RESULT, status in self.ends, "a result came before its save")
 
     def begins(self, body: Body, now: SagaExecution) -> None:
@@ -150,7 +150,7 @@ class Ledger:
         error = now.steps[ref.path].error
         never_claimed = error is not None and error.type == "NeverClaimed"
         possible = never_claimed or truth.claims - truth.clean
-        text = "a step that left nothing behind is undone"
+        text = "a step that left nothing behind is compensated"
         self._require(Invariant.COMPENSATED_FOR_A_REASON, possible, text)
 
     def _check_key(self, body: Body, now: SagaExecution) -> None:
@@ -166,7 +166,7 @@ class Ledger:
         return self._plan.step(path).compensation is not None
 
     def _check_rerun(self, path: Path) -> None:
-        """A step that is promised to run at most once ran before, and nobody knows how it ended."""
+        """A step that is promised to run at most once ran before, and its outcome is not known."""
         step = self._plan.step(path)
         if not (step.action.rerun or step.read_only) and path < self._pivot:
             known = all(body.retried or body.in_time for body in self.steps[path].begun)
@@ -180,27 +180,29 @@ class Ledger:
         truth = self.steps[body.ref.path]
         if body.ref.direction is Direction.FORWARD:
             truth.standing = body
-        elif body.key not in truth.undone:
-            truth.undone.add(body.key)
+        elif body.key not in truth.compensated:
+            truth.compensated.add(body.key)
             truth.standing = None
             self._check_order(body.ref.path, now)
 
     def _check_order(self, path: Path, now: SagaExecution) -> None:
-        """Effects that came after their claim was void may be undone out of order."""
+        """Effects that came after their claim was void may be compensated out of order."""
         left = (StepStatus.COMPENSATION_FAILED, StepStatus.SKIPPED)
         for other, truth in list(self.steps.items()):
             body = truth.standing
             late = body is None or not body.with_claim or now.steps[other].status in left
             later = self._plan.ends_before(path, other)
             if later and not self._plan.independent(path, other):
-                text = "an undo ran before a later step's"
+                text = "a compensation ran before a later step's"
                 self._require(Invariant.REVERSE_ORDER, late or not self._undoable(other), text)
             if later:
-                text = "an undo ran after the pivot"
+                text = "a compensation ran after the pivot"
                 self._require(Invariant.PIVOT, late or other < self._pivot, text)
 
-    def told(self, body: Body, before: SagaExecution, after: SagaExecution, effect: bool) -> None:
-        """A body's report has changed ``before``; ``effect`` is whether it told of one."""
+    def reported(
+        self, body: Body, before: SagaExecution, after: SagaExecution, effect: bool
+    ) -> None:
+        """A body's report has changed ``before``; ``effect`` is whether it reported one."""
         body.heard = True
         truth, claim = self.steps[body.ref.path], before.steps[body.ref.path].claim
         if body.in_time is None:
@@ -258,9 +260,7 @@ class Ledger:
                 "its result is not looked after",
             )
         else:
-            self._require(
-                Invariant.SETTLES, after.due_at is not None, "nobody will look at it again"
-            )
+            self._require(Invariant.SETTLES, after.due_at is not None, "it is not checked again")
         most = self._plan.max_redeliveries
         for path, step in after.steps.items():
             truth = self.steps[path]
@@ -269,7 +269,9 @@ class Ledger:
             self._require(Invariant.CAPS, sent, "a message was sent too often")
             late = step.compensation_round <= truth.late
             self._require(
-                Invariant.LATE_EFFECT, late, "an undo began a new round without a late effect"
+                Invariant.LATE_EFFECT,
+                late,
+                "a compensation began a new round without a late effect",
             )
 
     def _check_change(self, before: SagaExecution, after: SagaExecution, by_hand: bool) -> None:
@@ -298,15 +300,15 @@ class Ledger:
         if before.status is after.status or by_hand:
             return
         if before.status is SagaStatus.STUCK:
-            self._require(Invariant.SETTLED_STAYS, False, "a stuck saga went on by itself")
+            self._require(Invariant.SETTLED_STAYS, False, "a stuck saga continued by itself")
         if before.status in TERMINAL:
-            told = any(
+            reported = any(
                 step.effect_tokens != before.steps[path].effect_tokens
                 for path, step in after.steps.items()
             )
-            back = before.status is SagaStatus.COMPENSATED and told
+            back = before.status is SagaStatus.COMPENSATED and reported
             self._require(
-                Invariant.SETTLED_STAYS, back, "a terminal saga went on without a late effect"
+                Invariant.SETTLED_STAYS, back, "a terminal saga continued without a late effect"
             )
 
     def check_status(self, execution: SagaExecution) -> None:
@@ -331,25 +333,27 @@ class Ledger:
                 step, body = execution.steps[path], truth.standing
                 late = body is not None and not body.with_claim
                 invariant = Invariant.LATE_EFFECT if late else Invariant.COMPENSATED
-                gone = step.status is StepStatus.SKIPPED or not self._stands(execution, path)
-                self._require(invariant, gone, "COMPENSATED, and an effect is there", path)
+                compensated = step.status is StepStatus.SKIPPED or not self._exists(execution, path)
+                self._require(invariant, compensated, "COMPENSATED, and an effect is there", path)
         elif execution.status is SagaStatus.STUCK and execution.direction is Direction.COMPENSATION:
             for path in list(self.steps):
                 failed = execution.steps[path].status is StepStatus.COMPENSATION_FAILED
-                tried = failed or not self._stands(execution, path) or not self._undoable(path)
-                self._require(Invariant.STUCK, tried, "STUCK, and an undo was not tried", path)
+                tried = failed or not self._exists(execution, path) or not self._undoable(path)
+                self._require(
+                    Invariant.STUCK, tried, "STUCK, and a compensation was not tried", path
+                )
 
     def _has_effect(self, path: Path) -> bool:
         node = self._plan.at(path)
         return isinstance(node, PlanStep)
 
-    def _stands(self, execution: SagaExecution, path: Path) -> bool:
+    def _exists(self, execution: SagaExecution, path: Path) -> bool:
         """Whether a step's effect is there, and should not be, and the engine could know of it.
 
-        One that succeeded and has no undo needs none.
+        One that succeeded and has no compensation needs none.
 
         It cannot know of an effect that came when the claim was void already, from a body that
-        never told.
+        never reported.
         """
         body = self.steps[path].standing
         if body is None or not self._has_effect(path):

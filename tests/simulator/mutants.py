@@ -1,6 +1,6 @@
-"""Known bugs that a test puts into the engine; there is no switch for them in the engine itself.
+"""Known bugs that a test puts into the engine; no switch for them exists in the engine itself.
 
-A mutant that no checker notices is a hole in the checker. Each names the invariant that it breaks,
+A mutant that no checker notices is a gap of the checker. Each names the invariant that it breaks,
 and the checker that has to say so: the simulator, within so many seeds, or the walk through all
 states of one small saga.
 """
@@ -136,7 +136,7 @@ def instead(patch: Patch, original: Callable[..., Any], other: Callable[..., Any
             if value is original:
                 patch.setattr(module, key, other)
                 found += 1
-    assert found, f"nobody uses {original}"
+    assert found, f"nothing uses {original}"
 
 
 def answer(
@@ -313,7 +313,7 @@ def the_pivot_is_ignored(patch: Patch) -> None:
 
 
 @mutant(Invariant.COMPENSATED_FOR_A_REASON, seeds=100, way=way("a"))
-def a_step_that_failed_cleanly_is_undone(patch: Patch) -> None:
+def a_step_that_failed_cleanly_is_compensated(patch: Patch) -> None:
     answer(
         patch,
         ev.StepFailed,
@@ -322,7 +322,7 @@ def a_step_that_failed_cleanly_is_undone(patch: Patch) -> None:
 
 
 @mutant(Invariant.COMPENSATED, seeds=300, way=way("a!", voids=1))
-def an_unknown_outcome_is_not_undone(patch: Patch) -> None:
+def an_unknown_outcome_is_not_compensated(patch: Patch) -> None:
     instead(patch, with_possible_effect, lambda execution, path, began: execution)
 
 
@@ -457,13 +457,13 @@ def a_compensation_that_fails_stops_the_others(patch: Patch) -> None:
 
 @mutant(Invariant.SETTLED_STAYS, way=way("a b!", voids=1, zombies=1))
 def a_late_effect_takes_a_stuck_saga_up(patch: Patch) -> None:
-    def go_on(execution: SagaExecution, event: Any) -> ev.Decision:
+    def carry_on(execution: SagaExecution, event: Any) -> ev.Decision:
         decision = _compensate_again(execution, event)
         if decision.execution.status is not SagaStatus.STUCK:
             return decision
         return continue_rollback(check_at(decision.execution, event.at + 4), event.at)
 
-    instead(patch, _compensate_again, go_on)
+    instead(patch, _compensate_again, carry_on)
 
 
 @mutant(Invariant.RESULT, seeds=20)
@@ -484,11 +484,11 @@ def a_result_is_published_but_once(patch: Patch) -> None:
 
 
 @mutant(Invariant.CALLERS, seeds=1000)
-def callers_are_told_of_each_end(patch: Patch) -> None:
+def callers_are_notified_of_each_end(patch: Patch) -> None:
     instead(patch, _callbacks_left, lambda execution, status: execution.callbacks)
 
 
-# What has to go on.
+# What has to continue.
 
 
 @mutant(Invariant.SENT_AGAIN, seeds=100, way=way("a"))
@@ -520,7 +520,7 @@ def a_lost_step_is_run_again_without_end(patch: Patch) -> None:
 
 
 @mutant(Invariant.SETTLES, seeds=20, way=way("a"))
-def nobody_looks_again(patch: Patch) -> None:
+def nothing_checks_again(patch: Patch) -> None:
     instead(patch, check_at, lambda execution, when: replace(execution, due_at=None))
 
 

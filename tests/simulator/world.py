@@ -216,7 +216,7 @@ class World:
         """An event has changed a saga."""
         if self._reporting is not None:
             body, effect = self._reporting
-            self.ledgers[before.saga_id].told(body, before, after, effect)
+            self.ledgers[before.saga_id].reported(body, before, after, effect)
         self._see(after)
         self._check_compensation(before, after)
 
