@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from celery_saga.core.execution import SagaExecution
 from celery_saga.core.plan import Plan
 from tests.core.scenario import Scenario
-from tests.core.trees import choice, each, par, saga, tree
-
-ITEMS = {"items": [1, 2]}
-
-
-class Row(NamedTuple):
-    """A scenario.
-
-    Args:
-        id: of the row.
-        plan: the tree.
-        script: what happens after the start.
-        status: of the saga at the end.
-        sent: all that was sent, in order.
-        values: the context at the start.
-    """
-
-    id: str
-    plan: Plan
-    script: str
-    status: str
-    sent: str
-    values: Mapping[str, Any] = ITEMS
-
+from tests.core.trees import ITEMS, Row, choice, each, par, saga, tree
 
 TWO = tree("a& b&")
 ENDED = "f0 ok, f1 ok"

@@ -11,30 +11,9 @@ import pytest
 from celery_saga.core.plan import Plan
 from celery_saga.core.state import Direction
 from tests.core.scenario import Scenario
-from tests.core.trees import choice, each, par, saga, seq, tree
+from tests.core.trees import ITEMS, Row, choice, each, par, saga, seq, tree
 
-ITEMS = MappingProxyType({"items": [1, 2]})
 OLD = MappingProxyType({"k": "old", "items": ["one", "two"]})
-
-
-class Row(NamedTuple):
-    """A scenario.
-
-    Args:
-        id: of the row.
-        plan: the tree.
-        script: what happens after the start.
-        status: of the saga at the end.
-        sent: all that was sent, in order.
-        values: the context at the start.
-    """
-
-    id: str
-    plan: Plan
-    script: str
-    status: str
-    sent: str
-    values: Mapping[str, Any] = ITEMS
 
 
 PAIR = tree(par("a", "b"))

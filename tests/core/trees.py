@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from celery_saga.core.plan import (
     Call,
@@ -23,6 +24,29 @@ from celery_saga.core.plan import (
     PlanStep,
 )
 from tests.core.scenario import steps_of
+
+ITEMS = MappingProxyType({"items": [1, 2]})
+
+
+class Row(NamedTuple):
+    """A scenario.
+
+    Args:
+        id: of the row.
+        plan: the tree.
+        script: what happens after the start.
+        status: of the saga at the end.
+        sent: all that was sent, in order.
+        values: the context at the start.
+    """
+
+    id: str
+    plan: Plan
+    script: str
+    status: str
+    sent: str
+    values: Mapping[str, Any] = ITEMS
+
 
 #: A node, or the text of a step.
 Word = Node | str
