@@ -1,4 +1,4 @@
-"""Seeds of the simulator; ``SAGA_SIMULATOR_SEEDS`` says how many: a quarter of them of trees."""
+"""Seeds of the simulator; ``SAGA_SIMULATOR_SEEDS`` says how many: an eighth of them of trees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.simulator.simulator import TOTALS, run
 SEEDS = int(os.environ.get("SAGA_SIMULATOR_SEEDS", "300"))
 
 #: How many of them are of trees: one takes three times as long.
-TREES = SEEDS // 4
+TREES = SEEDS // 8
 
 #: Seeds that failed once, beyond those that are run each time.
 FAILED_ONCE = (15_114, 53_949)
