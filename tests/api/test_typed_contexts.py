@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from celery_saga import (
     saga_step,
 )
 from celery_saga.definition import contexts
+from celery_saga.definition.contexts import running
 
 
 class Order(BaseModel):
@@ -157,6 +159,8 @@ class TestAfterAStep:
     ) -> None:
         saga = one_step(shop, 5)
         monkeypatch.setattr(contexts, "_known", {})
+        running._warn_once.cache_clear()  # another test may have had this saga
+        monkeypatch.setattr(logging.getLogger("celery_saga"), "disabled", False)
         execution = saga.delay(order_id=7, total=9.5).execution
         assert execution.context.payment_id == 5
         assert "what its steps write is not validated against" in caplog.text

@@ -69,6 +69,7 @@ class Path:
         context: the instructions for its bodies.
         run: options of its start.
         grace: seconds for which a task that no worker knows is offered.
+        signal: for which it waits after its steps; empty: for none.
     """
 
     place: str
@@ -79,6 +80,7 @@ class Path:
     context: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     grace: float = 600.0
+    signal: str = ""
 
     def saga(self, site: Any, queue: str = "") -> Saga:
         """Its definition; ``queue`` is that of all steps that are marked ``own``."""
@@ -88,6 +90,8 @@ class Path:
             step = saga.local_step(each.task, name=name, **_placed(each.options, queue))
             if each.back is not None:
                 step.on_failure(each.back, **_placed(each.back_options, queue))
+        if self.signal:
+            saga.wait_for(self.signal)
         return saga.commit()
 
     def start(self, site: Any, *places: str, queue: str = "") -> Any:

@@ -113,7 +113,13 @@ VERBS = {
     ),
     "signal": (
         "b waits",
-        Path("SignalReceived nothing", "RUNNING", "a", (row(), row(queue="unconsumed"))),
+        Path(
+            "SignalReceived nothing",
+            "RUNNING",
+            "a",
+            (row(), row(queue="unconsumed")),
+            signal="approved",
+        ),
         "RUNNING",
     ),
     "terminate": (
