@@ -119,7 +119,7 @@ class SagaManager(Operators):
                 (SagaStuck); ``exception`` is what the step raised.
             celery.exceptions.TimeoutError: it is not settled in time; it continues to run.
             RuntimeError: called inside a task, where waiting can deadlock the workers.
-            ValueError, NotImplementedError: an option asks for something that is not supported.
+            ValueError: an option asks for something that is not supported.
             SagaError, TypeError: as :meth:`Saga.apply_async`.
         """
         options["respond"] = partial(respond, self._runtime)

@@ -160,7 +160,8 @@ def _readers(execution: SagaExecution, path: Path, key: str) -> Sequence[Path]:
         return static[bisect_left(static, first) : bisect_left(static, path)]
     if plan.linear:
         return [each for each in static if each != path and execution.steps[each].epoch > 0]
-    if all(each == plan.first_of(path) for each in plan.readers_in(path, static)):
+    own = plan.first_of(path)
+    if all(each == own for each in plan.readers_in(path, static)):
         return []  # no other step sees the scope into which it writes
     return [
         each

@@ -141,8 +141,7 @@ class Plan:
         scope, key = split(stored)
         if not scope:
             return repr(key)
-        path = tuple(map(int, scope.removesuffix("s").split(".")))
-        return f"{key!r} of {self.name_of(path)!r}"
+        return f"{key!r} of {self.name_of(path_of_scope(scope))!r}"
 
     @cached_property
     def signals(self) -> Mapping[str, int]:
@@ -262,13 +261,8 @@ class Plan:
 
     def readers_in(self, path: Path, readers: tuple[Path, ...]) -> Iterator[Path]:
         """Of these steps the ones that see the scope into which a node writes."""
-        around = self.first_of(path[: self._depth_of_scope(path)])
+        around = self.first_of(path_of_scope(self.scopes(path)[0].id))
         return (each for each in readers if each[: len(around)] == around)
-
-    def _depth_of_scope(self, path: Path) -> int:
-        """How many indexes of a path lead to the scope into which a node writes."""
-        name = self.scopes(path)[0].id
-        return name.count(".") + 1 if name else 0
 
     @cached_property
     def repeated_tasks(self) -> frozenset[str]:
@@ -338,3 +332,8 @@ class Plan:
 def dotted(path: Path) -> str:
     """A path as text: ``2.0.3``."""
     return ".".join(map(str, path))
+
+
+def path_of_scope(scope: str) -> Path:
+    """The path of the node that has a scope of its own, from the scope's id: ``2.0``, ``2s``."""
+    return tuple(map(int, scope.removesuffix("s").split("."))) if scope else ()

@@ -138,13 +138,13 @@ def _name_in(credentials: str) -> str:
 
 
 def _info(app: Celery, saga_id: str) -> dict[str, Any]:
-    return view(reading.manager_of(app).get(saga_id).execution, app.main or "proj")
+    return view(SagaManager(app).get(saga_id).execution, app.main or "proj")
 
 
 def _carried_out(
     app: Celery, verb: str, saga_id: str, by: str, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    manager = reading.manager_of(app)
+    manager = SagaManager(app)
     if not isinstance(fields.get("context") or {}, dict):
         raise HTTPError(400, "context: expected a JSON object")
     try:

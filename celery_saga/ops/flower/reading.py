@@ -55,11 +55,6 @@ def colour(status: str) -> str:
     return COLOURS.get(status, "secondary")
 
 
-def manager_of(app: Celery) -> SagaManager:
-    """The manager of an app that has one already."""
-    return SagaManager(app)
-
-
 def sagas(
     app: Celery, status: str = "", saga: str = "", page: int = 1, limit: int = PAGE
 ) -> dict[str, Any]:
@@ -80,7 +75,7 @@ def sagas(
     """
     if not 1 <= page <= PAGES:
         raise ValueError(f"page: expected 1 to {PAGES}; narrow the search by status or name")
-    manager = manager_of(app)
+    manager = SagaManager(app)
     now = manager._runtime.store.now()
     found = manager.list(status or None, saga=saga or None, limit=limit, offset=(page - 1) * limit)
     rows = [_row(execution, now) for execution in found]
@@ -105,7 +100,7 @@ def one(app: Celery, saga_id: str) -> dict[str, Any]:
     Raises:
         SagaExecutionNotFoundException: no saga has this id.
     """
-    manager = manager_of(app)
+    manager = SagaManager(app)
     execution, now = manager.get(saga_id).execution, manager._runtime.store.now()
     shown = view(execution, app.main or "proj")
     paths = list(execution.steps.paths())
@@ -228,7 +223,7 @@ def export(app: Celery, saga_id: str) -> dict[str, Any]:
     Raises:
         SagaExecutionNotFoundException: no saga has this id.
     """
-    execution = manager_of(app).get(saga_id).execution
+    execution = SagaManager(app).get(saga_id).execution
     raw = execution.raw
     hidden = masked(execution.context)
     raw["context"] = {
