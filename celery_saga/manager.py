@@ -17,11 +17,9 @@ from celery_saga.errors import DefinitionError, SetupError
 from celery_saga.operators import Operators
 from celery_saga.repository import SagaExecutionRepository
 from celery_saga.result import C, SagaResult
-from celery_saga.runtime import install
 from celery_saga.saga import Saga
-from celery_saga.worker.hook import verify
 from celery_saga.worker.remote.replies import reply_to, respond
-from celery_saga.worker.set_up import set_up
+from celery_saga.worker.set_up import enabled
 
 
 class SagaManager(Operators):
@@ -60,7 +58,7 @@ class SagaManager(Operators):
         self.app = _checked_app(app, broker_pool, storage)
         if isinstance(storage, SagaExecutionRepository):
             storage = None  # of the same app, so its store stays
-        self._runtime = install(self.app, storage, set_up, verify)
+        self._runtime = enabled(self.app, storage)
 
     async def __aenter__(self) -> SagaManager:
         """Enter a block, as of the Minos framework's manager.

@@ -13,9 +13,7 @@ from celery_saga.core.events import ClaimVoided
 from celery_saga.core.execution import SagaExecution
 from celery_saga.core.ports import Store
 from celery_saga.errors import SagaAlreadyExists, SagaExecutionNotFoundException
-from celery_saga.runtime import Runtime, install
-from celery_saga.worker.hook import verify
-from celery_saga.worker.set_up import set_up
+from celery_saga.worker.set_up import enabled
 
 
 class SagaExecutionRepository:
@@ -26,7 +24,7 @@ class SagaExecutionRepository:
     """
 
     def __init__(self, app: Celery) -> None:
-        self._runtime: Runtime = install(app, None, set_up, verify)
+        self._runtime = enabled(app)
 
     async def store(self, execution: SagaExecution) -> None:
         """Import an execution that was exported elsewhere; see :meth:`SagaExecution.from_raw`.

@@ -9,12 +9,25 @@ from typing import Any
 from celery import Celery
 
 from celery_saga.definition import functions
+from celery_saga.runtime import Runtime, install
 from celery_saga.settings import DEFAULTS
 from celery_saga.worker import receivers, remote_control
 from celery_saga.worker.bootstep import RecoveryStep
 from celery_saga.worker.hook import hook, verify
 from celery_saga.worker.remote.requests import ASYNCHRONOUS
 from celery_saga.worker.tasks import declare_tasks
+
+
+def enabled(app: Celery, storage: Any = None) -> Runtime:
+    """Return the app's runtime; the first call makes it and makes the app ready for sagas.
+
+    Args:
+        storage: a store, or the URL of one; None: what the app's settings say.
+
+    Raises:
+        SetupError: it was made with another storage, or ``storage`` is not a store.
+    """
+    return install(app, storage, set_up, verify)
 
 
 def set_up(app: Celery) -> None:

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_saga import LocalSagaStep, Saga, SagaManager, SagaResult, saga_info
-from celery_saga.ops.overview import view
+from celery_saga.core.views.overview import view
 from celery_saga.stores.memory import MemoryStore
 
 

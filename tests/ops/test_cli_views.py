@@ -15,13 +15,13 @@ from click.testing import CliRunner, Result
 from celery_saga import SagaResult
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.plan import Call, Plan, PlanStep, Wait
+from celery_saga.core.views.overview import brief, view
+from celery_saga.core.views.text import age, printable
 from celery_saga.errors import StoreUnavailable
 from celery_saga.ops.cli import saga
 from celery_saga.ops.cli.repairs import _pair
 from celery_saga.ops.cli.shared import STATUSES, app_argument, seconds, table
 from celery_saga.ops.cli.views import lines_of
-from celery_saga.ops.overview import brief, view
-from celery_saga.ops.text import age, printable
 from celery_saga.runtime import runtime_of
 from tests.api.shops import Shop
 

@@ -194,7 +194,7 @@ class TestSaga(Tab):
 
     def test_long_values_are_cut_and_exported_whole(self) -> None:
         long = "x" * 50_000
-        with mock.patch("celery_saga.ops.overview.masked", return_value={"long": long}):
+        with mock.patch("celery_saga.core.views.overview.masked", return_value={"long": long}):
             text = self.text("order-1")
         assert long[:3000] not in text
         assert "more characters" in text

@@ -193,8 +193,10 @@ class TestTheCommandLine:
         assert {name for name in loaded if not name.startswith(allowed)} == {
             "celery_saga",
             "celery_saga._version",
+            "celery_saga.core",
+            "celery_saga.core.views",
+            "celery_saga.core.views.text",
             "celery_saga.ops",
-            "celery_saga.ops.text",
         }
 
     def test_preload_options_of_an_app(self, site):

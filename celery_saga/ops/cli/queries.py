@@ -7,6 +7,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from celery_saga.core.views.text import age
 from celery_saga.ops.cli.shared import (
     STATUSES,
     app_argument,
@@ -17,7 +18,6 @@ from celery_saga.ops.cli.shared import (
     seconds,
     table,
 )
-from celery_saga.ops.text import age
 
 
 @click.command("list", cls=CeleryCommand)
@@ -69,7 +69,7 @@ def list_sagas(
 
     Exit code: 1 if the store is unavailable.
     """
-    from celery_saga.ops.overview import brief
+    from celery_saga.core.views.overview import brief
 
     manager = manager_of(ctx)
     with report_errors():
@@ -103,8 +103,8 @@ def show(ctx: click.Context, saga_id: str, as_json: bool) -> None:
     Values of keys that look like secrets are masked. Exit code: 1 if the saga does not exist, or
     cannot be read.
     """
+    from celery_saga.core.views.overview import view
     from celery_saga.ops.cli.views import lines_of
-    from celery_saga.ops.overview import view
 
     manager = manager_of(ctx)
     with report_errors():

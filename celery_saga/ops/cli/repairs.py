@@ -11,8 +11,8 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from celery_saga.core.views.text import printable
 from celery_saga.ops.cli.shared import as_json_option, manager_of, print_json
-from celery_saga.ops.text import printable
 
 
 def _pair(value: Any) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery.bin.base import CeleryOption
 
-from celery_saga.ops.text import printable
+from celery_saga.core.views.text import printable
 
 if TYPE_CHECKING:
     from celery_saga.manager import SagaManager

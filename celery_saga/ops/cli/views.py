@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from celery_saga.core.views.text import age, moment, printable
 from celery_saga.ops.cli.shared import cut, table
-from celery_saga.ops.text import age, moment, printable
 
 
 def lines_of(seen: Mapping[str, Any], now: float) -> Iterator[str]:

@@ -17,11 +17,11 @@ from flower.api import BaseApiHandler
 from tornado.web import HTTPError, authenticated
 
 from celery_saga.core.decide.repair import repairs_of
+from celery_saga.core.views.overview import brief, view
 from celery_saga.errors import SagaError, SagaExecutionNotFoundException, SagaNotActionable
 from celery_saga.manager import SagaManager
 from celery_saga.ops.flower import reading
 from celery_saga.ops.flower.pages import SagaHandler
-from celery_saga.ops.overview import brief, view
 
 #: A verb: the manager, the saga's id, the operator, the fields of the request.
 Verb = Callable[[SagaManager, str, str, Mapping[str, Any]], Any]

@@ -16,10 +16,10 @@ from celery_saga.core.execution import Direction, SagaExecution, SagaStatus
 from celery_saga.core.plan import Commits, ForEach, NestedSaga, Parallel, Path, Plan, dotted
 from celery_saga.core.plan.nodes import Choice, Node, Sleep, Wait
 from celery_saga.core.state import StepRef
+from celery_saga.core.views.overview import brief, view
+from celery_saga.core.views.text import printable, span
+from celery_saga.core.views.timeline import Scale, Span, scale_of, spans_of
 from celery_saga.manager import SagaManager
-from celery_saga.ops.overview import brief, view
-from celery_saga.ops.text import printable, span
-from celery_saga.ops.timeline import Scale, Span, scale_of, spans_of
 
 #: Sagas on one page, and pages; characters of a context value that a page shows.
 PAGE, PAGES, VALUE = 50, 1_000, 2_000

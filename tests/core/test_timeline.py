@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from celery_saga.core.views.timeline import Span, scale_of, spans_of
 from celery_saga.ops.flower.format_task import format_task
-from celery_saga.ops.timeline import Span, scale_of, spans_of
 from tests.core.scenario import Scenario, plan_of
 
 

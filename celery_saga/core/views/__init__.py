@@ -1,0 +1,1 @@
+"""A saga as people see it: as values, on a line of time, as text. For command line, Flower, Django."""
