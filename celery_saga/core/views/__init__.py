@@ -1,1 +1,1 @@
-"""A saga as people see it: as values, on a line of time, as text. For command line, Flower, Django."""
+"""A saga as operators see it: values, a line of time, text; for the CLI, Flower and Django."""
