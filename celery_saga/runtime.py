@@ -31,7 +31,8 @@ from celery_saga.core.ports import BrokerInspector, Observer, Store
 from celery_saga.definition.planner import Plans
 from celery_saga.errors import SetupError
 from celery_saga.messaging.inspection import CeleryInspector
-from celery_saga.messaging.observers import LoggingObserver, Observers
+from celery_saga.messaging.observers import LoggingObserver, Observers, SignalObserver
+from celery_saga.messaging.observers.event_bus import EventObserver
 from celery_saga.messaging.publisher import CeleryPublisher, run_here
 from celery_saga.messaging.redis.publish import RedisPublisher
 from celery_saga.messaging.results import CeleryResults, drop_result
@@ -117,8 +118,9 @@ class Runtime:
         self._made: tuple[int, Orchestrator | None] = (0, None)
         self.plans = Plans(app)
         self._here = threading.local()
+        self.events = EventObserver(app)
         #: Are notified of what the engine has done.
-        self.observers: list[Observer] = [LoggingObserver()]
+        self.observers: list[Observer] = [LoggingObserver(), SignalObserver(), self.events]
         #: Ids of sagas that a call in this process runs, and that have not ended yet.
         self.run_here: set[str] = set()
         #: The heartbeat of the worker that runs in this process, if one does.

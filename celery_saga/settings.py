@@ -60,6 +60,8 @@ class Settings:
             request, unless the step says otherwise.
         targets: a mapping of names that requests of remote steps may have as their target; each to
             the name of a task, or to ``(task, queue)``.
+        send_events: whether events of sagas are sent on Celery's event bus; a worker that sends
+            events of tasks sends them in any case.
         mask_keys: a word or a list of words, not empty; values under keys that contain one of them
             are masked wherever they are shown. None: the default words.
     """
@@ -79,6 +81,7 @@ class Settings:
     store_step_results: bool = False
     remote_timeout: float = 3600.0
     targets: Mapping[str, tuple[str, str]] | None = None
+    send_events: bool = False
     mask_keys: tuple[str, ...] | None = None
 
     @classmethod
@@ -276,5 +279,6 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "store_step_results": _flag,
     "remote_timeout": _period,
     "targets": _targets,
+    "send_events": _flag,
     "mask_keys": _words,
 }

@@ -33,7 +33,7 @@ from tests.tiers import LEFT_TO_CI, ON_PREFORK, is_left_to_ci
 #: The floors, from the ground up. A unit may import what is on its own floor or below; folders that
 #: share a floor do not know each other.
 FLOORS: Sequence[set[str]] = (
-    {"_version", "errors", "settings"},
+    {"_version", "errors", "settings", "signals"},
     {"core"},
     {"definition", "stores"},
     {"messaging"},
@@ -56,6 +56,7 @@ CELERY_BELOW = {
     "definition.planning": {"celery", "kombu.compression"},
     "definition.strategies": {"celery"},
     "definition.tasks": {"celery"},
+    "signals": {"celery.utils", "celery.utils.dispatch"},
     "stores.factory": {"celery"},
 }
 #: Where a driver of Redis may be imported.

@@ -15,6 +15,7 @@ from celery_saga.definition.strategies import check_used
 from celery_saga.errors import SetupError
 from celery_saga.messaging.broker import broker_kind
 from celery_saga.runtime import Runtime, runtime_of
+from celery_saga.worker.fork_safety import unforked
 from celery_saga.worker.heartbeat import Heartbeat
 from celery_saga.worker.hook import verify
 from celery_saga.worker.received import running
@@ -107,6 +108,7 @@ class RecoveryStep(bootsteps.StartStopStep):
             # unavailable, its pauses would block every greenlet, and with them the heartbeat.
             functional.sleep = time.sleep  # type: ignore[attr-defined]
         self._runtime.new_instance()
+        self._runtime.events.of_worker(bool(parent.task_events), parent.hostname, unforked)
 
     def start(self, parent: Any) -> None:
         try:

@@ -68,6 +68,7 @@ SHAPES: dict[str, tuple[list[tuple[object, object]], list[object]]] = {
     "context_limit": ([(None, None), (100, 100)], ["100", 0, -1, 1e6, True]),
     "context_inline_limit": ([(0, 0), (100, 100)], [None, "0", -1, 1.5, False]),
     "store_step_results": ([(True, True), (0, False), (1, True)], [None, "true", "", 2, 1.5]),
+    "send_events": ([(True, True), (0, False), (1, True)], [None, "true", 2]),
     "remote_timeout": (
         [(5, 5.0), (0.5, 0.5), (timedelta(minutes=1), 60.0)],
         [None, 0, -1, "60", True, float("inf")],

@@ -1,16 +1,20 @@
-"""Observers of the engine: the log, and a list of observers."""
+"""Observers of the engine: the log, signals, and a list of observers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from celery.utils.dispatch import Signal
+
+from celery_saga import signals
 from celery_saga.core.context.lazy import NotLoaded
 from celery_saga.core.decide.observed import attempt_of, fields_of_transition, log_fields
 from celery_saga.core.decide.repair import command_of, obstacle_of, repairs_of
 from celery_saga.core.events import Subject, Transition
 from celery_saga.core.execution import SagaExecution, SagaStatus
 from celery_saga.core.ports import Observer
+from celery_saga.core.views.notice import NAMES, WITHOUT_DETAILS, notice_of
 
 log = logging.getLogger("celery_saga")
 
@@ -79,6 +83,30 @@ class LoggingObserver:
                 transition.after,
                 extra=fields_of_transition(transition),
             )
+
+
+#: The signal of each notice.
+_SIGNALS: Mapping[str, Signal] = {
+    name: getattr(signals, name.replace("-", "_")) for name in sorted(NAMES)
+}
+
+
+class SignalObserver:
+    """Sends the signals of :mod:`celery_saga.signals`; nothing, while no receiver is connected."""
+
+    @property
+    def details(self) -> bool:
+        return any(
+            [bool(each.receivers) for name, each in _SIGNALS.items() if name not in WITHOUT_DETAILS]
+        )
+
+    def observe(self, transition: Transition) -> None:
+        if not any([bool(each.receivers) for each in _SIGNALS.values()]):
+            return
+        notice = notice_of(transition)
+        if notice is not None:
+            fields = notice._asdict()
+            _SIGNALS[fields.pop("name")].send(sender=notice.saga_name, **fields)
 
 
 def _log_end(execution: SagaExecution) -> None:
