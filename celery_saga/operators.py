@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import inspect
 import logging
 import socket
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from celery_saga.core.events import (
 )
 from celery_saga.core.execution import TERMINAL, SagaExecution, SagaStatus
 from celery_saga.core.ports import Found, Store
-from celery_saga.errors import UnreadableCheckpoint
+from celery_saga.errors import SagaError, StoreUnavailable, UnreadableCheckpoint
 from celery_saga.result import SagaResult
 from celery_saga.runtime import Runtime
 
@@ -33,6 +34,38 @@ SagaId = str | uuid.UUID | SagaResult
 
 Executions = list[SagaExecution]
 Statuses = list[SagaStatus]
+
+
+#: The verbs that :meth:`Operators.bulk` takes, each with the statuses to which it applies.
+BULK: Mapping[str, tuple[SagaStatus, ...]] = {
+    "retry": (SagaStatus.STUCK,),
+    "skip": (SagaStatus.STUCK,),
+    "resolve": (SagaStatus.STUCK,),
+    "pause": (SagaStatus.CREATED, SagaStatus.RUNNING, SagaStatus.COMPENSATING),
+    "resume": (SagaStatus.PAUSED,),
+    "cancel": (SagaStatus.CREATED, SagaStatus.RUNNING, SagaStatus.PAUSED),
+    "signal": (SagaStatus.RUNNING, SagaStatus.PAUSED),
+}
+
+#: How many sagas one call of it takes.
+BULK_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """What :meth:`Operators.bulk` did.
+
+    Args:
+        verb: its name.
+        found: ids of the sagas that matched, those first whose status changed last.
+        done: of these, the ones for which the verb was carried out; none in a dry run.
+        refused: the others, each with the reason; they are unchanged. None in a dry run.
+    """
+
+    verb: str
+    found: tuple[str, ...]
+    done: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Operators:
@@ -166,6 +199,57 @@ class Operators:
         handle = self._handle(saga_id)
         handle.signal(name, payload, _who(by))
         return handle
+
+    def bulk(
+        self,
+        verb: str,
+        *arguments: Any,
+        where: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+        progress: Callable[[BulkResult], object] | None = None,
+        **options: Any,
+    ) -> BulkResult:
+        """Carry out a verb for all sagas that match, as if it were called for one after the other.
+
+        A saga that has changed since it was found is not special: it accepts the verb as it is
+        then, or refuses it.
+
+        Args:
+            verb: ``"retry"``, ``"skip"``, ``"resolve"``, ``"pause"``, ``"resume"``, ``"cancel"`` or
+                ``"signal"``.
+            arguments: of the method of that name, behind the saga's id; so are ``options``.
+            where: which sagas, as the arguments of :meth:`list`: ``{"saga": "checkout"}``. By
+                default those in a status to which the verb applies; ``limit`` is 1,000 then.
+            dry_run: whether only to find them.
+            progress: is called with what was done so far, after each saga.
+
+        Raises:
+            ValueError: the verb or the filter is unknown.
+            StoreUnavailable: in the middle of it; a second call continues.
+        """
+        result = BulkResult(verb, self._matching(verb, where or {}))
+        for saga_id in () if dry_run else result.found:
+            try:
+                getattr(self, verb)(saga_id, *arguments, **options)
+                result = replace(result, done=(*result.done, saga_id))
+            except StoreUnavailable:
+                raise
+            except (SagaError, ValueError) as error:
+                result = replace(result, refused={**result.refused, saga_id: str(error)})
+            if progress is not None:
+                progress(result)
+        return result
+
+    def _matching(self, verb: str, where: Mapping[str, Any]) -> tuple[str, ...]:
+        if verb not in BULK:
+            raise ValueError(f"bulk: verb: expected one of {', '.join(BULK)}, found {verb!r}")
+        filters = set(inspect.signature(self.list).parameters)
+        unknown = sorted(set(where) - filters)
+        if unknown:
+            known = ", ".join(sorted(filters))
+            raise ValueError(f"bulk: where: expected some of {known}, found {unknown[0]!r}")
+        asked = {"status": BULK[verb], "limit": BULK_LIMIT, **where}
+        return tuple(execution.saga_id for execution in self.list(**asked))
 
     def _handle(self, saga_id: SagaId) -> SagaResult:
         return SagaResult(self._runtime, str(saga_id))

@@ -282,3 +282,51 @@ class TestSignal:
         ran = cli_shop.command("signal", "nothing", "approved")
         assert ran.exit_code == 1
         assert "nothing" in ran.output
+
+
+class TestAll:
+    """A verb for all sagas that match, on the command line."""
+
+    @pytest.fixture
+    def stuck(self, cli_shop: CommandShop) -> list[str]:
+        found = [cli_shop.stuck().id]
+        cli_shop.time += 100
+        return [cli_shop.stuck().id, *found]
+
+    def test_a_dry_run_prints_ids(self, cli_shop: CommandShop, stuck: list[str]) -> None:
+        ran = cli_shop.command("skip", "--all", "--dry-run")
+        assert (ran.exit_code, ran.output.split()) == (0, stuck)
+        ran = cli_shop.command("skip", "--all", "--older-than", "50s", "--dry-run")
+        assert ran.output.split() == stuck[1:]
+        assert cli_shop.manager.counts()["STUCK"] == 2
+
+    def test_with_yes_all_are_repaired(self, cli_shop: CommandShop, stuck: list[str]) -> None:
+        ran = cli_shop.command("resolve", "--all", "--as", "COMPENSATED", "--yes", "--json")
+        assert ran.exit_code == 0
+        assert [each["id"] for each in json.loads(ran.output)["sagas"]] == stuck
+        assert cli_shop.manager.counts()["STUCK"] == 0
+
+    def test_it_asks_first(self, cli_shop: CommandShop, stuck: list[str]) -> None:
+        ran = cli_shop.command("skip", "--all")  # without an answer
+        assert ran.exit_code == 1
+        assert "skip 2 sagas?" in ran.output
+        assert cli_shop.manager.counts()["STUCK"] == len(stuck)
+
+    def test_nothing_matches(self, cli_shop: CommandShop) -> None:
+        ran = cli_shop.command("skip", "--all", "--saga", "nothing")
+        assert (ran.exit_code, ran.output) == (0, "")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "Missing argument 'ID...'"),
+            (["a", "--all"], "not both"),
+            (["a", "--dry-run"], "are for --all"),
+            (["a", "--saga", "order"], "are for --all"),
+            (["a", "--yes"], "are for --all"),
+        ],
+    )
+    def test_wrong_calls(self, cli_shop: CommandShop, arguments: list[str], said: str) -> None:
+        ran = cli_shop.command("retry", *arguments)
+        assert ran.exit_code == 2
+        assert said in ran.output

@@ -18,7 +18,7 @@ def types(watch: Watch, saga_id: str) -> list[str]:
 
 def test_events_of_a_rollback_come_from_the_workers_processes(site: Site) -> None:
     worker = site.start("-E", "-c", "1")
-    saga = site.saga(("a", late, compensation), ("b", late, compensation), name="told")
+    saga = site.saga(("a", late, compensation), ("b", late, compensation), name="sends")
     with watching(site.app) as watch:
         result = saga.delay(fail=["b/f"])
         wait_for(lambda: "saga-compensated" in types(watch, result.id))
@@ -33,7 +33,7 @@ def test_events_of_a_rollback_come_from_the_workers_processes(site: Site) -> Non
 
 def test_a_worker_without_e_sends_none(site: Site) -> None:
     site.start("-c", "1")
-    saga = site.saga(("a", late, compensation), name="untold")
+    saga = site.saga(("a", late, compensation), name="silent")
     with watching(site.app) as watch:
         saga.delay().get(timeout=30)
         beats = sum(each["type"] == "worker-heartbeat" for each in watch.events)

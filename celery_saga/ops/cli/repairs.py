@@ -12,6 +12,7 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_saga.core.views.text import printable
+from celery_saga.ops.cli.selection import selection, selection_options
 from celery_saga.ops.cli.shared import as_json_option, manager_of, print_json
 
 
@@ -39,18 +40,22 @@ def _verb(name: str, help_text: str, *options: Callable[[Any], Any]) -> click.Co
     """A command that calls the manager's method of that name for each id."""
 
     def run(ctx: click.Context, saga_ids: tuple[str, ...], as_json: bool, **given: Any) -> None:
-        _carry_out(ctx, name, saga_ids, as_json, given)
+        chosen = selection(ctx, name, saga_ids, given)
+        _carry_out(ctx, name, chosen, as_json, given)
 
     group = f"{name.capitalize()} Options"
     decorators = (
-        click.argument("saga_ids", nargs=-1, required=True, metavar="ID..."),
+        click.argument("saga_ids", nargs=-1, metavar="[ID...]"),
+        *selection_options(group),
         _by_option(group),
         as_json_option(group),
         *options,
         click.pass_context,
     )
     run.__doc__ = (
-        f"{help_text}\n\nExit code: 1 if a saga does not exist, or refuses; nothing of it changed."
+        f"{help_text}\n\n"
+        "Give their ids, or --all with filters.\n\n"
+        "Exit code: 1 if a saga does not exist, or refuses; nothing of it changed."
     )
     made: Any = run
     for decorate in reversed(decorators):
