@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
-from celery_saga import SagaResult
+from celery_saga import SagaExecution, SagaResult
 from celery_saga.core.execution import SagaStatus
 from celery_saga.core.plan import Call, Plan, PlanStep, Wait
 from celery_saga.core.views.overview import brief, view
@@ -330,3 +331,30 @@ class TestAll:
         ran = cli_shop.command("retry", *arguments)
         assert ran.exit_code == 2
         assert said in ran.output
+
+
+class TestExport:
+    def test_a_test_can_load_it_and_let_it_continue(self, cli_shop: CommandShop) -> None:
+        stuck = cli_shop.stuck()
+        ran = cli_shop.command("export", stuck.id)
+        assert ran.exit_code == 0
+        execution = SagaExecution.from_raw(json.loads(ran.output))
+        assert execution == stuck.execution
+        assert execution.steps[0].status == "COMPENSATION_FAILED"
+
+        other = Shop()
+        asyncio.run(other.manager.repository.store(execution))
+        assert other.manager.retry(stuck.id, {"fail": []}).status == "COMPENSATED"
+        assert other.ran == ["give_back"]
+        other.app.close()
+
+    def test_what_a_saga_holds_steers_no_terminal(self, cli_shop: CommandShop) -> None:
+        result = cli_shop.orders.delay(fail=[], title="\x1b[2J\u202e")
+        ran = cli_shop.command("export", result.id)
+        assert not {"\x1b", "\u202e"} & set(ran.output)
+        assert json.loads(ran.output)["context"]["title"] == "\x1b[2J\u202e"
+
+    def test_an_unknown_id(self, cli_shop: CommandShop) -> None:
+        ran = cli_shop.command("export", "nothing")
+        assert ran.exit_code == 1
+        assert "nothing" in ran.output

@@ -13,7 +13,7 @@ import click
 from celery.bin.base import handle_preload_options
 
 from celery_saga.ops.cli.doctor import doctor
-from celery_saga.ops.cli.queries import graph, list_sagas, show
+from celery_saga.ops.cli.queries import export, graph, list_sagas, show
 from celery_saga.ops.cli.repairs import VERBS, signal
 
 if "flower" in sys.argv[1:]:  # before Flower's command makes its application
@@ -29,5 +29,5 @@ def saga(ctx: click.Context, **kwargs: Any) -> None:
     """Show, repair and examine sagas."""
 
 
-for command in (list_sagas, show, graph, *VERBS, signal, doctor):
+for command in (list_sagas, show, export, graph, *VERBS, signal, doctor):
     saga.add_command(command)

@@ -1,7 +1,8 @@
-"""``celery saga list`` and ``celery saga show``."""
+"""``celery saga list``, ``show``, ``export`` and ``graph``."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -115,6 +116,21 @@ def show(ctx: click.Context, saga_id: str, as_json: bool) -> None:
         return
     for line in lines_of(seen, now):
         ctx.obj.echo(line)
+
+
+@click.command(cls=CeleryCommand)
+@click.argument("saga_id")
+@click.pass_context
+def export(ctx: click.Context, saga_id: str) -> None:
+    """Print all of one saga as JSON, as a test can load it: SagaExecution.from_raw.
+
+    Nothing is masked: it holds the whole context. Exit code: 1 if the saga does not exist, or
+    cannot be read.
+    """
+    manager = manager_of(ctx)
+    with report_errors():
+        raw = manager.get(saga_id).execution.raw
+    click.echo(json.dumps(raw, indent=2))
 
 
 @click.command(cls=CeleryCommand)
