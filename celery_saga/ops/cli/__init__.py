@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.bin.base import handle_preload_options
 
+from celery_saga.ops.cli.check import check
 from celery_saga.ops.cli.doctor import doctor
 from celery_saga.ops.cli.queries import export, graph, list_sagas, show
 from celery_saga.ops.cli.repairs import VERBS, signal
@@ -29,5 +30,5 @@ def saga(ctx: click.Context, **kwargs: Any) -> None:
     """Show, repair and examine sagas."""
 
 
-for command in (list_sagas, show, export, graph, *VERBS, signal, doctor):
+for command in (list_sagas, show, export, graph, *VERBS, signal, check, doctor):
     saga.add_command(command)
