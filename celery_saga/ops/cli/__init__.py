@@ -16,6 +16,7 @@ from celery_saga.ops.cli.check import check
 from celery_saga.ops.cli.doctor import doctor
 from celery_saga.ops.cli.queries import export, graph, list_sagas, show
 from celery_saga.ops.cli.repairs import VERBS, signal
+from celery_saga.ops.cli.watch import watch
 
 if "flower" in sys.argv[1:]:  # before Flower's command makes its application
     from celery_saga.ops.flower import install
@@ -30,5 +31,5 @@ def saga(ctx: click.Context, **kwargs: Any) -> None:
     """Show, repair and examine sagas."""
 
 
-for command in (list_sagas, show, export, graph, *VERBS, signal, check, doctor):
+for command in (list_sagas, show, watch, export, graph, *VERBS, signal, check, doctor):
     saga.add_command(command)
