@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -154,3 +155,13 @@ def test_events_that_wait_are_bounded(shop: Shop) -> None:
     assert len(sent) <= event_bus.LIMIT + 1
     assert sent[-1] == event_bus.LIMIT + 499
     assert sent == sorted(sent)
+
+
+def test_a_child_has_a_sender_of_its_own_and_keeps_its_parents(shop: Shop) -> None:
+    shop.run("s")
+    parents = shop.events._sender()
+    with mock.patch.object(event_bus.os, "getpid", return_value=-1):
+        assert shop.events._sender() is not parents
+    held = gc.get_referrers(parents)
+    assert any(each is shop.events._senders for each in held)
+    assert shop.events._sender() is parents

@@ -36,7 +36,8 @@ class EventObserver:
         self._worker = False
         self._hostname: str | None = None
         self._guard: Callable[[Any], Any] = lambda part: part
-        self._made: tuple[int, _Sender | None] = (0, None)
+        #: By process. A child keeps its parent's: to drop it would close the parent's connection.
+        self._senders: dict[int, _Sender] = {}
 
     def of_worker(self, task_events: bool, hostname: str, guard: Callable[[T], T]) -> None:
         """Prepare for a worker, before it makes its pool.
@@ -47,7 +48,7 @@ class EventObserver:
             guard: wraps what calls the broker, as for :meth:`Runtime.new_orchestrator`.
         """
         self._worker, self._hostname, self._guard = task_events, hostname, guard
-        self._made = (0, None)
+        self._senders = {}
 
     @property
     def details(self) -> bool:
@@ -62,12 +63,11 @@ class EventObserver:
 
     def _sender(self) -> _Sender:
         """The sender of this process; a forked child has neither the thread nor the connection."""
-        pid = os.getpid()
-        made, found = self._made
-        if found is None or made != pid:
+        found = self._senders.get(os.getpid())
+        if found is None:
             enabled = self._worker or Settings.of(self._app).send_events
             found = _Sender(enabled, self._guard(_Bus(self._app, self._hostname)))
-            self._made = (pid, found)
+            self._senders[os.getpid()] = found
         return found
 
 
