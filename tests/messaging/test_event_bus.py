@@ -15,6 +15,7 @@ from celery import Celery
 from celery.events.state import State
 
 from celery_saga import Saga, SagaManager
+from celery_saga.core.views.notice import Notice
 from celery_saga.messaging.observers import event_bus
 from celery_saga.runtime import runtime_of
 from tests.helpers import wait_for
@@ -133,6 +134,19 @@ def test_a_broker_that_is_unavailable_is_warned_of_once() -> None:
         wait_for(lambda: warning.call_count, timeout=30)
     assert warning.call_count == 1
     shop.app.close()
+
+
+def test_after_an_error_the_connection_is_closed_and_the_next_event_opens_another() -> None:
+    app = Celery("shop", set_as_current=False, broker=f"redis://127.0.0.1:{free_port()}/0")
+    bus, notice = event_bus._Bus(app, None), Notice("saga-started", "s", "order")
+    opened = [app.connection_for_write(), app.connection_for_write()]
+    with mock.patch.object(app, "connection_for_write", side_effect=list(opened)):
+        for connection in opened:
+            with mock.patch.object(connection, "close", wraps=connection.close) as closed:
+                with pytest.raises(connection.connection_errors):
+                    bus.send(notice)
+                assert closed.called
+    app.close()
 
 
 def test_events_that_wait_are_bounded(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import deque
@@ -85,6 +86,7 @@ class _Bus:
         try:
             if self._dispatcher is None:
                 self._connection = self._app.connection_for_write()
+                self._connection.connect()  # a Dispatcher would try for six seconds
                 self._dispatcher = self._app.events.Dispatcher(
                     self._connection, self._hostname, buffer_while_offline=False
                 )
@@ -92,7 +94,8 @@ class _Bus:
         except Exception:
             connection, self._connection, self._dispatcher = self._connection, None, None
             if connection is not None:
-                connection.collapse()
+                with contextlib.suppress(Exception):  # the first error is raised
+                    connection.close()
             raise
 
 
