@@ -46,7 +46,7 @@ saga_started = _signal("saga_started")
 saga_step_succeeded = _signal("saga_step_succeeded")
 #: A step failed, its outcome is unknown, or its compensation failed: ``status`` says which.
 saga_step_failed = _signal("saga_step_failed")
-#: A saga's rollback began.
+#: A saga's rollback began, or continues after a pause or a repair.
 saga_compensating = _signal("saga_compensating")
 #: A saga has ended; the effect of every step exists.
 saga_completed = _signal("saga_completed")

@@ -9,6 +9,13 @@ import sys
 from celery import Celery
 
 
+def import_as_a_worker(app: Celery) -> None:
+    """Import what a worker of the app imports: its modules with tasks, and those with sagas."""
+    app.loader.import_default_modules()
+    app.finalize()
+    import_sagas(app)
+
+
 def import_sagas(app: Celery) -> None:
     """Import the ``sagas`` module beside each module whose tasks are registered on ``app``."""
     modules = {getattr(type(task), "__module__", "") for task in list(app.tasks.values())}

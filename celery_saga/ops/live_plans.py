@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import Celery
 
-from celery_saga.core.execution import SETTLED, Direction, SagaExecution, SagaStatus, StepStatus
+from celery_saga.core.execution import TERMINAL, Direction, SagaExecution, SagaStatus, StepStatus
 from celery_saga.core.plan import Call
 from celery_saga.core.ports import Store
-from celery_saga.definition.discovery import import_sagas
+from celery_saga.definition.discovery import import_as_a_worker
 from celery_saga.definition.tasks.declarations import function_of
 from celery_saga.definition.tasks.signatures import parameters_of
 from celery_saga.errors import UnreadableCheckpoint
@@ -65,9 +65,7 @@ def check(app: Celery) -> Checked:
         StoreUnavailable: the store is unavailable.
     """
     store = runtime_of(app).store
-    app.loader.import_default_modules()
-    app.finalize()
-    import_sagas(app)
+    import_as_a_worker(app)
     runs, found = 0, dict[tuple[str, ...], Mismatch]()
     for each in _live(store):
         runs += 1
@@ -81,7 +79,7 @@ def check(app: Celery) -> Checked:
 def _live(store: Store) -> Iterator[SagaExecution | Mismatch]:
     """The live sagas; in the place of one that cannot be read, what is wrong with it."""
     for status in SagaStatus:
-        if status in SETTLED and status is not SagaStatus.STUCK:
+        if status in TERMINAL:
             continue
         for _, saga_id in store.find(status, max(1, store.count(status))):
             try:
@@ -89,24 +87,20 @@ def _live(store: Store) -> Iterator[SagaExecution | Mismatch]:
             except UnreadableCheckpoint as error:
                 yield Mismatch("", "", "", f"its checkpoint cannot be read: {error}", 1, saga_id)
                 continue
-            if (
-                execution is not None and execution.status is status
-            ):  # it may have changed meanwhile
+            # It may have changed meanwhile.
+            if execution is not None and execution.status is status:
                 yield execution
 
 
 def _of_saga(app: Celery, execution: SagaExecution) -> set[Mismatch]:
-    """Each mismatch of a saga once; a loop has many records of one step."""
+    """The mismatches of a saga, each once: several calls of a step may have the same one."""
     needed, plan = _needed(execution), execution.plan
-    found: dict[tuple[str, str, str], Mismatch] = {}
-    for path, call, direction in plan.calls():
-        if not needed(path, direction):
-            continue
-        step = plan.name_of(path)
-        for problem in problems_of(app, call, direction):
-            made = Mismatch(plan.saga, step, call.task, problem, 1, execution.saga_id)
-            found[(step, call.task, problem)] = made
-    return set(found.values())
+    return {
+        Mismatch(plan.saga, plan.name_of(path), call.task, problem, 1, execution.saga_id)
+        for path, call, direction in plan.calls()
+        if needed(path, direction)
+        for problem in problems_of(app, call, direction)
+    }
 
 
 def _needed(execution: SagaExecution) -> StillNeeded:

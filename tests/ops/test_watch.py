@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import StringIO
@@ -15,6 +14,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
 from celery_saga.core.views.overview import view
+from celery_saga.errors import SagaExecutionNotFoundException
 from celery_saga.ops.cli import saga
 from celery_saga.ops.cli.watch import _looks, _screen
 from tests.api.shops import Shop
@@ -70,10 +70,16 @@ def test_a_change_is_shown_once_and_the_end_is_noticed(shop: Shop) -> None:
     looks = _looks(shop.manager, result.id, 0.05)
     seen, _ = next(looks)
     assert seen["status"] == "PAUSED"
-    ending = threading.Timer(0.2, lambda: shop.manager.cancel(result))
-    ending.start()
-    assert [each["status"] for each, _ in looks] == ["COMPENSATED"]
-    ending.join()
+    store = shop.manager._runtime.store
+    wait = store.wait
+
+    def cancelled_meanwhile(saga_id: str, timeout: float) -> Any:
+        assert wait(saga_id, timeout).status == "PAUSED"  # without a change nothing is shown
+        shop.manager.cancel(result)
+        return wait(saga_id, timeout)
+
+    with mock.patch.object(store, "wait", cancelled_meanwhile):
+        assert [each["status"] for each, _ in looks] == ["COMPENSATED"]
 
 
 def test_an_unknown_id(shop: Shop) -> None:
@@ -105,3 +111,13 @@ def test_without_rich_nothing_is_shown_whole() -> None:
 
     with mock.patch("builtins.__import__", without), ExitStack() as stack:
         assert _screen(stack) is None
+
+
+def test_a_saga_that_is_deleted_meanwhile(shop: Shop) -> None:
+    shop.app.conf.task_always_eager = False
+    result = shop.started()
+    looks = _looks(shop.manager, result.id, 0.05)
+    next(looks)
+    shop.manager._runtime.store.delete(result.id)
+    with pytest.raises(SagaExecutionNotFoundException):
+        next(looks)

@@ -86,7 +86,8 @@ class _Bus:
         try:
             if self._dispatcher is None:
                 self._connection = self._app.connection_for_write()
-                self._connection.connect()  # a Dispatcher would try for six seconds
+                # One retry: a Dispatcher would try for six seconds, while a fork waits.
+                self._connection.connect()
                 self._dispatcher = self._app.events.Dispatcher(
                     self._connection, self._hostname, buffer_while_offline=False
                 )

@@ -30,7 +30,7 @@ def selection_options(group: str) -> tuple[Callable[[Any], Any], ...]:
             "--all",
             "everything",
             is_flag=True,
-            help="All sagas that match the filters, in place of ids; 1,000 at most.",
+            help="All sagas that match the filters, in place of ids.",
         ),
         option("--saga", metavar="NAME", help="With --all: runs of the saga of this name."),
         option(
@@ -45,7 +45,7 @@ def selection_options(group: str) -> tuple[Callable[[Any], Any], ...]:
             type=click.Choice(STATUSES, case_sensitive=False),
             help="With --all: those in this status; by default those to which the verb applies.",
         ),
-        option("--limit", type=click.IntRange(min=1), help="With --all: how many at most."),
+        option("--limit", type=click.IntRange(min=1), help="With --all: how many at most (1,000)."),
         option("--dry-run", is_flag=True, help="With --all: print their ids, and do nothing."),
         option("-y", "--yes", is_flag=True, help="With --all: do not ask."),
     )

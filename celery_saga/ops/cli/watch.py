@@ -50,14 +50,15 @@ def _looks(manager: Any, saga_id: str, interval: float) -> Iterator[tuple[dict[s
     from celery_saga.core.views.overview import view
 
     handle, store, revision = manager.get(saga_id), manager._runtime.store, None
+    execution = handle.execution
     while True:
-        execution = handle.execution
         if execution.revision != revision:
             revision = execution.revision
             yield view(execution, app_argument()), store.now()
         if execution.settled:
             return
-        store.wait(saga_id, interval)  # an end is noticed at once
+        # An end is noticed at once. A saga that was deleted raises.
+        execution = store.wait(saga_id, interval) or handle.execution
 
 
 def _screen(stack: ExitStack) -> Callable[[Mapping[str, Any], float], None] | None:

@@ -11,7 +11,7 @@ from celery import Celery
 from celery.backends.rpc import RPCBackend
 
 from celery_saga.core.plan import Call
-from celery_saga.definition.discovery import import_sagas
+from celery_saga.definition.discovery import import_as_a_worker
 from celery_saga.messaging.outcome import START
 from celery_saga.messaging.routing import queue_of
 from celery_saga.ops.doctor.collect.broker import gather_broker
@@ -36,9 +36,7 @@ def gather(app: Celery, timeout: float, limit: int) -> Facts:
         SetupError: the app has no :class:`~celery_saga.SagaManager`.
     """
     runtime = runtime_of(app)
-    app.loader.import_default_modules()
-    app.finalize()
-    import_sagas(app)
+    import_as_a_worker(app)
     settings, wrong = Settings.read(app.conf)
     stored = gather_store(runtime, limit)
     broker = gather_broker(runtime, None if stored.facts.problem else runtime.store, timeout)
